@@ -1,0 +1,46 @@
+# Two commands on a fresh machine with python3 >= 3.11, pip and make:  make demo   and   make test
+# PYTHON=python3.12 uses (and makes) .venv-3.12 beside the default .venv.
+PYTHON ?= python3
+VENV := $(if $(filter python3 python,$(PYTHON)),.venv,.venv-$(patsubst python%,%,$(notdir $(PYTHON))))
+PY := $(VENV)/bin/python
+ARGS ?=
+
+# A persistent compilation cache makes every run after the first several times faster.
+CACHE := JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.jax_cache/$(VENV) JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 \
+         JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES=-1
+# Two workers on a machine of two cores or more. Files stay together: their tests share compiled functions.
+PYTEST := $(CACHE) JAX_PLATFORMS=cpu $(PY) -m pytest -n 2 --dist loadfile
+
+.PHONY: install demo test test-all test-types lint bench wheel-smoke notebooks clean
+
+install:  ## the environment with pinned packages and jaxsci itself, editable
+	@python3 requirements/install.py $(VENV) --python $(PYTHON)
+
+demo: install  ## a real study: pictures, a labelled data set and a page in jaxsci-demo/
+	@$(CACHE) $(PY) -m jaxsci demo $(ARGS)
+
+test: install  ## the suite: truths, contracts, properties, bad input (<= 10 minutes on 2 cores)
+	@$(PYTEST) -m "not slow and not aot and not device" $(ARGS)
+
+test-all: install  ## everything, on both supported Pythons
+	@$(PYTEST) -m "not device" $(ARGS)
+	@$(if $(filter python3 python,$(PYTHON)),$(MAKE) --no-print-directory test-all PYTHON=python3.12)
+
+test-types: install  ## truth tests under the jaxtyping + beartype hook, for both packages
+	@$(PYTEST) -m "not slow and not aot and not device and not bad_input" \
+	  --jaxtyping-packages=jaxsci,pallas_kernels,beartype.beartype $(ARGS)
+
+lint: install  ## ruff, rules and unused names
+	@$(PY) -m ruff check .
+
+bench: install  ## every benchmark, small; e.g. make bench ARGS="linear --json out.json"
+	@$(CACHE) $(PY) -m benchmarks $(if $(ARGS),$(ARGS),--fast)
+
+wheel-smoke: install  ## build the wheel, install it elsewhere, use it from another directory
+	@$(PY) requirements/wheel_smoke.py
+
+notebooks: install  ## execute every percent script into its .ipynb
+	@$(CACHE) $(PY) notebooks/build.py $(ARGS)
+
+clean:
+	rm -rf .venv .venv-* .jax_cache build dist *.egg-info jaxsci-demo

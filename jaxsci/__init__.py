@@ -1,0 +1,52 @@
+"""jaxsci: functional numerics in JAX.
+
+Every algorithm is a pure function over pytrees; a family shares one core; a study is a vmap of it; the hot
+loops have kernels. Rooms load lazily: ``import jaxsci`` costs little and ``jaxsci.linear.solve`` works.
+
+A room imports ``core``, the kernels, and the rooms its row names; rows name only lower floors
+(``tests/test_layers.py`` enforces this table):
+
+=====  ==================  ==========================================================  =============
+floor  room                holds                                                       builds on
+=====  ==================  ==========================================================  =============
+0      pallas_kernels      hot loops: reference, TPU and GPU kernels, custom_vjp       -
+1      core                types, pytree arithmetic, status, loops, protocols,         -
+                           training loop, checkpoints
+2      linear              operators, solvers, tuned sequences of solves               -
+2      sweep               spaces x devices x checkpoints -> labelled results          -
+2      plot                one-call figures from Datasets and results                  -
+3      bandits             policies: (init, select, update)                            -
+top    demo                scenes and the command line; nothing imports it             all
+=====  ==================  ==========================================================  =============
+
+Planned rooms, each built by the first issue that needs it: quadrature, gp, nn (floor 2); control, diffusion,
+pfn, quantization (3); smc, bayesopt, conformal (4).
+"""
+
+import importlib
+import importlib.metadata
+
+_ROOMS = ("bandits", "core", "linear", "plot", "sweep")
+_FUNCTIONS = {"check": "core.status", "explain": "core.status"}
+
+__all__ = ["bandits", "check", "core", "explain", "linear", "plot", "sweep"]  # noqa: F822 (lazy, see __getattr__)
+
+try:
+    __version__ = importlib.metadata.version("jaxsci")
+except importlib.metadata.PackageNotFoundError:  # a source tree that was never installed
+    __version__ = "0+unknown"
+
+
+def __getattr__(name: str):
+    """Load a room, ``check`` or ``explain`` at its first use (PEP 562)."""
+    if name in _ROOMS:
+        return importlib.import_module(f"jaxsci.{name}")
+    if name in _FUNCTIONS:
+        value = getattr(importlib.import_module(f"jaxsci.{_FUNCTIONS[name]}"), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'jaxsci' has no attribute {name!r}; it offers {', '.join(__all__)}")
+
+
+def __dir__():
+    return sorted([*__all__, "__version__"])

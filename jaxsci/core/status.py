@@ -1,0 +1,225 @@
+"""Statuses: run-time trouble is an int32 bit set in the result, 0 = ok; exceptions happen on the host only.
+
+`core` owns bits 0 to 15, listed below. A room registers its own from bit 16 with `register`; rooms share those
+positions, so a code is explained together with the room it came from. Merging statuses over time, lanes or nested
+solves is bitwise or, so nothing that went wrong on the way is forgotten.
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int
+
+OK = 0
+NONFINITE_INPUT = 1 << 0
+NONFINITE_RESULT = 1 << 1
+MAX_STEPS = 1 << 2
+STAGNATED = 1 << 3
+DIVERGED = 1 << 4
+DEGENERATE = 1 << 5
+OUT_OF_RANGE = 1 << 6
+SINGULAR = 1 << 7
+NOT_RUN = 1 << 8
+
+FIRST_ROOM_BIT = 16
+_LAST_BIT = 30  # bit 31 is the sign of an int32
+
+
+class Bit(NamedTuple):
+    """What one status bit means: the room that owns it, its name, the cause and the remedy."""
+
+    room: str
+    name: str
+    cause: str
+    remedy: str
+
+
+_TABLE: dict[tuple[str, int], Bit] = {}
+
+
+def register(room: str, bit: int, name: str, cause: str, remedy: str) -> int:
+    """Give bit number `bit` (16 to 30) of `room` its text; returns the mask ``1 << bit``.
+
+    Raises:
+        ValueError: a bit outside the rooms' range, or one that `room` already uses under another name.
+    """
+    low = 0 if room == "core" else FIRST_ROOM_BIT
+    high = FIRST_ROOM_BIT - 1 if room == "core" else _LAST_BIT
+    if not low <= bit <= high:
+        raise ValueError(f"status.register: bit of room {room!r} must lie in [{low}, {high}], got {bit}")
+    known = _TABLE.get((room, bit))
+    if known is not None and known.name != name:
+        raise ValueError(f"status.register: bit {bit} of room {room!r} is {known.name!r} already, got {name!r}")
+    _TABLE[room, bit] = Bit(room, name, cause, remedy)
+    return 1 << bit
+
+
+for _bit, _name, _cause, _remedy in (
+    (0, "non-finite input", "an input holds a NaN or an infinity", "look for it before the call"),
+    (1, "non-finite result", "a NaN or an infinity arose on the way", "smaller steps, better scaling or float64"),
+    (2, "step cap reached", "max_steps ran out before the tolerance was met", "raise max_steps or loosen tol"),
+    (3, "stagnated", "the residual stopped falling above the tolerance",
+     "the tolerance is below what this dtype reaches: loosen it or use float64"),
+    (4, "diverged", "the residual grew without bound", "the method does not converge for this problem"),
+    (5, "degenerate weights", "all weights are zero, or every choice is masked", "check masks and scales"),
+    (6, "out of range", "a value lies outside the range the algorithm is defined for",
+     "see the function's docstring for the range"),
+    (7, "singular", "a pivot, diagonal entry or curvature is zero or of the wrong sign",
+     "the matrix must be non-singular and, for symmetric methods, positive definite"),
+    (8, "not run", "this point has not been computed", "run the sweep again to continue it"),
+):
+    register("core", _bit, _name, _cause, _remedy)
+
+
+def flag(condition, bit: int) -> Int[Array, ""]:
+    """`bit` where `condition` holds, else 0, as int32."""
+    return jnp.where(condition, jnp.int32(bit), jnp.int32(0))
+
+
+def merge(*codes: Int[Array, "..."]) -> Int[Array, "..."]:
+    """Bitwise or of statuses of equal shape."""
+    merged = jnp.asarray(codes[0], jnp.int32)
+    for code in codes[1:]:
+        merged = merged | jnp.asarray(code, jnp.int32)
+    return merged
+
+
+def reduce(codes: Int[Array, "..."], axis: int | tuple[int, ...] | None = None) -> Int[Array, "..."]:
+    """Bitwise or over axes (all of them by default): the status of a batch or of a whole time series."""
+    return jnp.bitwise_or.reduce(jnp.asarray(codes, jnp.int32), axis=axis)
+
+
+def bits(room: str | None = None) -> list[tuple[int, Bit]]:
+    """The registered bits in order: core's, then those of `room` (of every loaded room when None)."""
+    return sorted(
+        ((bit, text) for (owner, bit), text in _TABLE.items() if room is None or owner in ("core", room)),
+        key=lambda entry: (entry[0], entry[1].room),
+    )
+
+
+def explain(code: int | Array, room: str | None = None) -> str:
+    """Say in words what a status means: name, cause and remedy of every bit that is set.
+
+    Args:
+        code: one integer status.
+        room: whose bits from 16 on are meant, e.g. ``"linear"``; None lists every loaded room's reading.
+
+    Example:
+        >>> import jaxsci
+        >>> print(jaxsci.explain(4))
+        step cap reached: max_steps ran out before the tolerance was met; raise max_steps or loosen tol
+    """
+    code = int(code)
+    if code == 0:
+        return "ok"
+    lines, known = [], 0
+    for bit, text in bits(room):
+        if code >> bit & 1:
+            known |= 1 << bit
+            owner = "" if text.room == "core" else f" [{text.room}]"
+            lines.append(f"{text.name}{owner}: {text.cause}; {text.remedy}")
+    unknown = code & ~known
+    if unknown:
+        lines.append(f"unknown bits {unknown:#x}: set by a room that is not loaded here")
+    return "\n".join(lines)
+
+
+class StatusError(RuntimeError):
+    """Raised by `check`: some entry of a result carries a status other than 0."""
+
+
+def _statuses(x: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Every field called ``status`` in a nest of records, mappings and sequences, with its path."""
+    if hasattr(x, "data_vars"):  # an xarray.Dataset, recognised without importing xarray
+        for name in x.data_vars:
+            if str(name).split(".")[-1] == "status":
+                yield str(name), x[name]
+    elif hasattr(x, "_fields"):
+        for name in x._fields:
+            value = getattr(x, name)
+            if name == "status":
+                yield f"{path}{name}", value
+            else:
+                yield from _statuses(value, f"{path}{name}.")
+    elif isinstance(x, dict):
+        for name, value in x.items():
+            if name == "status":
+                yield f"{path}{name}", value
+            else:
+                yield from _statuses(value, f"{path}{name}.")
+    elif isinstance(x, (list, tuple)):
+        for i, value in enumerate(x):
+            yield from _statuses(value, f"{path}{i}.")
+
+
+def _coordinates(status: Any, index: tuple[int, ...]) -> str:
+    """Name one failing entry: by coordinate for a DataArray, else by index."""
+    if hasattr(status, "dims"):
+        names = []
+        for dim, i in zip(status.dims, index):
+            label = status.coords[dim].values[i] if dim in status.coords else i
+            names.append(f"{dim}={label}")
+        return ", ".join(names)
+    return f"[{', '.join(map(str, index))}]" if index else "the result"
+
+
+def check(x: Any, *, room: str | None = None, max_listed: int = 5) -> Any:
+    """Return `x` unchanged if all its statuses are 0, else raise on the host and name the failing entries.
+
+    Args:
+        x: a result (a record with a field ``status``), a batch of them, a nest of them, or an `xarray.Dataset`.
+        room: passed to `explain`.
+        max_listed: how many failing entries the message names.
+
+    Raises:
+        StatusError: some status is not 0; the message names the entries by coordinate or index.
+        ValueError: `x` holds no status at all.
+        TypeError: `x` is traced; inside a compiled function read ``status`` instead.
+    """
+    found = list(_statuses(x))
+    if not found:
+        raise ValueError(f"check: expected a result with a field 'status', got {type(x).__name__} without one")
+    lines = []
+    for path, status in found:
+        values = getattr(status, "values", status)
+        if isinstance(values, jax.core.Tracer):
+            raise TypeError("check: runs on the host; inside jit or vmap read the field 'status' of the result")
+        codes = np.asarray(values).astype(np.int64)
+        failing = np.argwhere(codes != 0)
+        if len(failing):
+            lines.append(f"{path}: {len(failing)} of {codes.size} failed")
+            for index in failing[:max_listed]:
+                code = int(codes[tuple(index)])
+                text = explain(code, room).replace("\n", " | ")
+                lines.append(f"  {_coordinates(status, tuple(int(i) for i in index))}: {text}")
+            if len(failing) > max_listed:
+                lines.append(f"  and {len(failing) - max_listed} more")
+    if lines:
+        raise StatusError("\n".join(lines))
+    return x
+
+
+__all__ = [
+    "DEGENERATE",
+    "DIVERGED",
+    "MAX_STEPS",
+    "NONFINITE_INPUT",
+    "NONFINITE_RESULT",
+    "NOT_RUN",
+    "OK",
+    "OUT_OF_RANGE",
+    "SINGULAR",
+    "STAGNATED",
+    "Bit",
+    "StatusError",
+    "bits",
+    "check",
+    "explain",
+    "flag",
+    "merge",
+    "reduce",
+    "register",
+]

@@ -1,0 +1,66 @@
+r"""Pytree arithmetic: vectors are pytrees of arrays; inner products are accumulated at full precision.
+
+$\langle x, y\rangle = \sum_l \mathrm{Re}\,\bar x_l^\top y_l$ over the leaves $l$.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, PyTree
+
+
+def dot(x: PyTree, y: PyTree) -> Float[Array, ""]:
+    """Inner product over all leaves, in at least float32 and at `Precision.HIGHEST`."""
+
+    def leaf(a, b):
+        a, b = jnp.asarray(a), jnp.asarray(b)
+        dtype = jnp.promote_types(jnp.result_type(a, b), jnp.float32)
+        a, b = a.astype(dtype).reshape(-1), b.astype(dtype).reshape(-1)
+        return jnp.real(jnp.vdot(a, b, precision=jax.lax.Precision.HIGHEST))
+
+    terms = jax.tree.leaves(jax.tree.map(leaf, x, y))
+    return sum(terms[1:], terms[0]) if terms else jnp.zeros(())
+
+
+def norm(x: PyTree) -> Float[Array, ""]:
+    """Euclidean norm over all leaves; its gradient at 0 is 0, not NaN."""
+    square = dot(x, x)
+    positive = square > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1)), square)
+
+
+def axpy(alpha, x: PyTree, y: PyTree) -> PyTree:
+    """alpha x + y, leaf by leaf, in the dtype of y."""
+    return jax.tree.map(lambda a, b: (alpha * a + b).astype(jnp.result_type(b)), x, y)
+
+
+def sub(x: PyTree, y: PyTree) -> PyTree:
+    """x - y, leaf by leaf."""
+    return jax.tree.map(jnp.subtract, x, y)
+
+
+def where(condition: Bool[Array, ""], x: PyTree, y: PyTree) -> PyTree:
+    """x if the scalar `condition` holds, else y; the two have equal structure, shapes and dtypes."""
+
+    def pick(a, b):
+        return jax.lax.select(jnp.broadcast_to(condition, jnp.shape(a)), jnp.asarray(a), jnp.asarray(b))
+
+    return jax.tree.map(pick, x, y)
+
+
+def zeros_like(x: PyTree) -> PyTree:
+    """Zeros of the structure, shapes and dtypes of x."""
+    return jax.tree.map(jnp.zeros_like, x)
+
+
+def all_finite(x: PyTree) -> Bool[Array, ""]:
+    """True when no floating leaf holds a NaN or an infinity; integer and key leaves count as finite."""
+    leaves = [a for a in map(jnp.asarray, jax.tree.leaves(x)) if jnp.issubdtype(a.dtype, jnp.inexact)]
+    return jnp.stack([jnp.all(jnp.isfinite(a)) for a in leaves]).all() if leaves else jnp.asarray(True)
+
+
+def dynamic_index(x: PyTree, i) -> PyTree:
+    """Entry `i` (may be traced) along the leading axis of every leaf."""
+    return jax.tree.map(lambda a: jax.lax.dynamic_index_in_dim(a, i, keepdims=False), x)
+
+
+__all__ = ["all_finite", "axpy", "dot", "dynamic_index", "norm", "sub", "where", "zeros_like"]

@@ -1,0 +1,75 @@
+"""Shared aliases and dtype rules: one place for what every signature in jaxsci says.
+
+Symbols in shape strings: ``T`` steps or rounds, ``K`` arms, ``n`` unknowns, ``m`` features, ``rows cols`` a grid.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float, Int, Key, PyTree
+
+KeyArray: TypeAlias = Key[Array, ""]
+"""One typed key, ``jax.random.key(seed)``; consumed once."""
+
+Scalar: TypeAlias = Float[Array, ""]
+"""A floating-point scalar array."""
+
+IntScalar: TypeAlias = Int[Array, ""]
+"""An integer scalar array: counts, actions and statuses are int32."""
+
+ScalarLike: TypeAlias = ArrayLike
+"""A scalar that a user passes: a Python number, a NumPy scalar or a traced 0-d array."""
+
+
+def float_dtype(*trees: PyTree) -> np.dtype:
+    """Floating dtype that a computation on these inputs runs in.
+
+    Integers and Booleans count as JAX's default float; float64 appears only when some input has it (and x64 is
+    on). Derived once at an entry point and kept from there on.
+    """
+    leaves = [leaf for tree in trees for leaf in jax.tree.leaves(tree)]
+    dtype = jnp.result_type(*leaves) if leaves else jnp.result_type(float)
+    if not jnp.issubdtype(dtype, jnp.inexact):
+        dtype = jnp.result_type(float)
+    return dtype
+
+
+def as_typed_key(key: Any, function: str) -> KeyArray:
+    """Return `key` if it is one typed key, else raise the TypeError that names the remedy."""
+    dtype = getattr(key, "dtype", None)
+    if dtype is None or not jnp.issubdtype(dtype, jax.dtypes.prng_key):
+        got = type(key).__name__ if dtype is None else f"an array of {dtype}{list(np.shape(key))}"
+        raise TypeError(f"{function}: key must be a typed key, got {got}; make one with jax.random.key(seed)")
+    if np.shape(key) != ():
+        raise ValueError(f"{function}: expects one key, got keys of shape {np.shape(key)}; use jax.vmap over keys")
+    return key
+
+
+def concrete(value: Any, function: str, argument: str, alternative: str) -> Any:
+    """`value` as NumPy for a builder; a tracer raises the TypeError that names the in-graph alternative."""
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(value)):
+        raise TypeError(
+            f"{function}: {argument} must be concrete because this builder runs on the host in float64, "
+            f"got a traced value; {alternative}"
+        )
+    return jax.tree.map(np.asarray, value)
+
+
+__all__ = [
+    "Array",
+    "ArrayLike",
+    "Callable",
+    "Float",
+    "Int",
+    "IntScalar",
+    "KeyArray",
+    "PyTree",
+    "Scalar",
+    "ScalarLike",
+    "as_typed_key",
+    "concrete",
+    "float_dtype",
+]

@@ -1,0 +1,46 @@
+"""Suite-wide settings and fixtures: two virtual CPU devices, strict ranks, seeds from the test's name."""
+
+import os
+import zlib
+
+# Before jax starts: CPU only unless the device tests are asked for, and two devices for the sharding tests.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2".strip()
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import jax
+import pytest
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+_CLEAR_ABOVE_BYTES = 3 << 30  # per worker: compiled programs pile up in a long session
+
+
+@pytest.fixture(autouse=True)
+def x64_when_marked(request):
+    """Tests marked ``x64`` run in double precision, all others in JAX's default."""
+    wanted = request.node.get_closest_marker("x64") is not None
+    before = jax.config.jax_enable_x64
+    jax.config.update("jax_enable_x64", wanted)
+    yield
+    jax.config.update("jax_enable_x64", before)
+
+
+@pytest.fixture
+def key(request):
+    """A typed key whose seed derives from the test's own name: independent tests, reproducible runs."""
+    return jax.random.fold_in(jax.random.key(0), zlib.crc32(request.node.nodeid.encode()))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def bounded_memory():
+    """Drop compiled programs between files once this process has grown large."""
+    yield
+    try:
+        with open("/proc/self/statm") as f:
+            resident = int(f.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return
+    if resident > _CLEAR_ABOVE_BYTES:
+        jax.clear_caches()

@@ -1,0 +1,335 @@
+"""What every public callable promises, as checks that run over `tests/registry.py`.
+
+A registered name is one of six kinds (design of the house, section 2):
+
+* `Compiled`: array arguments may be tracers. jit = eager, vmap = loop, a second call with other values compiles
+  nothing, dtype kept, gradients equal differences.
+* `Builder`: host float64. Deterministic, equal to an independent formula, refuses tracers by TypeError.
+* `Driver`: host loop or host helper. Its bad inputs raise with their messages; kill and resume where it has one.
+* `Family`: a factory of interchangeable things, checked once for all by `check_policy`, `check_method`, ...
+* `Record`: a NamedTuple, an equinox Module, a Protocol, an exception or a type alias, with a docstring.
+* `Constant`: a plain value.
+"""
+
+import contextlib
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import tolerances
+
+
+class Compiled(NamedTuple):
+    """`make(key, dtype) -> (function, args)`: `function(*args)` calls the public name; every arg is a pytree of arrays."""
+
+    make: Callable
+    grad: tuple[int, ...] = ()
+    """Positions in args whose gradient is compared with differences (in float64)."""
+    tol: float | None = None
+    """Replaces the table's tolerance; say the measured worst case beside it."""
+    skip: dict[str, str] = {}
+    """Check name -> reason; shown in the generated table."""
+
+
+class Builder(NamedTuple):
+    """`make() -> (function, args)` with concrete args; `truth(*args)` is an independent formula."""
+
+    make: Callable
+    truth: Callable
+    tol: float = 1e-12
+    skip: dict[str, str] = {}
+
+
+class Bad(NamedTuple):
+    """One wrong call of a driver: calling `call` (with a fresh folder) must raise `error` matching `match`."""
+
+    call: Callable
+    error: type[Exception]
+    match: str
+
+
+class Driver(NamedTuple):
+    """A host function: what it refuses, and optionally `resume(folder)`, which kills it, resumes and compares."""
+
+    bad: tuple[Bad, ...] = ()
+    resume: Callable | None = None
+    works: Callable | None = None
+    """`works(folder)`: the smallest good call, with its own assertions."""
+    skip: dict[str, str] = {}
+
+
+class Family(NamedTuple):
+    """`check(key, dtype)` calls one of the `check_*` functions below on this factory."""
+
+    check: Callable
+    skip: dict[str, str] = {}
+
+
+class Record(NamedTuple):
+    """A type; nothing to call."""
+
+    skip: dict[str, str] = {}
+
+
+class Constant(NamedTuple):
+    """A plain value."""
+
+    skip: dict[str, str] = {}
+
+
+# --- comparing ---------------------------------------------------------------------------------------------
+
+
+def plain(tree):
+    """Typed keys as their data, so that trees can be compared as numbers."""
+
+    def leaf(a):
+        a = jnp.asarray(a)
+        return jax.random.key_data(a) if jnp.issubdtype(a.dtype, jax.dtypes.prng_key) else a
+
+    return jax.tree.map(leaf, tree)
+
+
+def assert_close(a, b, tol: float, what: str) -> None:
+    """Equal structure, shapes and dtypes; integers exactly, floats to `tol` relative to the largest entry."""
+    a, b = plain(a), plain(b)
+    assert jax.tree.structure(a) == jax.tree.structure(b), f"{what}: structures differ"
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b)):
+        assert x.shape == y.shape and x.dtype == y.dtype, f"{what}: {x.shape} {x.dtype} against {y.shape} {y.dtype}"
+        if jnp.issubdtype(x.dtype, jnp.inexact):
+            finite = np.abs(np.asarray(y))[np.isfinite(y)]
+            scale = max(1.0, float(finite.max())) if finite.size else 1.0
+            np.testing.assert_allclose(np.asarray(x), np.asarray(y), rtol=tol, atol=tol * scale, err_msg=what)
+        else:
+            np.testing.assert_array_equal(np.asarray(x), np.asarray(y), err_msg=what)
+
+
+@contextlib.contextmanager
+def count_compilations():
+    """A list that receives one entry per program XLA compiles (or takes from the persistent cache)."""
+    events: list[str] = []
+
+    def listener(name: str, seconds: float, **_):
+        if name == "/jax/core/compile/backend_compile_duration":
+            events.append(name)
+
+    jax.monitoring.register_event_duration_secs_listener(listener)
+    try:
+        yield events
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listener)
+
+
+# --- compiled ----------------------------------------------------------------------------------------------
+
+
+def _jit(entry: Compiled, key, dtype):
+    function, args = entry.make(key, dtype)
+    eager = function(*args)
+    assert_close(jax.jit(function)(*args), eager, entry.tol or tolerances.of(tolerances.VALUE, eager), "jit = eager")
+
+
+def _vmap(entry: Compiled, key, dtype):
+    function, _ = entry.make(key, dtype)
+    cases = [entry.make(jax.random.fold_in(key, i), dtype)[1] for i in range(3)]
+    stacked = jax.tree.map(lambda *a: jnp.stack([jnp.asarray(x) for x in a]), *cases)
+    batched = jax.vmap(function)(*stacked)
+    loop = jax.tree.map(lambda *a: jnp.stack([jnp.asarray(x) for x in a]), *[function(*c) for c in cases])
+    assert_close(batched, loop, entry.tol or tolerances.of(tolerances.VALUE, loop), "vmap = loop")
+
+
+def _one_trace(entry: Compiled, key, dtype):
+    function, args = entry.make(key, dtype)
+    traces = []
+
+    def counted(*a):
+        traces.append(1)
+        return function(*a)
+
+    other = entry.make(jax.random.fold_in(key, 1), dtype)[1]
+    jitted = jax.jit(counted)
+    jax.block_until_ready(jitted(*args))
+    jax.block_until_ready(jitted(*other))
+    assert len(traces) == 1, f"one trace: {len(traces)} traces for two calls with equal shapes"
+    jax.block_until_ready(function(*args))
+    with count_compilations() as events:
+        jax.block_until_ready(function(*other))
+    assert not events, f"one trace: an eager second call with other values compiled {len(events)} programs"
+
+
+def _dtype(entry: Compiled, key, dtype):
+    function, args = entry.make(key, dtype)
+    for leaf in jax.tree.leaves(jax.eval_shape(function, *args)):
+        if jnp.issubdtype(leaf.dtype, jnp.inexact):
+            assert leaf.dtype == dtype, f"dtype kept: inputs {dtype}, an output {leaf.dtype}"
+
+
+def _grad(entry: Compiled, key, dtype):
+    if dtype != np.dtype("float64"):
+        return
+    function, args = entry.make(key, dtype)
+    for position in entry.grad:
+
+        def scalar(x, position=position):
+            out = function(*args[:position], x, *args[position + 1 :])
+            floats = [a for a in jax.tree.leaves(out) if jnp.issubdtype(jnp.asarray(a).dtype, jnp.inexact)]
+            return sum(jnp.sum(jnp.sin(1 + jnp.arange(a.size)).reshape(a.shape) * a) for a in floats)
+
+        x, shift = args[position], 1e-6
+        leaves, tree = jax.tree.flatten(x)
+        floats = [jnp.issubdtype(jnp.asarray(a).dtype, jnp.inexact) for a in leaves]
+        keys = jax.random.split(jax.random.fold_in(key, position), len(leaves))
+        way = [jax.random.normal(k, jnp.shape(a), dtype) if f else None for k, a, f in zip(keys, leaves, floats)]
+
+        def moved(h, tree=tree, leaves=leaves, way=way):
+            return jax.tree.unflatten(tree, [a if w is None else a + h * w for a, w in zip(leaves, way)])
+
+        expected = (scalar(moved(shift)) - scalar(moved(-shift))) / (2 * shift)
+        slopes = jax.tree.leaves(jax.grad(scalar, allow_int=True)(x))
+        got = sum(jnp.vdot(w, g) for w, g in zip(way, slopes) if w is not None)
+        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6, err_msg=f"gradient of argument {position}")
+
+
+COMPILED_CHECKS = {"jit": _jit, "vmap": _vmap, "one_trace": _one_trace, "dtype": _dtype, "grad": _grad}
+
+
+def check_compiled(entry: Compiled, key, dtype) -> None:
+    """All checks of a compiled function that its entry does not skip."""
+    for name, check in COMPILED_CHECKS.items():
+        if name not in entry.skip:
+            check(entry, key, np.dtype(dtype))
+
+
+# --- builders and drivers ----------------------------------------------------------------------------------
+
+
+def check_builder(entry: Builder) -> None:
+    """Deterministic, float64, equal to the independent formula, and a tracer raises the TypeError with a remedy."""
+    function, args = entry.make()
+    first, second = function(*args), function(*args)
+    assert_close(first, second, 0.0, "deterministic")
+    for leaf in jax.tree.leaves(first):
+        if np.issubdtype(np.asarray(leaf).dtype, np.inexact):
+            assert np.asarray(leaf).dtype == np.float64, "a builder computes in float64"
+    for x, y in zip(jax.tree.leaves(first), jax.tree.leaves(entry.truth(*args))):
+        np.testing.assert_allclose(x, y, rtol=entry.tol, atol=entry.tol)
+    if "tracer" not in entry.skip:
+        with pytest.raises(TypeError, match="concrete"):
+            jax.jit(function)(*args)
+
+
+def check_driver(entry: Driver, folder) -> None:
+    """Every bad input raises its message; the good call and the kill-and-resume run where the entry has them."""
+    assert entry.bad or entry.works, "a driver's entry needs a bad input or a good call"
+    for i, bad in enumerate(entry.bad):
+        place = folder / f"bad{i}"
+        place.mkdir()
+        with pytest.raises(bad.error, match=bad.match):
+            bad.call(place)
+    for name in ("works", "resume"):
+        action = getattr(entry, name)
+        if action is not None:
+            place = folder / name
+            place.mkdir()
+            action(place)
+
+
+# --- families ----------------------------------------------------------------------------------------------
+
+
+def check_policy(make: Callable, key, num_arms: int, *, hyper: tuple = (), context=None, losses=(0.0, 1.0), dtype="float32"):
+    """A bandit policy keeps its promises.
+
+    `make(*hyper)` builds it; every hyper-parameter is an array leaf. Actions lie in range and respect masks,
+    log-probabilities belong to the distribution that was sampled, the state's structure never changes, and the
+    policy runs under jit, scan and vmap with one compilation for all hyper-parameters.
+    """
+    low, high = losses
+    hyper = tuple(jnp.asarray(h, dtype) for h in hyper)
+    policy = make(*hyper)
+    state = policy.init(key)
+    spec = jax.eval_shape(lambda s: s, state)
+    decision = policy.select(jax.random.fold_in(key, 1), state, context)
+    assert decision.action.shape == () and decision.action.dtype == jnp.int32
+    assert 0 <= int(decision.action) < num_arms and float(decision.log_prob) <= 0
+    again = policy.select(jax.random.fold_in(key, 1), state, context)
+    assert_close(decision, again, 0.0, "select is pure")
+    after = policy.update(state, decision, jnp.asarray(high, dtype), context)
+    assert jax.eval_shape(lambda s: s, after) == spec, "update keeps structure, shapes and dtypes"
+
+    def run(key, *hyper):
+        policy = make(*hyper)
+        loss_of_arm = jnp.linspace(low, high, num_arms, dtype=dtype)
+
+        def step(state, i):
+            k = jax.random.fold_in(key, i)
+            decision = policy.select(k, state, context)
+            return policy.update(state, decision, loss_of_arm[decision.action], context), decision
+
+        return jax.lax.scan(step, policy.init(key), jnp.arange(40))
+
+    keys = jax.random.split(key, 3)
+    jitted = jax.jit(run)
+    one = [jitted(k, *hyper) for k in keys]
+    stacked = jax.vmap(run, in_axes=(0, *(None for _ in hyper)))(keys, *hyper)
+    loop = jax.tree.map(lambda *a: jnp.stack(a), *one)
+    assert_close(stacked[1].action, loop[1].action, 0.0, "vmap over seeds plays the same arms")
+    assert bool(jnp.all(jnp.isfinite(loop[1].log_prob) | (loop[1].log_prob <= 0)))
+    for leaf in jax.tree.leaves(loop[0]):
+        if jnp.issubdtype(leaf.dtype, jnp.inexact):
+            assert leaf.dtype == np.dtype(dtype), f"dtype kept: {leaf.dtype}"
+    with count_compilations() as events:
+        jax.block_until_ready(jitted(keys[0], *(h * 1.1 for h in hyper)))
+    assert not events, "a new hyper-parameter value compiled again"
+
+    if num_arms > 1:
+        mask = jnp.arange(num_arms) == num_arms - 1
+        played = jax.vmap(lambda k: policy.select(k, after, context, mask).action)(jax.random.split(key, 16))
+        assert bool(jnp.all(played == num_arms - 1)), "a masked arm was played"
+        nothing = policy.select(key, after, context, jnp.zeros(num_arms, bool))
+        assert 0 <= int(nothing.action) < num_arms and float(nothing.log_prob) == -np.inf, "all arms masked"
+        kept = policy.update(after, nothing, jnp.asarray(high, dtype), context)
+        assert all(bool(jnp.all(jnp.isfinite(a))) for a in jax.tree.leaves(plain(kept)) if a.dtype.kind == "f")
+
+
+def check_method(make: Callable, key, dtype, *, tol: float):
+    """A linear method solves a random SPD stencil system, reports it honestly, and survives bad right-hand sides."""
+    from jaxsci import linear
+    from jaxsci.core import status
+
+    op = linear.operators.shifted_laplacian((4, 5), jnp.asarray(0.3, dtype))
+    b = jax.random.normal(key, (4, 5), dtype)
+    result = linear.solve(op, b, method=make(), tol=tol, max_steps=2000)
+    assert int(result.status) == 0 and result.steps.dtype == jnp.int32
+    true = jnp.linalg.norm(b - op.mv(result.value))
+    assert float(true) <= 1.5 * tol * float(jnp.linalg.norm(b)) + 1e-30
+    np.testing.assert_allclose(result.residual, true, rtol=1e-2, atol=10 * np.finfo(dtype).eps)
+    zero = linear.solve(op, 0 * b, method=make(), tol=tol)
+    assert int(zero.steps) == 0 and int(zero.status) == 0 and not bool(jnp.any(zero.value))
+    nan = linear.solve(op, b.at[0, 0].set(jnp.nan), method=make(), tol=tol)
+    assert int(nan.status) & status.NONFINITE_INPUT and bool(jnp.all(jnp.isfinite(nan.value)))
+    capped = linear.solve(op, b, method=make(), tol=tol, max_steps=1)
+    assert int(capped.status) & status.MAX_STEPS and int(capped.steps) == 1
+
+
+# --- records -----------------------------------------------------------------------------------------------
+
+
+def check_record(value: Any) -> None:
+    """A type with a docstring, of one of the forms the house allows; a type alias needs none."""
+    if not isinstance(value, type):
+        return
+    allowed = (
+        hasattr(value, "_fields")
+        or issubclass(value, (eqx.Module, BaseException))
+        or getattr(value, "_is_protocol", False)
+        or value.__module__.startswith("jaxtyping")
+    )
+    assert allowed, f"{value}: neither NamedTuple, equinox.Module, Protocol nor exception"
+    assert value.__doc__ and not re.match(rf"{value.__name__}\(", value.__doc__), f"{value}: no docstring"

@@ -1,0 +1,123 @@
+"""The contract checks over every public name, and proof that each of them can fail."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import contracts
+import registry
+
+ENTRIES = registry.entries()
+
+
+def _of(kind):
+    return sorted(name for name, entry in ENTRIES.items() if isinstance(entry, kind))
+
+
+def test_every_public_name_is_registered():
+    names = registry.public_names()
+    assert not registry.missing(names, ENTRIES), "public names without an entry in tests/registered/"
+    assert not registry.stale(names, ENTRIES), "entries whose public name is gone"
+
+
+def test_skips_carry_reasons():
+    print(registry.table())
+    assert all(len(reason) > 10 for entry in ENTRIES.values() for reason in entry.skip.values())
+
+
+@pytest.mark.parametrize("name", _of(contracts.Compiled))
+def test_compiled_float32(name, key):
+    contracts.check_compiled(ENTRIES[name], key, "float32")
+
+
+@pytest.mark.x64
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", _of(contracts.Compiled))
+def test_compiled_x64(name, dtype, key):
+    if dtype == "float64":
+        contracts.check_compiled(ENTRIES[name], key, dtype)
+    elif "dtype" not in ENTRIES[name].skip:
+        contracts.COMPILED_CHECKS["dtype"](ENTRIES[name], key, np.dtype(dtype))
+
+
+@pytest.mark.parametrize("name", _of(contracts.Builder))
+def test_builder(name):
+    contracts.check_builder(ENTRIES[name])
+
+
+@pytest.mark.parametrize("name", _of(contracts.Driver))
+def test_driver(name, tmp_path):
+    contracts.check_driver(ENTRIES[name], tmp_path)
+
+
+@pytest.mark.parametrize("name", _of(contracts.Family))
+def test_family_float32(name, key):
+    ENTRIES[name].check(key, "float32")
+
+
+@pytest.mark.x64
+@pytest.mark.parametrize("name", _of(contracts.Family))
+def test_family_float64(name, key):
+    ENTRIES[name].check(key, "float64")
+
+
+@pytest.mark.parametrize("name", _of(contracts.Record))
+def test_record(name):
+    contracts.check_record(registry.public_names()[name])
+
+
+# --- the checks themselves can fail ------------------------------------------------------------------------
+
+
+def _normal(key, dtype):
+    return (jax.random.normal(key, (3,), dtype),)
+
+
+def test_a_missing_entry_is_found():
+    names = {"jaxsci.linear.solve": None, "jaxsci.linear.brand_new": None}
+    assert registry.missing(names, {"jaxsci.linear.solve": None}) == ["jaxsci.linear.brand_new"]
+    assert registry.stale({}, {"jaxsci.gone": None}) == ["jaxsci.gone"]
+
+
+@pytest.mark.parametrize(
+    ("check", "function"),
+    [
+        # a Python branch on a value: works eagerly, breaks while tracing
+        ("jit", lambda x: x if float(x.sum()) > 0 else -x),
+        # couples the lanes of a batch through a host-side global
+        ("vmap", lambda x: jax.lax.psum(x, ()) + (x.shape == (3,)) * jnp.float32(hash(str(x)) % 7)),
+        # a fresh loop body each call compiles again
+        ("one_trace", lambda x: jax.lax.fori_loop(0, 3, lambda i, y: y * 1.5, x)),
+        # promotes
+        ("dtype", lambda x: x.astype(jnp.float16)),
+    ],
+)
+def test_a_broken_function_fails(check, function, key):
+    entry = contracts.Compiled(lambda k, d: (function, _normal(k, d)))
+    with pytest.raises((AssertionError, jax.errors.ConcretizationTypeError)):
+        contracts.COMPILED_CHECKS[check](entry, key, np.dtype("float32"))
+
+
+@pytest.mark.x64
+def test_a_wrong_gradient_fails(key):
+    @jax.custom_jvp
+    def twice(x):
+        return 2 * x
+
+    twice.defjvp(lambda primals, tangents: (2 * primals[0], 3 * tangents[0]))
+    entry = contracts.Compiled(lambda k, d: (twice, _normal(k, d)), grad=(0,))
+    with pytest.raises(AssertionError, match="gradient"):
+        contracts.COMPILED_CHECKS["grad"](entry, key, np.dtype("float64"))
+
+
+def test_a_builder_that_takes_tracers_fails():
+    entry = contracts.Builder(lambda: (lambda x: x * 1.0, (np.ones(3),)), truth=lambda x: x)
+    with pytest.raises(BaseException, match="DID NOT RAISE"):
+        contracts.check_builder(entry)
+
+
+def test_a_driver_without_its_message_fails(tmp_path):
+    entry = contracts.Driver(bad=(contracts.Bad(lambda folder: None, ValueError, "no"),))
+    with pytest.raises(BaseException, match="DID NOT RAISE"):
+        contracts.check_driver(entry, tmp_path)
