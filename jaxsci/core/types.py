@@ -1,6 +1,7 @@
 """Shared aliases and dtype rules: one place for what every signature in jaxsci says.
 
-Symbols in shape strings: ``T`` steps or rounds, ``K`` arms, ``n`` unknowns, ``m`` features, ``rows cols`` a grid.
+Symbols in shape strings: ``T`` steps or rounds, ``K`` arms, ``n`` unknowns, ``m`` features, ``rows cols`` a
+grid.
 """
 
 from collections.abc import Callable
@@ -27,25 +28,14 @@ ScalarLike: TypeAlias = ArrayLike
 def float_dtype(*trees: PyTree) -> np.dtype:
     """Floating dtype that a computation on these inputs runs in.
 
-    Integers and Booleans count as JAX's default float; float64 appears only when some input has it (and x64 is
-    on). Derived once at an entry point and kept from there on.
+    Integers and Booleans count as JAX's default float; float64 appears only when some input has it (and x64
+    is on). Derived once at an entry point and kept from there on.
     """
     leaves = [leaf for tree in trees for leaf in jax.tree.leaves(tree)]
     dtype = jnp.result_type(*leaves) if leaves else jnp.result_type(float)
     if not jnp.issubdtype(dtype, jnp.inexact):
         dtype = jnp.result_type(float)
     return dtype
-
-
-def as_typed_key(key: Any, function: str) -> KeyArray:
-    """Return `key` if it is one typed key, else raise the TypeError that names the remedy."""
-    dtype = getattr(key, "dtype", None)
-    if dtype is None or not jnp.issubdtype(dtype, jax.dtypes.prng_key):
-        got = type(key).__name__ if dtype is None else f"an array of {dtype}{list(np.shape(key))}"
-        raise TypeError(f"{function}: key must be a typed key, got {got}; make one with jax.random.key(seed)")
-    if np.shape(key) != ():
-        raise ValueError(f"{function}: expects one key, got keys of shape {np.shape(key)}; use jax.vmap over keys")
-    return key
 
 
 def concrete(value: Any, function: str, argument: str, alternative: str) -> Any:
@@ -69,7 +59,6 @@ __all__ = [
     "PyTree",
     "Scalar",
     "ScalarLike",
-    "as_typed_key",
     "concrete",
     "float_dtype",
 ]

@@ -1,0 +1,224 @@
+r"""ChebCB: costs as Chebyshev series in a scalar context, one per arm, played by inverse gap weighting.
+
+Features $\phi(c) = (T_0, \ldots, T_{m-1})(2(c - a)/(b - a) - 1)$. Arm i predicts $\hat y_i = \theta_i^\top\phi$, with
+$\theta_i$ the least-squares fit to its losses in the box $|\theta_{ij}| \le u_j$ that a Lipschitz cost implies. With
+$i^*$ the best prediction, $p_i = 1/(K + \eta(\hat y_i - \hat y_{i^*}))$ elsewhere and the rest on $i^*$.
+
+The data are never kept: each arm holds the triangular factor of its least-squares problem, updated by one row of
+Givens rotations a round, so float32 works (normal equations would lose its digits).
+
+References: Khodak et al. 2024, Learning to Relax, section 4 and algorithm 2; Foster and Rakhlin 2020, Beyond UCB
+(inverse gap weighting).
+"""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.tree_util import Partial
+from jaxtyping import Array, ArrayLike, Float, Int
+
+from jaxsci.bandits._draw import allowed_or_all, check_num_arms, draw, played
+from jaxsci.core.protocols import Decision, Policy
+from jaxsci.core.static import bind
+from jaxsci.core.types import float_dtype
+
+_SWEEPS = 50
+
+
+class ChebyshevState(NamedTuple):
+    """Per arm: triangular factor R, right-hand side z, leftover squares, coefficients. Overall: running sums."""
+
+    factor: Float[Array, "K m m"]
+    target: Float[Array, "K m"]
+    leftover: Float[Array, " K"]
+    theta: Float[Array, "K m"]
+    eta: Float[Array, ""]
+    largest: Float[Array, ""]
+    sum_predicted2: Float[Array, ""]
+    sum_product: Float[Array, ""]
+    sum_loss2: Float[Array, ""]
+    rounds: Int[Array, ""]
+
+
+def cheb_cb(num_arms: int, *, low: ArrayLike, high: ArrayLike, num_features: int = 6, floor: ArrayLike = 0.0) -> Policy:
+    """Contextual bandit for smooth costs of a scalar context; scales itself to losses of any positive range.
+
+    Args:
+        num_arms: K, static.
+        low, high: range [a, b] of the context, traced; contexts outside are clipped.
+        num_features: m, Chebyshev polynomials T_0 ... T_{m-1}, static.
+        floor: least possible loss, subtracted before fitting, traced; losses are >= floor >= 0.
+
+    Raises:
+        ValueError: num_arms or num_features < 1.
+
+    References: Khodak et al. 2024, Learning to Relax, algorithm 2.
+    """
+    check_num_arms("cheb_cb", num_arms)
+    if num_features < 1:
+        raise ValueError(f"cheb_cb: num_features must be >= 1, got {num_features}")
+    low, high, floor = (jnp.asarray(v, float_dtype(low, high, floor)) for v in (low, high, floor))
+    sizes = {"num_arms": num_arms, "num_features": num_features}
+    return Policy(
+        Partial(bind(_init, **sizes), floor),
+        Partial(bind(_select, **sizes), low, high),
+        Partial(bind(_update, **sizes), low, high, floor),
+    )
+
+
+def chebyshev_features(context: Float[ArrayLike, ""], low, high, *, num_features: int) -> Float[Array, " m"]:
+    """T_0 ... T_{m-1} at the context mapped from [low, high] to [-1, 1]; clipped there, so all are within [-1, 1]."""
+    x = jnp.clip(2 * (context - low) / (high - low) - 1, -1, 1)
+    return jnp.cos(jnp.arange(num_features, dtype=x.dtype) * jnp.arccos(x))
+
+
+def _slack(num_features: int) -> float:
+    """N: largest loss times N is the scale that brings predictions and constraints below 1."""
+    return 2 + 4 * (1 + math.log(num_features))
+
+
+def _box(num_features: int, dtype) -> Float[Array, " m"]:
+    n = _slack(num_features)
+    return jnp.asarray([1 / n, *(2 / (n * j) for j in range(1, num_features))], dtype)
+
+
+def _init(floor, key, *, num_arms, num_features) -> ChebyshevState:
+    def zeros(*shape):
+        return jnp.zeros(shape, floor.dtype)
+
+    return ChebyshevState(
+        zeros(num_arms, num_features, num_features),
+        zeros(num_arms, num_features),
+        zeros(num_arms),
+        zeros(num_arms, num_features),
+        zeros(),
+        zeros(),
+        zeros(),
+        zeros(),
+        zeros(),
+        jnp.int32(0),
+    )
+
+
+def _features(low, high, context, num_features):
+    if context is None or jnp.shape(context) != ():
+        raise ValueError(f"cheb_cb: needs a scalar context, got {context if context is None else jnp.shape(context)}")
+    return chebyshev_features(context, low, high, num_features=num_features)
+
+
+def inverse_gap_weights(scores: Float[Array, " K"], eta: Float[ArrayLike, ""], mask=None) -> Float[Array, " K"]:
+    r"""$p_i = 1/(K + \eta(\hat y_i - \min\hat y))$, the rest on the minimum; K counts the arms that may be played."""
+    allowed = allowed_or_all(mask, scores.shape[0])
+    scores = jnp.where(allowed, scores, jnp.inf)
+    best = jnp.argmin(scores)
+    gaps = jnp.where(allowed, scores - jnp.min(scores), 0)
+    p = jnp.where(allowed, 1 / (jnp.maximum(jnp.sum(allowed), 1) + eta * gaps), 0)
+    others = jnp.sum(p.at[best].set(0))
+    return p.at[best].set(jnp.maximum(1 - others, 0) * jnp.any(allowed)).astype(scores.dtype)
+
+
+def _select(low, high, key, state: ChebyshevState, context=None, mask=None, *, num_arms, num_features) -> Decision:
+    predicted = state.theta @ _features(low, high, context, num_features)
+    decision = draw(key, inverse_gap_weights(predicted, state.eta, mask), mask)
+    return decision._replace(aux=predicted[decision.action])
+
+
+def _update(
+    low,
+    high,
+    floor,
+    state: ChebyshevState,
+    decision: Decision,
+    loss,
+    context=None,
+    weight=1.0,
+    *,
+    num_arms,
+    num_features,
+):
+    dtype = state.eta.dtype
+    loss = jnp.asarray(loss, dtype)
+    arm, phi = decision.action, _features(low, high, context, num_features)
+    root = jnp.sqrt(jnp.asarray(weight, dtype))
+    factor, target, rest = _givens(state.factor[arm], state.target[arm], root * phi, root * (loss - floor))
+    factors, targets = state.factor.at[arm].set(factor), state.target.at[arm].set(target)
+    leftover = state.leftover.at[arm].add(rest**2)
+
+    largest = jnp.maximum(state.largest, loss)
+    scale = jnp.where(largest > 0, largest, 1) * _slack(num_features)
+    box = _box(num_features, dtype)
+
+    def refit(arm):
+        return _box_least_squares(factors[arm], targets[arm] / scale, state.theta[arm], box)
+
+    # A new largest loss rescales every arm's fit; otherwise only the played arm has changed.
+    theta = jax.lax.cond(
+        largest > state.largest,
+        lambda: jax.vmap(refit)(jnp.arange(num_arms)),
+        lambda: state.theta.at[arm].set(refit(arm)),
+    )
+
+    rounds = (state.rounds + 1).astype(dtype)
+    predicted = decision.aux.astype(dtype)
+    sum_predicted2 = state.sum_predicted2 + predicted**2
+    sum_product = state.sum_product + predicted * loss
+    sum_loss2 = state.sum_loss2 + loss**2
+    regret = jnp.maximum(sum_predicted2 - 2 * sum_product / scale + sum_loss2 / scale**2, 0)
+    constrained = jnp.any(jnp.abs(theta[arm]) >= box * (1 - 1e-6))
+    fit = factors[arm] @ theta[arm] - targets[arm] / scale
+    residual = jnp.where(constrained, jnp.sum(fit**2) + leftover[arm] / scale**2, 0)
+    m = num_features
+    alpha = (math.pi + 2 / math.pi * math.log(2 * m + 1)) / (2 * _slack(m) * (m + 1))
+    eta = 2 * rounds * jnp.sqrt(num_arms * rounds / (jnp.maximum(regret - residual, 0) + 2 * alpha**2 * rounds))
+
+    after = ChebyshevState(
+        factors, targets, leftover, theta, eta, largest, sum_predicted2, sum_product, sum_loss2, state.rounds + 1
+    )
+    return jax.tree.map(lambda new, old: jnp.where(played(decision), new, old), after, state)
+
+
+def _givens(factor, target, row, y):
+    """Rotate the row [phi, y] into the triangular system [R, z]; returns R, z and what is left of y.
+
+    Equal to a QR factorisation of all rows so far, by m small rotations instead of a LAPACK call.
+    """
+
+    def rotate(j, carry):
+        factor, target, row, y = carry
+        a, b = factor[j, j], row[j]
+        length = jnp.hypot(a, b)
+        nonzero = length > 0
+        c = jnp.where(nonzero, a / jnp.where(nonzero, length, 1), 1)
+        s = jnp.where(nonzero, b / jnp.where(nonzero, length, 1), 0)
+        above, z = factor[j], target[j]
+        return (
+            factor.at[j].set(c * above + s * row),
+            target.at[j].set(c * z + s * y),
+            c * row - s * above,
+            c * y - s * z,
+        )
+
+    factor, target, _, rest = jax.lax.fori_loop(0, row.shape[0], rotate, (factor, target, row, y))
+    return factor, target, rest
+
+
+def _box_least_squares(factor, target, theta, box):
+    """Minimise ||R theta - z|| over |theta_j| <= u_j by cyclic coordinate descent from the last fit."""
+    gram = jnp.matmul(factor.T, factor, precision=jax.lax.Precision.HIGHEST)
+    right = jnp.matmul(factor.T, target, precision=jax.lax.Precision.HIGHEST)
+    diagonal = jnp.diagonal(gram)
+    live = diagonal > 0
+
+    def sweep(_, theta):
+        for j in range(theta.shape[0]):
+            ahead = right[j] - jnp.sum(gram[j] * theta) + diagonal[j] * theta[j]
+            best = jnp.clip(ahead / jnp.where(live[j], diagonal[j], 1), -box[j], box[j])
+            theta = theta.at[j].set(jnp.where(live[j], best, theta[j]))
+        return theta
+
+    return jax.lax.fori_loop(0, _SWEEPS, sweep, theta)
+
+
+__all__ = ["ChebyshevState", "cheb_cb", "chebyshev_features", "inverse_gap_weights"]

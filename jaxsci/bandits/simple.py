@@ -1,0 +1,119 @@
+r"""Policies without theory in them: fixed, uniform, and epsilon-greedy. Baselines for all others.
+
+Epsilon-greedy explores with probability $\epsilon_t = \min(1, cK/t)$, else plays the arm of least mean loss.
+
+Reference: Auer, Cesa-Bianchi and Fischer 2002, Finite-time analysis of the multiarmed bandit problem, figure 3.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.tree_util import Partial
+from jaxtyping import Array, ArrayLike, Float, Int
+
+from jaxsci.bandits._draw import allowed_or_all, check_num_arms, draw, played
+from jaxsci.core.protocols import Decision, Policy
+from jaxsci.core.static import bind
+from jaxsci.core.types import float_dtype
+
+
+class Nothing(NamedTuple):
+    """The state of a policy that learns nothing."""
+
+    empty: Float[Array, " 0"]
+
+
+class Means(NamedTuple):
+    """Sum of losses and number of plays of every arm, and all plays."""
+
+    total: Float[Array, " K"]
+    count: Float[Array, " K"]
+    rounds: Int[Array, ""]
+
+
+def fixed(num_arms: int, *, arm: ArrayLike) -> Policy:
+    """Always plays `arm`; where that arm is masked, a uniformly drawn allowed one.
+
+    Args:
+        num_arms: K, static.
+        arm: index in [0, K), traced; values outside are clipped.
+    """
+    check_num_arms("fixed", num_arms)
+    return Policy(
+        Partial(_init_nothing),
+        Partial(bind(_select_fixed, num_arms=num_arms), jnp.asarray(arm, jnp.int32)),
+        Partial(_update_nothing),
+    )
+
+
+def uniform(num_arms: int) -> Policy:
+    """Plays every allowed arm with equal probability.
+
+    Args:
+        num_arms: K, static.
+    """
+    check_num_arms("uniform", num_arms)
+    return Policy(Partial(_init_nothing), Partial(bind(_select_uniform, num_arms=num_arms)), Partial(_update_nothing))
+
+
+def _init_nothing(key) -> Nothing:
+    return Nothing(jnp.zeros(0))
+
+
+def _select_fixed(arm, key, state, context=None, mask=None, *, num_arms) -> Decision:
+    return draw(key, jax.nn.one_hot(jnp.clip(arm, 0, num_arms - 1), num_arms), mask)
+
+
+def _select_uniform(key, state, context=None, mask=None, *, num_arms) -> Decision:
+    return draw(key, jnp.full(num_arms, 1 / num_arms), mask)
+
+
+def _update_nothing(state, decision, loss, context=None, weight=1.0):
+    return state
+
+
+def epsilon_greedy(num_arms: int, *, exploration: ArrayLike = 5.0) -> Policy:
+    r"""Explores with probability $\min(1, cK/t)$, else plays the arm of least mean loss, arms not yet played first.
+
+    Args:
+        num_arms: K, static.
+        exploration: c > 0, traced.
+
+    Losses may have any range. References: Auer et al. 2002, figure 3.
+    """
+    check_num_arms("epsilon_greedy", num_arms)
+    exploration = jnp.asarray(exploration, float_dtype(exploration))
+    return Policy(
+        Partial(bind(_init_means, num_arms=num_arms), exploration),
+        Partial(bind(_select_greedy, num_arms=num_arms), exploration),
+        Partial(_update_means),
+    )
+
+
+def _init_means(exploration, key, *, num_arms) -> Means:
+    zeros = jnp.zeros(num_arms, exploration.dtype)
+    return Means(zeros, zeros, jnp.int32(0))
+
+
+def _select_greedy(exploration, key, state: Means, context=None, mask=None, *, num_arms) -> Decision:
+    dtype = exploration.dtype
+    mean = jnp.where(state.count > 0, state.total / jnp.maximum(state.count, 1), -jnp.inf)
+    mean = jnp.where(allowed_or_all(mask, num_arms), mean, jnp.inf)
+    epsilon = jnp.minimum(1, exploration * num_arms / (state.rounds + 1).astype(dtype))
+    greedy = jax.nn.one_hot(jnp.argmin(mean), num_arms, dtype=dtype)
+    return draw(key, epsilon / num_arms + (1 - epsilon) * greedy, mask)
+
+
+def _update_means(state: Means, decision: Decision, loss, context=None, weight=1.0) -> Means:
+    dtype = state.total.dtype
+    weight = jnp.where(played(decision), weight, 0).astype(dtype)
+    loss = jnp.asarray(loss, dtype)
+    return Means(
+        state.total.at[decision.action].add(weight * loss),
+        state.count.at[decision.action].add(weight),
+        state.rounds + 1,
+    )
+
+
+__all__ = ["Means", "Nothing", "epsilon_greedy", "fixed", "uniform"]

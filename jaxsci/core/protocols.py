@@ -1,0 +1,102 @@
+"""What users plug in and what families return: NamedTuples of pure functions with fixed names and arguments.
+
+The functions are `jax.tree_util.Partial`s of module-level functions with the hyper-parameters as leaves, so a
+family member crosses jit, stacks under vmap, is differentiated, and a new hyper-parameter value never
+retraces. A bare closure is accepted too and is static: then a new closure is a new compilation.
+Symbols: ``K`` arms; "record" means any pytree of arrays whose structure, shapes and dtypes never change.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+from jaxtyping import Array, Float, Int, PyTree
+
+
+class Decision(NamedTuple):
+    """What a policy decided, and all that its update needs to know about it."""
+
+    action: Int[Array, ""]
+    """The arm played, int32, in [0, K)."""
+    log_prob: Float[Array, ""]
+    """Log-probability of `action` under the distribution it was drawn from; 0 if the choice was
+    deterministic, -inf if the mask left no arm."""
+    aux: PyTree = None
+    """A record of the policy's own, computed at select time (probabilities, scores): an update that
+    recomputed them would weight by another distribution than the one sampled."""
+
+
+class Policy(NamedTuple):
+    """A bandit policy; losses, never rewards; their range is declared by the policy's factory."""
+
+    init: Callable[..., PyTree]
+    """``init(key) -> state``: a record."""
+    select: Callable[..., Decision]
+    """``select(key, state, context=None, mask=None) -> Decision``: `context` is any record, None when there
+    is none; `mask` is Bool[K], True where the arm may be played."""
+    update: Callable[..., PyTree]
+    """``update(state, decision, loss, context=None, weight=1.) -> state``: `loss` is a scalar, `context` the
+    one that `select` saw, `weight` multiplies what is learnt (0 learns nothing)."""
+
+
+class Problem(NamedTuple):
+    """One linear system ``op x = b`` with a start and what a policy may see of it."""
+
+    op: Any
+    """A linear operator (a pytree)."""
+    b: PyTree
+    """Right-hand side: a record of arrays of the operator's shape."""
+    x0: PyTree = None
+    """First iterate, of the structure of `b`; None is zero."""
+    context: PyTree = None
+    """What the policy sees before it chooses; None is nothing."""
+
+
+class Solver(NamedTuple):
+    """An iterative method for ``op x = b``, one step at a time; loop, cap and tolerance are the driver's."""
+
+    init: Callable[..., PyTree]
+    """``init(op, b, x0) -> state``: a record that holds the iterate and what the stopping test reads."""
+    step: Callable[..., PyTree]
+    """``step(op, b, state) -> state``: one sweep or iteration."""
+    done: Callable[..., Any]
+    """``done(state, threshold) -> Bool[]``: True when the residual norm has come down to `threshold`."""
+
+
+class StreamCarry(NamedTuple):
+    """What a stream carries from one problem to the next."""
+
+    solution: PyTree
+    """The solution of the problem before; the driver writes it here before it calls ``next`` again."""
+    memory: PyTree = None
+    """A record of the stream's own (a simulated state, a position in a file, ...)."""
+
+
+class Stream(NamedTuple):
+    """A sequence of related problems, drawn inside the compiled loop."""
+
+    init: Callable[..., StreamCarry]
+    """``init(key) -> StreamCarry``: `solution` has the shape every later solution has."""
+    next: Callable[..., tuple[StreamCarry, Problem]]
+    """``next(key, carry, i) -> (StreamCarry, Problem)``: problem number `i` (int32, from 0) with the key of
+    round i. ``carry.solution`` is the solution of problem i - 1, as the driver wrote it; at i = 0 that of
+    ``init``."""
+
+
+class Denoiser(Protocol):
+    r"""Predicts data and noise of a diffusion model, $x_t = \alpha_t x_0 + \sigma_t\varepsilon$."""
+
+    def __call__(
+        self, x: Float[Array, "*d"], t: Float[Array, ""], cond: PyTree, w: Float[Array, ""]
+    ) -> tuple[Float[Array, "*d"], Float[Array, "*d"]]:
+        """Predictions ``(D, eps)``, each of the shape of `x`.
+
+        Args:
+            x: the noisy point.
+            t: its time, on the scale of the model's own training.
+            cond: condition, any record; None is unconditional.
+            w: guidance scale; 1 is no guidance.
+        """
+        ...
+
+
+__all__ = ["Decision", "Denoiser", "Policy", "Problem", "Solver", "Stream", "StreamCarry"]

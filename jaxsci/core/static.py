@@ -1,0 +1,48 @@
+"""Static arguments for the functions inside a `jax.tree_util.Partial`, whose own arguments are all leaves.
+
+A family member is ``Partial(bind(function, size=3), *arrays)``: the arrays are traced, the size is part of the
+function. Two members bound to equal values are equal, so fresh ones compile nothing again; `functools.partial`
+compares by identity and would.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+
+@dataclasses.dataclass(frozen=True)
+class Bound:
+    """A module-level function with static keyword arguments, equal and hashable by value."""
+
+    function: Callable
+    items: tuple[tuple[str, Any], ...]
+
+    def __call__(self, *args, **kwargs):
+        """Call the function with its bound arguments added."""
+        return self.function(*args, **dict(self.items), **kwargs)
+
+
+def bind(function: Callable, **static) -> Bound:
+    """`function` with hashable keyword arguments fixed, compared by value.
+
+    Raises:
+        TypeError: an argument that is an array or cannot be hashed: pass it as a leaf of the `Partial` instead.
+    """
+    for name, value in static.items():
+        try:
+            hash(value)
+        except TypeError:
+            unhashable = True
+        else:
+            unhashable = isinstance(value, jax.Array)
+        if unhashable:
+            raise TypeError(
+                f"bind: {name} must be hashable to be static, got {type(value).__name__}; "
+                "pass arrays as leaves of the Partial, lists as tuples"
+            )
+    return Bound(function, tuple(sorted(static.items())))
+
+
+__all__ = ["Bound", "bind"]

@@ -1,0 +1,26 @@
+"""Linear solvers, and sequences of solves whose parameters are tuned while they run.
+
+Builds on: core. Start reading at `_solve.py` (the driver), then `methods.py` (what it drives).
+`operators` says what A is, `methods` how to iterate, `solve` does it; `streams` are sequences of related systems,
+`tuned_sequence` solves one under a bandit policy in one scan; `theory` predicts the best parameter.
+"""
+
+from jaxsci.linear import methods, operators, streams, theory
+from jaxsci.linear._solve import Result, solve
+from jaxsci.linear._tuned import Record, TunedState, cost_table, iterations, tuned_init, tuned_sequence, tuned_step
+
+__all__ = [
+    "Record",
+    "Result",
+    "TunedState",
+    "cost_table",
+    "iterations",
+    "methods",
+    "operators",
+    "solve",
+    "streams",
+    "theory",
+    "tuned_init",
+    "tuned_sequence",
+    "tuned_step",
+]

@@ -1,0 +1,187 @@
+r"""`solve`: one driver for every iterative method, with one set of stopping tests, statuses and gradients.
+
+Stops at the first k with $\|b - A x_k\|_2 \le \mathrm{tol}\cdot\mathrm{ref}$, at the step cap, on stagnation (no new
+minimum of the residual within `patience` steps), on divergence, or when the method breaks down.
+
+Gradients are implicit: with $A^\top \lambda = \bar x$, $\bar b = \lambda$ and $\bar A = -\lambda x^\top$; the loop is
+never differentiated.
+"""
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float, Int, PyTree
+
+from jaxsci.core import loops, status, tree
+from jaxsci.core.types import float_dtype
+from jaxsci.linear.methods import Method
+
+# A residual this many times its reference will not come back, and float32 still holds its square.
+_DIVERGED = 1e10
+# A new minimum must be lower by this factor, or rounding noise would count as progress.
+_PROGRESS = 0.999
+# The recursive residual of a Krylov method may drift from b - A x; beyond this factor that is reported.
+_DRIFT = 1.1
+
+
+class Result(NamedTuple):
+    """What a solve returns.
+
+    value: x, shape of b. steps: int32. residual: ||b - A x||_2, computed from x at the end, never understated.
+    status: int32 bits, 0 = the tolerance was met. history: residual norms after 0, 1, 2, ... steps in the shape
+    (max_history,), NaN past the end.
+    """
+
+    value: PyTree
+    steps: Int[Array, ""]
+    residual: Float[Array, ""]
+    status: Int[Array, ""]
+    history: Float[Array, " max_history"]
+
+
+class _Loop(NamedTuple):
+    state: NamedTuple
+    norm: Array
+    best: Array
+    best_at: Array
+    status: Array
+    history: Array
+    k: Array
+
+
+def solve(
+    op,
+    b: PyTree,
+    x0: PyTree | None = None,
+    *,
+    method: Method,
+    tol: ArrayLike = 1e-8,
+    max_steps: ArrayLike = 10_000,
+    norm_ref: str = "b",
+    patience: ArrayLike = 500,
+    max_history: int = 0,
+    adjoint_tol: ArrayLike | None = None,
+) -> Result:
+    r"""Solve A x = b iteratively and report how it went.
+
+    Args:
+        op: a `linear.operators` operator, symmetric positive definite for the Krylov methods.
+        b: right-hand side in the operator's shape, traced.
+        x0: initial guess, zeros by default; when it already meets the tolerance, 0 steps are taken.
+        method: from `linear.methods`; its hyper-parameters are traced.
+        tol: relative tolerance, traced. float32 reaches about 1e-6; below what the dtype reaches the result says
+            stagnated.
+        max_steps: step cap, traced.
+        norm_ref: what `tol` is relative to, static: ``"b"`` for ||b|| or ``"r0"`` for ||b - A x0||.
+        patience: steps without a new minimum of the residual after which the solve counts as stagnated, traced.
+        max_history: how many residual norms to keep, static; 0 keeps none.
+        adjoint_tol: tolerance of the solve behind reverse-mode gradients; `tol` by default. Its failure cannot be
+            reported through a gradient, so check the forward status at the tolerance you need.
+
+    Returns:
+        A `Result`. Status bits: non-finite input, omega out of range, singular (zero diagonal, or negative
+        curvature) take 0 further steps; cap reached, stagnated, diverged end the loop. `value` is always finite.
+
+    Raises:
+        ValueError: b or x0 does not have the operator's shape; unknown `norm_ref`; negative `max_history`.
+
+    Differentiable in `op` and `b` (forward and reverse, any order); the derivative with respect to `x0` and the
+    method's hyper-parameters is zero, since the solution does not depend on them.
+
+    Example:
+        >>> from jaxsci import linear
+        >>> op = linear.operators.shifted_laplacian((10, 10))
+        >>> b = jnp.sin(jnp.arange(1.0, 101.0)).reshape(10, 10)
+        >>> result = linear.solve(op, b, method=linear.methods.sor(1.56), tol=1e-4)
+        >>> int(result.steps), int(result.status)
+        (24, 0)
+
+    References: Saad 2003, Iterative Methods for Sparse Linear Systems, sections 4.2 and 6.7.
+    """
+    if norm_ref not in ("b", "r0"):
+        raise ValueError(f"solve: expected norm_ref 'b' or 'r0', got {norm_ref!r}")
+    if max_history < 0:
+        raise ValueError(f"solve: max_history must be >= 0, got {max_history}")
+    dtype = float_dtype(b, x0, op)
+    b = jax.tree.map(lambda a: jnp.asarray(a, dtype), b)
+    x0 = tree.zeros_like(b) if x0 is None else jax.tree.map(lambda a: jnp.asarray(a, dtype), x0)
+    expected = getattr(getattr(op, "diagonal", None), "shape", None)
+    for name, value in (("b", b), ("x0", x0)):
+        got = jnp.shape(value) if isinstance(value, jax.Array) else None
+        if expected is not None and got != expected:
+            raise ValueError(
+                f"solve: {name} must have the operator's shape {expected}, got {got}; one system at a time, "
+                "use jax.vmap for a batch"
+            )
+    limits = (jnp.asarray(tol, dtype), jnp.asarray(max_steps, jnp.int32), jnp.asarray(patience, jnp.int32))
+    adjoint_tol = limits[0] if adjoint_tol is None else jnp.asarray(adjoint_tol, dtype)
+    return _solve(op, b, x0, method, limits, adjoint_tol, norm_ref, max_history)
+
+
+@eqx.filter_jit
+def _solve(op, b, x0, method, limits, adjoint_tol, norm_ref: str, max_history: int) -> Result:
+    frozen, method, x0, limits, adjoint_tol = jax.lax.stop_gradient((op, method, x0, limits, adjoint_tol))
+
+    def forward(_, rhs):
+        result = _iterate(frozen, rhs, x0, method, limits, norm_ref, max_history)
+        return result.value, result._replace(value=None)
+
+    def backward(_, cotangent):
+        # The guess of the forward solve says nothing about the adjoint, so it starts from zero.
+        adjoint_limits = (adjoint_tol, *limits[1:])
+        operator = frozen.transpose
+        result = _iterate(operator, cotangent, tree.zeros_like(cotangent), method, adjoint_limits, "b", max_history)
+        return result.value, result._replace(value=None)
+
+    value, aux = jax.lax.custom_linear_solve(op.mv, b, forward, transpose_solve=backward, symmetric=False, has_aux=True)
+    return aux._replace(value=value)
+
+
+def _iterate(op, b, x0, method: Method, limits, norm_ref: str, max_history: int) -> Result:
+    tol, max_steps, patience = limits
+    bad = ~tree.all_finite((op, b, x0))
+    # A NaN would poison the loop: run it on zeros, for no steps, and report.
+    b, x0 = tree.where(bad, tree.zeros_like(b), b), tree.where(bad, tree.zeros_like(x0), x0)
+    system = method.prepare(op)
+    rhs, guess = system.pack(b), system.pack(x0)
+    state = method.init(system, rhs, guess)
+    norm = tree.norm(state.r)
+    reference = tree.norm(rhs) if norm_ref == "b" else norm
+    target = tol.astype(norm.dtype) * reference
+    ceiling = _DIVERGED * jnp.maximum(reference, norm)
+    history = jnp.full(max_history, jnp.nan, norm.dtype)
+    if max_history:
+        history = history.at[0].set(norm)
+    code = status.flag(bad, status.NONFINITE_INPUT) | method.broken(system, state)
+
+    def go_on(loop: _Loop):
+        return (loop.norm > target) & (loop.status == status.OK)
+
+    def body(loop: _Loop) -> _Loop:
+        k = loop.k + 1
+        state = method.step(system, rhs, loop.state)
+        norm = tree.norm(state.r)
+        better = norm < _PROGRESS * loop.best
+        best_at = jnp.where(better, k, loop.best_at)
+        code = method.broken(system, state)
+        code = code | status.flag(~(norm <= ceiling), status.DIVERGED)
+        code = code | status.flag((k - best_at >= patience) & (norm > target), status.STAGNATED)
+        history = loop.history.at[k].set(norm, mode="drop") if max_history else loop.history
+        return _Loop(state, norm, jnp.where(better, norm, loop.best), best_at, code, history, k)
+
+    start = _Loop(state, norm, norm, jnp.int32(0), code, history, jnp.int32(0))
+    end, steps = loops.bounded_while(go_on, body, start, max_steps=max_steps)
+
+    value = system.unpack(end.state.x)
+    code = end.status
+    lost = ~tree.all_finite(value)
+    value = tree.where(lost, x0, value)
+    code = code | status.flag(lost, status.NONFINITE_RESULT | status.DIVERGED)
+    residual = tree.norm(tree.sub(b, op.mv(value)))
+    # A solve ends well only if the residual of the returned x says so too.
+    drifted = (end.norm <= target) & (residual > _DRIFT * target) & (residual > 0)
+    code = code | status.flag(drifted & (steps > 0), status.STAGNATED)
+    code = code | status.flag((end.norm > target) & (code == status.OK), status.MAX_STEPS)
+    return Result(value, steps, residual, code, end.history)

@@ -1,0 +1,238 @@
+r"""Tuned sequences: related systems arrive one by one, and a bandit policy picks the solver's parameter for each.
+
+Before solve t the policy sees a context, picks arm $a_t$; the only feedback is the cost of that one solve, by
+default its iteration count. The whole sequence is one `lax.scan`: problem, choice, solve and update, no callbacks.
+
+Reference: Khodak, Chow, Balcan and Talwalkar 2024, Learning to Relax: Setting Solver Parameters Across a Sequence
+of Linear System Instances (ICLR).
+"""
+
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float, Int, PyTree
+
+from jaxsci.core import tree
+from jaxsci.core.keys import as_typed_key
+from jaxsci.core.protocols import Policy, Stream, StreamCarry
+from jaxsci.linear._solve import solve
+
+# Rounds fold in 0, 1, 2, ...; the starts fold in the other end of the range.
+_POLICY_START, _STREAM_START = 0xFFFF_FFFF, 0xFFFF_FFFE
+
+
+class TunedState(NamedTuple):
+    """Where a tuned sequence stands: policy, stream, and the index of the next round."""
+
+    policy: PyTree
+    carry: StreamCarry
+    round: Int[Array, ""]
+
+
+class Record(NamedTuple):
+    """One entry a round, leading axis T: what was chosen, what it cost, and how the solve went."""
+
+    action: Int[Array, " T"]
+    parameter: PyTree
+    cost: Float[Array, " T"]
+    steps: Int[Array, " T"]
+    residual: Float[Array, " T"]
+    status: Int[Array, " T"]
+    log_prob: Float[Array, " T"]
+    context: PyTree
+
+
+def iterations(result, parameter, context):
+    """The default cost of a solve: its number of steps, as a float."""
+    return result.steps.astype(result.residual.dtype)
+
+
+def tuned_init(key, stream: Stream, policy: Policy) -> TunedState:
+    """State before round 0; the policy and the stream start from different keys.
+
+    Args:
+        key: typed key; the same one is given to `tuned_step` in every round.
+    """
+    key = as_typed_key(key, "tuned_init")
+    return TunedState(
+        policy.init(jax.random.fold_in(key, _POLICY_START)),
+        stream.init(jax.random.fold_in(key, _STREAM_START)),
+        jnp.int32(0),
+    )
+
+
+def tuned_step(
+    key,
+    state: TunedState,
+    stream: Stream,
+    method,
+    policy: Policy,
+    arms: Any,
+    *,
+    cost=iterations,
+    tol: ArrayLike = 1e-8,
+    max_steps: ArrayLike = 10_000,
+    norm_ref: str = "b",
+) -> tuple[TunedState, Record]:
+    """One round: draw problem `state.round`, choose, solve, learn. Arguments as in `tuned_sequence`.
+
+    The keys of a round are folds of its global index, so stopping and going on changes nothing; problems depend on
+    the key and the index alone, so policies compared at one key meet the same problems.
+    """
+    here = jax.random.fold_in(as_typed_key(key, "tuned_step"), state.round)
+    carry, problem = stream.next(jax.random.fold_in(here, 0), state.carry, state.round)
+    decision = policy.select(jax.random.fold_in(here, 1), state.policy, problem.context)
+    parameter = _parameter(arms, decision.action, problem.context)
+    result = solve(
+        problem.op, problem.b, problem.x0, method=method(parameter), tol=tol, max_steps=max_steps, norm_ref=norm_ref
+    )
+    paid = cost(result, parameter, problem.context)
+    learnt = policy.update(state.policy, decision, paid, problem.context)
+    record = Record(
+        decision.action,
+        parameter,
+        paid,
+        result.steps,
+        result.residual,
+        result.status,
+        decision.log_prob,
+        problem.context,
+    )
+    return TunedState(learnt, carry._replace(solution=result.value), state.round + 1), record
+
+
+def tuned_sequence(
+    key,
+    stream: Stream,
+    method,
+    policy: Policy,
+    arms: Any,
+    *,
+    num_rounds: int,
+    cost=iterations,
+    tol: ArrayLike = 1e-8,
+    max_steps: ArrayLike = 10_000,
+    norm_ref: str = "b",
+    state: TunedState | None = None,
+) -> tuple[TunedState, Record]:
+    """Solve `num_rounds` related systems, the parameter of each chosen by a bandit policy: one compiled scan.
+
+    Args:
+        key: typed key.
+        stream: problems (`linear.streams`); its last solution is fed back.
+        method: parameter -> method, e.g. `linear.methods.sor`, or a `Partial` of one.
+        policy: a `core.protocols.Policy` over K arms (`jaxsci.bandits`).
+        arms: the parameter of every arm, an array (K,) or a pytree of arrays with leading axis K, traced; or a
+            function (action, context) -> parameter, with which a policy of one arm plays a formula.
+        num_rounds: T, static.
+        cost: (result, parameter, context) -> scalar loss that the policy learns from; iterations by default.
+        tol, max_steps, norm_ref: of every solve, see `linear.solve`.
+        state: where to go on, from an earlier call with the same key; the start by default.
+
+    Returns:
+        The final `TunedState` (its ``policy`` is the policy's state, ``carry.solution`` the last solution) and a
+        `Record` of all rounds. A solve that failed carries its status there and the sequence goes on.
+
+    Raises:
+        ValueError: `num_rounds` negative; arms with unequal or no leading axes.
+
+    Example:
+        >>> from jaxsci import bandits, linear
+        >>> arms = jnp.linspace(1.0, 1.95, 20)
+        >>> stream = linear.streams.shifted_laplacian((4, 4))
+        >>> state, record = linear.tuned_sequence(
+        ...     jax.random.key(0), stream, linear.methods.sor, bandits.tsallis_inf(20, floor=1.0), arms,
+        ...     num_rounds=3, tol=1e-4)
+        >>> record.steps.shape, record.parameter.shape
+        ((3,), (3,))
+
+    References: Khodak et al. 2024, Learning to Relax, section 2 and algorithm 1.
+    """
+    if num_rounds < 0:
+        raise ValueError(f"tuned_sequence: num_rounds must be >= 0, got {num_rounds}")
+    key = as_typed_key(key, "tuned_sequence")
+    arms = _as_arms(arms, "tuned_sequence")
+    tol, max_steps = jnp.asarray(tol, float), jnp.asarray(max_steps, jnp.int32)
+    return _run(key, stream, method, policy, arms, tol, max_steps, state, num_rounds, cost, norm_ref)
+
+
+@eqx.filter_jit
+def _run(key, stream, method, policy, arms, tol, max_steps, state, num_rounds: int, cost, norm_ref: str):
+    state = tuned_init(key, stream, policy) if state is None else state
+
+    def step(state, _):
+        return tuned_step(
+            key, state, stream, method, policy, arms, cost=cost, tol=tol, max_steps=max_steps, norm_ref=norm_ref
+        )
+
+    return jax.lax.scan(step, state, length=num_rounds)
+
+
+def cost_table(
+    key,
+    stream: Stream,
+    method,
+    arms: Any,
+    *,
+    num_rounds: int,
+    cost=iterations,
+    tol: ArrayLike = 1e-8,
+    max_steps: ArrayLike = 10_000,
+    norm_ref: str = "b",
+) -> tuple[Float[Array, "T K"], PyTree]:
+    """Cost of every arm on every problem of the stream, and the contexts.
+
+    From one table follow the best fixed arm (least column sum), the best arm per instance (sum of row minima), and
+    the replay of any policy. The solution fed back is the first arm's: all arms agree to the tolerance.
+
+    Args:
+        key, stream, method, arms, num_rounds, cost, tol, max_steps, norm_ref: as in `tuned_sequence`, which meets
+            the same problems at the same key; `arms` must be arrays.
+    """
+    key = as_typed_key(key, "cost_table")
+    if callable(arms):
+        raise TypeError("cost_table: arms must be arrays with leading axis K, got a function")
+    arms = _as_arms(arms, "cost_table")
+    tol, max_steps = jnp.asarray(tol, float), jnp.asarray(max_steps, jnp.int32)
+    return _table(key, stream, method, arms, tol, max_steps, num_rounds, cost, norm_ref)
+
+
+@eqx.filter_jit
+def _table(key, stream, method, arms, tol, max_steps, num_rounds: int, cost, norm_ref: str):
+    first = tree.dynamic_index(arms, 0)
+
+    def step(carry, i):
+        here = jax.random.fold_in(key, i)
+        carry, problem = stream.next(jax.random.fold_in(here, 0), carry, i)
+
+        def play(parameter):
+            result = solve(
+                problem.op, problem.b, problem.x0, method=method(parameter), tol=tol, max_steps=max_steps,
+                norm_ref=norm_ref,
+            )  # fmt: skip
+            return cost(result, parameter, problem.context), result.value
+
+        # One arm at a time: lanes of unequal length would wait for the slowest. Only the first arm's solution lives.
+        solution = play(first)[1]
+        costs = jax.lax.map(lambda parameter: play(parameter)[0], arms)
+        return carry._replace(solution=solution), (costs, problem.context)
+
+    start = stream.init(jax.random.fold_in(key, _STREAM_START))
+    return jax.lax.scan(step, start, jnp.arange(num_rounds, dtype=jnp.int32))[1]
+
+
+def _parameter(arms, action, context):
+    return arms(action, context) if callable(arms) else tree.dynamic_index(arms, action)
+
+
+def _as_arms(arms, function: str):
+    if callable(arms):
+        return arms
+    arms = jax.tree.map(jnp.asarray, arms)
+    lengths = {np.shape(a)[0] if np.ndim(a) else None for a in jax.tree.leaves(arms)}
+    if len(lengths) != 1 or None in lengths or 0 in lengths:
+        raise ValueError(f"{function}: arms need one leading axis of K >= 1 arms, got leading sizes {lengths}")
+    return arms
