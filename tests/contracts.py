@@ -21,12 +21,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
 import tolerances
 
 
 class Compiled(NamedTuple):
-    """`make(key, dtype) -> (function, args)`: `function(*args)` calls the public name; every arg is a pytree of arrays."""
+    """`make(key, dtype) -> (function, args)`: `function(*args)` calls the public name; args are pytrees of arrays."""
 
     make: Callable
     grad: tuple[int, ...] = ()
@@ -243,7 +242,9 @@ def check_driver(entry: Driver, folder) -> None:
 # --- families ----------------------------------------------------------------------------------------------
 
 
-def check_policy(make: Callable, key, num_arms: int, *, hyper: tuple = (), context=None, losses=(0.0, 1.0), dtype="float32"):
+def check_policy(
+    make: Callable, key, num_arms: int, *, hyper: tuple = (), context=None, losses=(0.0, 1.0), dtype="float32"
+):
     """A bandit policy keeps its promises.
 
     `make(*hyper)` builds it; every hyper-parameter is an array leaf. Actions lie in range and respect masks,

@@ -1,4 +1,4 @@
-"""The tolerances of the suite, by dtype, in one place. A test that needs a wider one names the worst case it measured."""
+"""The tolerances of the suite, by dtype, in one place; a test that needs a wider one names its measured worst case."""
 
 import numpy as np
 

@@ -14,6 +14,7 @@ References: Khodak et al. 2024, Learning to Relax, section 4 and algorithm 2; Fo
 import math
 from typing import NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
@@ -71,7 +72,11 @@ def cheb_cb(num_arms: int, *, low: ArrayLike, high: ArrayLike, num_features: int
 def chebyshev_features(context: Float[ArrayLike, ""], low, high, *, num_features: int) -> Float[Array, " m"]:
     """T_0 ... T_{m-1} at the context mapped from [low, high] to [-1, 1]; clipped there, so all are within [-1, 1]."""
     x = jnp.clip(2 * (context - low) / (high - low) - 1, -1, 1)
-    return jnp.cos(jnp.arange(num_features, dtype=x.dtype) * jnp.arccos(x))
+    # The recurrence rather than cos(n arccos x), which loses digits, and its derivative, at the ends.
+    terms = [jnp.ones_like(x), x]
+    for _ in range(2, num_features):
+        terms.append(2 * x * terms[-1] - terms[-2])
+    return jnp.stack(terms[:num_features])
 
 
 def _slack(num_features: int) -> float:
@@ -119,29 +124,26 @@ def inverse_gap_weights(scores: Float[Array, " K"], eta: Float[ArrayLike, ""], m
     return p.at[best].set(jnp.maximum(1 - others, 0) * jnp.any(allowed)).astype(scores.dtype)
 
 
+@eqx.filter_jit
 def _select(low, high, key, state: ChebyshevState, context=None, mask=None, *, num_arms, num_features) -> Decision:
     predicted = state.theta @ _features(low, high, context, num_features)
     decision = draw(key, inverse_gap_weights(predicted, state.eta, mask), mask)
     return decision._replace(aux=predicted[decision.action])
 
 
-def _update(
-    low,
-    high,
-    floor,
-    state: ChebyshevState,
-    decision: Decision,
-    loss,
-    context=None,
-    weight=1.0,
-    *,
-    num_arms,
-    num_features,
+def _update(low, high, floor, state: ChebyshevState, decision, loss, context=None, weight=1.0, **sizes):
+    # Numbers become arrays before the jitted part, where a Python number would be static.
+    loss, weight = (jnp.asarray(v, state.eta.dtype) for v in (loss, weight))
+    return _learn(low, high, floor, state, decision, loss, context, weight, **sizes)
+
+
+@eqx.filter_jit
+def _learn(
+    low, high, floor, state: ChebyshevState, decision: Decision, loss, context, weight, *, num_arms, num_features
 ):
     dtype = state.eta.dtype
-    loss = jnp.asarray(loss, dtype)
     arm, phi = decision.action, _features(low, high, context, num_features)
-    root = jnp.sqrt(jnp.asarray(weight, dtype))
+    root = jnp.sqrt(weight)
     factor, target, rest = _givens(state.factor[arm], state.target[arm], root * phi, root * (loss - floor))
     factors, targets = state.factor.at[arm].set(factor), state.target.at[arm].set(target)
     leftover = state.leftover.at[arm].add(rest**2)
@@ -150,15 +152,15 @@ def _update(
     scale = jnp.where(largest > 0, largest, 1) * _slack(num_features)
     box = _box(num_features, dtype)
 
-    def refit(arm):
-        return _box_least_squares(factors[arm], targets[arm] / scale, state.theta[arm], box)
+    # A new largest loss rescales every arm's fit; otherwise only the played arm has changed. One loop over a range
+    # of arms serves both, so the fit is compiled once.
+    rescaled = largest > state.largest
+    first, last = jnp.where(rescaled, 0, arm), jnp.where(rescaled, num_arms, arm + 1)
 
-    # A new largest loss rescales every arm's fit; otherwise only the played arm has changed.
-    theta = jax.lax.cond(
-        largest > state.largest,
-        lambda: jax.vmap(refit)(jnp.arange(num_arms)),
-        lambda: state.theta.at[arm].set(refit(arm)),
-    )
+    def refit(i, theta):
+        return theta.at[i].set(_box_least_squares(factors[i], targets[i] / scale, theta[i], box))
+
+    theta = jax.lax.fori_loop(first, last, refit, state.theta)
 
     rounds = (state.rounds + 1).astype(dtype)
     predicted = decision.aux.astype(dtype)
@@ -211,14 +213,15 @@ def _box_least_squares(factor, target, theta, box):
     diagonal = jnp.diagonal(gram)
     live = diagonal > 0
 
-    def sweep(_, theta):
-        for j in range(theta.shape[0]):
-            ahead = right[j] - jnp.sum(gram[j] * theta) + diagonal[j] * theta[j]
-            best = jnp.clip(ahead / jnp.where(live[j], diagonal[j], 1), -box[j], box[j])
-            theta = theta.at[j].set(jnp.where(live[j], best, theta[j]))
-        return theta
+    m = theta.shape[0]
 
-    return jax.lax.fori_loop(0, _SWEEPS, sweep, theta)
+    def descend(i, theta):
+        j = i % m
+        ahead = right[j] - jnp.sum(gram[j] * theta) + diagonal[j] * theta[j]
+        best = jnp.clip(ahead / jnp.where(live[j], diagonal[j], 1), -box[j], box[j])
+        return theta.at[j].set(jnp.where(live[j], best, theta[j]))
+
+    return jax.lax.fori_loop(0, _SWEEPS * m, descend, theta)
 
 
 __all__ = ["ChebyshevState", "cheb_cb", "chebyshev_features", "inverse_gap_weights"]

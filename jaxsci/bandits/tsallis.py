@@ -102,7 +102,12 @@ def tsallis_probabilities(
         eta: learning rate > 0.
         mask: arms that may be played, all by default.
     """
-    allowed = allowed_or_all(mask, losses.shape[0])
+    losses = jnp.asarray(losses)
+    return _probabilities(losses, jnp.asarray(eta, losses.dtype), allowed_or_all(mask, losses.shape[0]))
+
+
+@jax.jit
+def _probabilities(losses, eta, allowed):
     least = jnp.min(jnp.where(allowed, losses, jnp.inf))
     gaps = jnp.where(allowed, losses - least, jnp.inf)
 
@@ -110,7 +115,7 @@ def tsallis_probabilities(
         w = 4 / (eta * (gaps - x)) ** 2
         return x - (jnp.sum(w) - 1) / (eta * jnp.sum(w * jnp.sqrt(w)))
 
-    x = jax.lax.fori_loop(0, _NEWTON_STEPS, newton, (-2 / jnp.asarray(eta, losses.dtype)))
+    x = jax.lax.fori_loop(0, _NEWTON_STEPS, newton, -2 / eta)
     p = 4 / (eta * (gaps - x)) ** 2
     p = jnp.where(allowed, p, 0)
     total = jnp.sum(p)

@@ -21,9 +21,7 @@ def as_typed_key(key: Any, function: str) -> KeyArray:
         got = type(key).__name__ if dtype is None else f"an array of {dtype}{list(np.shape(key))}"
         raise TypeError(f"{function}: key must be a typed key, got {got}; make one with jax.random.key(seed)")
     if np.shape(key) != ():
-        raise ValueError(
-            f"{function}: expects one key, got keys of shape {np.shape(key)}; use jax.vmap over keys"
-        )
+        raise ValueError(f"{function}: expects one key, got keys of shape {np.shape(key)}; use jax.vmap over keys")
     return key
 
 

@@ -72,8 +72,7 @@ def bounded_while(
         return _lax_while(cond, body, carry, jnp.asarray(max_steps, jnp.int32))
     if isinstance(max_steps, jax.core.Tracer):
         raise TypeError(
-            "bounded_while: max_steps must be static for kind='checkpointed', got a traced value; "
-            "pass a Python int"
+            "bounded_while: max_steps must be static for kind='checkpointed', got a traced value; pass a Python int"
         )
     return _checkpointed_while(cond, body, carry, int(max_steps))
 

@@ -52,14 +52,16 @@ class Problem(NamedTuple):
 
 
 class Solver(NamedTuple):
-    """An iterative method for ``op x = b``, one step at a time; loop, cap and tolerance are the driver's."""
+    """An iterative method for ``op x = b``, one step at a time; the stopping tests are the driver's, once for all."""
 
+    prepare: Callable[..., Any]
+    """``prepare(op) -> system``: the operator in the storage and with the factors that the steps use."""
     init: Callable[..., PyTree]
-    """``init(op, b, x0) -> state``: a record that holds the iterate and what the stopping test reads."""
+    """``init(system, b, x0) -> state``: a record with fields ``x`` and ``r`` = b - A x."""
     step: Callable[..., PyTree]
-    """``step(op, b, state) -> state``: one sweep or iteration."""
-    done: Callable[..., Any]
-    """``done(state, threshold) -> Bool[]``: True when the residual norm has come down to `threshold`."""
+    """``step(system, b, state) -> state``: one sweep or iteration."""
+    broken: Callable[..., Int[Array, ""]]
+    """``broken(system, state) -> status bits``: 0 while the method can go on."""
 
 
 class StreamCarry(NamedTuple):

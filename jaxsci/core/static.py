@@ -45,4 +45,4 @@ def bind(function: Callable, **static) -> Bound:
     return Bound(function, tuple(sorted(static.items())))
 
 
-__all__ = ["Bound", "bind"]
+__all__ = ["bind"]

@@ -61,14 +61,26 @@ for _bit, _name, _cause, _remedy in (
     (0, "non-finite input", "an input holds a NaN or an infinity", "look for it before the call"),
     (1, "non-finite result", "a NaN or an infinity arose on the way", "smaller steps, better scaling or float64"),
     (2, "step cap reached", "max_steps ran out before the tolerance was met", "raise max_steps or loosen tol"),
-    (3, "stagnated", "the residual stopped falling above the tolerance",
-     "the tolerance is below what this dtype reaches: loosen it or use float64"),
+    (
+        3,
+        "stagnated",
+        "the residual stopped falling above the tolerance",
+        "the tolerance is below what this dtype reaches: loosen it or use float64",
+    ),
     (4, "diverged", "the residual grew without bound", "the method does not converge for this problem"),
     (5, "degenerate weights", "all weights are zero, or every choice is masked", "check masks and scales"),
-    (6, "out of range", "a value lies outside the range the algorithm is defined for",
-     "see the function's docstring for the range"),
-    (7, "singular", "a pivot, diagonal entry or curvature is zero or of the wrong sign",
-     "the matrix must be non-singular and, for symmetric methods, positive definite"),
+    (
+        6,
+        "out of range",
+        "a value lies outside the range the algorithm is defined for",
+        "see the function's docstring for the range",
+    ),
+    (
+        7,
+        "singular",
+        "a pivot, diagonal entry or curvature is zero or of the wrong sign",
+        "the matrix must be non-singular and, for symmetric methods, positive definite",
+    ),
     (8, "not run", "this point has not been computed", "run the sweep again to continue it"),
 ):
     register("core", _bit, _name, _cause, _remedy)

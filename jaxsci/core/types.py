@@ -4,25 +4,15 @@ Symbols in shape strings: ``T`` steps or rounds, ``K`` arms, ``n`` unknowns, ``m
 grid.
 """
 
-from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float, Int, Key, PyTree
+from jaxtyping import Array, Key, PyTree
 
 KeyArray: TypeAlias = Key[Array, ""]
 """One typed key, ``jax.random.key(seed)``; consumed once."""
-
-Scalar: TypeAlias = Float[Array, ""]
-"""A floating-point scalar array."""
-
-IntScalar: TypeAlias = Int[Array, ""]
-"""An integer scalar array: counts, actions and statuses are int32."""
-
-ScalarLike: TypeAlias = ArrayLike
-"""A scalar that a user passes: a Python number, a NumPy scalar or a traced 0-d array."""
 
 
 def float_dtype(*trees: PyTree) -> np.dtype:
@@ -48,17 +38,4 @@ def concrete(value: Any, function: str, argument: str, alternative: str) -> Any:
     return jax.tree.map(np.asarray, value)
 
 
-__all__ = [
-    "Array",
-    "ArrayLike",
-    "Callable",
-    "Float",
-    "Int",
-    "IntScalar",
-    "KeyArray",
-    "PyTree",
-    "Scalar",
-    "ScalarLike",
-    "concrete",
-    "float_dtype",
-]
+__all__ = ["KeyArray", "concrete", "float_dtype"]

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
 from jaxsci.core import loops, status, tree
+from jaxsci.core.protocols import Solver
 from jaxsci.core.types import float_dtype
-from jaxsci.linear.methods import Method
 
 # A residual this many times its reference will not come back, and float32 still holds its square.
 _DIVERGED = 1e10
@@ -56,7 +56,7 @@ def solve(
     b: PyTree,
     x0: PyTree | None = None,
     *,
-    method: Method,
+    method: Solver,
     tol: ArrayLike = 1e-8,
     max_steps: ArrayLike = 10_000,
     norm_ref: str = "b",
@@ -139,7 +139,7 @@ def _solve(op, b, x0, method, limits, adjoint_tol, norm_ref: str, max_history: i
     return aux._replace(value=value)
 
 
-def _iterate(op, b, x0, method: Method, limits, norm_ref: str, max_history: int) -> Result:
+def _iterate(op, b, x0, method: Solver, limits, norm_ref: str, max_history: int) -> Result:
     tol, max_steps, patience = limits
     bad = ~tree.all_finite((op, b, x0))
     # A NaN would poison the loop: run it on zeros, for no steps, and report.

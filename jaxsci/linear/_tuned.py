@@ -56,7 +56,11 @@ def tuned_init(key, stream: Stream, policy: Policy) -> TunedState:
     Args:
         key: typed key; the same one is given to `tuned_step` in every round.
     """
-    key = as_typed_key(key, "tuned_init")
+    return _init(as_typed_key(key, "tuned_init"), stream, policy)
+
+
+@eqx.filter_jit
+def _init(key, stream, policy):
     return TunedState(
         policy.init(jax.random.fold_in(key, _POLICY_START)),
         stream.init(jax.random.fold_in(key, _STREAM_START)),
@@ -82,7 +86,14 @@ def tuned_step(
     The keys of a round are folds of its global index, so stopping and going on changes nothing; problems depend on
     the key and the index alone, so policies compared at one key meet the same problems.
     """
-    here = jax.random.fold_in(as_typed_key(key, "tuned_step"), state.round)
+    key = as_typed_key(key, "tuned_step")
+    tol, max_steps = jnp.asarray(tol, float), jnp.asarray(max_steps, jnp.int32)
+    return _step(key, state, stream, method, policy, _as_arms(arms, "tuned_step"), cost, tol, max_steps, norm_ref)
+
+
+@eqx.filter_jit
+def _step(key, state, stream, method, policy, arms, cost, tol, max_steps, norm_ref: str):
+    here = jax.random.fold_in(key, state.round)
     carry, problem = stream.next(jax.random.fold_in(here, 0), state.carry, state.round)
     decision = policy.select(jax.random.fold_in(here, 1), state.policy, problem.context)
     parameter = _parameter(arms, decision.action, problem.context)
@@ -161,12 +172,10 @@ def tuned_sequence(
 
 @eqx.filter_jit
 def _run(key, stream, method, policy, arms, tol, max_steps, state, num_rounds: int, cost, norm_ref: str):
-    state = tuned_init(key, stream, policy) if state is None else state
+    state = _init(key, stream, policy) if state is None else state
 
     def step(state, _):
-        return tuned_step(
-            key, state, stream, method, policy, arms, cost=cost, tol=tol, max_steps=max_steps, norm_ref=norm_ref
-        )
+        return _step(key, state, stream, method, policy, arms, cost, tol, max_steps, norm_ref)
 
     return jax.lax.scan(step, state, length=num_rounds)
 
@@ -202,22 +211,26 @@ def cost_table(
 
 @eqx.filter_jit
 def _table(key, stream, method, arms, tol, max_steps, num_rounds: int, cost, norm_ref: str):
-    first = tree.dynamic_index(arms, 0)
-
     def step(carry, i):
         here = jax.random.fold_in(key, i)
         carry, problem = stream.next(jax.random.fold_in(here, 0), carry, i)
 
-        def play(parameter):
+        # One arm at a time: as lanes of a batch, all would wait for the slowest. Only the first arm's solution is kept.
+        def play(kept, numbered):
+            j, parameter = numbered
             result = solve(
-                problem.op, problem.b, problem.x0, method=method(parameter), tol=tol, max_steps=max_steps,
+                problem.op,
+                problem.b,
+                problem.x0,
+                method=method(parameter),
+                tol=tol,
+                max_steps=max_steps,
                 norm_ref=norm_ref,
-            )  # fmt: skip
-            return cost(result, parameter, problem.context), result.value
+            )
+            return tree.where(j == 0, result.value, kept), cost(result, parameter, problem.context)
 
-        # One arm at a time: lanes of unequal length would wait for the slowest. Only the first arm's solution lives.
-        solution = play(first)[1]
-        costs = jax.lax.map(lambda parameter: play(parameter)[0], arms)
+        num_arms = jax.tree.leaves(arms)[0].shape[0]
+        solution, costs = jax.lax.scan(play, carry.solution, (jnp.arange(num_arms), arms))
         return carry._replace(solution=solution), (costs, problem.context)
 
     start = stream.init(jax.random.fold_in(key, _STREAM_START))

@@ -63,8 +63,8 @@ class Wavefront(eqx.Module):
 
 def wavefront(op) -> Wavefront:
     """Skew the five coefficient arrays of a `Stencil5` once."""
-    parts = (op.diagonal, op.north, op.south, op.west, op.east)
-    return Wavefront(*map(skew, parts), cols=op.diagonal.shape[1])
+    parts = jnp.stack([op.diagonal, op.north, op.south, op.west, op.east])
+    return Wavefront(*jax.vmap(skew)(parts), cols=op.diagonal.shape[1])
 
 
 def skew(u: Float[Array, "rows cols"]) -> Float[Array, "diagonals rows"]:

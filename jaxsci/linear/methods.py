@@ -1,4 +1,4 @@
-r"""Iterative methods for A x = b, each a `Method` of four pure functions that `linear.solve` drives.
+r"""Iterative methods for A x = b, each a `core.protocols.Solver`: four pure functions that `linear.solve` drives.
 
 Stationary: SOR, $x \leftarrow x + (D/\omega + L)^{-1}(b - A x)$, $0 < \omega < 2$; $\omega = 1$ is Gauss-Seidel.
 Krylov: conjugate gradients, plain or preconditioned by $M = (D+\omega L)D^{-1}(D+\omega U)/(\omega(2-\omega))$ (SSOR).
@@ -14,22 +14,9 @@ from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from jaxsci.core import status, tree
+from jaxsci.core.protocols import Solver
 from jaxsci.core.static import bind
 from jaxsci.core.types import float_dtype
-
-
-class Method(NamedTuple):
-    """How to solve: four Partials, in the storage that `prepare` chooses.
-
-    ``prepare(op) -> System``; ``init(system, b, x0) -> state`` with fields x and r = b - A x;
-    ``step(system, b, state) -> state``; ``broken(system, state) -> status bits`` (0: may go on). The stopping tests
-    live once, in `linear.solve`.
-    """
-
-    prepare: Partial
-    init: Partial
-    step: Partial
-    broken: Partial
 
 
 class System(NamedTuple):
@@ -59,7 +46,7 @@ class KrylovState(NamedTuple):
     status: Int[Array, ""]
 
 
-def sor(omega: ArrayLike) -> Method:
+def sor(omega: ArrayLike) -> Solver:
     r"""Successive over-relaxation in the operator's natural order: $x \leftarrow x + (D/\omega+L)^{-1}(b - Ax)$.
 
     Args:
@@ -67,20 +54,20 @@ def sor(omega: ArrayLike) -> Method:
 
     References: Young 1954; Saad 2003, section 4.1.
     """
-    return Method(
+    return Solver(
         Partial(_prepare_sor, _scalar(omega)), Partial(_init_stationary), Partial(_step_sor), Partial(_broken_sor)
     )
 
 
-def cg() -> Method:
+def cg() -> Solver:
     """Conjugate gradients for symmetric positive definite A, stopping as SciPy does.
 
     References: Hestenes and Stiefel 1952; Saad 2003, section 6.7.
     """
-    return Method(Partial(_prepare_cg), Partial(_init_krylov), Partial(_step_pcg), Partial(_broken_pcg))
+    return Solver(Partial(_prepare_cg), Partial(_init_krylov), Partial(_step_pcg), Partial(_broken_pcg))
 
 
-def ssor_pcg(omega: ArrayLike, *, sweep_first: str = "forward") -> Method:
+def ssor_pcg(omega: ArrayLike, *, sweep_first: str = "forward") -> Solver:
     r"""Conjugate gradients preconditioned by one symmetric SOR sweep, for symmetric positive definite A.
 
     $z = \omega(2-\omega)\,(D+\omega U)^{-1} D (D+\omega L)^{-1} r$ for ``sweep_first="forward"``; ``"backward"``
@@ -98,7 +85,7 @@ def ssor_pcg(omega: ArrayLike, *, sweep_first: str = "forward") -> Method:
     if sweep_first not in ("forward", "backward"):
         raise ValueError(f"ssor_pcg: expected sweep_first 'forward' or 'backward', got {sweep_first!r}")
     prepare = Partial(bind(_prepare_ssor, forward=sweep_first == "forward"), _scalar(omega))
-    return Method(prepare, Partial(_init_krylov), Partial(_step_pcg), Partial(_broken_pcg))
+    return Solver(prepare, Partial(_init_krylov), Partial(_step_pcg), Partial(_broken_pcg))
 
 
 def _scalar(omega):
@@ -188,4 +175,4 @@ def _broken_pcg(system: System, state: KrylovState):
     return system.status | state.status
 
 
-__all__ = ["KrylovState", "Method", "StationaryState", "System", "cg", "sor", "ssor_pcg"]
+__all__ = ["KrylovState", "StationaryState", "System", "cg", "sor", "ssor_pcg"]

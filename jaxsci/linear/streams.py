@@ -53,7 +53,9 @@ def _init_laplacian(low, key, *, shape):
 
 def _next_laplacian(a, b, low, width, key, carry, i, *, shape):
     shift_key, rhs_key = jax.random.split(key)
-    shift = low + width * jax.random.beta(shift_key, a, b, dtype=low.dtype)
+    # Beta(a, b) as one of two normalised gammas; both from one call, which compiles once.
+    gammas = jax.random.loggamma(shift_key, jnp.stack([a, b]), dtype=low.dtype)
+    shift = low + width * jax.nn.softmax(gammas)[0]
     rhs = _bounded_normal(rhs_key, shape, low.dtype)
     return carry, Problem(operators.shifted_laplacian(shape, shift), rhs, jnp.zeros_like(rhs), shift)
 
@@ -62,16 +64,14 @@ def _bounded_normal(key, shape, dtype):
     """Standard normal conditioned on norm <= sqrt(n), by rejection: about every second draw passes."""
     size = shape[0] * shape[1]
 
-    def draw(attempt):
-        return jax.random.normal(jax.random.fold_in(key, attempt), shape, dtype)
-
     def reject(carry):
         return jnp.sum(carry[1] ** 2) > size
 
-    def again(carry):
-        return carry[0] + 1, draw(carry[0] + 1)
+    def draw(carry):
+        return carry[0] + 1, jax.random.normal(jax.random.fold_in(key, carry[0]), shape, dtype)
 
-    return jax.lax.while_loop(reject, again, (jnp.uint32(0), draw(0)))[1]
+    # The start is outside the ball on purpose, so that the draw is traced once.
+    return jax.lax.while_loop(reject, draw, (jnp.uint32(0), jnp.full(shape, 2, dtype)))[1]
 
 
 def laplacian_omega(action, shift, *, shape: tuple[int, int]):

@@ -1,0 +1,72 @@
+"""One of several policies, picked by a traced index: a comparison of policies compiles one program.
+
+As a static axis every policy costs a compilation of all that it steers, which for short studies is most of the time.
+Here they share one, and `jax.lax.switch` runs the chosen branch alone (under `vmap` over the index it runs all).
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jax.tree_util import Partial
+from jaxtyping import ArrayLike
+
+from jaxsci.core.protocols import Decision, Policy
+
+
+def choose(policies: Sequence[Policy], index: ArrayLike) -> Policy:
+    """The policy number `index` of `policies`, as a policy.
+
+    The state holds the states of all (the others never change); `aux` likewise.
+
+    Args:
+        policies: policies over the same arms.
+        index: in [0, len(policies)), traced; values outside are clipped.
+
+    Raises:
+        ValueError: no policy.
+    """
+    policies = tuple(policies)
+    if not policies:
+        raise ValueError("choose: expected at least one policy, got none")
+    index = jnp.clip(jnp.asarray(index, jnp.int32), 0, len(policies) - 1)
+    return Policy(Partial(_init, policies), Partial(_select, policies, index), Partial(_update, policies, index))
+
+
+def _init(policies, key):
+    return tuple(policy.init(key) for policy in policies)
+
+
+def _select(policies, index, key, state, context=None, mask=None) -> Decision:
+    def asked(policy, own):
+        return policy.select(key, own, context, mask)
+
+    empty = tuple(
+        jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(asked, policy, own).aux)
+        for policy, own in zip(policies, state)
+    )
+
+    def branch(j):
+        def run(state):
+            decision = asked(policies[j], state[j])
+            log_prob = decision.log_prob.astype(jnp.result_type(float))
+            return decision._replace(log_prob=log_prob, aux=(*empty[:j], decision.aux, *empty[j + 1 :]))
+
+        return run
+
+    return jax.lax.switch(index, [branch(j) for j in range(len(policies))], state)
+
+
+def _update(policies, index, state, decision: Decision, loss, context=None, weight=1.0):
+    def branch(j):
+        def run(state):
+            own = decision._replace(aux=decision.aux[j])
+            after = policies[j].update(state[j], own, loss, context, weight)
+            return (*state[:j], after, *state[j + 1 :])
+
+        return run
+
+    return jax.lax.switch(index, [branch(j) for j in range(len(policies))], state)
+
+
+__all__ = ["choose"]

@@ -1,0 +1,32 @@
+"""Demo scenes: real studies in one command each. Nothing imports this room; it may import all others.
+
+``python -m jaxsci demo [scene]`` runs one. A scene is a function ``(folder, fast) -> None`` in a module of its own
+that prints what it measures and leaves pictures, a data set, the script behind it and a page in its folder.
+"""
+
+import importlib
+import pathlib
+import sys
+
+SCENES = {"solvers": "jaxsci.demo.solvers"}
+
+
+def run(scene: str, folder: pathlib.Path, *, fast: bool = False) -> int:
+    """Run one scene into `folder`; returns an exit status. Ctrl-C leaves what is finished, and a rerun goes on.
+
+    Raises:
+        SystemExit: an unknown scene, or a missing extra, with the remedy.
+    """
+    if scene not in SCENES:
+        raise SystemExit(f"jaxsci demo: there is no scene {scene!r}; there are: {', '.join(SCENES)}")
+    try:
+        importlib.import_module(SCENES[scene]).scene(pathlib.Path(folder), fast)
+    except KeyboardInterrupt:
+        print(f"\nstopped; the finished part is in {folder}/, the same command continues it", file=sys.stderr)
+        return 130
+    except (ImportError, OSError) as error:
+        raise SystemExit(f"jaxsci demo: {error}") from error
+    return 0
+
+
+__all__ = ["SCENES", "run"]

@@ -1,0 +1,251 @@
+"""Scene "solvers": bandits tune thousands of linear solves, from a heat equation and from a photograph.
+
+Stages, each measured and printed: the photograph diffused (a picture at once), what every fixed parameter costs, the
+study itself (`_study.py`) through the sweep engine, the same work one by one, and a sweep killed and resumed.
+"""
+
+import json
+import pathlib
+import shutil
+import statistics
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+
+from jaxsci import bandits, linear, plot
+from jaxsci.core.extras import require
+from jaxsci.core.provenance import device_description, versions
+from jaxsci.core.static import bind
+from jaxsci.demo import page, photographs, resume
+
+_WIDTH = 12.0
+
+
+def scene(folder: pathlib.Path, fast: bool) -> None:
+    """Run the scene into `folder`.
+
+    Args:
+        folder: made if it is not there; what a former run finished in it is kept and used.
+        fast: small sizes.
+    """
+    began = time.perf_counter()
+    require("matplotlib", "demo", "the demo")
+    require("xarray", "demo", "the demo")
+    from jaxsci.demo import _study as study
+
+    _writable(folder)
+    rounds, seeds = (60, 2) if fast else (1500, 3)
+    device = device_description()
+    print(
+        f"jaxsci {versions()['jaxsci']} · jax {jax.__version__} · {jax.device_count()} x {device['kind']}", flush=True
+    )
+    report = page.Page("Bandits that tune linear solvers", _summary(rounds, seeds, study), _environment(device))
+
+    _photograph(folder, report, study, fast)
+    _say(f"first picture after {time.perf_counter() - began:.0f} s: {folder / 'photograph.png'}")
+    references = _references(report, folder, study, rounds)
+
+    started = time.perf_counter()
+    ds = study.study(rounds, seeds, out=folder / "sweep", units={"omega": "1", "iterations": "1"})
+    seconds = time.perf_counter() - started
+    ds = ds.squeeze("rounds", drop=True)
+    timing = json.loads(ds.attrs["provenance"])
+    _totals(report, ds, references, timing, seconds)
+    _figures(report, folder, ds)
+    _one_by_one(report, study, 20 if fast else 200)
+    report.line(resume.demonstrate(folder / "resume"))
+
+    shutil.copyfile(folder / "sweep" / "results.nc", folder / "results.nc")
+    shutil.copyfile(study.__file__, folder / "study.py")
+    report.write(folder / "index.html")
+    print(
+        f"\nwrote {folder}/: index.html, results.nc, study.py and the pictures, in {time.perf_counter() - began:.0f} s"
+    )
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+def _writable(folder: pathlib.Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise OSError(
+            f"cannot write into {str(folder)!r} ({error.strerror}); choose another folder with --out"
+        ) from error
+
+
+def _environment(device: dict) -> str:
+    known = versions()
+    return (
+        f"jaxsci {known['jaxsci']}, jax {known['jax']}, Python {known['python']}, {device['count']} x {device['kind']}"
+    )
+
+
+def _summary(rounds: int, seeds: int, study) -> str:
+    count = rounds * seeds * len(study.POLICIES) * len(study.PROBLEMS)
+    return (
+        f"{len(study.PROBLEMS)} sequences of {rounds} related linear systems, {len(study.POLICIES)} policies, {seeds} "
+        f"seeds: {count:,} solves. Before each solve a policy picks the relaxation parameter ω from a grid of "
+        f"{len(study.ARMS)}; all that it learns is how many iterations that one solve took. Fewer is better."
+    )
+
+
+# --- stages ------------------------------------------------------------------------------------------------
+
+
+def _photograph(folder, report, study, fast: bool) -> None:
+    """Diffuse the three colour channels of the first photograph with one fixed parameter, and show it."""
+    pictures = photographs.noisy()[:3]
+    steps = study.STEPS_PER_IMAGE
+    _, method, _, best, tol = study.PROBLEMS["photograph"]
+
+    def diffuse(channel):
+        stream = linear.streams.perona_malik(channel[None], steps_per_image=steps, last_step=study.LAST_STEP)
+        one = bandits.fixed(1, arm=0)
+        state, record = linear.tuned_sequence(
+            jax.random.key(0), stream, method, one, study.ARMS[best : best + 1], num_rounds=steps, tol=tol
+        )
+        return state.carry.solution, record.steps.sum()
+
+    started = time.perf_counter()
+    after, iterations = jax.jit(lambda channels: jax.lax.map(diffuse, channels))(jnp.asarray(pictures))
+    after = np.moveaxis(np.asarray(after), 0, 2)
+    seconds = time.perf_counter() - started
+    axes = plot.images(
+        [photographs.clean(), np.moveaxis(pictures, 0, 2), after],
+        titles=["photograph", "with noise", f"after {steps} steps of nonlinear diffusion"],
+    )
+    size = f"{pictures.shape[1]} x {pictures.shape[2]} pixels"
+    text = f"{3 * steps} implicit steps on {size}, {int(iterations.sum())} sweeps"
+    report.figure(axes, folder / "photograph.png", f"Perona–Malik diffusion: {text}, {seconds:.1f} s with compilation.")
+    _say(f"photograph: {text}, {seconds:.1f} s with compilation")
+
+
+def _references(report, folder, study, rounds: int) -> dict[str, float]:
+    """What no policy knows: the best parameter of each single system, from the cost of every arm on every system."""
+    optimal = {}
+    for name, (stream, method, _, _, tol) in study.PROBLEMS.items():
+        key = jax.random.key(0)
+        if name == "random shift":
+            # Young's formula knows the best parameter of this operator; all 20 arms would take many times as long.
+            formula = Partial(bind(linear.streams.laplacian_omega, shape=(10, 10)))
+            one = bandits.fixed(1, arm=0)
+            _, record = linear.tuned_sequence(key, stream, method, one, formula, num_rounds=rounds, tol=tol)
+            optimal[name] = float(record.steps.sum())
+            continue
+        table, _ = linear.cost_table(key, stream, method, study.ARMS, num_rounds=rounds, tol=tol)
+        table = np.asarray(table)
+        optimal[name] = float(table.min(axis=1).sum())
+        if name == "photograph":
+            _heatmap(report, folder, study, table)
+    return optimal
+
+
+def _heatmap(report, folder, study, table) -> None:
+    steps = min(study.STEPS_PER_IMAGE, len(table))
+    shown = table[:steps].T
+    ax = plot.heatmap(shown, dims=("arm", "step of the picture"), log=True, best=None, title="sweeps of every ω")
+    ax.plot(range(steps), shown.argmin(axis=0), color="white", linewidth=3)
+    ax.plot(range(steps), shown.argmin(axis=0), color="black", linewidth=1.5)
+    ax.set_yticks(range(0, 20, 4), [f"{float(study.ARMS[i]):.2f}" for i in range(0, 20, 4)])
+    ax.set_ylabel("ω")
+    text = "One photograph: as the time step grows, the best parameter (line) drifts from 1 towards 2."
+    report.figure([ax], folder / "drift.png", text)
+
+
+def _totals(report, ds, references: dict[str, float], timing: dict, seconds: float) -> None:
+    total = ds["iterations"].sum("round").mean("key")
+    rows, printed = [], []
+    for problem in ds["problem"].values:
+        mine = total.sel(problem=problem)
+        fixed, one = float(mine.sel(policy="best fixed ω")), float(mine.sel(policy="ω = 1"))
+        for policy in ds["policy"].values:
+            value = float(mine.sel(policy=policy))
+            rows.append([problem, policy, value, value / fixed, value / one, value / references[problem]])
+        value = references[problem]
+        rows.append([problem, "instance-optimal", value, value / fixed, value / one, 1.0])
+    header = ["sequence", "policy", "iterations", "/ best fixed", "/ ω = 1", "/ instance-optimal"]
+    cells = [[str(r[0]), str(r[1]), f"{r[2]:,.0f}", *(f"{v:.3f}" for v in r[3:])] for r in rows]
+    printed = [header, *cells]
+    widths = [max(len(row[i]) for row in printed) for i in range(len(header))]
+    for row in printed:
+        _say("  ".join(c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths))))
+    report.table(header, cells)
+    solves = int(ds["iterations"].size)
+    failed = int((ds["solve.status"] != 0).sum())
+    ran = timing["run_seconds"]
+    line = (
+        f"{solves:,} solves, {int(ds['iterations'].sum()):,} iterations, {failed} failed: {ran:.1f} s running "
+        f"({1e6 * ran / max(solves, 1):.0f} µs a solve on {timing['devices']} devices) and "
+        f"{timing['compile_seconds']:.1f} s compiling, {seconds:.1f} s in all."
+    )
+    report.line(line)
+
+
+def _figures(report, folder, ds) -> None:
+    import matplotlib.pyplot as plt
+
+    problems = list(ds["problem"].values)
+    _, axes = plt.subplots(1, len(problems), figsize=(1.35 * _WIDTH, 4.6), layout="constrained")
+    for ax, problem in zip(np.atleast_1d(axes), problems):
+        cost = ds["iterations"].sel(problem=problem).drop_sel(policy="ω = 1")
+        plot.regret(cost, baseline="best fixed ω", over="key", kind="ratio", title=str(problem), ax=ax)
+        late = ds.sizes["round"] // 50
+        ax.set_xlim(left=late)
+        ax.set_ylim(0.4, 2.2)
+    text = "Iterations spent so far, relative to the best fixed ω in hindsight: mean and 5–95 % band over the seeds."
+    report.figure(np.atleast_1d(axes), folder / "regret.png", text)
+
+    _, axes = plt.subplots(1, len(problems), figsize=(1.35 * _WIDTH, 4.0), layout="constrained", sharey=True)
+    for ax, problem in zip(np.atleast_1d(axes), problems):
+        shown = ds["omega"].sel(problem=problem).isel(key=0)
+        for policy, colour in (("Tsallis-INF", "#E69F00"), ("ChebCB", "#0072B2")):
+            ax.plot(shown.sel(policy=policy), ".", markersize=2.5, color=colour, label=policy)
+        ax.set(title=str(problem), xlabel="round")
+    np.atleast_1d(axes)[0].set_ylabel("chosen ω")
+    np.atleast_1d(axes)[0].legend(markerscale=5, loc="lower left", framealpha=0.9)
+    text = "The ω chosen for every system, one seed: Tsallis-INF settles on one, ChebCB follows the context."
+    report.figure(np.atleast_1d(axes), folder / "omega.png", text)
+
+
+def _one_by_one(report, study, rounds: int) -> None:
+    """The same rounds in a Python loop that dispatches every solve, against the one scan: the ratio of their times."""
+    stream, method, (low, high), best, tol = study.PROBLEMS["heat equation"]
+    policy = bandits.tsallis_inf(len(study.ARMS), floor=1.0)
+    key = jax.random.key(0)
+    options = {"method": method, "policy": policy, "arms": study.ARMS, "tol": tol}
+
+    def loop():
+        state, total = linear.tuned_init(key, stream, policy), 0
+        for _ in range(rounds):
+            state, record = linear.tuned_step(key, state, stream, **options)
+            total += int(record.steps)
+        return total
+
+    def scan():
+        return int(linear.tuned_sequence(key, stream, num_rounds=rounds, **options)[1].steps.sum())
+
+    totals = loop(), scan()
+    times = [[], []]
+    for _ in range(3):
+        for run, kept in zip((loop, scan), times):
+            started = time.perf_counter()
+            run()
+            kept.append(time.perf_counter() - started)
+    slow, fast = (statistics.median(kept) for kept in times)
+    same = "equal" if totals[0] == totals[1] else "DIFFERENT"
+    report.line(
+        f"The same {rounds} heat-equation solves one by one, from Python: {1e6 * slow / rounds:.0f} µs a solve; in one "
+        f"scan {1e6 * fast / rounds:.0f} µs: {slow / fast:.1f} times faster, {same} counts."
+    )
+
+
+__all__ = ["scene"]

@@ -1,0 +1,228 @@
+"""Running the points: dispatch after dispatch into a sink, which keeps them in memory or writes chunk files."""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxsci.core import status
+from jaxsci.sweep import _points
+from jaxsci.sweep._dataset import POINT_RAISED, fill
+from jaxsci.sweep._plan import Prepared
+from jaxsci.sweep._program import compile_chunk
+from jaxsci.sweep._space import Space
+from jaxsci.sweep._store import Store
+from jaxsci.sweep._trace import (
+    Variable,
+    allowed,
+    check_same,
+    function_name,
+    host_dtype,
+    is_status,
+    kept,
+    named_outputs,
+    trace,
+)
+
+_FLUSH_SECONDS, _FLUSH_BYTES = 1.0, 16 << 20
+_MAX_ERRORS, _MAX_TEXT = 100, 300  # what an attribute of a netCDF file can hold
+
+
+class Batch(NamedTuple):
+    """Some finished points: numbers in the whole space, outputs (None where all raised), statuses, and their cost."""
+
+    index: np.ndarray
+    values: dict[str, np.ndarray] | None
+    codes: np.ndarray
+    seconds: float
+    compile_seconds: float = 0.0
+    errors: dict[int, str] = {}
+
+
+class Sink:
+    """Collects batches. Without a folder they go straight into arrays of all points; with one, into chunk files
+    about once a second, so that a sweep of any length holds little more than one chunk."""
+
+    def __init__(self, points: int, store: Store | None, record: dict[str, Any] | None, chunk: int | None):
+        self.store, self.record, self.chunk = store, record, chunk
+        self.codes = None if store else np.full(points, status.NOT_RUN, np.int32)
+        self.arrays: dict[str, np.ndarray] = {}
+        self.variables: dict[str, Variable] | None = None
+        self.errors: dict[int, str] = {}
+        self.points, self.seconds, self.compile_seconds = points, 0.0, 0.0
+        self._held: list[Batch] = []
+        self._held_points, self._held_bytes = 0, 0
+        self._since = time.monotonic()
+
+    def add(self, batch: Batch) -> None:
+        """Take one batch; it may stay in memory until the next flush."""
+        if self.store is None:
+            self.keep(batch)
+            return
+        self._held.append(batch)
+        self._held_points += len(batch.index)
+        self._held_bytes += sum(a.nbytes for a in (batch.values or {}).values())
+        due = time.monotonic() - self._since >= _FLUSH_SECONDS or self._held_bytes >= _FLUSH_BYTES
+        if (self._held_points >= self.chunk) if self.chunk is not None else due:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is held as one chunk file (two where some points of a loop had no outputs yet)."""
+        for some in ([b for b in self._held if b.values is not None], [b for b in self._held if b.values is None]):
+            if some:
+                values = {n: np.concatenate([b.values[n] for b in some]) for n in some[0].values or {}}
+                index, codes = (np.concatenate([getattr(b, name) for b in some]) for name in ("index", "codes"))
+                notes = {
+                    "seconds": sum(b.seconds for b in some),
+                    "compile_seconds": sum(b.compile_seconds for b in some),
+                    "errors": {str(i): text for b in some for i, text in b.errors.items()},
+                }
+                self.store.write_chunk(self.record, index, values, codes, notes)
+        self._held, self._held_points, self._held_bytes = [], 0, 0
+        self._since = time.monotonic()
+
+    def keep(self, batch: Batch) -> None:
+        """Put a batch into the arrays of all points."""
+        self.codes[batch.index] = batch.codes
+        self.seconds += batch.seconds
+        self.compile_seconds += batch.compile_seconds
+        for i, text in batch.errors.items():
+            if len(self.errors) < _MAX_ERRORS:
+                self.errors[i] = text
+        if batch.values is None:
+            return
+        if self.variables is None:
+            self.variables = {n: Variable(a.shape[1:], a.dtype) for n, a in batch.values.items()}
+            self.arrays = {n: fill(v, self.points) for n, v in self.variables.items()}
+        for name, array in batch.values.items():
+            self.arrays[name][batch.index] = array
+
+
+def run_points(
+    point: Callable,
+    space: Space,
+    prepared: Prepared,
+    devices: Sequence[Any],
+    done: np.ndarray | None,
+    allow_nan: Sequence[str],
+    fail_fast: bool,
+    sink: Sink,
+    report: Callable[[int, str], Any],
+    check: Callable[[dict[str, Variable]], Any],
+) -> None:
+    """Compute every point that `done` does not mark and hand it to the sink; `check` sees the outputs of a loop once
+    the first of its points has returned."""
+    finished = 0 if done is None else int(done.sum())
+    if prepared.batch == "loop":
+        source = _looped(point, space, prepared, done, allow_nan, check)
+    else:
+        source = _compiled(point, space, prepared, devices, done, allow_nan)
+    for batch, text in source:
+        if fail_fast and batch.codes.any():
+            sink.flush()
+            raise status.StatusError(_failed(space, batch))
+        sink.add(batch)
+        finished += len(batch.index)
+        report(finished, text)
+    sink.flush()
+
+
+def _failed(space: Space, batch: Batch) -> str:
+    """The points of a bad batch by coordinate, with what their statuses mean."""
+    bad = np.flatnonzero(batch.codes)
+    lines = [f"sweep.run(fail_fast=True): {len(bad)} of the {len(batch.codes)} points just computed failed:"]
+    for i in bad[:5]:
+        where = _points.told(_points.coordinates(space.coords, space.sizes, int(batch.index[i])))
+        text = batch.errors.get(int(batch.index[i])) or status.explain(int(batch.codes[i])).replace("\n", " | ")
+        lines.append(f"  {where}: {text}")
+    if len(bad) > 5:
+        lines.append(f"  and {len(bad) - 5} more")
+    return "\n".join(lines)
+
+
+def _todo(space: Space, combination: _points.Combination, done: np.ndarray | None) -> Sequence[int] | np.ndarray:
+    """Numbers within the combination that are not done. Finished chunks are whole blocks of lanes, so what is left
+    falls into the same blocks as in a run that was never interrupted."""
+    if done is None:
+        return range(combination.size)
+    local = np.arange(combination.size)
+    return local[~done[_points.global_index(space, combination, local)]]
+
+
+def _compiled(point, space, prepared, devices, done, allow_nan) -> Iterator[tuple[Batch, str]]:
+    """One program for each combination that has work left; all its dispatches have the same size."""
+    for c, combination in enumerate(prepared.combinations):
+        todo = _todo(space, combination, done)
+        if not len(todo):
+            continue
+        start = time.perf_counter()
+        traced = prepared.traces.get(c) or trace(point, space, combination)
+        check_same(prepared.variables, "the finished points", traced.variables, combination.text or "this run")
+        used = list(devices)[: max(1, math.ceil(len(todo) / prepared.lanes))]
+        program = compile_chunk(space, combination, traced, used, prepared.lanes, prepared.batch, allow_nan)
+        compile_seconds = time.perf_counter() - start
+        order = list(prepared.variables)
+        for first in range(0, len(todo), program.step):
+            local = np.asarray(todo[first : first + program.step], np.int32)
+            start = time.perf_counter()
+            values, codes = program(local)
+            seconds = time.perf_counter() - start
+            index = _points.global_index(space, combination, local)
+            values = {name: values[name] for name in order}
+            yield Batch(index, values, codes, seconds, compile_seconds), combination.text
+            compile_seconds = 0.0
+
+
+def _looped(point, space, prepared, done, allow_nan, check) -> Iterator[tuple[Batch, str]]:
+    """Any Python function, one point after another; a point that raises is a status and not the end."""
+    name, variables, first = function_name(point), prepared.variables, None
+    for combination in prepared.combinations:
+        arrays = _points.payload(space, combination)
+        for i in _todo(space, combination, done):
+            index = _points.global_index(space, combination, np.asarray([i]))
+            arguments = _points.concrete(space, combination, arrays, int(i))
+            start = time.perf_counter()
+            errors: dict[int, str] = {}
+            try:
+                out = point(**arguments)
+            except Exception as error:
+                values, code = None, POINT_RAISED
+                errors[int(index[0])] = f"{type(error).__name__}: {error}"[:_MAX_TEXT]
+                first = first or error
+                if variables is not None:
+                    values = {n: fill(v, 1) for n, v in variables.items()}
+            else:
+                raw = named_outputs(name, out, _host)
+                outputs = kept(raw)
+                found = {n: Variable(a.shape, a.dtype) for n, a in outputs.items()}
+                if variables is None:
+                    check(found)
+                    variables = found
+                if found != variables:
+                    where = _points.told(_points.coordinates(space.coords, space.sizes, int(index[0])))
+                    check_same(variables, "earlier points", found, where)
+                values, code = {n: a[None] for n, a in outputs.items()}, _code(raw, allow_nan)
+            seconds = time.perf_counter() - start
+            yield Batch(index, values, np.asarray([code], np.int32), seconds, errors=errors), combination.text
+    if variables is None and first is not None:
+        raise RuntimeError(
+            f"sweep.run: every point of {name} raised, the first {type(first).__name__}: {first}"
+        ) from first
+
+
+def _host(leaf: Any) -> np.ndarray:
+    array = np.asarray(leaf)
+    return array.astype(host_dtype(array.dtype), copy=False)
+
+
+def _code(outputs: dict[str, np.ndarray], allow_nan: Sequence[str]) -> int:
+    """Status of one point computed on the host."""
+    code = 0
+    for name, out in outputs.items():
+        if is_status(name, out.dtype):
+            code |= int(np.bitwise_or.reduce(out.astype(np.int64), axis=None))
+        elif out.dtype.kind in "fc" and not allowed(name, allow_nan) and not np.isfinite(out).all():
+            code |= status.NONFINITE_RESULT
+    return code

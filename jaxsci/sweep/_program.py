@@ -1,0 +1,79 @@
+"""The compiled chunk: `lanes` points on every device, each device on its own.
+
+`shard_map(vmap(point))`: a loop inside a point ends when the lanes of its device are done. `jit(vmap(point))` on
+sharded inputs would make all devices meet at every iteration of it.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.extend
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from jaxsci.core import status
+from jaxsci.sweep import _points
+from jaxsci.sweep._points import Combination
+from jaxsci.sweep._space import Space
+from jaxsci.sweep._trace import Traced, allowed, is_status, kept
+
+_AXIS = "lanes"
+
+
+class Program(NamedTuple):
+    """A compiled chunk of one combination with its arguments on the devices."""
+
+    compiled: Any
+    arguments: tuple
+    step: int
+
+    def __call__(self, local: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Outputs and statuses of the points numbered `local`, at most `step` of them; the rest is padding."""
+        padded = np.concatenate([local, np.full(self.step - len(local), local[-1])]).astype(np.int32)
+        outputs, codes = self.compiled(padded, *self.arguments)
+        values = {name: np.asarray(out)[: len(local)] for name, out in outputs.items()}
+        return values, np.asarray(codes)[: len(local)]
+
+
+def _status_of(outputs: dict[str, jax.Array], allow_nan: Sequence[str]) -> jax.Array:
+    """Bitwise or of the point's own statuses and a bit for non-finite outputs, within one point."""
+    code = jnp.int32(0)
+    for name, out in outputs.items():
+        if is_status(name, out.dtype):
+            code = code | status.reduce(out)
+        elif jnp.issubdtype(out.dtype, jnp.inexact) and not allowed(name, allow_nan):
+            code = code | status.flag(~jnp.all(jnp.isfinite(out)), status.NONFINITE_RESULT)
+    return code
+
+
+def compile_chunk(
+    space: Space, combination: Combination, traced: Traced, devices: Sequence[Any], lanes: int, batch: str, allow_nan
+) -> Program:
+    """Compile one program for all chunks of a combination."""
+    sizes = tuple(len(p) for p in combination.positions)
+
+    def lanes_of_one_device(indices, arrays, constants):
+        closed = jax.extend.core.ClosedJaxpr(traced.closed.jaxpr, constants)
+        function = jax.extend.core.jaxpr_as_fun(closed)  # the trace is reused: the user's function is not called again
+
+        def one(i):
+            outputs = function(*jax.tree.leaves(_points.gather(space, sizes, arrays, i)))
+            # an output that does not depend on the point comes back as a Python number
+            named = {n: jnp.asarray(o, a.dtype) for n, o, a in zip(traced.names, outputs, traced.closed.out_avals)}
+            return kept(named), _status_of(named, allow_nan)
+
+        return jax.lax.map(one, indices) if batch == "map" else jax.vmap(one)(indices)
+
+    mesh = jax.make_mesh((len(devices),), (_AXIS,), axis_types=(AxisType.Auto,), devices=list(devices))
+    split, whole = PartitionSpec(_AXIS), PartitionSpec()
+    chunk = jax.shard_map(
+        lanes_of_one_device, mesh=mesh, in_specs=(split, whole, whole), out_specs=split, check_vma=False
+    )
+    # captured arrays travel as arguments: as constants XLA would copy them into every program
+    arguments = (_points.payload(space, combination), list(traced.closed.consts))
+    arguments = jax.device_put(arguments, NamedSharding(mesh, whole))
+    step = lanes * len(devices)
+    compiled = jax.jit(chunk).lower(jax.ShapeDtypeStruct((step,), jnp.int32), *arguments).compile()
+    return Program(compiled, arguments, step)

@@ -1,0 +1,237 @@
+"""The folder of a sweep: a record of what is swept, and chunk files that appear whole or not at all.
+
+``sweep.json`` holds the space, the settings that were chosen and the fingerprint; chunks are npz files written under
+another name, flushed to the disk and renamed, with a checksum on every array. Whatever moment a process is killed at,
+the next one finds a set of whole chunks. ``sweep.lock`` is held by the running process and falls when it dies.
+"""
+
+import difflib
+import json
+import os
+import pathlib
+import shutil
+import zipfile
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+_RECORD, _LOCK, RESULTS = "sweep.json", "sweep.lock", "results.nc"
+CHUNKS = "sweep-chunks"
+_FORMAT = 1
+
+
+class SweepMismatch(ValueError):
+    """The folder holds another sweep: another space, function, version or dtype. The message says what differs."""
+
+
+# --- atomic files ------------------------------------------------------------------------------------------
+
+
+def write_atomic(path: pathlib.Path, write) -> None:
+    """Let `write(temporary path)` make a file, then give it its name: readers see all of it or nothing."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    write(temporary)
+    with open(temporary, "rb") as f:
+        os.fsync(f.fileno())
+    os.replace(temporary, path)
+    handle = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(handle)  # the name itself must reach the disk
+    finally:
+        os.close(handle)
+
+
+def _write_json(path: pathlib.Path, value: Any) -> None:
+    write_atomic(path, lambda p: p.write_text(json.dumps(value)))
+
+
+def read_chunk(path: pathlib.Path) -> dict[str, Any] | None:
+    """Arrays of a chunk with its notes, or None if the file is not whole (every array carries a CRC)."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            found = {name: archive[name] for name in archive.files}
+        notes = json.loads(found.pop("notes").tobytes())
+        values = {n[2:]: a for n, a in found.items() if n.startswith("v.")}
+        return {"index": found["index"], "status": found["status"], "values": values, "notes": notes}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError):
+        return None
+
+
+# --- what differs ------------------------------------------------------------------------------------------
+
+
+def _shown(values: list) -> str:
+    return (
+        str(values) if len(values) <= 6 else f"[{', '.join(map(str, values[:3]))}, ..., {values[-1]}] ({len(values)})"
+    )
+
+
+def _space_differences(old: dict, new: dict) -> Iterator[str]:
+    old_axes, new_axes = ({a["name"]: a for a in s["axes"]} for s in (old, new))
+    old_coords, new_coords = ({c["name"]: c for c in s["coords"]} for s in (old, new))
+    for name in dict.fromkeys([*old_axes, *new_axes]):
+        if name not in new_axes:
+            yield f"axis {name!r} is in the folder and not in this space"
+        elif name not in old_axes:
+            yield f"axis {name!r} is new"
+    for name in [n for n in old_coords if n in new_coords and n in {*old_axes, *new_axes}] + [
+        n for n in old_coords if n in new_coords and n not in {*old_axes, *new_axes}
+    ]:
+        a, b = old_coords[name], new_coords[name]
+        if (a["values"], a["dtype"], a["dims"]) != (b["values"], b["dtype"], b["dims"]):
+            yield (
+                f"axis {name!r}: {_shown(a['values'])} {a['dtype']} over {a['dims']} in the folder, "
+                f"{_shown(b['values'])} {b['dtype']} over {b['dims']} here"
+            )
+    for name in [n for n in old_axes if n in new_axes]:
+        a, b = old_axes[name], new_axes[name]
+        if a["kind"] != b["kind"]:
+            yield f"axis {name!r} is {a['kind']} in the folder and {b['kind']} here"
+        elif a["independent"] != b["independent"]:
+            yield f"axis {name!r}: independent={a['independent']} in the folder, {b['independent']} here"
+        elif (a["tokens"], a["codes"]) != (b["tokens"], b["codes"]) and _labels(old, a) == _labels(new, b):
+            changed = [i for i, (s, t) in enumerate(zip(a["tokens"] or [], b["tokens"] or [])) if s != t]
+            which = f"entry {changed[0]} has another content" if changed else "its entries are arranged differently"
+            yield f"axis {name!r} has the same labels, but {which}"
+    if old["sizes"] != new["sizes"] and {n for n, _ in old["sizes"]} == {n for n, _ in new["sizes"]}:
+        if [n for n, _ in old["sizes"]] != [n for n, _ in new["sizes"]]:
+            yield f"order of dimensions: {[n for n, _ in old['sizes']]} in the folder, not so here"
+
+
+def _labels(space: dict, axis: dict) -> list:
+    """Coordinates along the dimensions of one axis."""
+    return [c["values"] for c in space["coords"] if set(c["dims"]) <= set(axis["dims"])]
+
+
+def differences(old: dict, new: dict) -> list[str]:
+    """Lines that say how two fingerprints differ; empty if they are equal."""
+    lines = []
+    if old["function"] != new["function"]:
+        diff = difflib.unified_diff(old["function"].splitlines(), new["function"].splitlines(), n=0, lineterm="")
+        changed = [line for line in list(diff)[2:] if not line.startswith("@@")]
+        lines.append("the point function, what it closes over or what it calls (- folder, + here):")
+        lines += [f"    {line}" for line in changed[:8]] + (["    ..."] if len(changed) > 8 else [])
+    if old["space"] != new["space"]:
+        lines += list(_space_differences(old["space"], new["space"])) or ["the space"]
+    for name in dict.fromkeys([*old["versions"], *new["versions"]]):
+        a, b = old["versions"].get(name), new["versions"].get(name)
+        if a != b:
+            lines.append(f"version of {name}: {a} in the folder, {b} here")
+    for name in ("x64", "platform", "prng", "matmul_precision", "allow_nan", "batch", "lanes"):
+        if name in old and name in new and old[name] != new[name]:
+            lines.append(f"{name}: {old[name]} in the folder, {new[name]} here")
+    return lines
+
+
+# --- the folder --------------------------------------------------------------------------------------------
+
+
+class Store:
+    """A folder opened for writing. Context manager: the lock is held until it is left."""
+
+    def __init__(self, function: str, folder: str | os.PathLike):
+        self.function, self.folder = function, pathlib.Path(folder)
+        self._lock = None
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            probe = self.folder / f".probe.{os.getpid()}.tmp"
+            probe.write_bytes(b"")
+            probe.unlink()
+        except OSError as error:
+            raise OSError(
+                f"sweep.{function}: cannot write into out={str(folder)!r} ({error.strerror or error}); choose another"
+            ) from error
+        self._take_lock()
+
+    def __enter__(self) -> "Store":
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self._lock is not None:
+            os.close(self._lock)  # gives the lock up; the file stays, removing it would race with the next process
+            self._lock = None
+
+    def _take_lock(self) -> None:
+        """One writer at a time. The system drops the lock of a process that died, so none is ever left behind."""
+        try:
+            import fcntl
+        except ImportError:  # no such locks on this system: two writers would compute twice, not corrupt
+            return
+        self._lock = os.open(self.folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            owner = os.read(self._lock, 64).decode(errors="replace").strip() or "unknown"
+            os.close(self._lock)
+            self._lock = None
+            raise RuntimeError(
+                f"sweep.{self.function}: process {owner} is writing into {str(self.folder)!r}; wait, stop it, or "
+                "choose another folder. sweep.load reads what is there meanwhile"
+            ) from error
+        os.ftruncate(self._lock, 0)
+        os.write(self._lock, f"{os.getpid()}\n".encode())
+
+    def record(self) -> dict[str, Any] | None:
+        """What ``sweep.json`` says, None in a new folder."""
+        return read_record(self.folder)
+
+    def write_record(self, record: dict[str, Any]) -> None:
+        """Replace ``sweep.json`` and drop what it no longer refers to."""
+        _write_json(self.folder / _RECORD, {"format": _FORMAT, **record})
+        self.chunks(record).mkdir(exist_ok=True)
+        self.tidy(record)
+
+    def tidy(self, record: dict[str, Any]) -> None:
+        """Remove half-written files and chunk folders that belong to no record."""
+        for path in self.folder.glob(f"{CHUNKS}*"):
+            if path.name != record["chunks"]:
+                shutil.rmtree(path, ignore_errors=True)
+        for path in [*self.folder.glob(".*.tmp"), *self.chunks(record).glob(".*.tmp")]:
+            path.unlink(missing_ok=True)
+
+    def clear(self) -> None:
+        """Forget the sweep: remove its own files and nothing else."""
+        (self.folder / _RECORD).unlink(missing_ok=True)
+        (self.folder / RESULTS).unlink(missing_ok=True)
+        for path in self.folder.glob(f"{CHUNKS}*"):
+            shutil.rmtree(path)
+
+    def chunks(self, record: dict[str, Any]) -> pathlib.Path:
+        """Where the chunk files of a record are."""
+        return self.folder / record["chunks"]
+
+    def write_chunk(
+        self, record, index: np.ndarray, values: dict[str, np.ndarray], codes: np.ndarray, notes: dict
+    ) -> None:
+        """One chunk file, named after its first point and its size."""
+        path = self.chunks(record) / f"{int(index[0]):010d}-{len(index)}.npz"
+        text = np.frombuffer(json.dumps(notes).encode(), np.uint8)
+        arrays = {f"v.{name}": array for name, array in values.items()}
+
+        def write(temporary):
+            with open(temporary, "wb") as f:
+                np.savez(f, index=index, status=codes, notes=text, **arrays)
+
+        path.parent.mkdir(exist_ok=True)
+        write_atomic(path, write)
+
+
+def read_record(folder: str | os.PathLike) -> dict[str, Any] | None:
+    """The record of a sweep's folder, None if there is none."""
+    path = pathlib.Path(folder) / _RECORD
+    if not path.exists():
+        return None
+    record = json.loads(path.read_text())
+    if record.get("format") != _FORMAT:
+        raise SweepMismatch(f"sweep: {path} has format {record.get('format')}, this version reads {_FORMAT}")
+    return record
+
+
+def read_chunks(folder: str | os.PathLike, record: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Whole chunks of a folder, in order; files that are damaged or vanish meanwhile are passed over."""
+    for path in sorted((pathlib.Path(folder) / record["chunks"]).glob("*.npz")):
+        chunk = read_chunk(path)
+        if chunk is not None:
+            yield chunk

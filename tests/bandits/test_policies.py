@@ -1,0 +1,309 @@
+"""Bandit policies: closed forms, invariants, and the ordering that theory promises."""
+
+import contracts
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxsci import bandits
+from jaxsci.core.protocols import Decision
+
+
+def play(policy, key, losses, rounds):
+    """Run on Bernoulli arms; returns the mean pseudo-regret per round."""
+
+    def step(state, i):
+        a, b = jax.random.split(jax.random.fold_in(key, i))
+        decision = policy.select(a, state)
+        loss = jax.random.bernoulli(b, losses[decision.action]).astype(losses.dtype)
+        return policy.update(state, decision, loss), losses[decision.action] - losses.min()
+
+    return jax.lax.scan(step, policy.init(key), jnp.arange(rounds))[1].mean()
+
+
+# --- Tsallis-INF -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.x64
+@pytest.mark.parametrize("num_arms", [1, 2, 20, 512])
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3, 1e6])
+@pytest.mark.parametrize("t", [1, 100, 100_000])
+def test_tsallis_solves_its_optimality_conditions(num_arms, scale, t, key):
+    """1/sqrt(p_i) = eta/2 (L_i - x): equal slopes, and the sum is 1 without any renormalisation to speak of."""
+    losses = scale * jax.random.uniform(key, (num_arms,))
+    eta = 2 / np.sqrt(t)
+    p = bandits.tsallis_probabilities(losses, eta)
+    np.testing.assert_allclose(p.sum(), 1.0, atol=1e-12)
+    x = losses - 2 / (eta * jnp.sqrt(p))
+    np.testing.assert_allclose(x, x[0], rtol=1e-10, atol=1e-10 * max(1.0, scale))
+    moved = bandits.tsallis_probabilities(losses + 5 * scale, eta)
+    np.testing.assert_allclose(moved, p, rtol=1e-9)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e6])
+def test_tsallis_sums_to_one_in_float32(scale, key):
+    for d in (2, 20, 512):
+        losses = scale * jax.random.uniform(jax.random.fold_in(key, d), (d,))
+        for t in (1.0, 1e3, 1e5):
+            p = bandits.tsallis_probabilities(losses, 2 / np.sqrt(t))
+            assert abs(float(p.sum()) - 1) <= 1e-6 and float(p.min()) >= 0
+
+
+@pytest.mark.x64
+def test_tsallis_two_arms_closed_form():
+    """Two arms, L = (0, D), eta = 1: x solves 4/x^2 + 4/(D - x)^2 = 1."""
+    for gap in (0.0, 1.0, 7.5):
+        p = bandits.tsallis_probabilities(jnp.array([0.0, gap]), 1.0)
+        roots = np.roots(np.polysub(np.polymul([1, 0, 0], [1, -2 * gap, gap**2]), [8, -8 * gap, 4 * gap**2]))
+        x = min(r.real for r in roots if abs(r.imag) < 1e-9)
+        np.testing.assert_allclose(p, [4 / x**2, 4 / (gap - x) ** 2], rtol=1e-9)
+
+
+@pytest.mark.x64
+def test_importance_weighting_is_unbiased():
+    """Enumerate the arms: the mean added estimate is the loss itself."""
+    policy = bandits.tsallis_inf(4, floor=1.0)
+    state = policy.init(jax.random.key(0))._replace(losses=jnp.array([3.0, 0.0, 1.0, 2.0]), rounds=jnp.int32(9))
+    state = state._replace(total=jnp.asarray(9.0))
+    p = bandits.tsallis_probabilities(state.losses, 2 / np.sqrt(10))
+    losses = jnp.array([2.0, 5.0, 1.0, 9.0])
+    mean = sum(
+        p[a] * (policy.update(state, Decision(jnp.int32(a), jnp.log(p[a])), losses[a]).losses - state.losses)
+        for a in range(4)
+    )
+    np.testing.assert_allclose(mean, losses - 1.0, rtol=1e-12)
+    drawn = policy.select(jax.random.key(3), state)
+    np.testing.assert_allclose(drawn.log_prob, jnp.log(p[drawn.action]), rtol=1e-10)
+
+
+@pytest.mark.x64
+def test_tsallis_survives_costs_that_are_all_at_the_floor(key):
+    policy = bandits.tsallis_inf(5, floor=1.0)
+    state = policy.init(key)
+    for i in range(4):
+        decision = policy.select(jax.random.fold_in(key, i), state)
+        np.testing.assert_allclose(decision.log_prob, -np.log(5))
+        state = policy.update(state, decision, 1.0)
+
+
+@pytest.mark.slow
+def test_tsallis_beats_epsilon_greedy_and_uniform_on_bernoulli_arms():
+    losses = jnp.full(10, 0.5).at[3].set(0.4)
+    keys = jax.random.split(jax.random.key(0), 16)
+
+    def mean(policy):
+        return float(jax.vmap(lambda k: play(policy, k, losses, 10_000))(keys).mean())
+
+    tsallis = mean(bandits.tsallis_inf(10, normalize=False))
+    assert tsallis < 0.5 * mean(bandits.uniform(10))
+
+
+# --- inverse gap weighting and ChebCB ----------------------------------------------------------------------
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 10**6), eta=st.floats(0, 1e6), num_arms=st.sampled_from([1, 2, 7]))
+def test_inverse_gap_weights(seed, eta, num_arms):
+    scores = jax.random.normal(jax.random.key(seed), (num_arms,))
+    p = np.asarray(jax.jit(bandits.inverse_gap_weights)(scores, eta))
+    assert abs(p.sum() - 1) <= 1e-6 and p.min() >= 0
+    order = np.argsort(np.asarray(scores))
+    assert np.all(np.diff(p[order]) <= 1e-6)
+    if eta == 0:
+        np.testing.assert_allclose(p, 1 / num_arms, rtol=1e-5)
+
+
+def test_inverse_gap_weights_limits():
+    scores = jnp.array([0.3, 0.1, 0.9])
+    np.testing.assert_allclose(bandits.inverse_gap_weights(scores, 0.0), [1 / 3] * 3, rtol=1e-6)
+    np.testing.assert_allclose(bandits.inverse_gap_weights(scores, 1e12), [0, 1, 0], atol=1e-6)
+    masked = bandits.inverse_gap_weights(scores, 0.0, jnp.array([True, False, True]))
+    np.testing.assert_allclose(masked, [0.5, 0, 0.5], rtol=1e-6)
+
+
+@pytest.mark.x64
+def test_chebyshev_features_are_chebyshev():
+    c = np.linspace(-0.15, 0.65, 9)
+    got = jax.vmap(lambda x: bandits.chebyshev_features(x, -0.15, 0.65, num_features=6))(jnp.asarray(c))
+    x = 2 * (c + 0.15) / 0.8 - 1
+    expected = np.stack([np.polynomial.Chebyshev.basis(j)(x) for j in range(6)], axis=1)
+    np.testing.assert_allclose(got, expected, atol=1e-13)
+    outside = bandits.chebyshev_features(5.0, -0.15, 0.65, num_features=6)
+    np.testing.assert_allclose(outside, 1.0, atol=1e-13)
+
+
+@pytest.mark.x64
+def test_cheb_cb_state_equals_least_squares_from_scratch(key):
+    """After any number of rounds, with rescalings on the way, each arm's fit is the box-constrained least squares
+    of its own data at the current scale: compared with SciPy's bounded solver on the full data matrix."""
+    from scipy.optimize import lsq_linear
+
+    policy = bandits.cheb_cb(3, low=0.0, high=1.0, num_features=4, floor=1.0)
+    state = policy.init(key)
+    data = []
+    for i in range(60):
+        k = jax.random.fold_in(key, i)
+        context = jax.random.uniform(jax.random.fold_in(k, 7))
+        decision = policy.select(k, state, context)
+        loss = 1 + (3 + int(decision.action)) * float(context) ** 2 * (1 + i // 20)
+        data.append((int(decision.action), float(context), loss, float(decision.aux)))
+        state = policy.update(state, decision, loss, context)
+    slack = 2 + 4 * (1 + np.log(4))
+    scale = max(d[2] for d in data) * slack
+    box = np.array([1 / slack, *(2 / (slack * j) for j in (1, 2, 3))])
+    for arm in range(3):
+        rows = [d for d in data if d[0] == arm]
+        a = np.stack([np.polynomial.chebyshev.chebvander(2 * d[1] - 1, 3) for d in rows]).reshape(len(rows), 4)
+        y = np.array([(d[2] - 1) / scale for d in rows])
+        exact = lsq_linear(a, y, (-box, box), tol=1e-14)
+        theta = np.asarray(state.theta[arm])
+        assert np.all(np.abs(theta) <= box * (1 + 1e-12))
+        assert np.sum((a @ theta - y) ** 2) <= 2 * exact.cost * (1 + 1e-6) + 1e-12
+    # The square-loss regret inside eta, from running sums against the data themselves.
+    t = len(data)
+    regret = sum((d[3] - d[2] / scale) ** 2 for d in data)
+    sums = state.sum_predicted2 - 2 * state.sum_product / scale + state.sum_loss2 / scale**2
+    np.testing.assert_allclose(sums, regret, rtol=1e-9)
+    assert float(state.eta) >= 2 * t * np.sqrt(3 * t / (regret + 1)) * 0.1 and np.isfinite(float(state.eta))
+
+
+@pytest.mark.x64
+def test_givens_rows_equal_a_qr_factorisation(key):
+    from jaxsci.bandits.chebyshev import _givens
+
+    rows = np.asarray(jax.random.normal(key, (9, 4)))
+    y = np.asarray(jax.random.normal(jax.random.fold_in(key, 1), (9,)))
+    factor, target, left = jnp.zeros((4, 4)), jnp.zeros(4), 0.0
+    for row, value in zip(rows, y):
+        factor, target, rest = _givens(factor, target, jnp.asarray(row), jnp.asarray(value))
+        left += float(rest) ** 2
+    np.testing.assert_allclose(factor.T @ factor, rows.T @ rows, atol=1e-12)
+    np.testing.assert_allclose(jnp.tril(factor, -1), 0, atol=1e-13)
+    solution, residual, *_ = np.linalg.lstsq(rows, y)
+    np.testing.assert_allclose(jnp.linalg.solve(factor, target), solution, rtol=1e-9)
+    np.testing.assert_allclose(left, residual[0], rtol=1e-9)
+
+
+def test_cheb_cb_learns_where_the_best_arm_depends_on_the_context(key):
+    policy = bandits.cheb_cb(3, low=0.0, high=1.0)
+    best = jnp.array([0.1, 0.5, 0.9])
+
+    def step(state, i):
+        k = jax.random.fold_in(key, i)
+        context = jax.random.uniform(jax.random.fold_in(k, 1))
+        decision = policy.select(k, state, context)
+        loss = 1 + jnp.abs(context - best[decision.action])
+        return policy.update(state, decision, loss, context), loss - 1 - jnp.min(jnp.abs(context - best))
+
+    regret = jax.lax.scan(step, policy.init(key), jnp.arange(3000))[1]
+    assert float(regret[-500:].mean()) < 0.25 * float(regret[:100].mean())
+
+
+# --- binned, epsilon-greedy, fixed, uniform ----------------------------------------------------------------
+
+
+def test_binned_maps_contexts_to_the_nearest_centre():
+    policy = bandits.binned(bandits.epsilon_greedy(2), 4, low=0.0, high=1.0)
+    state = policy.init(jax.random.key(0))
+    for context, j in ((0.0, 0), (0.2, 0), (0.25, 0), (0.26, 1), (0.5, 1), (0.9, 3), (1.0, 3), (-5.0, 0), (7.0, 3)):
+        after = policy.update(state, Decision(jnp.int32(1), jnp.float32(0.0)), 2.0, jnp.float32(context))
+        assert np.argwhere(np.asarray(after.rounds)).ravel().tolist() == [j], context
+        assert after.total.tolist()[j] == [0.0, 2.0]
+
+
+def test_epsilon_greedy_plays_unplayed_arms_first_then_the_least_mean():
+    policy = bandits.epsilon_greedy(3, exploration=0.0)
+    state = policy.init(jax.random.key(0))
+    seen = []
+    for i, loss in enumerate((0.9, 0.1, 0.5, 0.3, 0.3)):
+        decision = policy.select(jax.random.key(i), state)
+        seen.append(int(decision.action))
+        state = policy.update(state, decision, loss)
+    assert sorted(seen[:3]) == [0, 1, 2] and seen[3:] == [seen[1]] * 2
+
+
+def test_epsilon_is_the_probability_of_exploring(key):
+    policy = bandits.epsilon_greedy(4, exploration=5.0)
+    state = policy.init(key)._replace(
+        total=jnp.array([1.0, 0.0, 1.0, 1.0]), count=jnp.ones(4), rounds=jnp.int32(39)
+    )  # epsilon = 5 * 4 / 40 = 1/2
+    keys = jax.random.split(key, 4000)
+    actions = jax.vmap(lambda k: policy.select(k, state).action)(keys)
+    share = float((actions == 1).mean())
+    expected = 0.5 + 0.5 / 4
+    assert abs(share - expected) <= 5 * np.sqrt(expected * (1 - expected) / 4000)
+
+
+def test_choose_plays_as_the_chosen_policy_does(key):
+    several = [bandits.uniform(4), bandits.epsilon_greedy(4), bandits.cheb_cb(4, low=0.0, high=1.0)]
+    losses = jnp.array([0.7, 0.1, 0.9, 0.4])
+
+    def run(policy):
+        def step(state, i):
+            decision = policy.select(jax.random.fold_in(key, i), state, 0.3)
+            return policy.update(state, decision, losses[decision.action], 0.3), decision.action
+
+        return jax.lax.scan(step, policy.init(key), jnp.arange(30))[1]
+
+    for i, policy in enumerate(several):
+        np.testing.assert_array_equal(run(bandits.choose(several, i)), run(policy))
+    together = jax.vmap(lambda i: run(bandits.choose(several, i)))(jnp.arange(3))
+    np.testing.assert_array_equal(together[2], run(several[2]))
+
+
+def test_weight_zero_learns_nothing(key):
+    for policy in (bandits.tsallis_inf(3), bandits.epsilon_greedy(3)):
+        state = policy.init(key)
+        after = policy.update(state, policy.select(key, state), 0.7, weight=0.0)
+        before = jax.tree.leaves(state)[0]
+        np.testing.assert_array_equal(jax.tree.leaves(after)[0], before)
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ("call", "match"),
+    [
+        (lambda: bandits.tsallis_inf(0), "num_arms must be an int >= 1"),
+        (lambda: bandits.uniform(2.5), "num_arms must be an int >= 1"),
+        (lambda: bandits.fixed(-1, arm=0), "num_arms"),
+        (lambda: bandits.cheb_cb(3, low=0.0, high=1.0, num_features=0), "num_features"),
+        (lambda: bandits.choose([], 0), "at least one policy"),
+        (lambda: bandits.binned(bandits.uniform(2), 0, low=0.0, high=1.0), "num_bins"),
+        (lambda: _select(bandits.cheb_cb(3, low=0.0, high=1.0)), "scalar context"),
+        (lambda: _select(bandits.binned(bandits.uniform(2), 3, low=0.0, high=1.0)), "scalar context"),
+        (lambda: _select(bandits.uniform(3), mask=jnp.ones(2, bool)), "mask must be Bool"),
+        (lambda: _select(bandits.uniform(3), mask=jnp.ones(3)), "mask must be Bool"),
+    ],
+)
+def test_static_misuse_raises(call, match):
+    with pytest.raises(ValueError, match=match):
+        call()
+
+
+def _select(policy, **kwargs):
+    key = jax.random.key(0)
+    return policy.select(key, policy.init(key), **kwargs)
+
+
+def test_untyped_key_raises():
+    policy = bandits.uniform(3)
+    with pytest.raises(TypeError, match="typed key"):
+        policy.select(jax.random.PRNGKey(0), policy.init(jax.random.key(0)))
+
+
+def test_fresh_factories_compile_nothing(key):
+    def run(policy):
+        return jax.jit(_one_round)(policy, key)
+
+    jax.block_until_ready(run(bandits.tsallis_inf(4, floor=1.0)))
+    with contracts.count_compilations() as events:
+        jax.block_until_ready(run(bandits.tsallis_inf(4, floor=2.0)))
+    assert not events
+
+
+def _one_round(policy, key):
+    state = policy.init(key)
+    return policy.update(state, policy.select(key, state), 3.0)

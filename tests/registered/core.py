@@ -1,0 +1,248 @@
+"""Entries of jaxsci.core (those of provenance stand in a file of their own)."""
+
+import jax
+import jax.numpy as jnp
+from contracts import Bad, Compiled, Constant, Driver, Record
+
+import jaxsci
+from jaxsci.core import checkpoint, extras, keys, loops, static, status, train, tree, types
+
+CONSTANTS = (
+    "OK NONFINITE_INPUT NONFINITE_RESULT MAX_STEPS STAGNATED DIVERGED DEGENERATE OUT_OF_RANGE SINGULAR NOT_RUN"
+).split()
+
+
+# --- tree --------------------------------------------------------------------------------------------------
+
+
+def _nest(key, dtype):
+    a, b = jax.random.split(key)
+    return {"a": jax.random.normal(a, (2, 3), dtype), "b": (jax.random.normal(b, (4,), dtype),)}
+
+
+def _two(key, dtype):
+    return _nest(jax.random.fold_in(key, 1), dtype), _nest(jax.random.fold_in(key, 2), dtype)
+
+
+def _axpy(key, dtype):
+    return tree.axpy, (jax.random.normal(key, (), dtype), *_two(key, dtype))
+
+
+def _where(key, dtype):
+    return tree.where, (jax.random.bernoulli(key), *_two(key, dtype))
+
+
+def _index(key, dtype):
+    return tree.dynamic_index, (jax.random.normal(key, (5, 2), dtype), jax.random.randint(key, (), 0, 5))
+
+
+# --- status and keys ---------------------------------------------------------------------------------------
+
+
+def _codes(function):
+    return lambda key, dtype: (function, (jax.random.randint(key, (3,), 0, 1 << 20, jnp.int32),))
+
+
+def _bits(folder):
+    assert [bit for bit, _ in status.bits("core")] == list(range(9))
+
+
+def _explain(folder):
+    assert status.explain(0) == "ok" and status.explain(8).startswith("stagnated: ")
+
+
+# --- loops -------------------------------------------------------------------------------------------------
+
+
+def _halve(carry):
+    scale, x = carry
+    return scale, scale * x
+
+
+def _large(carry):
+    return jnp.sum(jnp.abs(carry[1])) > 1
+
+
+def _while(kind):
+    def run(scale, x):
+        (_, x), steps = loops.bounded_while(_large, _halve, (scale, x), max_steps=20, kind=kind)
+        return x, steps
+
+    def make(key, dtype):
+        return run, (jax.random.uniform(key, (), dtype, 0.3, 0.6), 5 + jax.random.uniform(key, (3,), dtype))
+
+    return make
+
+
+def _add(carry, x):
+    carry = jnp.sin(carry + x)
+    return carry, carry**2
+
+
+def _scan(key, dtype):
+    def run(carry, xs):
+        return loops.checkpointed_scan(_add, carry, xs, segment=3)
+
+    return run, (jax.random.normal(key, (2,), dtype), jax.random.normal(key, (7, 2), dtype))
+
+
+# --- train and checkpoint ----------------------------------------------------------------------------------
+
+
+class _Descent:
+    """Gradient descent with momentum, as a pair of functions."""
+
+    @staticmethod
+    def init(params):
+        return jax.tree.map(jnp.zeros_like, params)
+
+    @staticmethod
+    def update(grads, velocity, params):
+        velocity = jax.tree.map(lambda v, g: 0.5 * v - 0.1 * g, velocity, grads)
+        return velocity, velocity
+
+
+def _loss(params, batch, key):
+    return jnp.sum((params["w"] - batch) ** 2)
+
+
+def _batches(key, i):
+    return jax.random.normal(key, (3,), jnp.float32)
+
+
+def _init(params):
+    return train.init(params, optimizer=_Descent)
+
+
+def _params(key, dtype):
+    return {"w": jax.random.normal(key, (3,), dtype)}
+
+
+def _step(key, dtype):
+    def run(key, params, batch):
+        return train.step(key, _init(params), batch, loss=_loss, optimizer=_Descent)
+
+    return run, (key, _params(key, dtype), jax.random.normal(key, (3,), dtype))
+
+
+def _run(key, dtype):
+    def run(key, params):
+        return train.run(key, _loss, params, _batches, optimizer=_Descent, num_steps=4)
+
+    return run, (key, _params(key, dtype))
+
+
+def _fit(folder, **options):
+    args = dict(optimizer=_Descent, num_steps=6, checkpoint=folder, progress=False) | options
+    return train.fit(jax.random.key(0), _loss, {"w": jnp.zeros(3)}, _batches, **args)
+
+
+def _fit_works(folder):
+    result = _fit(folder)
+    assert int(result.state.step) == checkpoint.latest(folder) == len(result.losses) == 6
+    assert jnp.array_equal(_fit(folder).value["w"], result.value["w"])
+
+
+def _other_config(folder):
+    _fit(folder)
+    _fit(folder, config={"width": 3})
+
+
+def _save_works(folder):
+    checkpoint.save(folder, {"x": jnp.arange(3)}, 4)
+    assert checkpoint.latest(folder) == 4
+    assert jnp.array_equal(checkpoint.restore(folder, {"x": jnp.zeros(3, jnp.int32)})["x"], jnp.arange(3))
+
+
+def _float_dtype(folder):
+    assert types.float_dtype(1, jnp.int8(2)) == jnp.result_type(float)
+    assert types.float_dtype({"a": jnp.bfloat16(1)}, 2.0) == jnp.bfloat16
+
+
+ENTRIES = {
+    "jaxsci.core.tree.dot": Compiled(lambda key, dtype: (tree.dot, _two(key, dtype)), grad=(0, 1)),
+    "jaxsci.core.tree.norm": Compiled(lambda key, dtype: (tree.norm, (_nest(key, dtype),)), grad=(0,)),
+    "jaxsci.core.tree.axpy": Compiled(_axpy, grad=(0, 1, 2)),
+    "jaxsci.core.tree.sub": Compiled(lambda key, dtype: (tree.sub, _two(key, dtype)), grad=(0, 1)),
+    "jaxsci.core.tree.where": Compiled(_where, grad=(1, 2)),
+    "jaxsci.core.tree.zeros_like": Compiled(lambda key, dtype: (tree.zeros_like, (_nest(key, dtype),))),
+    "jaxsci.core.tree.all_finite": Compiled(lambda key, dtype: (tree.all_finite, (_nest(key, dtype),))),
+    "jaxsci.core.tree.dynamic_index": Compiled(_index, grad=(0,)),
+    "jaxsci.core.status.flag": Compiled(
+        lambda key, dtype: (lambda c: status.flag(c, status.DIVERGED), (jax.random.bernoulli(key),))
+    ),
+    "jaxsci.core.status.merge": Compiled(_codes(lambda c: status.merge(c, c + 1))),
+    "jaxsci.core.status.reduce": Compiled(_codes(status.reduce)),
+    "jaxsci.core.status.bits": Driver(works=_bits),
+    "jaxsci.core.status.register": Driver(
+        bad=(
+            Bad(lambda folder: status.register("nobody", 3, "", "", ""), ValueError, r"must lie in \[16, 30\], got 3"),
+            Bad(lambda folder: status.register("core", 2, "a", "b", "c"), ValueError, "is 'step cap reached' already"),
+        )
+    ),
+    "jaxsci.explain": Driver(works=_explain),
+    "jaxsci.check": Driver(
+        bad=(
+            Bad(lambda folder: jaxsci.check(3), ValueError, "got int without one"),
+            Bad(lambda folder: jaxsci.check({"status": jnp.int32([0, 4])}), status.StatusError, "1 of 2 failed"),
+            Bad(lambda folder: jax.jit(lambda s: jaxsci.check({"status": s}))(1), TypeError, "runs on the host"),
+        )
+    ),
+    **{f"jaxsci.core.status.{name}": Constant() for name in CONSTANTS},
+    "jaxsci.core.types.KeyArray": Constant(),
+    "jaxsci.core.status.Bit": Record(),
+    "jaxsci.core.status.StatusError": Record(),
+    "jaxsci.core.types.float_dtype": Driver(works=_float_dtype),
+    "jaxsci.core.types.concrete": Driver(
+        bad=(
+            Bad(
+                lambda folder: jax.jit(lambda x: types.concrete(x, "rule", "num", "use f"))(1.0),
+                TypeError,
+                "rule: num must be concrete .* got a traced value; use f",
+            ),
+        )
+    ),
+    "jaxsci.core.static.bind": Driver(
+        bad=(Bad(lambda folder: static.bind(max, a=jnp.ones(2)), TypeError, "a must be hashable to be static"),)
+    ),
+    "jaxsci.core.extras.require": Driver(
+        bad=(
+            Bad(
+                lambda folder: extras.require("no_such_package", "plot", "plot.lines"),
+                ImportError,
+                r"plot.lines needs 'no_such_package', which is not installed: pip install 'jaxsci\[plot\]'",
+            ),
+        )
+    ),
+    "jaxsci.core.keys.as_typed_key": Driver(
+        bad=(
+            Bad(lambda folder: keys.as_typed_key(0, "f"), TypeError, r"f: key must be a typed key, got int"),
+            Bad(lambda folder: keys.as_typed_key(jnp.zeros(2), "f"), TypeError, r"got an array of float32\[2\]"),
+            Bad(lambda folder: keys.as_typed_key(jax.random.split(jax.random.key(0)), "f"), ValueError, "use jax.vmap"),
+        )
+    ),
+    "jaxsci.core.keys.per_item": Compiled(lambda key, dtype: (lambda k: keys.per_item(k, 4), (key,))),
+    "jaxsci.core.loops.bounded_while": Compiled(_while("checkpointed"), grad=(0, 1)),
+    "jaxsci.core.loops.checkpointed_scan": Compiled(_scan, grad=(0, 1)),
+    **{
+        f"jaxsci.core.protocols.{name}": Record()
+        for name in ("Decision", "Denoiser", "Policy", "Problem", "Solver", "Stream", "StreamCarry")
+    },
+    "jaxsci.core.train.TrainState": Record(),
+    "jaxsci.core.train.TrainResult": Record(),
+    "jaxsci.core.train.init": Compiled(lambda key, dtype: (_init, (_params(key, dtype),))),
+    "jaxsci.core.train.step": Compiled(_step, grad=(1, 2)),
+    "jaxsci.core.train.run": Compiled(_run, grad=(1,)),
+    "jaxsci.core.train.fit": Driver(
+        bad=(Bad(_other_config, ValueError, r"belongs to another configuration \(width: saved absent, now 3\)"),),
+        works=_fit_works,
+    ),
+    "jaxsci.core.checkpoint.save": Driver(
+        bad=(Bad(lambda folder: checkpoint.save(folder, 1.0, 1, keep=0), ValueError, "keep must be >= 1"),),
+        works=_save_works,
+    ),
+    "jaxsci.core.checkpoint.restore": Driver(
+        bad=(Bad(lambda folder: checkpoint.restore(folder, 1.0), FileNotFoundError, "no checkpoint in"),)
+    ),
+    "jaxsci.core.checkpoint.latest": Driver(works=lambda folder: _save_works(folder)),
+}

@@ -1,0 +1,63 @@
+"""Entries of jaxsci.demo and the command line."""
+
+import jax.numpy as jnp
+
+from contracts import Bad, Compiled, Constant, Driver
+from jaxsci import __main__, demo
+from jaxsci.demo import page, photographs, resume
+
+
+def _pictures(folder):
+    clean, noisy = photographs.clean(), photographs.noisy()
+    assert clean.shape == (53, 80, 3) and 0 <= clean.min() and clean.max() <= 1
+    assert noisy.shape == (6, 53, 80) and abs(float((noisy[0] - clean[:, :, 0]).std()) - 0.04) < 0.002
+
+
+def _command_line(folder):
+    assert __main__.main([]) == 0
+
+
+def _resumed(folder):
+    assert "bit-identical" in resume.demonstrate(folder / "resume")
+
+
+def _small_sweep(folder):
+    ds = resume.small_sweep(folder)
+    assert ds["x"].sizes == {"omega": 10, "key": 64, "row": 12, "col": 12} and not ds["status"].values.any()
+
+
+def _point(key, dtype):
+    return resume.point, (key, jnp.asarray(1.4, dtype))
+
+
+def _page(folder):
+    report = page.Page("A title", "lead & more", "here")
+    report.table(["a", "b", "n", "r"], [["x", "one", "10", "1.0"], ["x", "two", "5", "0.5"]])
+    report.line("measured < 3")
+    report.write(folder / "index.html", "code")
+    text = (folder / "index.html").read_text()
+    assert "lead &amp; more" in text and "measured &lt; 3" in text and 'class="best"' in text
+    assert "src=" not in text and "http" not in text
+
+
+def _into_a_file(folder):
+    (folder / "taken").touch()
+    demo.run("solvers", folder / "taken", fast=True)
+
+
+ENTRIES = {
+    "jaxsci.demo.run": Driver(
+        bad=(
+            Bad(lambda folder: demo.run("nothing", folder), SystemExit, "there is no scene 'nothing'"),
+            Bad(_into_a_file, SystemExit, "cannot write into"),
+        )
+    ),
+    "jaxsci.demo.SCENES": Constant(),
+    "jaxsci.demo.page.Page": Driver(works=_page),
+    "jaxsci.demo.photographs.clean": Driver(works=_pictures),
+    "jaxsci.demo.photographs.noisy": Driver(works=_pictures),
+    "jaxsci.demo.resume.demonstrate": Driver(works=_resumed),
+    "jaxsci.demo.resume.small_sweep": Driver(works=_small_sweep),
+    "jaxsci.demo.resume.point": Compiled(_point, tol=1e-4),
+    "jaxsci.__main__.main": Driver(works=_command_line),
+}
