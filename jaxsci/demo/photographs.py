@@ -5,8 +5,8 @@ from jaxtyping import Float
 
 from jaxsci.core.extras import require
 
-# The width of one averaged block: 427 x 640 pixels become 53 x 80 cells.
-_BLOCK = 8
+# The width of one averaged block: 427 x 640 pixels become 42 x 64 cells.
+_BLOCK = 10
 _NAMES = ("china.jpg", "flower.jpg")
 
 
@@ -27,7 +27,7 @@ def clean(name: str = "china.jpg", *, block: int = _BLOCK) -> Float[np.ndarray, 
     return picture[: rows * block, : cols * block].reshape(rows, block, cols, block, 3).mean((1, 3))
 
 
-def noisy(*, block: int = _BLOCK, noise: float = 0.04, seed: int = 0) -> Float[np.ndarray, "6 rows cols"]:
+def noisy(*, block: int = _BLOCK, noise: float = 0.03, seed: int = 0) -> Float[np.ndarray, "6 rows cols"]:
     """The colour channels of both photographs with Gaussian noise: six pictures of one shape.
 
     Args:

@@ -9,6 +9,7 @@ import pathlib
 import shutil
 import statistics
 import time
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +22,12 @@ from jaxsci.core.provenance import device_description, versions
 from jaxsci.core.static import bind
 from jaxsci.demo import page, photographs, resume
 
-_WIDTH = 12.0
+_WIDTH = 14.0
+_CONTEXTS = {
+    "random shift": "the shift c",
+    "heat equation": "conductivity κ(t)",
+    "photograph": "log₁₀(1 + 4τḡ)",
+}
 
 
 def scene(folder: pathlib.Path, fast: bool) -> None:
@@ -37,7 +43,7 @@ def scene(folder: pathlib.Path, fast: bool) -> None:
     from jaxsci.demo import _study as study
 
     _writable(folder)
-    rounds, seeds = (60, 2) if fast else (1500, 3)
+    rounds, seeds = (60, 2) if fast else (1200, 3)
     device = device_description()
     print(
         f"jaxsci {versions()['jaxsci']} · jax {jax.__version__} · {jax.device_count()} x {device['kind']}", flush=True
@@ -49,18 +55,18 @@ def scene(folder: pathlib.Path, fast: bool) -> None:
     references = _references(report, folder, study, rounds)
 
     started = time.perf_counter()
-    ds = study.study(rounds, seeds, out=folder / "sweep", units={"omega": "1", "iterations": "1"})
+    ds = study.study(rounds, seeds, out=folder / "sweep", units={"parameter": "1", "steps": "1"})
     seconds = time.perf_counter() - started
-    ds = ds.squeeze("rounds", drop=True)
+    ds = ds.squeeze("rounds", drop=True).rename(key="seed")
     timing = json.loads(ds.attrs["provenance"])
     _totals(report, ds, references, timing, seconds)
-    _figures(report, folder, ds)
+    _figures(report, folder, ds, references)
     _one_by_one(report, study, 20 if fast else 200)
     report.line(resume.demonstrate(folder / "resume"))
 
     shutil.copyfile(folder / "sweep" / "results.nc", folder / "results.nc")
     shutil.copyfile(study.__file__, folder / "study.py")
-    report.write(folder / "index.html")
+    report.write(folder / "index.html", pathlib.Path(study.__file__).read_text(encoding="utf-8"))
     print(
         f"\nwrote {folder}/: index.html, results.nc, study.py and the pictures, in {time.perf_counter() - began:.0f} s"
     )
@@ -102,26 +108,29 @@ def _summary(rounds: int, seeds: int, study) -> str:
 
 
 def _photograph(folder, report, study, fast: bool) -> None:
-    """Diffuse the three colour channels of the first photograph with one fixed parameter, and show it."""
+    """Diffuse the three colour channels of the first photograph with one fixed parameter, and show two moments."""
     pictures = photographs.noisy()[:3]
-    steps = study.STEPS_PER_IMAGE
+    steps, pause = study.STEPS_PER_IMAGE, study.STEPS_PER_IMAGE // 2
     _, method, _, best, tol = study.PROBLEMS["photograph"]
+    options = {"method": method, "policy": bandits.fixed(1, arm=0), "arms": study.ARMS[best : best + 1], "tol": tol}
 
     def diffuse(channel):
         stream = linear.streams.perona_malik(channel[None], steps_per_image=steps, last_step=study.LAST_STEP)
-        one = bandits.fixed(1, arm=0)
-        state, record = linear.tuned_sequence(
-            jax.random.key(0), stream, method, one, study.ARMS[best : best + 1], num_rounds=steps, tol=tol
+        # A sequence stops anywhere and goes on: the state is all that it needs.
+        middle, first = linear.tuned_sequence(jax.random.key(0), stream, num_rounds=pause, **options)
+        end, second = linear.tuned_sequence(
+            jax.random.key(0), stream, num_rounds=steps - pause, state=middle, **options
         )
-        return state.carry.solution, record.steps.sum()
+        return middle.carry.solution, end.carry.solution, first.steps.sum() + second.steps.sum()
 
     started = time.perf_counter()
-    after, iterations = jax.jit(lambda channels: jax.lax.map(diffuse, channels))(jnp.asarray(pictures))
-    after = np.moveaxis(np.asarray(after), 0, 2)
+    *moments, iterations = jax.jit(lambda channels: jax.lax.map(diffuse, channels))(jnp.asarray(pictures))
+    middle, end = (np.moveaxis(np.asarray(u), 0, 2) for u in moments)
     seconds = time.perf_counter() - started
     axes = plot.images(
-        [photographs.clean(), np.moveaxis(pictures, 0, 2), after],
-        titles=["photograph", "with noise", f"after {steps} steps of nonlinear diffusion"],
+        [photographs.clean(), np.moveaxis(pictures, 0, 2), middle, end],
+        titles=["photograph", "with noise: before", f"after {pause} steps", f"after {steps} steps"],
+        columns=4,
     )
     size = f"{pictures.shape[1]} x {pictures.shape[2]} pixels"
     text = f"{3 * steps} implicit steps on {size}, {int(iterations.sum())} sweeps"
@@ -129,24 +138,35 @@ def _photograph(folder, report, study, fast: bool) -> None:
     _say(f"photograph: {text}, {seconds:.1f} s with compilation")
 
 
-def _references(report, folder, study, rounds: int) -> dict[str, float]:
-    """What no policy knows: the best parameter of each single system, from the cost of every arm on every system."""
-    optimal = {}
+class Reference(NamedTuple):
+    """What no policy knows beforehand: totals in hindsight, and the best parameter of every system."""
+
+    fixed: float | None
+    optimal: float
+    omega: np.ndarray
+    context: np.ndarray
+
+
+def _references(report, folder, study, rounds: int) -> dict[str, Reference]:
+    """Best fixed and instance-optimal totals, from the cost of every parameter on every system."""
+    found, key = {}, jax.random.key(0)
     for name, (stream, method, _, _, tol) in study.PROBLEMS.items():
-        key = jax.random.key(0)
         if name == "random shift":
             # Young's formula knows the best parameter of this operator; all 20 arms would take many times as long.
             formula = Partial(bind(linear.streams.laplacian_omega, shape=(10, 10)))
             one = bandits.fixed(1, arm=0)
             _, record = linear.tuned_sequence(key, stream, method, one, formula, num_rounds=rounds, tol=tol)
-            optimal[name] = float(record.steps.sum())
+            found[name] = Reference(None, float(record.steps.sum()), record.parameter, record.context)
             continue
-        table, _ = linear.cost_table(key, stream, method, study.ARMS, num_rounds=rounds, tol=tol)
-        table = np.asarray(table)
-        optimal[name] = float(table.min(axis=1).sum())
+        # The stream of photographs repeats after one pass, so one pass tells all.
+        period = 6 * study.STEPS_PER_IMAGE if name == "photograph" else rounds
+        table, context = linear.cost_table(key, stream, method, study.ARMS, num_rounds=min(rounds, period), tol=tol)
+        table, context = (np.asarray(v)[np.arange(rounds) % period] for v in (table, context))
+        omega = np.asarray(study.ARMS)[table.argmin(axis=1)]
+        found[name] = Reference(float(table.sum(axis=0).min()), float(table.min(axis=1).sum()), omega, context)
         if name == "photograph":
             _heatmap(report, folder, study, table)
-    return optimal
+    return found
 
 
 def _heatmap(report, folder, study, table) -> None:
@@ -161,17 +181,16 @@ def _heatmap(report, folder, study, table) -> None:
     report.figure([ax], folder / "drift.png", text)
 
 
-def _totals(report, ds, references: dict[str, float], timing: dict, seconds: float) -> None:
-    total = ds["iterations"].sum("round").mean("key")
-    rows, printed = [], []
+def _totals(report, ds, references: dict[str, Reference], timing: dict, seconds: float) -> None:
+    total = ds["steps"].sum("round").mean("seed")
+    rows = []
     for problem in ds["problem"].values:
-        mine = total.sel(problem=problem)
-        fixed, one = float(mine.sel(policy="best fixed ω")), float(mine.sel(policy="ω = 1"))
-        for policy in ds["policy"].values:
-            value = float(mine.sel(policy=policy))
-            rows.append([problem, policy, value, value / fixed, value / one, value / references[problem]])
-        value = references[problem]
-        rows.append([problem, "instance-optimal", value, value / fixed, value / one, 1.0])
+        mine, reference = total.sel(problem=problem), references[problem]
+        one = float(mine.sel(policy="ω = 1"))
+        fixed = reference.fixed or float(mine.sel(policy="best fixed ω"))
+        values = [(policy, float(mine.sel(policy=policy))) for policy in ds["policy"].values]
+        for policy, value in [*values, ("instance-optimal", reference.optimal)]:
+            rows.append([problem, policy, value, value / fixed, value / one, value / reference.optimal])
     header = ["sequence", "policy", "iterations", "/ best fixed", "/ ω = 1", "/ instance-optimal"]
     cells = [[str(r[0]), str(r[1]), f"{r[2]:,.0f}", *(f"{v:.3f}" for v in r[3:])] for r in rows]
     printed = [header, *cells]
@@ -179,41 +198,53 @@ def _totals(report, ds, references: dict[str, float], timing: dict, seconds: flo
     for row in printed:
         _say("  ".join(c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths))))
     report.table(header, cells)
-    solves = int(ds["iterations"].size)
-    failed = int((ds["solve.status"] != 0).sum())
+    solves = int(ds["steps"].size)
+    failed = int((ds["point.status"] != 0).sum())
     ran = timing["run_seconds"]
     line = (
-        f"{solves:,} solves, {int(ds['iterations'].sum()):,} iterations, {failed} failed: {ran:.1f} s running "
+        f"{solves:,} solves, {int(ds['steps'].sum()):,} iterations, {failed} failed: {ran:.1f} s running "
         f"({1e6 * ran / max(solves, 1):.0f} µs a solve on {timing['devices']} devices) and "
         f"{timing['compile_seconds']:.1f} s compiling, {seconds:.1f} s in all."
     )
     report.line(line)
 
 
-def _figures(report, folder, ds) -> None:
+def _figures(report, folder, ds, references: dict[str, Reference]) -> None:
     import matplotlib.pyplot as plt
 
     problems = list(ds["problem"].values)
-    _, axes = plt.subplots(1, len(problems), figsize=(1.35 * _WIDTH, 4.6), layout="constrained")
-    for ax, problem in zip(np.atleast_1d(axes), problems):
-        cost = ds["iterations"].sel(problem=problem).drop_sel(policy="ω = 1")
-        plot.regret(cost, baseline="best fixed ω", over="key", kind="ratio", title=str(problem), ax=ax)
-        late = ds.sizes["round"] // 50
-        ax.set_xlim(left=late)
+    _, axes = plt.subplots(1, len(problems), figsize=(_WIDTH, 4.6), layout="constrained")
+    for ax, problem in zip(axes, problems):
         ax.set_ylim(0.4, 2.2)
-    text = "Iterations spent so far, relative to the best fixed ω in hindsight: mean and 5–95 % band over the seeds."
-    report.figure(np.atleast_1d(axes), folder / "regret.png", text)
+        cost = ds["steps"].sel(problem=problem).drop_sel(policy="ω = 1")
+        plot.regret(cost, baseline="best fixed ω", kind="ratio", title=str(problem), ax=ax)
+        ax.set_xlim(left=ds.sizes["round"] // 50)
+        ax.set_ylim(0.4, 2.2)
+        ax.set_ylabel("iterations so far / best fixed ω" if ax is axes[0] else "")
+    text = "Iterations spent so far relative to the best fixed ω in hindsight: mean and 5–95 % band over the seeds."
+    report.figure(axes, folder / "regret.png", text)
 
-    _, axes = plt.subplots(1, len(problems), figsize=(1.35 * _WIDTH, 4.0), layout="constrained", sharey=True)
-    for ax, problem in zip(np.atleast_1d(axes), problems):
-        shown = ds["omega"].sel(problem=problem).isel(key=0)
-        for policy, colour in (("Tsallis-INF", "#E69F00"), ("ChebCB", "#0072B2")):
-            ax.plot(shown.sel(policy=policy), ".", markersize=2.5, color=colour, label=policy)
-        ax.set(title=str(problem), xlabel="round")
-    np.atleast_1d(axes)[0].set_ylabel("chosen ω")
-    np.atleast_1d(axes)[0].legend(markerscale=5, loc="lower left", framealpha=0.9)
-    text = "The ω chosen for every system, one seed: Tsallis-INF settles on one, ChebCB follows the context."
-    report.figure(np.atleast_1d(axes), folder / "omega.png", text)
+    colours = {"Tsallis-INF": "#E69F00", "ChebCB": "#0072B2"}
+    _, axes = plt.subplots(2, len(problems), figsize=(_WIDTH, 7.4), layout="constrained", sharey=True)
+    for (above, below), problem in zip(axes.T, problems):
+        shown, reference = ds.sel(problem=problem).isel(seed=0), references[problem]
+        last = slice(2 * ds.sizes["round"] // 3, None)
+        for policy, colour in colours.items():
+            mine = shown.sel(policy=policy)
+            above.plot(mine["parameter"], ".", markersize=3, color=colour, label=policy)
+            below.plot(mine["context"][last], mine["parameter"][last], ".", markersize=4, color=colour, alpha=0.6)
+        order = np.argsort(reference.context)
+        below.plot(reference.context[order], reference.omega[order], "k-", linewidth=1.5, label="instance-optimal")
+        above.set(title=str(problem), xlabel="round")
+        below.set(xlabel=f"context: {_CONTEXTS[problem]} (last third of the rounds)")
+    for ax in axes[:, 0]:
+        ax.set_ylabel("chosen ω")
+        ax.legend(markerscale=4, loc="lower left", framealpha=0.9)
+    text = (
+        "The ω chosen over time (above) and against what the policy was shown (below): Tsallis-INF settles on few "
+        "values, ChebCB finds how the best ω depends on the context. The black line knows every system's best ω."
+    )
+    report.figure(axes.ravel(), folder / "omega.png", text)
 
 
 def _one_by_one(report, study, rounds: int) -> None:

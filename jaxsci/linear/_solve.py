@@ -1,7 +1,7 @@
 r"""`solve`: one driver for every iterative method, with one set of stopping tests, statuses and gradients.
 
-Stops at the first k with $\|b - A x_k\|_2 \le \mathrm{tol}\cdot\mathrm{ref}$, at the step cap, on stagnation (no new
-minimum of the residual within `patience` steps), on divergence, or when the method breaks down.
+Stops at the first k with $\|b - A x_k\|_2 \le \mathrm{tol}\cdot\mathrm{ref}$, at the step cap, on stagnation
+(`patience` steps without a new minimum of the residual), on divergence, or when the method breaks down.
 
 Gradients are implicit: with $A^\top \lambda = \bar x$, $\bar b = \lambda$ and $\bar A = -\lambda x^\top$; the loop is
 never differentiated.
@@ -42,11 +42,11 @@ class Result(NamedTuple):
 
 
 class _Loop(NamedTuple):
+    """What the inner loop carries: as few scalars as the stopping tests need, since each costs a kernel a sweep."""
+
     state: NamedTuple
     norm: Array
     best: Array
-    best_at: Array
-    status: Array
     history: Array
     k: Array
 
@@ -75,7 +75,8 @@ def solve(
             stagnated.
         max_steps: step cap, traced.
         norm_ref: what `tol` is relative to, static: ``"b"`` for ||b|| or ``"r0"`` for ||b - A x0||.
-        patience: steps without a new minimum of the residual after which the solve counts as stagnated, traced.
+        patience: after every so many steps the residual must have reached a new minimum, or the solve counts as
+            stagnated; traced, at least 1.
         max_history: how many residual norms to keep, static; 0 keeps none.
         adjoint_tol: tolerance of the solve behind reverse-mode gradients; `tol` by default. Its failure cannot be
             reported through a gradient, so check the forward status at the tolerance you need.
@@ -115,7 +116,11 @@ def solve(
                 f"solve: {name} must have the operator's shape {expected}, got {got}; one system at a time, "
                 "use jax.vmap for a batch"
             )
-    limits = (jnp.asarray(tol, dtype), jnp.asarray(max_steps, jnp.int32), jnp.asarray(patience, jnp.int32))
+    limits = (
+        jnp.asarray(tol, dtype),
+        jnp.asarray(max_steps, jnp.int32),
+        jnp.maximum(jnp.asarray(patience, jnp.int32), 1),
+    )
     adjoint_tol = limits[0] if adjoint_tol is None else jnp.asarray(adjoint_tol, dtype)
     return _solve(op, b, x0, method, limits, adjoint_tol, norm_ref, max_history)
 
@@ -157,25 +162,35 @@ def _iterate(op, b, x0, method: Solver, limits, norm_ref: str, max_history: int)
     code = status.flag(bad, status.NONFINITE_INPUT) | method.broken(system, state)
 
     def go_on(loop: _Loop):
-        return (loop.norm > target) & (loop.status == status.OK)
+        # Written so that a NaN ends the loop.
+        return (loop.norm > target) & (loop.norm <= ceiling) & (method.broken(system, loop.state) == status.OK)
 
     def body(loop: _Loop) -> _Loop:
         k = loop.k + 1
         state = method.step(system, rhs, loop.state)
         norm = tree.norm(state.r)
-        better = norm < _PROGRESS * loop.best
-        best_at = jnp.where(better, k, loop.best_at)
-        code = method.broken(system, state)
-        code = code | status.flag(~(norm <= ceiling), status.DIVERGED)
-        code = code | status.flag((k - best_at >= patience) & (norm > target), status.STAGNATED)
         history = loop.history.at[k].set(norm, mode="drop") if max_history else loop.history
-        return _Loop(state, norm, jnp.where(better, norm, loop.best), best_at, code, history, k)
+        return _Loop(state, norm, jnp.minimum(loop.best, norm), history, k)
 
-    start = _Loop(state, norm, norm, jnp.int32(0), code, history, jnp.int32(0))
-    end, steps = loops.bounded_while(go_on, body, start, max_steps=max_steps)
+    def stretch(carry):
+        """Up to `patience` steps; stagnated when they brought no new minimum worth the name."""
+        loop, _ = carry
+        most = jnp.minimum(patience, max_steps - loop.k)
+        after, taken = loops.bounded_while(go_on, body, loop, max_steps=most)
+        return after, (taken >= patience) & (after.best > _PROGRESS * loop.best)
+
+    def unfinished(carry):
+        loop, stagnated = carry
+        return (code == status.OK) & go_on(loop) & ~stagnated & (loop.k < max_steps)
+
+    start = _Loop(state, norm, norm, history, jnp.int32(0))
+    end, stagnated = jax.lax.while_loop(unfinished, stretch, (start, jnp.asarray(False)))
+    steps = end.k
 
     value = system.unpack(end.state.x)
-    code = end.status
+    code = code | method.broken(system, end.state)
+    code = code | status.flag(~(end.norm <= ceiling), status.DIVERGED)
+    code = code | status.flag(stagnated & (end.norm > target), status.STAGNATED)
     lost = ~tree.all_finite(value)
     value = tree.where(lost, x0, value)
     code = code | status.flag(lost, status.NONFINITE_RESULT | status.DIVERGED)

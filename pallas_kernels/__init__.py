@@ -1,0 +1,11 @@
+"""Hot loops of the toolkit, each one public function with a reference and TPU and GPU kernels behind it.
+
+``op(*arrays, implementation=None | "reference" | "tpu" | "gpu" | "interpret" | "tpu_interpret")``
+
+``None`` picks when the program is lowered: the kernel on TPU and CUDA, the reference (plain ``jax.numpy``, the
+meaning of the op) everywhere else. A named implementation never falls back: it runs or raises ValueError.
+"""
+
+from pallas_kernels.extrema import extrema
+
+__all__ = ["extrema"]
