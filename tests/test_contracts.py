@@ -1,10 +1,11 @@
 """The contract checks over every public name, and proof that each of them can fail."""
 
-import contracts
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
+import contracts
 import registry
 
 ENTRIES = registry.entries()

@@ -23,6 +23,7 @@ from jaxsci.core.static import bind
 from jaxsci.demo import page, photographs, resume
 
 _WIDTH = 14.0
+_STEPS = 30  # of every photograph, as in the study
 _CONTEXTS = {
     "random shift": "the shift c",
     "heat equation": "conductivity κ(t)",
@@ -43,7 +44,8 @@ def scene(folder: pathlib.Path, fast: bool) -> None:
     from jaxsci.demo import _study as study
 
     _writable(folder)
-    rounds, seeds = (60, 2) if fast else (1200, 3)
+    rounds, seeds = (60, 2) if fast else (study.ROUNDS, 2)
+    study.ROUNDS = rounds
     device = device_description()
     print(
         f"jaxsci {versions()['jaxsci']} · jax {jax.__version__} · {jax.device_count()} x {device['kind']}", flush=True
@@ -55,9 +57,9 @@ def scene(folder: pathlib.Path, fast: bool) -> None:
     references = _references(report, folder, study, rounds)
 
     started = time.perf_counter()
-    ds = study.study(rounds, seeds, out=folder / "sweep", units={"parameter": "1", "steps": "1"})
+    ds = study.study(seeds, out=folder / "sweep")
     seconds = time.perf_counter() - started
-    ds = ds.squeeze("rounds", drop=True).rename(key="seed")
+    ds = ds.rename(key="seed")
     timing = json.loads(ds.attrs["provenance"])
     _totals(report, ds, references, timing, seconds)
     _figures(report, folder, ds, references)
@@ -110,12 +112,12 @@ def _summary(rounds: int, seeds: int, study) -> str:
 def _photograph(folder, report, study, fast: bool) -> None:
     """Diffuse the three colour channels of the first photograph with one fixed parameter, and show two moments."""
     pictures = photographs.noisy()[:3]
-    steps, pause = study.STEPS_PER_IMAGE, study.STEPS_PER_IMAGE // 2
+    steps, pause = _STEPS, _STEPS // 2
     _, method, _, best, tol = study.PROBLEMS["photograph"]
     options = {"method": method, "policy": bandits.fixed(1, arm=0), "arms": study.ARMS[best : best + 1], "tol": tol}
 
     def diffuse(channel):
-        stream = linear.streams.perona_malik(channel[None], steps_per_image=steps, last_step=study.LAST_STEP)
+        stream = linear.streams.perona_malik(channel[None], steps_per_image=steps)
         # A sequence stops anywhere and goes on: the state is all that it needs.
         middle, first = linear.tuned_sequence(jax.random.key(0), stream, num_rounds=pause, **options)
         end, second = linear.tuned_sequence(
@@ -159,7 +161,7 @@ def _references(report, folder, study, rounds: int) -> dict[str, Reference]:
             found[name] = Reference(None, float(record.steps.sum()), record.parameter, record.context)
             continue
         # The stream of photographs repeats after one pass, so one pass tells all.
-        period = 6 * study.STEPS_PER_IMAGE if name == "photograph" else rounds
+        period = 6 * _STEPS if name == "photograph" else rounds
         table, context = linear.cost_table(key, stream, method, study.ARMS, num_rounds=min(rounds, period), tol=tol)
         table, context = (np.asarray(v)[np.arange(rounds) % period] for v in (table, context))
         omega = np.asarray(study.ARMS)[table.argmin(axis=1)]
@@ -170,7 +172,7 @@ def _references(report, folder, study, rounds: int) -> dict[str, Reference]:
 
 
 def _heatmap(report, folder, study, table) -> None:
-    steps = min(study.STEPS_PER_IMAGE, len(table))
+    steps = min(_STEPS, len(table))
     shown = table[:steps].T
     ax = plot.heatmap(shown, dims=("arm", "step of the picture"), log=True, best=None, title="sweeps of every ω")
     ax.plot(range(steps), shown.argmin(axis=0), color="white", linewidth=3)

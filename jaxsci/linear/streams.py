@@ -144,7 +144,7 @@ def perona_malik(
     steps_per_image: int,
     contrast: ArrayLike = 0.05,
     first_step: ArrayLike = 0.1,
-    last_step: ArrayLike = 100.0,
+    last_step: ArrayLike = 20.0,
 ) -> Stream:
     r"""Implicit nonlinear (Perona-Malik) diffusion of pictures: variable-coefficient systems whose best omega drifts.
 

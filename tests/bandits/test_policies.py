@@ -1,6 +1,5 @@
 """Bandit policies: closed forms, invariants, and the ordering that theory promises."""
 
-import contracts
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import contracts
 from jaxsci import bandits
 from jaxsci.core.protocols import Decision
 

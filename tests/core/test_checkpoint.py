@@ -8,13 +8,13 @@ import sys
 import time
 from typing import NamedTuple
 
-import contracts
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import contracts
 from jaxsci.core import checkpoint
 
 

@@ -3,7 +3,6 @@
 from functools import partial
 from typing import NamedTuple
 
-import contracts
 import hypothesis
 import hypothesis.strategies as st
 import jax
@@ -11,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import contracts
 from jaxsci.core import loops
 
 KINDS = ["lax", "checkpointed"]

@@ -8,13 +8,13 @@ import sys
 import time
 from typing import NamedTuple
 
-import contracts
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
+import contracts
 from jaxsci.core import checkpoint, status, train
 
 ROOT = pathlib.Path(__file__).parents[2]

@@ -1,6 +1,5 @@
 """The driver: statuses, edge cases, gradients, transforms, bad input."""
 
-import contracts
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.tree_util import Partial
 
+import contracts
 from jaxsci import check, linear
 from jaxsci.core import status
 from jaxsci.core.protocols import Solver

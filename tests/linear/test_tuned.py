@@ -1,12 +1,12 @@
 """Tuned sequences: one scan, resumable, equal under vmap; stream statistics and policy ratios against the paper's."""
 
-import contracts
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.tree_util import Partial
 
+import contracts
 from jaxsci import bandits, linear
 from jaxsci.core.static import bind
 

@@ -6,9 +6,9 @@ import warnings
 
 import jax
 import jax.numpy as jnp
-import ladder
 import pytest
 
+import ladder
 from pallas_kernels import _compat, _dispatch, extrema
 from pallas_kernels.extrema import gpu, tpu
 

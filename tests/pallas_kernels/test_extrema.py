@@ -5,11 +5,11 @@ import functools
 import hypothesis
 import jax
 import jax.numpy as jnp
-import ladder
 import numpy as np
 import pytest
 from hypothesis import strategies as st
 
+import ladder
 from pallas_kernels import extrema
 from pallas_kernels.extrema import arg_specs, gpu, tpu
 

@@ -5,11 +5,11 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import ladder
 import numpy as np
 import pytest
 from jax import lax
 
+import ladder
 from pallas_kernels import _compat, extrema
 from pallas_kernels._compat import pl, pltpu
 

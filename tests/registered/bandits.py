@@ -1,10 +1,10 @@
 """Entries of jaxsci.bandits."""
 
-import contracts
 import jax
 import jax.numpy as jnp
-from contracts import Compiled, Family, Record
 
+import contracts
+from contracts import Compiled, Family, Record
 from jaxsci import bandits
 
 

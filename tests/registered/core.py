@@ -2,9 +2,9 @@
 
 import jax
 import jax.numpy as jnp
-from contracts import Bad, Compiled, Constant, Driver, Record
 
 import jaxsci
+from contracts import Bad, Compiled, Constant, Driver, Record
 from jaxsci.core import checkpoint, extras, keys, loops, static, status, train, tree, types
 
 CONSTANTS = (

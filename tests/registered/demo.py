@@ -1,8 +1,8 @@
 """Entries of jaxsci.demo and the command line."""
 
 import jax.numpy as jnp
-from contracts import Bad, Compiled, Constant, Driver
 
+from contracts import Bad, Compiled, Constant, Driver
 from jaxsci import __main__, demo
 from jaxsci.demo import page, photographs, resume
 

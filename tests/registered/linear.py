@@ -1,11 +1,11 @@
 """Entries of jaxsci.linear."""
 
-import contracts
 import jax
 import jax.numpy as jnp
-from contracts import Compiled, Family, Record
 from jax.tree_util import Partial
 
+import contracts
+from contracts import Compiled, Family, Record
 from jaxsci import bandits, linear
 from jaxsci.core.static import bind
 

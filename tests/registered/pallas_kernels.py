@@ -1,8 +1,8 @@
 """Contract entries of the kernel package."""
 
-import contracts
 import jax
 
+import contracts
 import pallas_kernels
 
 

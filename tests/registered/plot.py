@@ -1,8 +1,8 @@
 """Entries of jaxsci.plot."""
 
 import numpy as np
-from contracts import Bad, Driver
 
+from contracts import Bad, Driver
 from jaxsci import plot
 
 

@@ -1,8 +1,8 @@
 """Entries of jaxsci.core.provenance."""
 
 import jax
-from contracts import Bad, Driver
 
+from contracts import Bad, Driver
 from jaxsci.core import provenance
 
 

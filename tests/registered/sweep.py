@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from contracts import Bad, Driver, Record
 
+from contracts import Bad, Driver, Record
 from jaxsci import sweep
 
 
