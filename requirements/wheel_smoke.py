@@ -20,8 +20,8 @@ for package in (jaxsci, pallas_kernels):
     assert root not in place.parents, place
     assert (place.parent / "py.typed").exists(), place
 assert jaxsci.__version__ != "0+unknown"
-result = jaxsci.linear.solve(
-    jaxsci.linear.operators.shifted_laplacian((8, 8)), jnp.ones((8, 8)), method=jaxsci.linear.methods.sor(1.5), tol=1e-4)
+op, method = jaxsci.linear.operators.shifted_laplacian((8, 8)), jaxsci.linear.methods.sor(1.5)
+result = jaxsci.linear.solve(op, jnp.ones((8, 8)), method=method, tol=1e-4)
 jaxsci.check(result)
 low, high = pallas_kernels.extrema(jnp.arange(5.0))
 assert (float(low), float(high)) == (0.0, 4.0)

@@ -1,0 +1,32 @@
+"""Execute every percent script of this folder, in full, into an .ipynb beside it."""
+
+import pathlib
+import sys
+
+import jupytext
+import nbformat
+from nbconvert.preprocessors import ExecutePreprocessor
+
+HERE = pathlib.Path(__file__).resolve().parent
+LIMIT = 500_000
+
+
+def build(source: pathlib.Path) -> None:
+    """Convert, execute, check the size, write."""
+    notebook = jupytext.read(source)
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    ExecutePreprocessor(timeout=600, kernel_name="python3").preprocess(notebook, {"metadata": {"path": str(HERE)}})
+    for cell in notebook.cells:
+        cell.metadata.pop("execution", None)  # wall-clock stamps would change the file at every build
+    text = nbformat.writes(notebook)
+    if len(text) > LIMIT:
+        raise SystemExit(f"{source.name}: the executed notebook has {len(text)} bytes, more than {LIMIT}")
+    source.with_suffix(".ipynb").write_text(text + "\n")
+    print(f"{source.stem}: {len(text) / 1e3:.0f} kB")
+
+
+if __name__ == "__main__":
+    names = sys.argv[1:]
+    for path in sorted(HERE.glob("*.py")):
+        if path.name != "build.py" and (not names or path.stem in names):
+            build(path)
