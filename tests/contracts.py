@@ -286,8 +286,9 @@ def check_policy(
     for leaf in jax.tree.leaves(loop[0]):
         if jnp.issubdtype(leaf.dtype, jnp.inexact):
             assert leaf.dtype == np.dtype(dtype), f"dtype kept: {leaf.dtype}"
+    first, others = keys[0], tuple(h * 1.1 for h in hyper)
     with count_compilations() as events:
-        jax.block_until_ready(jitted(keys[0], *(h * 1.1 for h in hyper)))
+        jax.block_until_ready(jitted(first, *others))
     assert not events, "a new hyper-parameter value compiled again"
 
     if num_arms > 1:

@@ -13,6 +13,7 @@ import jax
 import pytest
 
 import registry
+from jaxsci import __main__
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 # The notebooks need their sources only; a private folder, since they may write.
@@ -72,6 +73,13 @@ def test_the_demo_runs_and_runs_again(tmp_path):
 
 def _table(text):
     return [line for line in text.splitlines() if line.startswith(("random shift", "heat equation", "photograph  "))]
+
+
+def test_the_command_line(capsys):
+    assert __main__.main([]) == 0
+    assert "builds on" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        __main__.main(["nothing"])
 
 
 def test_every_room_has_its_page():

@@ -17,8 +17,9 @@ from jaxsci import linear, sweep
 
 def point(key, omega):
     """One SOR solve of a random right-hand side: a loop whose length depends on its data."""
-    b = jax.random.normal(key, (12, 12), jnp.result_type(omega, jnp.float32))
-    result = linear.solve(linear.operators.shifted_laplacian((12, 12)), b, method=linear.methods.sor(omega), tol=1e-4)
+    dtype = jnp.result_type(omega, jnp.float32)
+    op = linear.operators.shifted_laplacian((12, 12), jnp.zeros((), dtype))
+    result = linear.solve(op, jax.random.normal(key, (12, 12), dtype), method=linear.methods.sor(omega), tol=1e-4)
     return {"x": result.value, "iterations": result.steps}
 
 

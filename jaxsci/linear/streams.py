@@ -4,6 +4,8 @@ A stream is a `core.protocols.Stream` (init, next): `next(key, carry, i)` draws 
 and the driver writes the last solution into `carry.solution`, from which time-stepping streams go on.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
@@ -60,6 +62,7 @@ def _next_laplacian(a, b, low, width, key, carry, i, *, shape):
     return carry, Problem(operators.shifted_laplacian(shape, shift), rhs, jnp.zeros_like(rhs), shift)
 
 
+@partial(jax.jit, static_argnames=("shape", "dtype"))
 def _bounded_normal(key, shape, dtype):
     """Standard normal conditioned on norm <= sqrt(n), by rejection: about every second draw passes."""
     size = shape[0] * shape[1]

@@ -153,7 +153,10 @@ def _temporary_bytes(function, *args):
 
 def _while_loss(x, steps):
     (y, _), _ = loops.bounded_while(
-        lambda c: c[1] < steps, lambda c: (jnp.sin(c[0]), c[1] + 1), (x, 0), max_steps=steps,
+        lambda c: c[1] < steps,
+        lambda c: (jnp.sin(c[0]), c[1] + 1),
+        (x, 0),
+        max_steps=steps,
         kind="checkpointed",
     )
     return jnp.sum(y)

@@ -12,14 +12,18 @@ from jaxsci.core.protocols import Decision, Denoiser, Policy, Problem, Solver, S
 def test_names_are_the_agreed_ones():
     assert Decision._fields == ("action", "log_prob", "aux")
     assert Policy._fields == ("init", "select", "update")
-    assert Solver._fields == ("init", "step", "done")
+    assert Solver._fields == ("prepare", "init", "step", "broken")
     assert Problem._fields == ("op", "b", "x0", "context")
     assert StreamCarry._fields == ("solution", "memory")
     assert Stream._fields == ("init", "next")
     assert Problem(1, 2).x0 is None and Problem(1, 2).context is None and StreamCarry(1).memory is None
 
 
-def _richardson_init(rate, op, b, x0):
+def _richardson_prepare(op):
+    return op
+
+
+def _richardson_init(op, b, x0):
     return x0, b - op @ x0
 
 
@@ -28,13 +32,18 @@ def _richardson_step(rate, op, b, state):
     return x, b - op @ x
 
 
-def _richardson_done(rate, state, threshold):
-    return jnp.linalg.norm(state[1]) <= threshold
+def _richardson_broken(op, state):
+    return jnp.int32(0)
 
 
 def test_a_family_member_crosses_jit_vmap_and_grad():
     def member(rate):
-        return Solver(Partial(_richardson_init, rate), Partial(_richardson_step, rate), Partial(_richardson_done, rate))
+        return Solver(
+            Partial(_richardson_prepare),
+            Partial(_richardson_init),
+            Partial(_richardson_step, rate),
+            Partial(_richardson_broken),
+        )
 
     op, b = jnp.array([[2.0, 0.5], [0.5, 1.0]]), jnp.ones(2)
     traces = []

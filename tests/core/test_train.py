@@ -159,9 +159,7 @@ def test_dtypes_are_kept(dtype, key):
     loss = lambda p, batch, key: square(p, jax.tree.map(lambda a: a.astype(dtype), batch), key)  # noqa: E731
     result = train.run(key, loss, params, draw, optimizer=ADAM, num_steps=3)
     assert {a.dtype for a in jax.tree.leaves((result.value, result.losses))} == {jnp.dtype(dtype)}
-    assert jax.eval_shape(lambda s: s, result.state) == jax.eval_shape(
-        lambda s: s, train.init(params, optimizer=ADAM)
-    )
+    assert jax.eval_shape(lambda s: s, result.state) == jax.eval_shape(lambda s: s, train.init(params, optimizer=ADAM))
 
 
 def test_the_same_optimizer_compiles_once_and_the_loss_is_traced_once(key):

@@ -3,18 +3,14 @@
 import jax.numpy as jnp
 
 from contracts import Bad, Compiled, Constant, Driver
-from jaxsci import __main__, demo
-from jaxsci.demo import page, photographs, resume
+from jaxsci import demo
+from jaxsci.demo import page, photographs, resume, solvers
 
 
 def _pictures(folder):
     clean, noisy = photographs.clean(), photographs.noisy()
     assert clean.shape == (42, 64, 3) and 0 <= clean.min() and clean.max() <= 1
     assert noisy.shape == (6, 42, 64) and abs(float((noisy[0] - clean[:, :, 0]).std()) - 0.03) < 0.002
-
-
-def _command_line(folder):
-    assert __main__.main([]) == 0
 
 
 def _resumed(folder):
@@ -45,6 +41,11 @@ def _into_a_file(folder):
     demo.run("solvers", folder / "taken", fast=True)
 
 
+def _scene_into_a_file(folder):
+    (folder / "taken").touch()
+    solvers.scene(folder / "taken", True)
+
+
 ENTRIES = {
     "jaxsci.demo.run": Driver(
         bad=(
@@ -52,6 +53,7 @@ ENTRIES = {
             Bad(_into_a_file, SystemExit, "cannot write into"),
         )
     ),
+    "jaxsci.demo.solvers.scene": Driver(bad=(Bad(_scene_into_a_file, OSError, "choose another folder with --out"),)),
     "jaxsci.demo.SCENES": Constant(),
     "jaxsci.demo.page.Page": Driver(works=_page),
     "jaxsci.demo.photographs.clean": Driver(works=_pictures),
@@ -59,5 +61,4 @@ ENTRIES = {
     "jaxsci.demo.resume.demonstrate": Driver(works=_resumed),
     "jaxsci.demo.resume.small_sweep": Driver(works=_small_sweep),
     "jaxsci.demo.resume.point": Compiled(_point, tol=1e-4),
-    "jaxsci.__main__.main": Driver(works=_command_line),
 }
