@@ -11,7 +11,8 @@ body { font: 16px/1.5 system-ui, sans-serif; color: #1b1f24; background: #fff; m
        padding: 0 1.2rem; }
 h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 .4rem; } h2 { font-size: 1.15rem; margin: 2.2rem 0 .5rem; }
 .lead { font-size: 1.08rem; } .small { color: #57606a; font-size: .88rem; }
-figure { margin: 1.8rem 0; } figure img { max-width: 100%; height: auto; } figcaption { color: #57606a; font-size: .92rem; }
+figure { margin: 1.8rem 0; } figure img { max-width: 100%; height: auto; }
+figcaption { color: #57606a; font-size: .92rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; width: 100%; font-size: .93rem; }
 th { text-align: left; border-bottom: 2px solid #1b1f24; padding: .3rem .6rem; }
 td { border-bottom: 1px solid #d8dee4; padding: .25rem .6rem; } td.n, th.n { text-align: right; }
