@@ -26,8 +26,10 @@ test-all: install  ## everything, on both supported Pythons
 	@$(PYTEST) -m "not device" $(ARGS)
 	@$(if $(filter python3 python,$(PYTHON)),$(MAKE) --no-print-directory test-all PYTHON=python3.12)
 
+# The deselected one compares functions wrapped by the hook here with bare ones in the process that it kills.
 test-types: install  ## truth tests under the jaxtyping + beartype hook, for both packages
 	@$(PYTEST) -m "not slow and not aot and not device and not bad_input" \
+	  --deselect "tests/test_contracts.py::test_driver[jaxsci.demo.resume.demonstrate]" \
 	  --jaxtyping-packages=jaxsci,pallas_kernels,beartype.beartype $(ARGS)
 
 lint: install  ## ruff, rules and unused names

@@ -13,23 +13,35 @@ floor  room                holds                                                
 1      core                types, pytree arithmetic, status, loops, protocols,         -
                            training loop, checkpoints
 2      linear              operators, solvers, tuned sequences of solves               -
+2      quadrature          rules as (nodes, weights): classical, Bayesian              -
+2      nn                  networks as init and apply: perceptron                      -
 2      sweep               spaces x devices x checkpoints -> labelled results          -
 2      plot                one-call figures from Datasets and results                  -
-3      bandits             policies: (init, select, update)                            -
+3      bandits             policies: (init, select, update)                            gp, nn
 top    demo                scenes and the command line; nothing imports it             all
 =====  ==================  ==========================================================  =============
 
-Planned rooms, each built by the first issue that needs it: quadrature, gp, nn (floor 2); control, diffusion,
-pfn, quantization (3); smc, bayesopt, conformal (4).
+Planned rooms, each built by the first user that needs it: gp (floor 2); control, diffusion, pfn,
+quantization (3); smc, bayesopt, conformal (4).
 """
 
 import importlib
 import importlib.metadata
 
-_ROOMS = ("bandits", "core", "linear", "plot", "sweep")
+_ROOMS = ("bandits", "core", "linear", "nn", "plot", "quadrature", "sweep")
 _FUNCTIONS = {"check": "core.status", "explain": "core.status"}
 
-__all__ = ["bandits", "check", "core", "explain", "linear", "plot", "sweep"]  # noqa: F822 (lazy, see __getattr__)
+__all__ = [  # noqa: F822 (lazy, see __getattr__)
+    "bandits",
+    "check",
+    "core",
+    "explain",
+    "linear",
+    "nn",
+    "plot",
+    "quadrature",
+    "sweep",
+]
 
 try:
     __version__ = importlib.metadata.version("jaxsci")

@@ -56,7 +56,7 @@ def device_description(devices: Sequence[Any] | None = None) -> dict[str, Any]:
     }
 
 
-def source_of(function: Callable) -> str:
+def source_of(function: Any) -> str:
     """Canonical text of a function: its source, then everything its behaviour depends on, line by line.
 
     Args:

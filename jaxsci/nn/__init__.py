@@ -1,0 +1,8 @@
+"""Networks as pure functions: ``init(key, cfg) -> params`` and ``apply(params, cfg, x)``.
+
+Builds on: core. Flax inside; quantised products and kernels enter by the argument ``dense``.
+"""
+
+from jaxsci.nn import mlp
+
+__all__ = ["mlp"]

@@ -1,0 +1,149 @@
+r"""Multilayer perceptron: $h_{l+1} = \phi(h_l W_l + b_l)$, the last layer without activation.
+
+The network is a flax module inside and two pure functions outside: `init` and `apply`. The product of a layer is the
+argument `dense`, so that another precision, a quantised product or a kernel enters without another network.
+
+Reference: D. E. Rumelhart, G. E. Hinton, R. J. Williams, "Learning representations by back-propagating errors", 1986;
+initialisation: Y. LeCun, L. Bottou, G. B. Orr, K.-R. Müller, "Efficient BackProp", 1998, section 4.6.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from jaxsci.core import extras, keys
+from jaxsci.core.types import KeyArray
+
+ACTIVATIONS = {
+    "tanh": jnp.tanh,
+    "relu": jax.nn.relu,
+    "gelu": jax.nn.gelu,
+    "silu": jax.nn.silu,
+    "softplus": jax.nn.softplus,
+}
+"""Names that `config` accepts."""
+
+
+class Config(eqx.Module):
+    """Sizes and activation of a perceptron; all static. Made by `config`."""
+
+    num_in: int = eqx.field(static=True)
+    """Entries of the input."""
+    hidden: tuple[int, ...] = eqx.field(static=True)
+    """Width of each hidden layer."""
+    num_out: int = eqx.field(static=True)
+    """Entries of the output."""
+    activation: str = eqx.field(static=True)
+    """A key of `ACTIVATIONS`."""
+
+
+def config(num_in: int, hidden: Sequence[int], num_out: int, *, activation: str = "tanh") -> Config:
+    """A validated configuration.
+
+    Args:
+        num_in: entries of the input (static).
+        hidden: width of each hidden layer (static); empty is a linear map.
+        num_out: entries of the output (static).
+        activation: one of `ACTIVATIONS` (static).
+
+    Raises:
+        ValueError: a size below 1 or an unknown activation.
+    """
+    sizes = (num_in, *hidden, num_out)
+    if any(not isinstance(size, int) or size < 1 for size in sizes):
+        raise ValueError(f"mlp.config: sizes must be integers >= 1, got {sizes}")
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"mlp.config: activation must be one of {sorted(ACTIVATIONS)}, got {activation!r}")
+    return Config(num_in, tuple(hidden), num_out, activation)
+
+
+def affine(x: Float[Array, "... i"], kernel: Float[Array, "i o"], bias: Float[Array, " o"]) -> Float[Array, "... o"]:
+    """The product of a layer, ``x @ kernel + bias``: what `dense` is unless another one is given."""
+    out = x @ kernel
+    return out + bias.reshape((1,) * (out.ndim - 1) + bias.shape)
+
+
+@functools.cache
+def _module_class():
+    """The flax module; built at first use, because flax is an extra."""
+    linen = extras.require("flax.linen", "nets", "nn.mlp")
+
+    class Perceptron(linen.Module):
+        cfg: Config
+        dense: Callable
+        dtype: object
+
+        @linen.compact
+        def __call__(self, x):
+            act = ACTIVATIONS[self.cfg.activation]
+            for i, size in enumerate((*self.cfg.hidden, self.cfg.num_out)):
+                shape = (x.shape[-1], size)
+                kernel = self.param(f"kernel_{i}", linen.initializers.lecun_normal(), shape, self.dtype)
+                bias = self.param(f"bias_{i}", linen.initializers.zeros_init(), (size,), self.dtype)
+                x = self.dense(x, kernel, bias)
+                x = act(x) if i < len(self.cfg.hidden) else x
+            return x
+
+    return Perceptron
+
+
+def init(key: KeyArray, cfg: Config, *, dtype=None) -> PyTree:
+    """Parameters: kernels of variance 1/fan-in, biases zero.
+
+    Args:
+        key: one typed key.
+        cfg: from `config` (static).
+        dtype: of the parameters; JAX's default floating dtype when None (static).
+
+    Returns:
+        A dict with ``kernel_i`` Float[in, out] and ``bias_i`` Float[out] for every layer i.
+
+    Raises:
+        ImportError: flax is missing.
+    """
+    dtype = jnp.dtype(dtype) if dtype is not None else jnp.result_type(float)
+    return _init(keys.as_typed_key(key, "mlp.init"), cfg, dtype)
+
+
+@eqx.filter_jit
+def _init(key, cfg, dtype):
+    return _module_class()(cfg, affine, dtype).init(key, jnp.zeros((cfg.num_in,), dtype))["params"]
+
+
+def apply(
+    params: PyTree, cfg: Config, x: Float[Array, " num_in"], *, dense: Callable = affine
+) -> Float[Array, " num_out"]:
+    """The network's output for one input; batches by `jax.vmap` (leading axes of `x` pass through as well).
+
+    Args:
+        params: from `init`.
+        cfg: the same configuration (static).
+        x: one input, Float[num_in].
+        dense: ``dense(x, kernel, bias) -> x @ kernel + bias`` in whatever arithmetic (static unless a Partial).
+
+    Returns:
+        Float[num_out], differentiable in `params` and `x`.
+
+    Raises:
+        ValueError: the last axis of `x` is not `num_in`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxsci.nn import mlp
+        >>> cfg = mlp.config(2, (8, 8), 1)
+        >>> params = mlp.init(jax.random.key(0), cfg)
+        >>> print(mlp.apply(params, cfg, jnp.ones(2)).shape, params["kernel_1"].shape)
+        (1,) (8, 8)
+    """
+    x = jnp.asarray(x)
+    if x.ndim == 0 or x.shape[-1] != cfg.num_in:
+        raise ValueError(f"mlp.apply: x must have shape ({cfg.num_in},), got {x.shape}")
+    dtype = jax.tree.leaves(params)[0].dtype
+    return _module_class()(cfg, dense, dtype).apply({"params": params}, x)
+
+
+__all__ = ["ACTIVATIONS", "Config", "affine", "apply", "config", "init"]

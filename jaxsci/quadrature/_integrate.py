@@ -1,0 +1,248 @@
+r"""Using a rule: integrate a function, weigh samples, cumulate, pad.
+
+$\int_a^b f \approx \frac{b-a}{s_1-s_0} \sum_j w_j\, f\big(a + (b-a)\frac{t_j-s_0}{s_1-s_0}\big)$ for a rule on
+$[s_0, s_1]$. In graph: a, b and whatever f holds are traced and differentiated; nodes and weights are constants or
+traced. Weights computed in float64 and cast serve float32 sums well, since only their own digits are lost.
+
+Reference: Davis and Rabinowitz 1984, Methods of Numerical Integration, chapter 2.
+"""
+
+import warnings
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float, PyTree
+
+from jaxsci.core.types import concrete, float_dtype
+from jaxsci.quadrature._rule import ConditioningWarning, Rule, checked_nodes, interval
+
+_HIGHEST = jax.lax.Precision.HIGHEST
+# Condition of the Legendre-Vandermonde matrix above which interpolation through the nodes is noise.
+_ILL = 1e8
+
+
+def integrate(
+    f: Callable[[Float[Array, ""]], PyTree],
+    rule: tuple[ArrayLike, ArrayLike],
+    a: ArrayLike | None = None,
+    b: ArrayLike | None = None,
+    *,
+    source: tuple[ArrayLike, ArrayLike] = (0.0, 1.0),
+) -> PyTree:
+    r"""$\int_a^b f(t)\,dt$ by a rule; f is vmapped over the nodes and may return a pytree.
+
+    Args:
+        f: scalar -> pytree of arrays, traced once.
+        rule: `Rule` or any (nodes, weights), each (n,), traced.
+        a, b: ends, traced; a > b gives the negative. Both None: the rule is used where it stands.
+        source: the interval that the rule stands on, traced; [0, 1] is the builders' default. A Bayesian rule that is
+            moved is the one of the kernel with its length scaled alike: whether that is meant is up to you.
+
+    Returns:
+        The pytree of f, integrated, in the dtype of a and b where they are arrays, else of the rule.
+
+    Raises:
+        ValueError: only one end is given; nodes and weights of other shapes than (n,).
+
+    Differentiable in a, b, `source`, the rule, and the variables that f closes over or its Partial holds.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxsci import quadrature
+        >>> rule = quadrature.rules.gauss_legendre(8)
+        >>> area = lambda b: quadrature.integrate(lambda t: {"sine": jnp.sin(t), "one": jnp.ones(2)}, rule, 0.0, b)
+        >>> print(f"{area(jnp.pi)['sine']:.5f}", area(2.0)["one"].round(5))
+        2.00000 [2. 2.]
+        >>> print(f"{jax.grad(lambda b: area(b)['sine'])(1.0):.5f} {jnp.sin(1.0):.5f}")
+        0.84147 0.84147
+    """
+    nodes, weights = rule
+    if np.ndim(nodes) != 1 or np.shape(nodes) != np.shape(weights):
+        raise ValueError(
+            f"integrate: expected nodes and weights of one shape (n,), got {np.shape(nodes)} and {np.shape(weights)}; "
+            "use jax.vmap over a stack of rules"
+        )
+    if (a is None) != (b is None):
+        raise ValueError("integrate: expected both ends or none, got one of a and b")
+    moved = a is not None
+    typed = [x for x in (a, b, *source) if hasattr(x, "dtype")] if moved else []
+    dtype = float_dtype(typed) if typed else float_dtype(nodes, weights)
+    nodes, weights = jnp.asarray(nodes, dtype), jnp.asarray(weights, dtype)
+    if moved:
+        a, b, start, end = (jnp.asarray(x, dtype) for x in (a, b, *source))
+        ratio = (b - a) / (end - start)
+        nodes, weights = a + ratio * (nodes - start), ratio * weights
+    return apply(weights, jax.vmap(f)(nodes))
+
+
+def apply(weights: Float[ArrayLike, "... n"], samples: PyTree, axis: int = 0) -> PyTree:
+    r"""$\sum_j w_j f_j$ along one axis of every leaf, at full precision and in the leaf's dtype.
+
+    Args:
+        weights: (n,), or (m, n) such as `integration_matrix` gives: then the axis gets length m. Traced.
+        samples: pytree of arrays with n entries along `axis`; integers become floats.
+        axis: static.
+
+    Raises:
+        ValueError: the axis has another length than n, or weights of another rank.
+
+    Differentiable in `weights` and `samples`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci import quadrature
+        >>> weights = quadrature.rules.simpson(3, 0.0, 1.0).weights
+        >>> print(quadrature.apply(weights, jnp.array([[0.0, 0.25, 1.0]]), axis=1).round(4))
+        [0.3333]
+    """
+    rank = np.ndim(weights)
+    if rank not in (1, 2):
+        raise ValueError(f"apply: weights must have shape (n,) or (m, n), got {np.shape(weights)}")
+
+    def leaf(f):
+        f = jnp.asarray(f, float_dtype(f))
+        if not -f.ndim <= axis < f.ndim or f.shape[axis] != np.shape(weights)[-1]:
+            raise ValueError(
+                f"apply: samples must have {np.shape(weights)[-1]} entries along axis {axis}, got shape {f.shape}"
+            )
+        total = jnp.tensordot(jnp.asarray(weights, f.dtype), f, axes=((rank - 1,), (axis,)), precision=_HIGHEST)
+        return jnp.moveaxis(total, 0, axis) if rank == 2 else total
+
+    return jax.tree.map(leaf, samples)
+
+
+def pad(rule: tuple[ArrayLike, ArrayLike], num_nodes: int) -> Rule:
+    """The same rule with its last node repeated at weight 0 up to `num_nodes`, so that rules of several n stack.
+
+    Args:
+        rule: `Rule` or (nodes, weights), each (n,), built.
+        num_nodes: at least n, static.
+
+    Raises:
+        ValueError: fewer nodes than the rule has. TypeError: a traced argument.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxsci import quadrature
+        >>> rules = [quadrature.pad(quadrature.rules.trapezoid(n), 5) for n in (2, 3, 5)]
+        >>> stack = jax.tree.map(lambda *x: jnp.stack([jnp.asarray(y) for y in x]), *rules)
+        >>> print(jax.vmap(lambda r: quadrature.integrate(lambda t: t**2, r))(stack))
+        [0.5     0.375   0.34375]
+    """
+    alternative = "pad the rule on the host before it enters the compiled function"
+    nodes, weights, size = concrete((*rule, num_nodes), "quadrature.pad", "the rule and num_nodes", alternative)
+    nodes, weights, extra = nodes.astype(np.float64), weights.astype(np.float64), int(size) - len(nodes)
+    if extra < 0:
+        raise ValueError(f"pad: num_nodes must be >= {len(nodes)}, the rule's own number, got {int(size)}")
+    return Rule(np.append(nodes, np.repeat(nodes[-1], extra)), np.append(weights, np.zeros(extra)))
+
+
+def cumulative_trapezoid(samples: ArrayLike, nodes: Float[ArrayLike, " n"], axis: int = 0) -> Float[Array, "..."]:
+    r"""$F_i = \int_{t_0}^{t_i} f$ by the trapezoidal rule, $F_0 = 0$; the shape of `samples`.
+
+    Args:
+        samples: f at the nodes along `axis`, traced.
+        nodes: (n,), in order, any spacing, traced.
+        axis: static.
+
+    Raises:
+        ValueError: the axis has another length than `nodes`.
+
+    Differentiable in both.
+    """
+    f, dtype = _leading("cumulative_trapezoid", samples, axis, np.shape(nodes), 1)
+    h = jnp.diff(jnp.asarray(nodes, dtype)).reshape(-1, *(1,) * (f.ndim - 1))
+    return _accumulate((f[1:] + f[:-1]) * h / 2, axis)
+
+
+def cumulative_simpson(samples: ArrayLike, spacing: ArrayLike, axis: int = 0) -> Float[Array, "..."]:
+    r"""$F_i = \int_{t_0}^{t_i} f$ on equispaced nodes, $F_0 = 0$, exact for quadratics; the shape of `samples`.
+
+    Each interval integrates the parabola through its ends and a neighbour, $\frac{h}{12}(5f_0 + 8f_1 - f_2)$ or its
+    mirror image, so that at every second node the result is Simpson's.
+
+    Args:
+        samples: f at n >= 3 equispaced nodes along `axis`, traced.
+        spacing: distance of the nodes, a scalar, traced.
+        axis: static.
+
+    Raises:
+        ValueError: fewer than 3 samples.
+
+    Differentiable in both.
+    """
+    f, dtype = _leading("cumulative_simpson", samples, axis, None, 3)
+    left = (5 * f[:-2] + 8 * f[1:-1] - f[2:]) / 12  # integral over the first interval of each triple
+    right = (-f[:-2] + 8 * f[1:-1] + 5 * f[2:]) / 12  # over the second
+    number = jnp.arange(f.shape[0] - 1).reshape(-1, *(1,) * (f.ndim - 1))
+    first = jnp.concatenate([left, right[-1:]])
+    second = jnp.concatenate([left[:1], right])
+    pieces = jnp.where(number % 2 == 0, first, second)
+    return _accumulate(jnp.asarray(spacing, dtype) * pieces, axis)
+
+
+def integration_matrix(nodes: ArrayLike | Sequence, a: ArrayLike = 0.0, b: ArrayLike = 1.0) -> np.ndarray:
+    r"""S with $(S f)_i = \int_a^{t_i} p$, p the polynomial through $f_j$ at $t_j$: for Gauss and Chebyshev nodes.
+
+    Args:
+        nodes: (n,) strictly increasing in [a, b], built; of `rules.gauss_legendre` or `rules.clenshaw_curtis`.
+        a, b: ends, finite, a < b, built.
+
+    Returns:
+        (n, n) float64, for `apply(S, samples)`.
+
+    Raises:
+        ValueError: bad nodes or interval. TypeError: a traced argument.
+
+    Warns:
+        ConditioningWarning: interpolation through these nodes is unstable (many equispaced ones).
+
+    Example:
+        >>> from jaxsci import quadrature
+        >>> nodes, _ = quadrature.rules.gauss_legendre(4)
+        >>> S = quadrature.integration_matrix(nodes)
+        >>> print(abs(S @ nodes**3 - nodes**4 / 4).max() < 1e-14)
+        True
+
+    References: Trefethen 2013, Approximation Theory and Approximation Practice, chapter 19.
+    """
+    a, b = interval("integration_matrix", a, b)
+    nodes = checked_nodes("integration_matrix", nodes, a, b)
+    n = len(nodes)
+    x = (2 * nodes - a - b) / (b - a)
+    legendre = np.polynomial.legendre.legvander(x, n)
+    condition = np.linalg.cond(legendre[:, :n])
+    if condition > _ILL:
+        warnings.warn(
+            f"integration_matrix: interpolation through these {n} nodes has condition {condition:.1e}; use those of "
+            "rules.gauss_legendre or rules.clenshaw_curtis",
+            ConditioningWarning,
+            stacklevel=2,
+        )
+    # int_{-1}^x P_j = (P_{j+1} - P_{j-1}) / (2j + 1), and x + 1 for j = 0.
+    primitive = np.empty((n, n))
+    primitive[:, 0] = x + 1
+    primitive[:, 1:] = (legendre[:, 2:] - legendre[:, : n - 1]) / (2 * np.arange(1, n) + 1)
+    return (b - a) / 2 * np.linalg.solve(legendre[:, :n].T, primitive.T).T
+
+
+def _leading(function, samples, axis, expected, least):
+    """Samples with `axis` in front, checked, and their dtype."""
+    f = jnp.asarray(samples, float_dtype(samples))
+    if not -f.ndim <= axis < f.ndim:
+        raise ValueError(f"{function}: samples of shape {f.shape} have no axis {axis}")
+    f = jnp.moveaxis(f, axis, 0)
+    if f.shape[0] < least or (expected is not None and expected != f.shape[:1]):
+        wanted = f"at least {least}" if expected is None else f"the nodes' {expected}"
+        raise ValueError(f"{function}: expected {wanted} samples along axis {axis}, got {f.shape[0]}")
+    return f, f.dtype
+
+
+def _accumulate(pieces, axis):
+    total = jnp.cumsum(pieces, axis=0)
+    return jnp.moveaxis(jnp.concatenate([jnp.zeros_like(total, shape=(1, *total.shape[1:])), total]), 0, axis)
+
+
+__all__ = ["apply", "cumulative_simpson", "cumulative_trapezoid", "integrate", "integration_matrix", "pad"]
