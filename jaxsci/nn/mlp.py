@@ -115,8 +115,8 @@ def _init(key, cfg, dtype):
 
 
 def apply(
-    params: PyTree, cfg: Config, x: Float[Array, " num_in"], *, dense: Callable = affine
-) -> Float[Array, " num_out"]:
+    params: PyTree, cfg: Config, x: Float[Array, "*batch num_in"], *, dense: Callable = affine
+) -> Float[Array, "*batch num_out"]:
     """The network's output for one input; batches by `jax.vmap` (leading axes of `x` pass through as well).
 
     Args:
