@@ -18,22 +18,25 @@ floor  room                holds                                                
 2      sweep               spaces x devices x checkpoints -> labelled results          -
 2      plot                one-call figures from Datasets and results                  -
 3      bandits             policies: (init, select, update)                            gp, nn
+3      control             continuous-time problems, martingale policy evaluation,     quadrature, nn
+                           integral RL, linear-quadratic truths, adaptive stepping
 top    demo                scenes and the command line; nothing imports it             all
 =====  ==================  ==========================================================  =============
 
-Planned rooms, each built by the first user that needs it: gp (floor 2); control, diffusion, pfn,
-quantization (3); smc, bayesopt, conformal (4).
+Planned rooms, each built by the first user that needs it: gp (floor 2); diffusion, pfn, quantization (3); smc,
+bayesopt, conformal (4).
 """
 
 import importlib
 import importlib.metadata
 
-_ROOMS = ("bandits", "core", "linear", "nn", "plot", "quadrature", "sweep")
+_ROOMS = ("bandits", "control", "core", "linear", "nn", "plot", "quadrature", "sweep")
 _FUNCTIONS = {"check": "core.status", "explain": "core.status"}
 
 __all__ = [  # noqa: F822 (lazy, see __getattr__)
     "bandits",
     "check",
+    "control",
     "core",
     "explain",
     "linear",

@@ -37,7 +37,7 @@ def test_compiled_float32(name, key):
 def test_compiled_x64(name, dtype, key):
     if dtype == "float64":
         contracts.check_compiled(ENTRIES[name], key, dtype)
-    elif "dtype" not in ENTRIES[name].skip:
+    elif not {"dtype", "float32"} & set(ENTRIES[name].skip):
         contracts.COMPILED_CHECKS["dtype"](ENTRIES[name], key, np.dtype(dtype))
 
 

@@ -1,0 +1,328 @@
+"""Continuous-time control: quadrature, Riccati equations, policy evaluation and exploratory control, against peers."""
+
+import contextlib
+import sys
+import time
+import warnings
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.linalg
+
+from benchmarks._harness import compare, compiled, host, installed, main, row
+from jaxsci import quadrature
+from jaxsci.control import exact, exploratory, martingale, riccati, simulate
+
+# --- quadrature --------------------------------------------------------------------------------------------
+
+
+def _integrand(t, c):
+    return jnp.exp(jnp.sin(3 * t) + c * t)
+
+
+def _quadax(seconds):
+    """10^3 integrals with a parameter: weights @ samples against the adaptive call, both right to rounding."""
+    c = jnp.linspace(0.0, 1.0, 1000)
+    fine = quadrature.rules.gauss_legendre(60)
+    truth = np.exp(np.sin(3 * fine.nodes) + np.asarray(c)[:, None] * fine.nodes) @ fine.weights
+    rule = quadrature.rules.gauss_legendre(18)
+    ours = compiled(jax.vmap(lambda c: quadrature.integrate(lambda t: _integrand(t, c), rule)), c)
+    quadax, peer = installed("quadax"), None
+    if quadax is not None:
+        interval = jnp.array([0.0, 1.0])
+        peer = compiled(jax.vmap(lambda c: quadax.quadgk(_integrand, interval, args=(c,), epsabs=1e-10)[0]), c)
+
+    def worst(ours, theirs):
+        return np.abs(np.asarray(ours) - truth).max()
+
+    error = "" if peer is None else f", quadax's {worst(peer.call(), None):.1e}"
+    yield compare(
+        "1000 integrals, vmapped", ours, peer, peer_name="quadax quadgk, epsabs 1e-10", accuracy=worst, target=10.0,
+        seconds=seconds, note=f"18 Gauss-Legendre nodes; accuracy: our largest error{error}",
+    )  # fmt: skip
+
+
+@contextlib.contextmanager
+def _old_numpy_names():
+    """What probnum 0.1 still asks NumPy for, and NumPy 2 no longer has."""
+    names = {"Inf": np.inf, "infty": np.inf, "float_": np.float64, "complex_": np.complex128}
+    missing = {name: value for name, value in names.items() if not hasattr(np, name)}
+    for name, value in missing.items():
+        setattr(np, name, value)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for name in missing:
+            delattr(np, name)
+
+
+def _probnum(seconds):
+    """Bayesian quadrature from data, Matern 7/2, length .3, jitter 1e-8, of e^-t cos 5t over [0, .1]."""
+    kernel = quadrature.kernels.matern(3.5, 0.3)
+
+    def ours(n):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the conditioning of this length is part of the comparison
+            rule = quadrature.rules.bayesian(n, 0.0, 0.1, kernel=kernel, jitter=1e-8)
+        return rule.weights @ (np.exp(-rule.nodes) * np.cos(5 * rule.nodes))
+
+    with _old_numpy_names():
+        probnum = installed("probnum")
+        peer = None
+        if probnum is not None:
+            from probnum.quad import bayesquad_from_data
+            from probnum.randprocs.kernels import Matern
+
+            covariance = Matern(input_shape=(1,), lengthscales=0.3, nu=3.5)
+
+            def peer(n):
+                nodes = np.linspace(0.0, 0.1, n)
+                values = np.exp(-nodes) * np.cos(5 * nodes)
+                return bayesquad_from_data(nodes[:, None], values, kernel=covariance, domain=(0.0, 0.1))[0].mean
+
+        for n in (5, 9):
+            yield compare(
+                f"Bayesian quadrature, {n} nodes", host(ours, n), None if peer is None else host(peer, n),
+                peer_name="probnum bayesquad_from_data", seconds=seconds,
+                accuracy=lambda a, b: abs(a - b) if b is not None else np.nan,
+                note="nodes, weights and integral; accuracy: difference of the two means",
+            )  # fmt: skip
+
+
+# --- Riccati equations -------------------------------------------------------------------------------------
+
+
+def _systems(num, d, m):
+    """Random systems, stable as they are, so that Kleinman's iteration may start from no control."""
+    rng = np.random.default_rng(0)
+    A = rng.normal(size=(num, d, d)) / np.sqrt(d)
+    A -= (1 + np.linalg.eigvals(A).real.max(1))[:, None, None] * np.eye(d)
+    return A, rng.normal(size=(num, d, m)), np.eye(d), np.eye(m)
+
+
+def _largest(ours, peer):
+    return np.nan if peer is None else np.abs(np.asarray(ours) - peer).max() / np.abs(peer).max()
+
+
+def _riccati(fast, seconds):
+    num = 100 if fast else 1000
+    A, B, Q, R = _systems(num, 4, 2)
+    ours = compiled(jax.vmap(lambda A, B: riccati.kleinman(A, B, Q, R).P[-1]), jnp.asarray(A), jnp.asarray(B))
+    scipy_loop = host(lambda: np.stack([scipy.linalg.solve_continuous_are(a, b, Q, R) for a, b in zip(A, B)]))
+    yield compare(
+        f"{num} Riccati equations, 4 states", ours, scipy_loop, peer_name="scipy solve_continuous_are, loop",
+        accuracy=_largest, seconds=seconds, note="12 Kleinman steps, vmapped; accuracy: largest relative difference",
+    )  # fmt: skip
+    control = installed("control")
+    peer = None if control is None else host(lambda: control.lqr(A[0], B[0], Q, R)[1])
+    yield compare(
+        "one Riccati equation, host", host(lambda: riccati.solve(A[0], B[0], Q, R).P), peer, peer_name="control.lqr",
+        accuracy=_largest, seconds=seconds, note="accuracy: largest relative difference",
+    )  # fmt: skip
+
+
+# --- policy evaluation -------------------------------------------------------------------------------------
+
+_DT, _DISCOUNT, _MEAN = 0.05, 0.5, 0.5
+
+
+def _features(t, x):
+    return jnp.stack([jnp.ones_like(x), x - _MEAN])
+
+
+def _value():
+    return martingale.linear_value(_features)
+
+
+def _stream(key, num_steps):
+    """Transitions of a stationary Ornstein-Uhlenbeck path that earns x."""
+    path = exact.ornstein_uhlenbeck(key, num_steps=num_steps, dt=_DT, mean=_MEAN)
+    return simulate.transitions(path._replace(rs=path.xs[:-1]))
+
+
+def _rlax(fast, seconds):
+    """The sum of trace times delta at fixed parameters, A theta + b with the sums that CLSTD(lambda) keeps."""
+    num_steps, decay = (2000 if fast else 20_000), 0.6
+    condition = martingale.condition(_value(), discount=_DISCOUNT, discounting="multiplicative")
+    theta = jnp.array([0.8, 0.5])
+    steps = jax.jit(lambda k: _stream(k, num_steps))(jax.random.key(0))
+
+    def ours(theta, steps):
+        method = martingale.clstd(condition, trace_decay=decay, trace_scale="unit")
+        sums = martingale.run(method, theta, steps)[1]
+        return sums.matrix @ theta + sums.vector
+
+    rlax, peer = installed("rlax"), None
+    if rlax is not None:
+
+        def theirs(theta, steps):
+            now = jax.vmap(_features)(steps.t, steps.x)
+            then = jax.vmap(_features)(steps.t_next, steps.x_next)
+            gamma = jnp.full(num_steps, jnp.exp(-_DISCOUNT * _DT))
+            errors = rlax.td_lambda(now @ theta, steps.reward * _DT, gamma, then @ theta, decay**_DT)
+            return now.T @ errors
+
+        peer = compiled(theirs, theta, steps)
+    yield compare(
+        f"TD(lambda) update, {num_steps} steps", compiled(ours, theta, steps), peer, peer_name="rlax td_lambda",
+        accuracy=_largest, seconds=seconds, note="accuracy: largest relative difference; ours is the update at every"
+        " theta, from traces of the features, rlax's that at one, from a scan of scalars backward over the stored path",
+    )  # fmt: skip
+
+
+def _numpy_ctd(xs, rate):
+    """Online CTD(0) as one writes it in NumPy; returns parameters."""
+    theta = np.zeros(2)
+    for k in range(len(xs) - 1):
+        now, then = np.array([1.0, xs[k] - _MEAN]), np.array([1.0, xs[k + 1] - _MEAN])
+        level = theta @ now
+        delta = theta @ then - level + (xs[k] - _DISCOUNT * level) * _DT
+        theta = theta + rate * (1 + k * _DT / 10) ** -0.67 * delta * now
+    return theta
+
+
+def _decaying(rate, t):
+    return rate * (1 + t / 10) ** -0.67
+
+
+def _online_ctd(fast):
+    """5 rates x 8 seeds of online CTD(0), paths drawn inside: one compiled call."""
+    num_steps, loop_steps = (20_000 if fast else 200_000), 5000
+    rates = jnp.array([0.01, 0.05, 0.1, 0.5, 1.0], jnp.float32)
+    condition = martingale.condition(_value(), discount=jnp.float32(_DISCOUNT))
+
+    def one(rate, key):
+        method = martingale.ctd(condition, learning_rate=jax.tree_util.Partial(_decaying, rate))
+        steps = jax.tree.map(_single, _stream(key, num_steps))
+        estimate, _ = martingale.run(method, jnp.zeros(2, jnp.float32), steps)
+        return estimate.value, estimate.status
+
+    seeds = jax.random.split(jax.random.key(0), 8)
+    ours = compiled(jax.vmap(jax.vmap(one, (None, 0)), (0, None)), rates, seeds)
+    (value, bad), taken = ours.call(), []
+    for _ in range(3):
+        start = time.perf_counter()
+        jax.block_until_ready(ours.call())
+        taken.append(time.perf_counter() - start)
+    ours_seconds = float(np.median(taken))
+    xs = np.asarray(exact.ornstein_uhlenbeck(seeds[0], num_steps=loop_steps, dt=_DT, mean=_MEAN).xs)
+    start = time.perf_counter()
+    _numpy_ctd(xs, 0.1)
+    loop = (time.perf_counter() - start) / loop_steps
+    slope = _DT / (1 - np.exp(-_DT) + _DISCOUNT * _DT)
+    error = np.abs(np.asarray(value[2]).mean(0) - [_MEAN / _DISCOUNT, slope]).max()
+    note = f"largest error at rate .1, mean of 8 seeds, against the fixed point (1, {slope:.6f})"
+    per_step = ours_seconds / (40 * num_steps)
+    yield row(
+        "online CTD(0), one step of one lane", per_step, unit="s", peer_name="NumPy loop", peer=loop,
+        ratio=loop / per_step, accuracy=error, target=50.0, note=f"40 lanes vmapped, float32; accuracy: {note}",
+    )  # fmt: skip
+    yield row(
+        f"online CTD(0), 5 rates x 8 seeds x {num_steps} steps", ours_seconds, unit="s", accuracy=error,
+        ok=bool(ours_seconds < 10 * num_steps / 200_000) and not bool(jnp.any(bad)),
+        note=f"to take 10 s at 200000 steps; compiled in {ours.compile_seconds:.3g} s; accuracy: {note}",
+    )  # fmt: skip
+
+
+def _single(a):
+    return a.astype(jnp.float32) if jnp.issubdtype(a.dtype, jnp.floating) else a
+
+
+# --- exploratory control -----------------------------------------------------------------------------------
+
+
+def _exploratory_problem():
+    values = {"A": -1, "B": 0, "C": 0, "D": 1, "M": 2, "N": 2, "R": 1, "P": 1, "Q": 2, "temperature": 0.1}
+    return exploratory.ExploratoryLQ(**{name: jnp.float32(value) for name, value in values.items()})
+
+
+def _numpy_actor_critic(num_steps, dt=0.01, temperature=0.1):
+    """Online actor-critic as one writes it in NumPy."""
+    rng = np.random.default_rng(0)
+    x, theta, average, phi = 0.0, np.zeros(2), 0.0, np.zeros(3)
+    for i in range(num_steps):
+        variance = np.exp(phi[2])
+        off = np.sqrt(variance) * rng.normal()
+        a = phi[0] * x + phi[1] + off
+        reward = -(x * x + x * a + a * a + x + 2 * a)
+        x_next = x - x * dt + a * np.sqrt(dt) * rng.normal()
+        gain = (x_next - x) * (theta[0] * (x_next + x) / 2 + theta[1])
+        entropy = (np.log(2 * np.pi) + 1 + phi[2]) / 2
+        delta = gain + (reward + temperature * entropy - average) * dt
+        rate = (1 + i * dt / 10) ** -0.67
+        theta = theta + 0.1 * rate * delta * np.array([x * x / 2, x])
+        average += 0.1 * rate * delta
+        score = np.array([off * x / variance, off / variance, (off * off / variance - 1) / 2])
+        own = np.array([0.0, 0.0, temperature * dt / 2])
+        phi = phi + rate * np.array([0.01, 0.01, 0.3]) * (score * delta + own)
+        x = x_next
+    return phi
+
+
+def _exploratory(fast):
+    """64 seeds from zero: speed, and how near slope and intercept are, against the published rates in the same time."""
+    num_steps, problem = (100_000 if fast else 2_000_000), _exploratory_problem()
+    best, seeds = exploratory.solution(problem), jax.random.split(jax.random.key(0), 64)
+    small = dict.fromkeys(("critic_rate", "value_rate", "actor_rate", "scale_rate"), 0.001)
+    learners = {
+        "actor-critic": exploratory.actor_critic(),
+        "q-learning": exploratory.q_learning(),
+        "published": exploratory.actor_critic(**small, schedule=exploratory.log_decay()),
+    }
+    start = time.perf_counter()
+    _numpy_actor_critic(5000)
+    loop = (time.perf_counter() - start) / 5000
+    errors, rows = {}, []
+    for name, learner in learners.items():
+
+        def one(key, learner=learner):
+            state, history = exploratory.run(
+                key, problem, learner, num_steps=num_steps, dt=0.01, record_every=num_steps // 100
+            )
+            return state.parameters, state.status, history.reward[-10:]
+
+        program = compiled(jax.vmap(one), seeds)
+        start = time.perf_counter()
+        parameters, bad, reward = jax.block_until_ready(program.call())
+        taken = time.perf_counter() - start
+        miss = jnp.stack([parameters.slope - best.policy.slope, parameters.intercept - best.policy.intercept])
+        errors[name] = float(jnp.sqrt(jnp.mean(miss**2)))
+        worst = float(jnp.abs(miss.mean(1)).max())
+        rows.append((name, taken, worst, float(reward.mean()), int(jnp.sum(bad != 0))))
+    for name, taken, worst, earned, failed in rows[:2]:
+        step = taken / (64 * num_steps)
+        yield row(
+            f"exploratory LQ, {name}: one step of one lane", step, unit="s", peer_name="NumPy loop", peer=loop,
+            ratio=loop / step, accuracy=errors[name],
+            note=f"64 lanes vmapped, {num_steps} steps in {taken:.3g} s; accuracy: r.m.s. error of slope and intercept",
+        )  # fmt: skip
+        yield row(
+            f"exploratory LQ, {name}: error after T = {num_steps / 100:.0f}", errors[name], unit="r.m.s.",
+            peer_name="published rates", peer=errors["published"], ratio=errors["published"] / errors[name],
+            accuracy=worst, ok=None if fast else worst < 0.05 and abs(earned - 0.658497) < 0.03 and failed == 0,
+            note=f"{failed} of 64 seeds diverged; reward of the last tenth {earned:.4f} (published rates"
+            f" {rows[2][3]:.4f}, optimum .6585); accuracy: largest error of a mean over seeds, to be under .05",
+        )  # fmt: skip
+
+
+def rows(fast):
+    """Quadrature, Riccati, policy evaluation, exploratory control. Needs float64, which is switched on here."""
+    jax.config.update("jax_enable_x64", True)
+    seconds = 0.3 if fast else 2.0
+    for part in (
+        partial(_quadax, seconds),
+        partial(_probnum, seconds),
+        partial(_riccati, fast, seconds),
+        partial(_rlax, fast, seconds),
+        partial(_online_ctd, fast),
+        partial(_exploratory, fast),
+    ):
+        yield from part()
+
+
+if __name__ == "__main__":
+    sys.exit(main("control", rows))

@@ -1,0 +1,392 @@
+r"""Learning while acting on an Euler-Maruyama trajectory, and learning from recorded transitions.
+
+$X_{i+1} = X_i + (AX_i + Ba_i)dt + (CX_i + Da_i)\sqrt{dt}\,\xi_i$ with $a_i$ drawn from the current policy; the noise of
+step i comes from ``fold_in(key, i)``. The learner sees (x, a, r, x') and never the coefficients.
+"""
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float, Int
+
+from jaxsci.control.exploratory._learners import Learner, Parameters, project
+from jaxsci.control.exploratory._problem import ExploratoryLQ, GaussianPolicy, as_scalars, reward, trouble
+from jaxsci.core import status, tree
+from jaxsci.core.keys import as_typed_key, per_item
+from jaxsci.core.types import float_dtype
+
+# A state or parameter of this size will not come back, and float32 still holds its square.
+_DIVERGED = 1e6
+
+
+class Transitions(NamedTuple):
+    """One step, or several along a leading axis: state, action, reward a unit of time, next state."""
+
+    state: Float[Array, "*T"]
+    action: Float[Array, "*T"]
+    reward: Float[Array, "*T"]
+    next_state: Float[Array, "*T"]
+
+
+class OnlineState(NamedTuple):
+    """Where learning stands: state of the system, parameters, steps done, int32 status bits so far."""
+
+    x: Float[Array, ""]
+    parameters: Parameters
+    step: Int[Array, ""]
+    status: Int[Array, ""]
+
+
+class History(NamedTuple):
+    """One entry a record: elapsed time and parameters at its end, and the mean reward of its steps.
+
+    The reward is without entropy; it is NaN where the run had stopped, for which `OnlineState.status` has the reason.
+    """
+
+    time: Float[Array, " num_records"]
+    parameters: Parameters
+    reward: Float[Array, " num_records"]
+
+
+def init(problem: ExploratoryLQ, learner: Learner, *, x0: ArrayLike = 0.0) -> OnlineState:
+    """The state before the first step.
+
+    Args:
+        problem: scalars, traced.
+        learner: `actor_critic(...)` or `q_learning(...)`.
+        x0: where the system starts, traced.
+
+    Raises:
+        ValueError: a field of `problem` or `x0` is not a scalar.
+    """
+    problem, learner, x0 = _prepare("exploratory.init", problem, learner, x0)
+    return _init(problem, learner, x0)
+
+
+@eqx.filter_jit
+def _init(problem, learner, x0):
+    return OnlineState(x0, project(learner, learner.start), jnp.int32(0), trouble(problem, x0 * 0, x0, learner.start))
+
+
+def step(
+    key, state: OnlineState, problem: ExploratoryLQ, learner: Learner, *, dt: ArrayLike
+) -> tuple[OnlineState, Transitions]:
+    """Act once and learn from it; `run` is the scan of this.
+
+    Args:
+        key: typed key of the whole run; the step's own is ``fold_in(key, state.step)``.
+        state: from `init` or the step before.
+        problem, learner: as in `run`.
+        dt: time step > 0, traced.
+
+    Returns:
+        The new state and the transition. A step that leaves the floats or ±1e6 is not taken: the state stays and its
+        status says diverged, for good.
+    """
+    key = as_typed_key(key, "exploratory.step")
+    problem, learner, dt = _prepare("exploratory.step", problem, learner, dt)
+    return _step(key, state, problem, learner, dt)
+
+
+@eqx.filter_jit
+def _step(key, state, problem, learner, dt):
+    noise = jax.random.normal(jax.random.fold_in(key, state.step), (2,), dt.dtype)
+    return _advance(problem, learner, dt, state, noise)
+
+
+def _advance(problem, learner, dt, state: OnlineState, noise):
+    """One step with given standard normals, of the action and of the system."""
+    policy = learner.policy(state.parameters, problem.temperature)
+    transition = _move(problem, policy, dt, state.x, noise)
+    time = state.step.astype(dt.dtype) * dt
+    change = learner.change(state.parameters, transition, time, problem.temperature, problem.discount, dt)
+    after = project(learner, jax.tree.map(jnp.add, state.parameters, change))
+    # Written so that a NaN counts as too large.
+    small = [jnp.abs(a) <= _DIVERGED for a in (transition.next_state, *after)]
+    kept = jnp.stack(small).all()
+    bad = state.status | status.flag(~(dt > 0), status.OUT_OF_RANGE)
+    bad = bad | status.flag(~kept & (bad == status.OK), status.DIVERGED)
+    x, after = tree.where(bad == status.OK, (transition.next_state, after), (state.x, state.parameters))
+    return OnlineState(x, after, state.step + 1, bad), transition
+
+
+def _move(problem, policy: GaussianPolicy, dt, x, noise) -> Transitions:
+    """Draw an action and take one Euler-Maruyama step."""
+    action = policy.slope * x + policy.intercept + jnp.exp(policy.log_variance / 2) * noise[0]
+    drift = problem.A * x + problem.B * action
+    diffusion = problem.C * x + problem.D * action
+    return Transitions(x, action, reward(problem, x, action), x + drift * dt + diffusion * jnp.sqrt(dt) * noise[1])
+
+
+def run(
+    key,
+    problem: ExploratoryLQ,
+    learner: Learner,
+    *,
+    num_steps: int,
+    dt: ArrayLike,
+    record_every: int,
+    x0: ArrayLike = 0.0,
+    state: OnlineState | None = None,
+) -> tuple[OnlineState, History]:
+    """Learn online along one trajectory, in one compiled scan.
+
+    Args:
+        key: typed key; step i draws from ``fold_in(key, i)``.
+        problem: the environment, scalars, traced.
+        learner: `actor_critic(...)` or `q_learning(...)`; rates, bounds and start are traced.
+        num_steps: static, a multiple of `record_every`.
+        dt: time step > 0, traced.
+        record_every: steps in one record, static. The noise of a record is drawn at once: 2 numbers a step.
+        x0: start of the system, traced; not read when `state` is given.
+        state: where to go on, from an earlier call with the same key.
+
+    Returns:
+        ``(OnlineState, History)`` with num_steps / record_every records. Status bits: diverged (the state stays where
+        it was), out of range (temperature or dt not positive, negative discount), non-finite input.
+
+    Raises:
+        ValueError: num_steps is negative or no multiple of record_every; a field of `problem` is not a scalar.
+        TypeError: `key` is not a typed key.
+
+    Example:
+        >>> import jax
+        >>> from jaxsci.control import exploratory
+        >>> problem = exploratory.ExploratoryLQ(A=-1., B=0., C=0., D=1., M=2., N=2., R=1., P=1., Q=2., temperature=.1)
+        >>> seeds = jax.random.split(jax.random.key(0), 8)
+        >>> def one(key):
+        ...     return exploratory.run(
+        ...         key, problem, exploratory.q_learning(), num_steps=20_000, dt=.01, record_every=1000)
+        >>> state, history = jax.vmap(one)(seeds)
+        >>> history.reward.shape, bool((abs(state.parameters.intercept.mean() + .708) < .2))
+        ((8, 20), True)
+
+    References: Jia and Zhou 2022, Policy Gradient and Actor-Critic Learning (JMLR 23:275), algorithm 3.
+    """
+    function = "exploratory.run"
+    _check_steps(function, num_steps, record_every)
+    key = as_typed_key(key, function)
+    problem, learner, dt, x0 = _prepare(function, problem, learner, dt, x0)
+    state = _init(problem, learner, x0) if state is None else state
+    return _run(key, problem, learner, dt, state, num_steps // record_every, record_every)
+
+
+@eqx.filter_jit
+def _run(key, problem, learner, dt, state, num_records: int, record_every: int):
+    def one(carry, noise):
+        state, total = carry
+        state, transition = _advance(problem, learner, dt, state, noise)
+        earned = jnp.where(state.status == status.OK, transition.reward, jnp.nan)
+        return (state, total + earned), None
+
+    def record(state, _):
+        noise = _noise(key, state.step, record_every, dt.dtype)
+        (state, total), _ = jax.lax.scan(one, (state, jnp.zeros_like(dt)), noise)
+        time = state.step.astype(dt.dtype) * dt
+        return state, History(time, state.parameters, total / record_every)
+
+    return jax.lax.scan(record, state, None, length=num_records)
+
+
+def _noise(key, start, num: int, dtype):
+    """Two standard normals for each of the steps start, ..., start + num - 1."""
+    return jax.vmap(lambda k: jax.random.normal(k, (2,), dtype))(per_item(key, num, start=start))
+
+
+def simulate(
+    key, problem: ExploratoryLQ, policy: GaussianPolicy, *, num_steps: int, dt: ArrayLike, x0: ArrayLike = 0.0
+) -> tuple[Transitions, Int[Array, ""]]:
+    """Record a trajectory under a fixed Gaussian policy: data for `run_offline`.
+
+    Args:
+        key: typed key; step i draws from ``fold_in(key, i)``.
+        problem: the environment, scalars, traced.
+        policy: slope, intercept, log_variance, scalars, traced.
+        num_steps: T, static.
+        dt: time step > 0, traced.
+        x0: start, traced.
+
+    Returns:
+        `Transitions` with leading axis T, and a status: diverged when the state left ±1e6, out of range, non-finite
+        input.
+
+    Raises:
+        ValueError: num_steps is negative, or an argument is not a scalar.
+
+    Example:
+        >>> import jax
+        >>> from jaxsci.control import exploratory
+        >>> problem = exploratory.ExploratoryLQ(A=-1., B=0., C=0., D=1., M=2., N=2., R=1., P=1., Q=2., temperature=.1)
+        >>> behaviour = exploratory.GaussianPolicy(1., 1., 0.)
+        >>> data, status = exploratory.simulate(jax.random.key(0), problem, behaviour, num_steps=100, dt=.1)
+        >>> data.reward.shape, int(status)
+        ((100,), 0)
+    """
+    function = "exploratory.simulate"
+    _check_steps(function, num_steps, 1)
+    key = as_typed_key(key, function)
+    problem, _, dt, x0 = _prepare(function, problem, None, dt, x0)
+    policy = as_scalars(function, "policy", policy, x0.dtype)
+    return _simulate(key, problem, policy, dt, x0, num_steps)
+
+
+@eqx.filter_jit
+def _simulate(key, problem, policy, dt, x0, num_steps: int):
+    def one(x, noise):
+        transition = _move(problem, policy, dt, x, noise)
+        return transition.next_state, transition
+
+    _, data = jax.lax.scan(one, x0, _noise(key, jnp.int32(0), num_steps, dt.dtype))
+    left = ~jnp.all(jnp.abs(data.next_state) <= _DIVERGED)
+    bad = trouble(problem, dt, x0, policy) | status.flag(~(dt > 0), status.OUT_OF_RANGE)
+    return data, bad | status.flag(left, status.DIVERGED)
+
+
+def run_offline(
+    key,
+    learner: Learner,
+    data: Transitions,
+    *,
+    temperature: ArrayLike,
+    num_steps: int,
+    dt: ArrayLike,
+    batch_size: int,
+    record_every: int,
+    discount: ArrayLike = 0.0,
+    state: OnlineState | None = None,
+) -> tuple[OnlineState, History]:
+    """Learn from recorded transitions, whatever policy made them: each step averages increments over a random batch.
+
+    Args:
+        key: typed key; step i draws its batch from ``fold_in(key, i)``.
+        learner: `q_learning(...)`.
+        data: `Transitions` with leading axis T, traced.
+        temperature: > 0, traced.
+        num_steps: static, a multiple of `record_every`. Step i counts as time i dt in the learner's schedule.
+        dt: time between state and next_state, > 0, traced.
+        batch_size: transitions drawn with replacement at each step, static.
+        record_every: steps in one record, static.
+        discount: rate, traced; 0 is the long-run average.
+        state: where to go on, from an earlier call with the same key.
+
+    Returns:
+        ``(OnlineState, History)``; the state's x is not used. The history's reward is the mean of the data seen.
+        Status bits as in `run`.
+
+    Raises:
+        ValueError: `learner` learns from its own actions only; `data` does not hold four arrays of one length; see
+            also `run`.
+
+    Example:
+        >>> import jax
+        >>> from jaxsci.control import exploratory
+        >>> problem = exploratory.ExploratoryLQ(A=-1., B=0., C=0., D=1., M=2., N=2., R=1., P=1., Q=2., temperature=.1)
+        >>> behaviour = exploratory.GaussianPolicy(1., 1., 0.)
+        >>> data, _ = exploratory.simulate(jax.random.key(0), problem, behaviour, num_steps=10_000, dt=.1)
+        >>> learner = exploratory.q_learning(critic_rate=1., q_rate=.2, scale_rate=.2, test_scale=1.)
+        >>> state, _ = exploratory.run_offline(
+        ...     jax.random.key(1), learner, data, temperature=.1, num_steps=10, dt=.1, batch_size=100, record_every=10)
+        >>> int(state.status)
+        0
+
+    References: Jia and Zhou 2023, q-Learning in Continuous Time (JMLR 24:161), section 4.
+    """
+    function = "exploratory.run_offline"
+    _check_steps(function, num_steps, record_every)
+    key = as_typed_key(key, function)
+    if not learner.off_policy:
+        raise ValueError(
+            f"{function}: learner must be able to learn from another policy's actions, got one that learns from its "
+            "own only; use q_learning(...)"
+        )
+    shapes = [jnp.shape(a) for a in data]
+    if len(shapes[0]) != 1 or len(set(shapes)) != 1 or shapes[0][0] == 0:
+        raise ValueError(f"{function}: data must hold four arrays of one shape (T,), T > 0, got {shapes}")
+    if batch_size < 1:
+        raise ValueError(f"{function}: batch_size must be >= 1, got {batch_size}")
+    dtype = float_dtype(data)
+    data = Transitions(*(jnp.asarray(a, dtype) for a in data))
+    learner = _cast(learner, dtype)
+    scalars = _Scalars(temperature, discount, dt)
+    scalars = as_scalars(function, "argument", scalars, dtype)
+    sizes = (num_steps // record_every, record_every, batch_size)
+    return _run_offline(key, learner, data, scalars, state, sizes)
+
+
+class _Scalars(NamedTuple):
+    temperature: ArrayLike
+    discount: ArrayLike
+    dt: ArrayLike
+
+
+@eqx.filter_jit
+def _run_offline(key, learner, data: Transitions, scalars: _Scalars, state, sizes: tuple[int, int, int]):
+    num_records, record_every, batch_size = sizes
+    temperature, discount, dt = scalars
+    outside = (temperature <= 0) | (discount < 0) | ~(dt > 0)
+    bad = status.flag(outside, status.OUT_OF_RANGE)
+    bad = bad | status.flag(~tree.all_finite((scalars, data, learner.start)), status.NONFINITE_INPUT)
+    if state is None:
+        state = OnlineState(jnp.zeros_like(dt), project(learner, learner.start), jnp.int32(0), jnp.int32(0))
+    state = state._replace(status=state.status | bad)
+
+    def one(carry, _):
+        state, total = carry
+        index = jax.random.randint(jax.random.fold_in(key, state.step), (batch_size,), 0, data.state.shape[0])
+        batch = jax.tree.map(lambda a: a[index], data)
+        time = state.step.astype(dt.dtype) * dt
+
+        def change(transition):
+            return learner.change(state.parameters, transition, time, temperature, discount, dt)
+
+        changes = jax.vmap(change)(batch)
+        after = project(learner, jax.tree.map(lambda p, c: p + jnp.mean(c), state.parameters, changes))
+        kept = jnp.stack([jnp.abs(a) <= _DIVERGED for a in after]).all()
+        bad = state.status | status.flag(~kept & (state.status == status.OK), status.DIVERGED)
+        after = tree.where(bad == status.OK, after, state.parameters)
+        seen = jnp.where(bad == status.OK, jnp.mean(batch.reward), jnp.nan)
+        return (OnlineState(state.x, after, state.step + 1, bad), total + seen), None
+
+    def record(state, _):
+        (state, total), _ = jax.lax.scan(one, (state, jnp.zeros_like(dt)), None, length=record_every)
+        return state, History(state.step.astype(dt.dtype) * dt, state.parameters, total / record_every)
+
+    return jax.lax.scan(record, state, None, length=num_records)
+
+
+def _check_steps(function: str, num_steps: int, record_every: int) -> None:
+    if record_every < 1:
+        raise ValueError(f"{function}: record_every must be >= 1, got {record_every}")
+    if num_steps < 0 or num_steps % record_every:
+        raise ValueError(
+            f"{function}: num_steps must be >= 0 and a multiple of record_every = {record_every}, got {num_steps}"
+        )
+
+
+def _prepare(function: str, problem, learner, *scalars):
+    """Problem, learner and scalars as arrays of one dtype, that of the problem."""
+    dtype = float_dtype(problem)
+    problem = as_scalars(function, "problem", problem, dtype)
+    for value in scalars:
+        if jnp.shape(value) != ():
+            raise ValueError(f"{function}: dt and x0 must be scalars, got shape {jnp.shape(value)}; use jax.vmap")
+    return problem, _cast(learner, dtype), *(jnp.asarray(value, dtype) for value in scalars)
+
+
+def _cast(learner, dtype):
+    """The learner with its floating leaves in `dtype`."""
+    return jax.tree.map(lambda a: a.astype(dtype) if eqx.is_inexact_array(a) else a, learner)
+
+
+__all__ = [
+    "History",
+    "OnlineState",
+    "Transitions",
+    "init",
+    "run",
+    "run_offline",
+    "simulate",
+    "step",
+]

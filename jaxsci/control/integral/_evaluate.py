@@ -1,0 +1,284 @@
+r"""Integral policy evaluation: the value of a policy from stretches of one trajectory.
+
+For every interval $[t_i, t_i + \Delta]$ of a trajectory under the policy, $V(x(t_i)) - V(x(t_i+\Delta))$ equals the
+cost paid in it. With $V = w^\top\varphi$ that is one linear equation in w; a pseudo-inverse solves the rows. The cost
+is either integrated beside the state (dynamics known, ``rule=None``) or from samples by a quadrature rule. It starts
+from zero in every interval: a running total would hide the late, small costs behind its own tolerance.
+
+Reference: Vrabie and Lewis 2009, Neural Networks 22, section 4; Impact of Computation in Integral Reinforcement
+Learning for Continuous-Time Control, ICLR 2024 (the rule's error is the limit's error).
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float, Int
+
+from jaxsci.control.integral._problem import ControlAffine, policy
+from jaxsci.core import status
+from jaxsci.core.extras import require
+from jaxsci.core.types import float_dtype
+
+UNSTABLE = status.register(
+    "control",
+    20,
+    "unstable policy",
+    "the state grew beyond max_growth, or the policy's value function is not positive",
+    "start from weights whose policy stabilises the system; more accurate integrals if it was stable before",
+)
+RANK_LOST = status.register(
+    "control",
+    21,
+    "rank lost",
+    "the rows span fewer directions than the features have",
+    "more rows, reset_state, scale_rows, another start, or rank= the number of independent features",
+)
+
+_HIGHEST = jax.lax.Precision.HIGHEST
+# A value function is taken for not positive when it falls below minus this share of its largest size.
+_NEGATIVE = 1e-6
+
+
+class Evaluation(NamedTuple):
+    """What one policy evaluation found.
+
+    weights: w, (p,), of the evaluated policy's value. x: state after the last interval, (d,). differences: the rows
+    phi(x(t_i)) - phi(x(t_i + interval)), (num_rows, p), and integrals: the costs, (num_rows,), both as measured.
+    residual: norm of the (scaled) least-squares residual. rank: int32, singular values kept. status: int32 bits.
+    """
+
+    weights: Float[Array, " p"]
+    x: Float[Array, " d"]
+    differences: Float[Array, "num_rows p"]
+    integrals: Float[Array, " num_rows"]
+    residual: Float[Array, ""]
+    rank: Int[Array, ""]
+    status: Int[Array, ""]
+
+
+class Settings(NamedTuple):
+    """The traced numbers of an evaluation."""
+
+    interval: Array
+    cutoff: Array
+    rtol: Array
+    atol: Array
+    max_growth: Array
+
+
+def evaluate(
+    problem: ControlAffine,
+    features: Callable[[Array], Array],
+    weights: Float[ArrayLike, " p"],
+    x: Float[ArrayLike, " d"],
+    *,
+    rule: tuple[ArrayLike, ArrayLike] | None,
+    interval: ArrayLike = 0.1,
+    num_rows: int = 20,
+    rank: int | None = None,
+    scale_rows: bool = False,
+    cutoff: ArrayLike = 1e-13,
+    rtol: ArrayLike = 1e-10,
+    atol: ArrayLike = 1e-12,
+    max_growth: ArrayLike = 1e6,
+    max_ode_steps: int = 4096,
+    allow_float32: bool = False,
+) -> Evaluation:
+    r"""Value of the policy that is greedy for `weights`, from `num_rows` intervals in a row that start at `x`.
+
+    $w^\top[\varphi(x(t_i)) - \varphi(x(t_i + \Delta))] = \int_{t_i}^{t_i+\Delta} x^\top Qx + u^\top Ru\,dt$ for all i.
+
+    Args:
+        problem: `ControlAffine`.
+        features: ``x -> (p,)``, traced once for each use.
+        weights: of the value function whose greedy policy is evaluated, (p,), traced.
+        x: start of the trajectory, (d,), traced.
+        rule: (nodes, weights) on [0, interval], each (n,), traced; the nodes are true ends of solver steps. None
+            integrates the cost as one more state instead.
+        interval: Delta > 0, traced.
+        num_rows: number of intervals, static; at least `rank`.
+        rank: how many features are linearly independent, static; all by default. With `kronecker` features
+            d (d + 1) / 2.
+        scale_rows: divide every row by its norm, static: late, small rows then count as much as early ones.
+        cutoff: singular values below this share of the largest are dropped, traced.
+        rtol, atol: tolerances of the ODE solver (Tsitouras 5/4), traced.
+        max_growth: the state may grow to this many times its start, traced.
+        max_ode_steps: cap in one interval, static.
+        allow_float32: run in float32 nevertheless, static.
+
+    Returns:
+        An `Evaluation`; its weights are finite, 0 where a solve failed. Status bits: non-finite input, out of range
+        (nodes that are not increasing or leave the interval), step cap, unstable policy, rank lost.
+
+    Raises:
+        ValueError: shapes that do not fit; fewer rows than `rank`; float32 without `allow_float32`.
+        ImportError: the extra "ode" is missing.
+
+    Forward-differentiable only (the solver runs in forward mode).
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci import quadrature
+        >>> from jaxsci.control import integral
+        >>> problem = integral.linear_quadratic([[-1.0]], [[1.0]], [[1.0]], [[1.0]])
+        >>> rule = quadrature.rules.simpson(5, 0.0, 0.1)
+        >>> found = integral.evaluate(problem, integral.quadratic, jnp.zeros(1), jnp.ones(1), rule=rule, num_rows=3,
+        ...     rtol=1e-5, atol=1e-6, allow_float32=True)  # u = 0: V = x^2 / 2
+        >>> print(f"{found.weights[0]:.3f} {found.status}")
+        0.500 0
+
+    References: Vrabie and Lewis 2009, section 4, equations 23 to 27.
+    """
+    weights, x, rule, settings, rank = prepare(
+        "evaluate", problem, features, weights, x, rule, (interval, cutoff, rtol, atol, max_growth), num_rows, rank,
+        allow_float32,
+    )  # fmt: skip
+    static = (num_rows, rank, scale_rows, max_ode_steps)
+    return _evaluate(problem, features, weights, x, rule, settings, static)
+
+
+def prepare(function, problem, features, weights, x, rule, numbers, num_rows, rank, allow_float32):
+    """Shapes checked, dtype chosen, numbers made arrays: (weights, x, rule, Settings, rank)."""
+    dtype = float_dtype(weights, x, problem.state_cost, problem.control_cost, problem.args)
+    require_double(function, dtype, allow_float32)
+    weights, x = jnp.asarray(weights, dtype), jnp.asarray(x, dtype)
+    d = x.shape[0] if x.ndim == 1 else -1
+    p = weights.shape[0] if weights.ndim == 1 else -1
+    if x.ndim != 1 or weights.ndim != 1:
+        raise ValueError(
+            f"{function}: expected weights (p,) and x (d,), got {weights.shape} and {x.shape}; use jax.vmap for a batch"
+        )
+    m = jnp.shape(problem.control_cost)[0]
+    outputs = (
+        ("features(x)", eqx.filter_eval_shape(features, x), (p,)),
+        ("problem.drift(x, args)", eqx.filter_eval_shape(problem.drift, x, problem.args), (d,)),
+        ("problem.input_matrix(x, args)", eqx.filter_eval_shape(problem.input_matrix, x, problem.args), (d, m)),
+        ("problem.state_cost", problem.state_cost, (d, d)),
+        ("problem.control_cost", problem.control_cost, (m, m)),
+    )
+    for name, got, expected in outputs:
+        if jnp.shape(got) != expected:
+            raise ValueError(f"{function}: {name} must have shape {expected}, got {jnp.shape(got)}")
+    if rule is not None:
+        nodes, rule_weights = (jnp.asarray(a, dtype) for a in rule)
+        if nodes.ndim != 1 or nodes.shape != rule_weights.shape:
+            raise ValueError(
+                f"{function}: rule must be (nodes, weights) of one shape (n,), got {nodes.shape} and "
+                f"{rule_weights.shape}; use jax.vmap over a stack of rules"
+            )
+        rule = (nodes, rule_weights)
+    rank = p if rank is None else rank
+    if not 1 <= rank <= p:
+        raise ValueError(f"{function}: rank must lie in [1, {p}], the number of features, got {rank}")
+    if num_rows < rank:
+        raise ValueError(f"{function}: num_rows must be at least the rank {rank}, got {num_rows}")
+    return weights, x, rule, Settings(*(jnp.asarray(v, dtype) for v in numbers)), rank
+
+
+def require_double(function: str, dtype, allow_float32: bool) -> None:
+    """Refuse what float32 cannot resolve: rows that differ by far less than its rounding."""
+    if dtype != jnp.float64 and not allow_float32:
+        raise ValueError(
+            f"{function}: expected float64, got {dtype}, in which the rows drown in rounding errors; add "
+            'jax.config.update("jax_enable_x64", True) and pass float64 arrays, or pass allow_float32=True'
+        )
+
+
+@eqx.filter_jit
+def _evaluate(problem, features, weights, x, rule, settings, static) -> Evaluation:
+    return evaluation(problem, features, weights, x, rule, settings, static)
+
+
+def evaluation(problem, features, weights, x, rule, settings: Settings, static) -> Evaluation:
+    """The body of `evaluate`, for use in a loop that is compiled already."""
+    num_rows, rank, scale_rows, max_ode_steps = static
+    code = status.flag(~_finite(weights, x, rule, settings), status.NONFINITE_INPUT)
+    if rule is not None:
+        nodes = rule[0]
+        ordered = jnp.sort(jnp.clip(nodes, 0, settings.interval))
+        code = code | status.flag(jnp.any(ordered != nodes), status.OUT_OF_RANGE)
+        rule = (ordered, rule[1])
+    origin = features(jnp.zeros_like(x))
+    limit = settings.max_growth * jnp.linalg.norm(x)
+
+    def interval(carry, _):
+        x, code = carry
+        # After a failure the rest runs from the origin, where nothing happens and no steps are wasted.
+        start = jnp.where(code == status.OK, x, 0)
+        end, cost, solved = _stretch(problem, features, weights, start, rule, settings, max_ode_steps)
+        good = jnp.all(jnp.isfinite(end)) & jnp.isfinite(cost)
+        code = code | status.flag(~solved, status.MAX_STEPS) | status.flag(~good, status.NONFINITE_RESULT | UNSTABLE)
+        code = code | status.flag(good & (jnp.linalg.norm(end) > limit), UNSTABLE)
+        usable = code == status.OK
+        row = jnp.where(usable, features(start) - features(end), 0)
+        return (jnp.where(usable, end, x), code), (row, jnp.where(usable, cost, 0), features(x) - origin)
+
+    (end, code), (rows, costs, visited) = jax.lax.scan(interval, (x, code), None, length=num_rows)
+    found, residual, kept = _least_squares(rows, costs, settings.cutoff, scale_rows)
+    code = code | status.flag((kept < rank) & (code == status.OK), RANK_LOST)
+
+    # The value of a stabilising policy is positive along the trajectory, and its curvature at rest is not negative.
+    values = jnp.matmul(visited, found, precision=_HIGHEST)
+    curvature = jnp.linalg.eigvalsh(jax.hessian(lambda y: jnp.dot(found, features(y)))(jnp.zeros_like(x)))
+    negative = _falls_below(values) | _falls_below(curvature)
+    code = code | status.flag(negative & (code == status.OK), UNSTABLE)
+    return Evaluation(found, end, rows, costs, residual, kept, code)
+
+
+def _finite(*trees):
+    return jnp.stack([jnp.all(jnp.isfinite(a)) for a in jax.tree.leaves(trees)]).all()
+
+
+def _falls_below(values):
+    return jnp.min(values) < -_NEGATIVE * jnp.max(jnp.abs(values))
+
+
+def _stretch(problem, features, weights, x, rule, settings: Settings, max_ode_steps):
+    """One interval from x: the state at its end, the cost paid, and whether the solver got there."""
+    diffrax = require("diffrax", "ode", "control.integral")
+
+    def running(x):
+        u = policy(problem, features, weights, x)
+        q, r = problem.state_cost, problem.control_cost
+        cost = jnp.dot(x, jnp.matmul(q, x, precision=_HIGHEST)) + jnp.dot(u, jnp.matmul(r, u, precision=_HIGHEST))
+        g = problem.input_matrix(x, problem.args)
+        return problem.drift(x, problem.args) + jnp.matmul(g, u, precision=_HIGHEST), cost
+
+    controller = diffrax.PIDController(rtol=settings.rtol, atol=settings.atol)
+    if rule is None:
+        field, y0, saveat = (lambda t, y, _: running(y[0])), (x, jnp.zeros((), x.dtype)), diffrax.SaveAt(t1=True)
+    else:
+        field, y0, saveat = (lambda t, y, _: running(y)[0]), x, diffrax.SaveAt(ts=rule[0], t1=True)
+        # Samples at ends of steps: an interpolant would be of lower order than the solver.
+        controller = diffrax.ClipStepSizeController(controller, step_ts=rule[0])
+    solution = diffrax.diffeqsolve(
+        diffrax.ODETerm(field), diffrax.Tsit5(), jnp.zeros_like(settings.interval), settings.interval, None, y0,
+        saveat=saveat, stepsize_controller=controller, adjoint=diffrax.ForwardMode(), max_steps=max_ode_steps,
+        throw=False,
+    )  # fmt: skip
+    solved = solution.result == diffrax.RESULTS.successful
+    if rule is None:
+        states, cost = solution.ys
+        return states[-1], cost[-1], solved
+    samples = jax.vmap(lambda y: running(y)[1])(solution.ys[:-1])
+    return solution.ys[-1], jnp.dot(rule[1], samples, precision=_HIGHEST), solved
+
+
+def _least_squares(rows, costs, cutoff, scale_rows: bool):
+    """Minimum-norm solution with an explicit cutoff: (w, residual norm, rank)."""
+    if scale_rows:
+        norms = jnp.linalg.norm(rows, axis=1)
+        scale = jnp.where(norms > 0, norms, 1)
+        rows, costs = rows / scale[:, None], costs / scale
+    u, s, vt = jnp.linalg.svd(rows, full_matrices=False)
+    keep = s > cutoff * s[0]
+    inverse = jnp.where(keep, 1 / jnp.where(keep, s, 1), 0)
+    w = jnp.matmul(vt.T, inverse * jnp.matmul(u.T, costs, precision=_HIGHEST), precision=_HIGHEST)
+    residual = jnp.linalg.norm(jnp.matmul(rows, w, precision=_HIGHEST) - costs)
+    return w, residual, jnp.sum(keep, dtype=jnp.int32)
+
+
+__all__ = ["RANK_LOST", "UNSTABLE", "Evaluation", "Settings", "evaluate", "evaluation", "prepare", "require_double"]

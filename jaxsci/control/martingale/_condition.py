@@ -1,0 +1,180 @@
+r"""The martingale condition: J is the value function iff $dJ + (r - \beta J)\,dt$ has mean zero against every test.
+
+On a grid, with $\phi_k = \partial_\theta J^\theta(t_k, X_k)$ and left-endpoint test functions $\xi_k$,
+$$E\sum_k \xi_k\delta_k = 0,\qquad \delta_k = J_{k+1} - J_k + (r_k - V)\Delta_k - \beta J_k\Delta_k,$$
+V = 0 unless the problem is ergodic (then beta = 0 and V is the average reward, an unknown with test function 1).
+Everything in this folder is this one condition: which tests, and how the equation is solved.
+
+Reference: Y. Jia, X. Y. Zhou, "Policy Evaluation and Temporal-Difference Learning in Continuous Time and Space: A
+Martingale Approach", JMLR 23(154), 2022.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, ArrayLike, Float, PyTree
+
+from jaxsci.control.martingale._value import Value, weighted
+from jaxsci.control.problems import as_partial
+from jaxsci.control.simulate import Path, Transition, transitions
+from jaxsci.core.types import float_dtype
+
+_DISCOUNTINGS = ("additive", "multiplicative")
+_HIGHEST = jax.lax.Precision.HIGHEST
+
+
+class Condition(eqx.Module):
+    """What is to hold: a value family, the discount, and the test functions. Made by `condition`."""
+
+    value: Value
+    discount: Float[Array, ""]
+    test: Callable | None
+    discounting: str = eqx.field(static=True)
+    average: bool = eqx.field(static=True)
+    weight_by_discount: bool = eqx.field(static=True)
+
+
+class Unknowns(NamedTuple):
+    """What is solved for."""
+
+    params: PyTree
+    """Parameters of the value family."""
+    average: Float[Array, ""] | None = None
+    """Average reward V; None unless the condition is ergodic."""
+
+
+class Residual(NamedTuple):
+    """The condition at one transition; vectors have the order of ``ravel_pytree(unknowns)``."""
+
+    delta: Float[Array, ""]
+    """Martingale increment, the temporal-difference error of the step; it is O(sqrt(dt))."""
+    slope: Float[Array, " n"]
+    """Derivative of delta by the unknowns."""
+    test: Float[Array, " m"]
+    """Test function at the left end, by default the gradient of J."""
+
+
+def condition(
+    value: Value,
+    *,
+    discount: ArrayLike = 0.0,
+    discounting: str = "additive",
+    average: bool = False,
+    test: Callable | None = None,
+    weight_by_discount: bool = False,
+) -> Condition:
+    r"""State the martingale condition.
+
+    Args:
+        value: the family, see `linear_value` and `mlp_value`.
+        discount: rate beta >= 0, traced; 0 for an ergodic problem. The status of the methods reports any other.
+        discounting: static. "additive" is the continuous form above; "multiplicative" is
+            $\delta_k = r_k\Delta_k + e^{-\beta\Delta_k}J_{k+1} - J_k$, discrete TD with gamma = exp(-beta dt). They
+            differ by O(dt^(3/2)) a step.
+        average: ergodic problem, V is an unknown; static. J is then known up to a constant: a linear family must not
+            hold one, or least squares is singular.
+        test: test functions ``test(t, x) -> Float[m]``, None for the gradient of J. V has its own, 1.
+        weight_by_discount: weigh the tests by exp(-beta t); static.
+
+    Raises:
+        ValueError: an unknown `discounting`.
+        TypeError: `value` is no `Value`, or `test` cannot be called.
+    """
+    if discounting not in _DISCOUNTINGS:
+        raise ValueError(f"condition: discounting must be one of {_DISCOUNTINGS}, got {discounting!r}")
+    if not hasattr(value, "apply"):
+        raise TypeError(f"condition: value must be a Value, got {type(value).__name__}; see linear_value")
+    test = None if test is None else as_partial(test, "condition", "test")
+    discount = jnp.asarray(discount, float_dtype(discount))
+    return Condition(value, discount, test, discounting, bool(average), bool(weight_by_discount))
+
+
+def as_unknowns(cond: Condition, params: PyTree) -> Unknowns:
+    """Parameters as `Unknowns`; with `average` the first V is 0 unless it is given."""
+    if not isinstance(params, Unknowns):
+        params = Unknowns(params)
+    if cond.average == (params.average is not None):
+        return params
+    if cond.average:
+        return params._replace(average=jnp.zeros((), float_dtype(params.params)))
+    raise ValueError("martingale: the unknowns hold an average reward but the condition is not ergodic")
+
+
+def residual(cond: Condition, params: PyTree, transition: Transition) -> Residual:
+    r"""The increment $\delta_k$, its slope, and the test function at one transition.
+
+    Args:
+        cond: from `condition`.
+        params: parameters of the family, or `Unknowns` for an ergodic condition.
+        transition: one step of a path.
+
+    For a linear family the rise of J is formed from differences of features, $\theta\cdot(\phi_{k+1} - \phi_k)$, which
+    keeps the digits that J_{k+1} - J_k loses in float32 at small steps.
+    """
+    return _residual(cond, as_unknowns(cond, params), transition)
+
+
+@eqx.filter_jit
+def _residual(cond: Condition, unknowns: Unknowns, step: Transition) -> Residual:
+    dtype = step.x.dtype
+    level, level_next, rise, slope, slope_next, slope_rise = _jet(cond.value, unknowns.params, step)
+    discount = cond.discount.astype(dtype)
+    if cond.discounting == "additive":
+        delta, slope_delta = rise - discount * step.dt * level, slope_rise - discount * step.dt * slope
+    else:
+        loss = jnp.expm1(-discount * step.dt)
+        delta, slope_delta = rise + loss * level_next, slope_rise + loss * slope_next
+    delta = delta + step.reward * step.dt
+    test = slope if cond.test is None else jnp.asarray(cond.test(step.t, step.x), dtype)
+    if cond.average:
+        delta = delta - unknowns.average.astype(dtype) * step.dt
+        slope_delta = jnp.append(slope_delta, -step.dt)
+        test = jnp.append(test, jnp.ones((), dtype))
+    if cond.weight_by_discount:
+        test = jnp.exp(-discount * step.t) * test
+    return Residual(delta, slope_delta, test)
+
+
+def _jet(value: Value, params, step: Transition):
+    """J and its gradient at both ends, and their rises."""
+    dtype = step.x.dtype
+    if value.features is not None:
+        here, there = (_features(value, t, x) for t, x in ((step.t, step.x), (step.t_next, step.x_next)))
+        rise, level, level_next = (weighted(params, a) for a in (there - here, here, there))
+        if value.fixed is not None:
+            fixed, fixed_next = value.fixed(step.t, step.x), value.fixed(step.t_next, step.x_next)
+            rise, level, level_next = rise + (fixed_next - fixed), level + fixed, level_next + fixed_next
+        return level, level_next, rise, here, there, there - here
+    gradient = jax.value_and_grad(value.apply)
+    level, here = gradient(params, step.t, step.x)
+    level_next, there = gradient(params, step.t_next, step.x_next)
+    here, there = (ravel_pytree(g)[0].astype(dtype) for g in (here, there))
+    return level, level_next, level_next - level, here, there, there - here
+
+
+def _features(value: Value, t, x):
+    out = jnp.asarray(value.features(t, x), x.dtype)
+    if out.ndim != 1:
+        raise ValueError(f"martingale: features must return a vector, got shape {out.shape}")
+    return out
+
+
+def moments(cond: Condition, params: PyTree, path: Path) -> Float[Array, " m"]:
+    r"""$\sum_k \xi_k\delta_k$ along one path: the value function makes its mean over paths zero.
+
+    Differentiable; nonlinear families are solved by any root finder on the mean of it over a batch.
+    """
+    return _moments(cond, as_unknowns(cond, params), path)
+
+
+@eqx.filter_jit
+def _moments(cond, unknowns, path):
+    at = jax.vmap(lambda step: _residual(cond, unknowns, step))(transitions(path))
+    return jnp.einsum("k,km->m", at.delta, at.test, precision=_HIGHEST)
+
+
+__all__ = ["Condition", "Residual", "Unknowns", "Value", "condition", "moments", "residual"]

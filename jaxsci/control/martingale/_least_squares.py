@@ -1,0 +1,204 @@
+r"""Least squares for linear families: sums over all transitions, then one linear system.
+
+$\sum_k\xi_k\delta_k = A\theta + b$ with $A = \sum_k\xi_k(\partial_\theta\delta_k)^\top$, so $\theta = -A^{-1}b$.
+The test functions decide what is found: gradients of J (CLSTD(0)), their traces (CLSTD(lambda)), traces with
+lambda = 1 (the martingale loss), and $-\partial_\theta\delta_k/\Delta_k$, which looks ahead (the mean-square TD error,
+a wrong one).
+
+Reference: Jia and Zhou 2022, JMLR 23(154), section 4.2; J. A. Boyan, "Technical Update: Least-Squares Temporal
+Difference Learning", 2002.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+from jax.tree_util import Partial
+from jaxtyping import Array, ArrayLike, Float
+
+from jaxsci.control.martingale._condition import Condition, Unknowns, as_unknowns, residual
+from jaxsci.control.martingale._method import Clock, Estimate, Method, clock, trouble
+from jaxsci.control.martingale._temporal_difference import _SCALES, decayed, out_of_range
+from jaxsci.core import status, tree
+from jaxsci.core.static import bind
+from jaxsci.core.types import float_dtype
+
+_HIGHEST = jax.lax.Precision.HIGHEST
+
+
+class Sums(NamedTuple):
+    """What least squares keeps; states of several batches add."""
+
+    unknowns: Unknowns
+    """The first unknowns: their structure, and the answer when the system is singular."""
+    matrix: Float[Array, "m n"]
+    vector: Float[Array, " m"]
+    trace: Float[Array, " m"]
+    clock: Clock
+
+
+def clstd(
+    cond: Condition,
+    *,
+    trace_decay: ArrayLike | None = None,
+    trace_scale: str = "dt",
+    ridge: ArrayLike = 0.0,
+    allow_float32: bool = False,
+) -> Method:
+    r"""CLSTD(0), or CLSTD(lambda): the root of $\sum_k\xi_k\delta_k = 0$ over all that was seen.
+
+    Args:
+        cond: from `condition`, with a linear family. Test functions of the user's must be as many as unknowns.
+        trace_decay, trace_scale: as in `ctd`; the scale only changes what `ridge` is compared with.
+        ridge: added to the diagonal of -A per unit of time, traced; it draws the parameters towards 0.
+        allow_float32: accumulate and solve in single precision instead of refusing; static.
+
+    Returns:
+        A `Method` for `run` (one stream) and `fit` (a batch). The estimate's status: singular (the first parameters
+        come back), non-finite input or result, out of range.
+
+    Raises:
+        ValueError: the family is not linear, or `trace_scale` is unknown; while tracing, x64 is off.
+    """
+    if trace_scale not in _SCALES:
+        raise ValueError(f"clstd: trace_scale must be one of {_SCALES}, got {trace_scale!r}")
+    decay = None if trace_decay is None else jnp.asarray(trace_decay, float_dtype(trace_decay))
+    return _method("clstd", cond, decay, ridge, allow_float32, trace_scale, False)
+
+
+def least_squares_ml(cond: Condition, *, ridge: ArrayLike = 0.0, allow_float32: bool = False) -> Method:
+    r"""Martingale loss by least squares: $\min_\theta\frac12\sum_k\Delta_k(G_k - J^\theta_k)^2$, in one forward pass.
+
+    The discounted return is telescoped, $G_k - J_k = \sum_{j\ge k}e^{-\beta(t_j - t_k)}\delta_j$ with multiplicative
+    discounting, so the normal equations are those of CLSTD(1), whatever the discounting of `cond`; the end of a path
+    counts with its J, that is with h when the terminal condition is built in. It finds the best mean-square
+    approximation of J in the family. Arguments as in `clstd`.
+    """
+    if cond.average or cond.test is not None:
+        raise ValueError("least_squares_ml: expected a condition neither ergodic nor with its own test functions")
+    cond = Condition(cond.value, cond.discount, None, "multiplicative", False, cond.weight_by_discount)
+    return _method("least_squares_ml", cond, jnp.ones(()), ridge, allow_float32, "dt", False)
+
+
+def least_squares_mstde(cond: Condition, *, ridge: ArrayLike = 0.0, allow_float32: bool = False) -> Method:
+    r"""Mean-square TD error by least squares: $\min_\theta\frac12\sum_k\delta_k^2/\Delta_k$. A baseline: do not use it.
+
+    Warning:
+        As dt -> 0 it tends to half the quadratic variation of the martingale part, whose minimiser is the flattest J,
+        not the value function: the bias does not vanish with more data or smaller steps. Arguments as in `clstd`.
+
+    References: Jia and Zhou 2022, section 3.1.
+    """
+    return _method("least_squares_mstde", cond, None, ridge, allow_float32, "unit", True)
+
+
+def _method(name, cond, decay, ridge, allow_float32, trace_scale, squared) -> Method:
+    if cond.value.features is None:
+        raise ValueError(
+            f"{name}: expected a value family that is linear in its parameters (linear_value), got one without "
+            "features; use losses with an optimiser"
+        )
+    static = {"trace_scale": trace_scale, "squared": squared}
+    return Method(
+        Partial(bind(_init, name=name, allow_float32=allow_float32), cond),
+        Partial(bind(_update, **static), cond, decay),
+        Partial(_finish, jnp.asarray(ridge, float_dtype(ridge))),
+        Partial(bind(_absorb, **static), cond, decay),
+    )
+
+
+def _init(cond, params, *, name: str, allow_float32: bool):
+    if not jax.config.jax_enable_x64 and not allow_float32:
+        raise ValueError(
+            f"{name}: the sums need float64, which is off; jax.config.update(\"jax_enable_x64\", True), or "
+            "allow_float32=True"
+        )
+    unknowns = as_unknowns(cond, params)
+    flat = ravel_pytree(unknowns)[0]
+    # Sums over many small steps of both signs: double precision whatever the dtype of the data.
+    dtype = jnp.float32 if allow_float32 and not jax.config.jax_enable_x64 else jnp.float64
+    zeros = jnp.zeros(flat.size, dtype)
+    return Sums(unknowns, jnp.zeros((flat.size, flat.size), dtype), zeros, zeros, clock(dtype))
+
+
+def _update(cond, decay, state: Sums, step, *, trace_scale: str, squared: bool):
+    block = jax.tree.map(lambda a: jnp.asarray(a)[None], step)
+    return _absorb(cond, decay, state, block, trace_scale=trace_scale, squared=squared)
+
+
+def _absorb(cond, decay, state: Sums, steps, *, trace_scale: str, squared: bool):
+    """Residuals at zero unknowns, all at once; the trace alone is a scan."""
+    dtype = state.matrix.dtype
+    steps, unknowns = _cast((steps, state.unknowns), dtype)
+    zero = tree.zeros_like(unknowns)
+
+    def at(step):
+        here = residual(cond, zero, step)
+        return here, trouble(step, cond, here)
+
+    here, codes = jax.vmap(at)(steps)
+    # Steps of no length say nothing; bad ones are dropped and reported.
+    use = (codes == status.OK) & (steps.dt > 0)
+    here = jax.tree.map(lambda a: jnp.where(use.reshape(-1, *(1 for _ in a.shape[1:])), a, 0), here)
+    dts = jnp.where(use, steps.dt, 0)
+    trace = state.trace
+    if squared:
+        # With this sign -A is positive definite, as it is for the other tests, and a ridge adds to it.
+        tests = -here.slope / jnp.where(use, steps.dt, 1)[:, None]
+    elif decay is None:
+        tests = here.test
+    else:
+
+        def body(trace, now):
+            trace = decayed(cond, decay, trace, *now, trace_scale)
+            return trace, trace
+
+        trace, tests = jax.lax.scan(body, trace, (here, steps._replace(dt=dts)))
+    if tests.shape[1] != here.slope.shape[1]:
+        raise ValueError(
+            f"clstd: expected one test function for each of the {here.slope.shape[1]} unknowns, got {tests.shape[1]}"
+        )
+    now = state.clock
+    code = status.reduce(codes) | out_of_range(decay)
+    return Sums(
+        state.unknowns,
+        state.matrix + jnp.einsum("km,kn->mn", tests, here.slope, precision=_HIGHEST),
+        state.vector + jnp.einsum("km,k->m", tests, here.delta, precision=_HIGHEST),
+        trace,
+        Clock(now.elapsed + jnp.sum(dts), now.lost, now.steps + codes.size, now.status | code),
+    )
+
+
+def _finish(ridge, state: Sums) -> Estimate:
+    flat, unravel = ravel_pytree(state.unknowns)
+    time = jnp.where(state.clock.elapsed > 0, state.clock.elapsed, 1)
+    size = flat.size
+    matrix = -state.matrix / time + ridge.astype(time.dtype) * jnp.eye(size, dtype=time.dtype)
+    vector = state.vector / time
+    finite = tree.all_finite((matrix, vector))
+    safe = jax.lax.stop_gradient(jnp.where(finite, matrix, 0))
+    # Rows and columns scaled to one, so that units of the features do not count as singular.
+    scale = jnp.sqrt(jnp.maximum(jnp.abs(safe).max(0), jnp.abs(safe).max(1)))
+    inverse = 1 / jnp.where(scale > 0, scale, 1)
+    spectrum = jnp.linalg.svd(safe * inverse[:, None] * inverse[None, :], compute_uv=False)
+    # The sums cancel, and their rounding grows as the square root of the number of terms.
+    noise = size * (1 + 2 * jnp.sqrt(state.clock.steps.astype(time.dtype))) * jnp.finfo(time.dtype).eps
+    singular = ~(spectrum[-1] > noise * spectrum[0])
+    solvable = finite & ~singular
+    solution = jnp.linalg.solve(jnp.where(solvable, matrix, jnp.eye(size, dtype=time.dtype)), vector)
+    solution = jnp.where(solvable, solution, flat.astype(time.dtype))
+    code = state.clock.status | status.flag(singular & finite, status.SINGULAR)
+    code = code | status.flag(~finite, status.NONFINITE_RESULT)
+    unknowns = unravel(solution.astype(flat.dtype))
+    return Estimate(unknowns.params, unknowns.average, state.clock.steps, code)
+
+
+def _cast(trees, dtype):
+    def leaf(a):
+        return a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a
+
+    return jax.tree.map(leaf, jax.tree.map(jnp.asarray, trees))
+
+
+__all__ = ["Sums", "clstd", "least_squares_ml", "least_squares_mstde"]

@@ -1,0 +1,199 @@
+"""What a method of policy evaluation is, and two drivers: `run` learns from a stream, `fit` from a batch of paths."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PyTree
+
+from jaxsci.control.problems import as_partial
+from jaxsci.control.simulate import Path, Transition, transitions
+from jaxsci.core import status, tree
+from jaxsci.core.types import float_dtype
+
+
+class Method(NamedTuple):
+    """A method: pure functions over a state of its own."""
+
+    init: Callable[..., PyTree]
+    """``init(params) -> state``."""
+    update: Callable[..., PyTree]
+    """``update(state, transition) -> state``: one step of a path."""
+    finish: Callable[..., "Estimate"]
+    """``finish(state) -> Estimate``, at any time."""
+    absorb: Callable[..., PyTree] | None = None
+    """``absorb(state, transitions) -> state``: a block of steps at once, equal to updates one by one up to rounding.
+    Methods that have it keep sums, and the sums of several paths add."""
+
+
+class Estimate(NamedTuple):
+    """What a method has found."""
+
+    value: PyTree
+    """Parameters of the value family."""
+    average: Float[Array, ""] | None
+    """Average reward; None unless the condition is ergodic."""
+    steps: Int[Array, ""]
+    """Transitions seen, those of length 0 and those skipped included."""
+    status: Int[Array, ""]
+
+
+class Clock(NamedTuple):
+    """Time learnt from so far, summed without loss of small steps, number of steps, and status."""
+
+    elapsed: Float[Array, ""]
+    lost: Float[Array, ""]
+    steps: Int[Array, ""]
+    status: Int[Array, ""]
+
+
+def clock(dtype) -> Clock:
+    """The clock at 0."""
+    return Clock(jnp.zeros((), dtype), jnp.zeros((), dtype), jnp.int32(0), jnp.int32(0))
+
+
+def tick(now: Clock, dt, code) -> Clock:
+    """One step later; Kahan's sum, since float32 would lose a step of 0.01 after 1e5 units of time."""
+    step = jnp.maximum(jnp.where(jnp.isfinite(dt), dt, 0), 0) - now.lost
+    elapsed = now.elapsed + step
+    return Clock(elapsed, (elapsed - now.elapsed) - step, now.steps + 1, now.status | code)
+
+
+def trouble(step: Transition, cond, *results) -> Int[Array, ""]:
+    """Status of one transition and of what was computed from it."""
+    data = (step.t, step.x, step.reward, step.dt, step.t_next, step.x_next)
+    bad = ~tree.all_finite(data)
+    code = status.flag(bad, status.NONFINITE_INPUT)
+    code = code | status.flag(~bad & ~tree.all_finite(results), status.NONFINITE_RESULT)
+    # Ergodic means undiscounted: with a discount the average reward and the level of J are one unknown.
+    discount = ~(cond.discount >= 0) | (cond.average & (cond.discount > 0))
+    return code | status.flag((step.dt < 0) | discount, status.OUT_OF_RANGE)
+
+
+def as_rate(rate, function: str, argument: str):
+    """A learning rate: a number as an array, a schedule as a Partial."""
+    if callable(rate):
+        return as_partial(rate, function, argument)
+    rate = jnp.asarray(rate, float_dtype(rate))
+    if rate.ndim:
+        raise ValueError(f"{function}: {argument} must be a scalar or a function, got shape {rate.shape}; use jax.vmap")
+    return rate
+
+
+def rate_at(rate, elapsed):
+    """The rate at a time, in its dtype."""
+    return jnp.asarray(rate(elapsed) if callable(rate) else rate).astype(elapsed.dtype)
+
+
+def run(method: Method, params: PyTree, steps: Transition, *, state: PyTree | None = None) -> tuple[Estimate, PyTree]:
+    """Learn from a stream of transitions in one compiled scan.
+
+    Args:
+        method: from `ctd`, `cgtd`, `ctdc`, `clstd`, ...; its rates are traced, so a sweep over them is a vmap.
+        params: first parameters (numbers or arrays), or `Unknowns`; not read when `state` is given.
+        steps: stacked transitions with one leading axis: ``control.transitions(path)``. Episodes may be joined end to
+            end: traces start afresh where ``first`` is True. The status of the path is not among them: check it before.
+        state: go on from here; the result is then that of one long run.
+
+    Returns:
+        ``(estimate, state)``. A transition that is not finite, or of negative length, is skipped and reported in
+        ``estimate.status``.
+
+    Raises:
+        ValueError: shapes that do not fit (the message says which).
+        TypeError: `steps` is a `Path`.
+
+    Differentiable in everything that is traced.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxsci import control
+        >>> def features(t, x): return jnp.stack([jnp.ones_like(x), x])
+        >>> path = control.exact.ornstein_uhlenbeck(jax.random.key(0), num_steps=200, dt=0.05)
+        >>> steps = control.transitions(path._replace(rs=path.xs[:-1]))
+        >>> condition = control.martingale.condition(control.martingale.linear_value(features), discount=0.5)
+        >>> method = control.martingale.ctd(condition, learning_rate=0.1)
+        >>> estimate, _ = control.martingale.run(method, jnp.zeros(2), steps)
+        >>> estimate.value.shape, int(estimate.steps), int(estimate.status)
+        ((2,), 200, 0)
+    """
+    if isinstance(steps, Path):
+        raise TypeError("run: expected transitions, got a Path; pass control.transitions(path)")
+    if jnp.ndim(steps.dt) != 1:
+        raise ValueError(
+            f"run: steps need one leading axis, got dt of shape {jnp.shape(steps.dt)}; jax.vmap for several streams, "
+            "fit for a batch"
+        )
+    dtype = _dtype(params, steps)
+    params, steps = _cast((params, steps), dtype)
+    return _run(method, params, steps, state)
+
+
+@eqx.filter_jit
+def _run(method, params, steps, state):
+    state = method.init(params) if state is None else state
+    if method.absorb is not None:
+        state = method.absorb(state, steps)
+    else:
+        state = jax.lax.scan(lambda state, step: (method.update(state, step), None), state, steps)[0]
+    return method.finish(state), state
+
+
+def fit(method: Method, params: PyTree, paths: Path) -> tuple[Estimate, PyTree]:
+    """Solve by least squares on a batch of paths: sums over all of them, then one solve.
+
+    Args:
+        method: one that keeps sums: `clstd`, `least_squares_ml`, `least_squares_mstde`.
+        params: parameters of the family; only their structure and shapes matter.
+        paths: a `Path` with one leading axis over the batch.
+
+    Returns:
+        ``(estimate, state)``. States of several batches add: ``martingale.merge``.
+
+    Raises:
+        TypeError: the method learns step by step (use `run`, or `losses` with an optimiser).
+    """
+    if method.absorb is None:
+        raise TypeError("fit: expected a method that keeps sums, such as clstd; this one learns step by step, use run")
+    if jnp.ndim(paths.dts) != 2:
+        raise ValueError(f"fit: paths need one leading batch axis, got dts of shape {jnp.shape(paths.dts)}")
+    dtype = _dtype(params, paths)
+    return _fit(method, *_cast((params, paths), dtype))
+
+
+@eqx.filter_jit
+def _fit(method, params, paths):
+    states = jax.vmap(lambda path: method.absorb(method.init(params), transitions(path)))(paths)
+    state = _merged(states)
+    state = state._replace(clock=state.clock._replace(status=state.clock.status | status.reduce(paths.status)))
+    return method.finish(state), state
+
+
+def merge(*states: PyTree) -> PyTree:
+    """The sums of several batches as one state, from which ``method.finish`` gives the joint estimate."""
+    return _merged(jax.tree.map(lambda *a: jnp.stack(a), *states))
+
+
+@eqx.filter_jit
+def _merged(states):
+    total = jax.tree.map(lambda a: jnp.sum(a, axis=0, dtype=a.dtype), states)
+    codes = status.reduce(states.clock.status, axis=0)
+    first = jax.tree.map(lambda a: a[0], states.unknowns)
+    return total._replace(unknowns=first, clock=total.clock._replace(status=codes))
+
+
+def _dtype(params, data):
+    return float_dtype(params, data.dts if isinstance(data, Path) else data.dt)
+
+
+def _cast(trees, dtype):
+    def leaf(a):
+        a = jnp.asarray(a)
+        return a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a
+
+    return jax.tree.map(leaf, trees)
+
+
+__all__ = ["Clock", "Estimate", "Method", "fit", "merge", "run"]

@@ -1,0 +1,111 @@
+r"""Continuous-time temporal differences: CTD(0) and CTD(lambda), online.
+
+$\theta \leftarrow \theta + \alpha\,\xi_k\delta_k$ with $\xi_k = \partial_\theta J_k$ for CTD(0), and for CTD($\lambda$)
+the trace $\xi_k = (\lambda e^{-\beta})^{\Delta_k}\xi_{k-1} + \partial_\theta J_k\,s$, $s = \Delta_k$ or 1.
+
+Nothing is divided by dt: per unit of time the parameters drift by O(alpha) with noise of variance O(alpha^2), so one
+learning rate serves all dt.
+
+Reference: Jia and Zhou 2022, JMLR 23(154), section 4.2.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+from jax.tree_util import Partial
+from jaxtyping import Array, ArrayLike, Float
+
+from jaxsci.control.martingale._condition import Condition, Unknowns, as_unknowns, residual
+from jaxsci.control.martingale._method import Clock, Estimate, Method, as_rate, clock, rate_at, tick, trouble
+from jaxsci.core import status
+from jaxsci.core.static import bind
+from jaxsci.core.types import float_dtype
+
+_SCALES = ("dt", "unit")
+
+
+class TDState(NamedTuple):
+    """Unknowns, eligibility trace (None for CTD(0)) and clock."""
+
+    unknowns: Unknowns
+    trace: Float[Array, " m"] | None
+    clock: Clock
+
+
+def ctd(
+    cond: Condition,
+    *,
+    learning_rate,
+    trace_decay: ArrayLike | None = None,
+    trace_scale: str = "dt",
+) -> Method:
+    r"""CTD(0), or CTD(lambda) with a trace.
+
+    Args:
+        cond: from `condition`. With test functions of the user's, as many as unknowns.
+        learning_rate: alpha, a number or a function of the elapsed time; traced.
+        trace_decay: lambda in [0, 1] per unit of time, traced; None for CTD(0). With lambda = 1 the limit is that of
+            the martingale loss. As lambda -> 0 with the scale "dt" the steps become those of CTD(0) times dt.
+        trace_scale: "dt" adds the test times dt to the trace (the integral of the theory), "unit" the test itself
+            (discrete TD(lambda) with decay lambda^dt); static.
+
+    Raises:
+        ValueError: an unknown `trace_scale`.
+
+    References: Jia and Zhou 2022, section 4.2, algorithms of CTD(0) and CTD(lambda).
+    """
+    if trace_scale not in _SCALES:
+        raise ValueError(f"ctd: trace_scale must be one of {_SCALES}, got {trace_scale!r}")
+    rate = as_rate(learning_rate, "ctd", "learning_rate")
+    decay = None if trace_decay is None else jnp.asarray(trace_decay, float_dtype(trace_decay))
+    return Method(
+        Partial(_init, cond, decay),
+        Partial(bind(_update, trace_scale=trace_scale), cond, rate, decay),
+        Partial(_finish),
+    )
+
+
+def decayed(cond: Condition, decay, trace, here, step, trace_scale: str):
+    """The trace one step on."""
+    dtype = step.x.dtype
+    kept = jnp.exp(-cond.discount.astype(dtype) * step.dt) * decay.astype(dtype) ** step.dt
+    kept = jnp.where(step.first, 0, kept)
+    return kept * trace + here.test * (step.dt if trace_scale == "dt" else 1)
+
+
+def out_of_range(decay):
+    """Status of a trace decay."""
+    return jnp.int32(0) if decay is None else status.flag(~((decay >= 0) & (decay <= 1)), status.OUT_OF_RANGE)
+
+
+def _init(cond, decay, params):
+    unknowns = as_unknowns(cond, params)
+    flat = ravel_pytree(unknowns)[0]
+    return TDState(unknowns, None if decay is None else jnp.zeros_like(flat), clock(flat.dtype))
+
+
+def _update(cond, rate, decay, state: TDState, step, *, trace_scale: str):
+    here = residual(cond, state.unknowns, step)
+    flat, unravel = ravel_pytree(state.unknowns)
+    if here.test.shape != flat.shape:
+        raise ValueError(
+            f"ctd: expected one test function for each of the {flat.size} unknowns, got {here.test.size}; "
+            "cgtd takes more of them"
+        )
+    trace = None if decay is None else decayed(cond, decay, state.trace, here, step, trace_scale)
+    alpha = rate_at(rate, state.clock.elapsed)
+    new = flat + alpha * here.delta * (here.test if trace is None else trace)
+    code = trouble(step, cond, new) | out_of_range(decay)
+    good = code == status.OK
+    new = jnp.where(good, new, flat)
+    if trace is not None:  # a bad step is skipped, but it still begins an episode
+        trace = jnp.where(good, trace, jnp.where(step.first, 0, state.trace))
+    return TDState(unravel(new), trace, tick(state.clock, step.dt, code))
+
+
+def _finish(state: TDState) -> Estimate:
+    return Estimate(state.unknowns.params, state.unknowns.average, state.clock.steps, state.clock.status)
+
+
+__all__ = ["TDState", "ctd"]

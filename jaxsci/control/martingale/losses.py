@@ -1,0 +1,146 @@
+r"""Losses on whole paths, for any family and any optimiser: what online methods solve step by step, offline.
+
+Each takes one path and returns a scalar to be averaged over a batch by vmap, except `orthogonality`, whose expectation
+stands inside a square and which takes the batch. `jaxsci.core.train` runs them.
+
+Reference: Jia and Zhou 2022, JMLR 23(154), sections 3 and 4.
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, PyTree
+
+from jaxsci.control.martingale._condition import Condition, as_unknowns, residual
+from jaxsci.control.simulate import Path, transitions
+
+_METRICS = ("identity", "covariance")
+_HIGHEST = jax.lax.Precision.HIGHEST
+
+
+def martingale_loss(cond: Condition, params: PyTree, path: Path) -> Float[Array, ""]:
+    r"""ML: $\frac12\sum_k\Delta_k(G_k - J_k)^2$ with the discounted return $G_k$; finds the best mean-square fit of J.
+
+    $G_k = r_k\Delta_k + e^{-\beta\Delta_k}G_{k+1}$ from $G_K = J(t_K, X_K)$, which is h with a terminal condition built
+    in (an infinite horizon is cut there, with no gradient of the parameters through it). For an ergodic condition there
+    is no such loss.
+
+    Args:
+        cond: from `condition`; discount and weights are used, test functions are not.
+        params: parameters of the family.
+        path: one path.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxsci import control
+        >>> def features(t, x): return jnp.stack([jnp.ones_like(x), x**2])
+        >>> value = control.martingale.linear_value(features, terminal=lambda x: x**2, horizon=1.0)
+        >>> condition = control.martingale.condition(value)
+        >>> path = control.exact.brownian(jax.random.key(0), 0.0, num_steps=10, dt=0.1)
+        >>> loss = control.martingale.losses.martingale_loss(condition, jnp.array([1.0, 0.0]), path)
+        >>> loss.shape
+        ()
+    """
+    if cond.average:
+        raise ValueError("martingale_loss: expected a discounted or finite-horizon condition, got an ergodic one")
+    return _martingale_loss(cond, as_unknowns(cond, params), path)
+
+
+@eqx.filter_jit
+def _martingale_loss(cond, unknowns, path):
+    values = jax.vmap(lambda t, x: cond.value.apply(unknowns.params, t, x))(path.ts, path.xs)
+    discount = cond.discount.astype(path.ts.dtype)
+    keep = jnp.exp(-discount * path.dts)
+
+    def back(g, now):
+        reward, dt, kept = now
+        g = reward * dt + kept * g
+        return g, g
+
+    end = cond.value.apply(jax.lax.stop_gradient(unknowns.params), path.ts[-1], path.xs[-1])
+    _, returns = jax.lax.scan(back, end, (path.rs, path.dts, keep), reverse=True)
+    weight = jnp.exp(-discount * path.ts[:-1]) if cond.weight_by_discount else 1
+    return jnp.sum(weight * path.dts * (returns - values[:-1]) ** 2) / 2
+
+
+def temporal_difference(cond: Condition, params: PyTree, path: Path) -> Float[Array, ""]:
+    r"""CTD(0): a surrogate whose negative gradient is $\sum_k\xi_k\delta_k$; its value means nothing.
+
+    One gradient step of rate alpha is the offline update $\theta\leftarrow\theta + \alpha\sum_k\xi_k\delta_k$.
+    """
+    return _temporal_difference(cond, as_unknowns(cond, params), path)
+
+
+@eqx.filter_jit
+def _temporal_difference(cond, unknowns, path):
+    steps, frozen = transitions(path), jax.lax.stop_gradient(unknowns)
+
+    def one(step):
+        here = residual(cond, frozen, step)
+        if cond.test is None:
+            weight = jnp.exp(-cond.discount.astype(step.dt.dtype) * step.t) if cond.weight_by_discount else 1
+            level = cond.value.apply(unknowns.params, step.t, step.x)
+            return -weight * here.delta * (level + (unknowns.average if cond.average else 0))
+        return -here.delta * jnp.dot(here.test, ravel_pytree(unknowns)[0], precision=_HIGHEST)
+
+    return jnp.sum(jax.vmap(one)(steps))
+
+
+def orthogonality(
+    cond: Condition, params: PyTree, paths: Path, *, metric: str = "identity"
+) -> Float[Array, ""]:
+    r"""GTD, offline: $\frac12 m^\top\mathcal{A}m$ with $m = \frac1N\sum_{paths}\sum_k\xi_k\delta_k$, tests held fixed.
+
+    Args:
+        cond: from `condition`; there may be more test functions than unknowns.
+        params: parameters of the family, or `Unknowns`.
+        paths: a `Path` with one leading axis over the batch.
+        metric: static; "identity" (CGTD) or "covariance", the inverse of $\frac1N\sum\sum_k\xi_k\xi_k^\top\Delta_k$
+            (CGTD2).
+
+    Raises:
+        ValueError: an unknown metric, or no batch axis.
+    """
+    if metric not in _METRICS:
+        raise ValueError(f"orthogonality: metric must be one of {_METRICS}, got {metric!r}")
+    if jnp.ndim(paths.dts) != 2:
+        raise ValueError(f"orthogonality: paths need one leading batch axis, got dts of shape {jnp.shape(paths.dts)}")
+    return _orthogonality(cond, as_unknowns(cond, params), paths, metric)
+
+
+@eqx.filter_jit
+def _orthogonality(cond, unknowns, paths, metric):
+    def one(step):
+        here = residual(cond, unknowns, step)
+        test = jax.lax.stop_gradient(here.test)
+        return test * here.delta, test
+
+    steps = jax.vmap(transitions)(paths)
+    products, tests = jax.vmap(jax.vmap(one))(steps)
+    mean = products.sum(1).mean(0)
+    if metric == "identity":
+        return jnp.sum(mean**2) / 2
+    weighted = tests * steps.dt[..., None]
+    covariance = jnp.einsum("ikm,ikn->mn", tests, weighted, precision=_HIGHEST) / tests.shape[0]
+    return jnp.dot(mean, jnp.linalg.solve(covariance, mean), precision=_HIGHEST) / 2
+
+
+def mean_square_td_error(cond: Condition, params: PyTree, path: Path) -> Float[Array, ""]:
+    r"""MSTDE: $\frac12\sum_k\delta_k^2/\Delta_k$. A baseline: do not use it.
+
+    Warning:
+        As dt -> 0 it measures the quadratic variation of the martingale part, not the error of J: with enough capacity
+        its minimiser is constant in x for every t < T.
+    """
+    return _mean_square_td_error(cond, as_unknowns(cond, params), path)
+
+
+@eqx.filter_jit
+def _mean_square_td_error(cond, unknowns, path):
+    steps = transitions(path)
+    delta = jax.vmap(lambda step: residual(cond, unknowns, step).delta)(steps)
+    return jnp.sum(delta**2 / jnp.where(steps.dt > 0, steps.dt, jnp.inf)) / 2
+
+
+__all__ = ["martingale_loss", "mean_square_td_error", "orthogonality", "temporal_difference"]

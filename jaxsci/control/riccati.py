@@ -1,0 +1,291 @@
+r"""Linear-quadratic truths: the Riccati equation, Kleinman's iteration, its integral form with any quadrature rule.
+
+$A^\top P + PA - PBR^{-1}B^\top P + Q = 0$, $K = R^{-1}B^\top P$, value $x^\top P x$ under $u = -Kx$. Kleinman: with
+$A_c = A - BK$ solve $A_c^\top P + P A_c = -(Q + K^\top R K)$, then K from P; that is Newton's method. Measured over an
+interval $\Delta$ by a rule $(t_j, w_j)$, with $E = e^{A_c\Delta}$, an evaluation is exactly
+$P - E^\top P E = \sum_j w_j\, e^{A_c^\top t_j}(Q + K^\top R K)\,e^{A_c t_j}$.
+
+References: Kleinman 1968, On an iterative technique for Riccati equation computations, IEEE TAC 13; Lancaster and
+Rodman 1995, Algebraic Riccati Equations, chapter 7.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.scipy.linalg
+import numpy as np
+import scipy.linalg
+from jaxtyping import Array, ArrayLike, Float, Int
+
+from jaxsci.control.integral import UNSTABLE, ControlAffine
+from jaxsci.control.integral._evaluate import require_double
+from jaxsci.control.integral._problem import Matrix, checked_matrices
+from jaxsci.core import loops, status
+from jaxsci.core.types import concrete
+
+_NEGATIVE = 1e-6  # an eigenvalue of P below minus this share of the largest: the policy before was not stable
+
+
+class Solution(NamedTuple):
+    """P (d, d) of the value x^T P x, and the gain K (m, d) of the policy u = -K x."""
+
+    P: Float[Array, "d d"]
+    K: Float[Array, "m d"]
+
+
+class History(NamedTuple):
+    """Kleinman's iterates: P (num, d, d), the gains K (num, m, d) they give, Riccati residuals (num,), status bits.
+
+    The residual of a P is the Frobenius norm of A^T P + P A - P B R^-1 B^T P + Q.
+    """
+
+    P: Float[Array, "num d d"]
+    K: Float[Array, "num m d"]
+    residual: Float[Array, " num"]
+    status: Int[Array, ""]
+
+
+class FixedPoint(NamedTuple):
+    """Limit P (d, d), gain K (m, d), steps taken, relative norm of the last change of P, and status bits."""
+
+    value: Float[Array, "d d"]
+    K: Float[Array, "m d"]
+    steps: Int[Array, ""]
+    residual: Float[Array, ""]
+    status: Int[Array, ""]
+
+
+def solve(A: Matrix, B: Matrix, Q: Matrix, R: Matrix) -> Solution:
+    """The stabilising solution of the Riccati equation, on the host by SciPy.
+
+    Args:
+        A, B, Q, R: (d, d), (d, m), (d, d), (m, m), built.
+
+    Raises:
+        ValueError: shapes that do not fit, entries that are not finite, or no stabilising solution.
+        TypeError: a traced argument; `kleinman` is the in-graph alternative.
+
+    Example:
+        >>> from jaxsci.control import riccati
+        >>> P, K = riccati.solve([[-1.0]], [[1.0]], [[1.0]], [[1.0]])
+        >>> print(P.round(6), K.round(6))
+        [[0.414214]] [[0.414214]]
+    """
+    alternative = "riccati.kleinman solves it in compiled code"
+    A, B, Q, R = (np.asarray(concrete(M, "riccati.solve", "A, B, Q, R", alternative), np.float64) for M in (A, B, Q, R))
+    d, m = B.shape if B.ndim == 2 else (-1, -1)
+    if (A.shape, Q.shape, R.shape) != ((d, d), (d, d), (m, m)):
+        raise ValueError(
+            f"riccati.solve: expected A (d, d), B (d, m), Q (d, d), R (m, m), got {A.shape}, {B.shape}, {Q.shape}, "
+            f"{R.shape}"
+        )
+    try:
+        P = scipy.linalg.solve_continuous_are(A, B, Q, R)
+    except np.linalg.LinAlgError as error:
+        raise ValueError(
+            "riccati.solve: found no stabilising solution; (A, B) must be stabilisable, Q not negative and R positive"
+        ) from error
+    return Solution(P, np.linalg.solve(R, B.T @ P))
+
+
+def kleinman(
+    A: Matrix, B: Matrix, Q: Matrix, R: Matrix, K0: Matrix | None = None, *, num_iterations: int = 12
+) -> History:
+    """Kleinman's iteration: exact policy iteration, quadratically convergent from any stabilising K0.
+
+    Args:
+        A, B, Q, R: (d, d), (d, m), (d, d), (m, m), traced. The Lyapunov equations cost d^6: meant for d up to 20.
+        K0: first gain, (m, d), traced; 0 by default.
+        num_iterations: static.
+
+    Returns:
+        A `History`, entry i after i + 1 evaluations. Status: non-finite input or result; unstable policy when some P
+        is not positive: with Q positive, exactly when the gain before did not stabilise.
+
+    Raises:
+        ValueError: shapes that do not fit, or no iteration.
+
+    Differentiable in all matrices.
+
+    Example:
+        >>> from jaxsci.control import riccati
+        >>> history = riccati.kleinman([[-1.0]], [[1.0]], [[1.0]], [[1.0]], num_iterations=3)
+        >>> print(*[f"{p:.5f}" for p in history.P[:, 0, 0]], history.status)
+        0.50000 0.41667 0.41422 0
+
+    References: Kleinman 1968.
+    """
+    A, B, Q, R = checked_matrices("kleinman", A, B, Q, R)
+    if num_iterations < 1:
+        raise ValueError(f"kleinman: num_iterations must be >= 1, got {num_iterations}")
+    return _kleinman(A, B, Q, R, _first_gain("kleinman", B, K0), num_iterations)
+
+
+@eqx.filter_jit
+def _kleinman(A, B, Q, R, K0, num_iterations: int) -> History:
+    def step(K, _):
+        closed = A - _mm(B, K)
+        eye = jnp.eye(A.shape[0], dtype=A.dtype)
+        # Row-major: A^T P is (A^T x I) vec P, P A is (I x A^T) vec P.
+        operator = jnp.kron(closed.T, eye) + jnp.kron(eye, closed.T)
+        P = _symmetric(jnp.linalg.solve(operator, -_paid(Q, R, K).reshape(-1)).reshape(A.shape))
+        K = jnp.linalg.solve(R, _mm(B.T, P))
+        residual = jnp.linalg.norm(_mm(A.T, P) + _mm(P, A) - _mm(_mm(P, B), K) + Q)
+        return K, (P, K, residual, _indefinite(P))
+
+    _, (P, K, residual, negative) = jax.lax.scan(step, K0, None, length=num_iterations)
+    code = _trouble((A, B, Q, R, K0), P) | status.flag(jnp.any(negative), UNSTABLE)
+    return History(P, K, residual, code)
+
+
+def integral_fixed_point(
+    A: Matrix,
+    B: Matrix,
+    Q: Matrix,
+    R: Matrix,
+    rule: tuple[ArrayLike, ArrayLike],
+    interval: ArrayLike,
+    *,
+    K0: Matrix | None = None,
+    tol: ArrayLike = 1e-13,
+    max_steps: ArrayLike = 50,
+    allow_float32: bool = False,
+) -> FixedPoint:
+    r"""Where integral policy iteration with a rule ends: discrete Lyapunov equations, no trajectory, no conditioning.
+
+    $P - E^\top P E = \sum_j w_j\,e^{A_c^\top t_j}(Q + K^\top R K)\,e^{A_c t_j}$, $K \leftarrow R^{-1}B^\top P$.
+    Leading error with n equispaced nodes, $h = \Delta/(n - 1)$ and $\mathcal L(X) = A_c^\top X + X A_c$: trapezoid
+    $-\frac{h^2}{12}\mathcal L(M)$, Simpson $-\frac{h^4}{180}\mathcal L^3(M)$, $M = Q + K^\top R K$ at the optimum.
+
+    Args:
+        A, B, Q, R: (d, d), (d, m), (d, d), (m, m), traced; d up to 20.
+        rule: (nodes, weights) on [0, interval], each (n,), traced; padded rules (`quadrature.pad`) vmap over n.
+        interval: Delta > 0, traced.
+        K0: first gain, (m, d), traced; 0 by default; must stabilise.
+        tol: on the relative change of P, traced. max_steps: cap, traced.
+        allow_float32: run in float32 nevertheless, static.
+
+    Returns:
+        A `FixedPoint`; status: non-finite input or result, unstable policy, step cap.
+
+    Raises:
+        ValueError: shapes that do not fit; float32 without `allow_float32`.
+
+    Not differentiable in reverse (a while loop); forward mode works.
+
+    Example:
+        >>> from jaxsci import quadrature
+        >>> from jaxsci.control import riccati
+        >>> rule = quadrature.rules.trapezoid(2, 0.0, 0.1)
+        >>> found = riccati.integral_fixed_point([[-1.0]], [[1.0]], [[1.0]], [[1.0]], rule, 0.1, tol=1e-5,
+        ...     allow_float32=True)
+        >>> print(f"{found.value[0, 0]:.3f} {found.status}")
+        0.417 0
+
+    References: Kleinman 1968; Lancaster and Rodman 1995, section 5.3 (discrete Lyapunov equation).
+    """
+    A, B, Q, R = checked_matrices("integral_fixed_point", A, B, Q, R)
+    require_double("integral_fixed_point", A.dtype, allow_float32)
+    nodes, weights = (jnp.asarray(a, A.dtype) for a in rule)
+    if nodes.ndim != 1 or nodes.shape != weights.shape:
+        raise ValueError(
+            f"integral_fixed_point: rule must be (nodes, weights) of one shape (n,), got {nodes.shape} and "
+            f"{weights.shape}; use jax.vmap over a stack of rules"
+        )
+    numbers = (jnp.asarray(interval, A.dtype), jnp.asarray(tol, A.dtype), jnp.asarray(max_steps, jnp.int32))
+    return _fixed_point(A, B, Q, R, _first_gain("integral_fixed_point", B, K0), (nodes, weights), numbers)
+
+
+class _Loop(NamedTuple):
+    P: Array
+    K: Array
+    change: Array
+    negative: Array
+
+
+@eqx.filter_jit
+def _fixed_point(A, B, Q, R, K0, rule, numbers) -> FixedPoint:
+    nodes, weights = rule
+    interval, tol, max_steps = numbers
+    times = jnp.append(nodes, interval)
+
+    def step(loop: _Loop) -> _Loop:
+        closed = A - _mm(B, loop.K)
+        flows = jax.vmap(lambda t: jax.scipy.linalg.expm(closed * t))(times)
+        paid = jax.vmap(lambda E: _mm(_mm(E.T, _paid(Q, R, loop.K)), E))(flows[:-1])
+        cost = jnp.tensordot(weights, paid, axes=1, precision=jax.lax.Precision.HIGHEST)
+        E = flows[-1]
+        operator = jnp.eye(A.size, dtype=A.dtype) - jnp.kron(E.T, E.T)
+        P = _symmetric(jnp.linalg.solve(operator, cost.reshape(-1)).reshape(A.shape))
+        change = jnp.linalg.norm(P - loop.P) / jnp.linalg.norm(P)
+        return _Loop(P, jnp.linalg.solve(R, _mm(B.T, P)), change, loop.negative | _indefinite(P))
+
+    def unfinished(loop: _Loop):
+        return (loop.change > tol) & ~loop.negative  # a NaN ends it
+
+    first = _Loop(jnp.zeros_like(A), K0, jnp.asarray(jnp.inf, A.dtype), jnp.asarray(False))
+    end, steps = loops.bounded_while(unfinished, step, first, max_steps=max_steps)
+    code = _trouble((A, B, Q, R, K0, rule, interval), end.P) | status.flag(end.negative, UNSTABLE)
+    code = code | status.flag((end.change > tol) & (code == status.OK), status.MAX_STEPS)
+    return FixedPoint(end.P, end.K, steps, end.change, code)
+
+
+def hjb_residual(value: Callable[[Array], Array], problem: ControlAffine, x: Float[Array, " d"]) -> Float[Array, ""]:
+    r"""$\nabla V^\top f - \frac14 \nabla V^\top g R^{-1} g^\top \nabla V + x^\top Q x$ at x: 0 for the optimal V.
+
+    Args:
+        value: V, ``x -> scalar``.
+        problem: `ControlAffine`.
+        x: the state, (d,), traced.
+
+    Differentiable in everything.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci.control import integral, riccati
+        >>> problem = integral.linear_quadratic([[0.0]], [[1.0]], [[1.0]], [[1.0]])
+        >>> print(riccati.hjb_residual(lambda x: x @ x, problem, jnp.array([3.0])))
+        0.0
+    """
+    slope = jax.grad(value)(x)
+    into = _mm(problem.input_matrix(x, problem.args).T, slope)
+    gain = jnp.dot(into, jnp.linalg.solve(problem.control_cost, into), precision=jax.lax.Precision.HIGHEST) / 4
+    return jnp.dot(slope, problem.drift(x, problem.args)) - gain + jnp.dot(x, _mm(problem.state_cost, x))
+
+
+def _mm(a, b):
+    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+
+
+def _paid(Q, R, K):
+    """Q + K^T R K, the cost of a state under u = -K x."""
+    return Q + _mm(_mm(K.T, R), K)
+
+
+def _symmetric(P):
+    return (P + P.T) / 2
+
+
+def _indefinite(P):
+    values = jnp.linalg.eigvalsh(P)
+    return values[0] < -_NEGATIVE * jnp.maximum(jnp.abs(values[0]), jnp.abs(values[-1]))
+
+
+def _trouble(inputs, result):
+    finite = jnp.stack([jnp.all(jnp.isfinite(a)) for a in jax.tree.leaves(inputs)]).all()
+    lost = ~jnp.all(jnp.isfinite(result))
+    return status.flag(~finite, status.NONFINITE_INPUT) | status.flag(lost, status.NONFINITE_RESULT)
+
+
+def _first_gain(function, B, K0):
+    d, m = B.shape
+    K0 = jnp.zeros((m, d), B.dtype) if K0 is None else jnp.asarray(K0, B.dtype)
+    if K0.shape != (m, d):
+        raise ValueError(f"{function}: K0 must have shape (m, d) = {(m, d)}, got {K0.shape}")
+    return K0
+
+
+__all__ = ["FixedPoint", "History", "Solution", "hjb_residual", "integral_fixed_point", "kleinman", "solve"]

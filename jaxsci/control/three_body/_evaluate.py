@@ -1,0 +1,107 @@
+"""Policies measured: one episode under a policy, and every fixed step parameter from every start."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.tree_util import Partial
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxsci.control.three_body._env import Config, State, observe, start, step
+from jaxsci.core import keys, tree
+from jaxsci.core.types import KeyArray
+
+
+class Rollout(NamedTuple):
+    """An episode; past its end rewards are 0, and errors and evaluations stay."""
+
+    value: State
+    """The last state."""
+    total: Float[Array, ""]
+    """Undiscounted return."""
+    reward: Float[Array, " num_steps"]
+    action: Int[Array, " num_steps"]
+    error: Float[Array, " num_steps"]
+    """Relative energy error after each action."""
+    running: Bool[Array, " num_steps"]
+    """False for the steps after the end."""
+    status: Int[Array, ""]
+
+
+def rollout(key: KeyArray, cfg: Config, policy: Callable, state: State, *, num_steps: int = 100) -> Rollout:
+    """An episode under a policy.
+
+    Args:
+        key: one typed key; step i of the rollout gets ``fold_in(key, i)``.
+        cfg: from `config`.
+        policy: ``policy(key, observation) -> action``, e.g. `dqn.greedy`.
+        state: from `reset` or `start`.
+        num_steps: actions at most (static).
+
+    Raises:
+        ValueError: num_steps is negative.
+
+    Example:
+        >>> import jax
+        >>> from jaxsci.control import three_body
+        >>> cfg = three_body.config(allow_float32=True)
+        >>> state = three_body.start(cfg, three_body.published_start(0))
+        >>> episode = three_body.rollout(jax.random.key(0), cfg, lambda key, observation: 9, state, num_steps=5)
+        >>> episode.reward.shape, int(episode.value.step), int(episode.status)
+        ((5,), 5, 0)
+    """
+    if num_steps < 0:
+        raise ValueError(f"three_body.rollout: num_steps must be >= 0, got {num_steps}")
+    return _rollout(keys.as_typed_key(key, "three_body.rollout"), cfg, policy, state, num_steps)
+
+
+@eqx.filter_jit
+def _rollout(key, cfg, policy, state, num_steps):
+    def body(carry, i):
+        state, running = carry
+        action = jnp.asarray(policy(jax.random.fold_in(key, i), observe(cfg, state)), jnp.int32)
+        moved, answer = step(cfg, state, action)
+        new = tree.where(running, moved, state)
+        reward = jnp.where(running, answer.reward, 0)
+        return (new, running & ~(answer.terminated | answer.truncated)), (reward, action, new.error, running)
+
+    (end, _), (reward, action, error, running) = jax.lax.scan(body, (state, jnp.asarray(True)), jnp.arange(num_steps))
+    return Rollout(end, jnp.sum(reward), reward, action, error, running, end.status)
+
+
+def fixed_actions(cfg: Config, corners: Float[Array, "S 4"], *, num_steps: int = 100) -> Rollout:
+    """An episode for every start under every fixed action: what a policy has to beat.
+
+    Args:
+        cfg: from `config`.
+        corners: starts, see `start`; traced.
+        num_steps: actions at most (static).
+
+    Returns:
+        `Rollout` with leaves [S, num_actions, ...].
+
+    The lanes are uneven: a small step parameter costs a thousand times what a large one does, and under vmap all wait
+    for the slowest. They are mapped one after the other, which measured 7 times faster than vmap over both axes and 3
+    times faster than vmap over the starts alone (20 starts, 6 actions, 2 cores).
+    """
+    return _fixed_actions(cfg, jnp.asarray(corners, cfg.interval.dtype), num_steps)
+
+
+@eqx.filter_jit
+def _fixed_actions(cfg, corners, num_steps):
+    key = jax.random.key(0)  # a fixed action draws nothing
+    actions = jnp.arange(cfg.num_actions, dtype=jnp.int32)
+
+    def episode(corners, action):
+        return rollout(key, cfg, Partial(_constant, action), start(cfg, corners), num_steps=num_steps)
+
+    return jax.lax.map(lambda c: jax.lax.map(lambda a: episode(c, a), actions), corners)
+
+
+def _constant(action, key, observation):
+    return action
+
+
+__all__ = ["Rollout", "fixed_actions", "rollout"]

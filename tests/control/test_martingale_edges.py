@@ -1,0 +1,191 @@
+"""Corners of the martingale methods: ridges, ergodic and weighted conditions, singular sums, first steps, misuse."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxsci import control
+from jaxsci.control import martingale
+from jaxsci.core import status
+
+
+def _affine(t, x):
+    return jnp.stack([jnp.ones_like(x), x])
+
+
+def _state(t, x):
+    return x[None]
+
+
+def _square(x):
+    return x**2
+
+
+VALUE = martingale.linear_value(_affine)
+ERGODIC = martingale.condition(martingale.linear_value(_state), average=True)
+
+
+def ou(key, num_steps=60, dt=0.1):
+    path = control.exact.ornstein_uhlenbeck(key, num_steps=num_steps, dt=dt, mean=0.5)
+    return path._replace(rs=path.xs[:-1])
+
+
+# --- ridges: all three least-squares methods are drawn towards zero -----------------------------------------------
+
+
+@pytest.mark.x64
+def test_a_ridge_is_that_of_the_loss(key):
+    """Least squares with a ridge is the minimum of loss / time + ridge |theta|^2 / 2, for ML and for MSTDE alike."""
+    value = martingale.linear_value(_affine, terminal=_square, horizon=6.0)
+    condition, path, ridge = martingale.condition(value, discount=0.4), ou(key), 0.3
+    for make, loss in (
+        (martingale.least_squares_ml, martingale.losses.martingale_loss),
+        (martingale.least_squares_mstde, martingale.losses.mean_square_td_error),
+    ):
+        best = martingale.run(make(condition, ridge=ridge), jnp.zeros(2), control.transitions(path))[0].value
+
+        def total(theta, loss=loss):
+            return loss(condition, theta, path) / 6.0 + ridge * jnp.sum(theta**2) / 2
+
+        np.testing.assert_allclose(jax.grad(total)(best), 0.0, atol=1e-12)
+        assert float(jnp.abs(best).max()) > 1e-3
+
+
+@pytest.mark.x64
+@pytest.mark.parametrize("name", ["clstd", "least_squares_ml", "least_squares_mstde"])
+def test_a_ridge_shrinks(name, key):
+    steps = control.transitions(ou(key, num_steps=2000))
+    condition = martingale.condition(VALUE, discount=0.5)
+
+    def size(ridge):
+        method = getattr(martingale, name)(condition, ridge=ridge)
+        return float(jnp.linalg.norm(martingale.run(method, jnp.zeros(2), steps)[0].value))
+
+    sizes = [size(r) for r in (0.0, 0.1, 1.0, 10.0)]
+    assert np.all(np.diff(sizes) < 0) and sizes[-1] < 0.3 * sizes[0], sizes
+
+
+# --- singular systems ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.x64
+@pytest.mark.parametrize(("num_steps", "dt"), [(100, 0.1), (4000, 0.05), (100_000, 0.01)])
+def test_dependent_features_are_reported_however_long_the_data(num_steps, dt, key):
+    """The rounding of long sums hides the exact zero of the smallest singular value."""
+    dependent = martingale.linear_value(lambda t, x: jnp.stack([jnp.ones_like(x), x, 2 * x + 1]))
+    steps = control.transitions(ou(key, num_steps, dt))
+    for make in (martingale.clstd, martingale.least_squares_ml, martingale.least_squares_mstde):
+        found = martingale.run(make(martingale.condition(dependent, discount=0.5)), jnp.ones(3), steps)[0]
+        assert int(found.status) == status.SINGULAR, make.__name__
+        np.testing.assert_array_equal(found.value, 1.0)
+    # Badly conditioned, but not singular: powers up to the sixth.
+    powers = martingale.linear_value(lambda t, x: x ** jnp.arange(7))
+    method = martingale.clstd(martingale.condition(powers, discount=0.5))
+    assert int(martingale.run(method, jnp.zeros(7), steps)[0].status) == status.OK
+
+
+# --- ergodic conditions -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.x64
+def test_ergodic_moments_surrogate_and_sums_agree(key):
+    path = ou(key)
+    unknowns = martingale.Unknowns(jnp.array([0.7]), jnp.asarray(0.2))
+    moments = martingale.moments(ERGODIC, unknowns, path)
+    x, x_next, dt = (np.asarray(a) for a in (path.xs[:-1], path.xs[1:], path.dts))
+    delta = 0.7 * (x_next - x) + (x - 0.2) * dt
+    np.testing.assert_allclose(moments, [np.sum(x * delta), np.sum(delta)], rtol=1e-10)
+    slope = jax.grad(lambda u: martingale.losses.temporal_difference(ERGODIC, u, path))(unknowns)
+    np.testing.assert_allclose([slope.params[0], slope.average], -moments, rtol=1e-10)
+    sums = martingale.run(martingale.clstd(ERGODIC), unknowns, control.transitions(path))[1]
+    np.testing.assert_allclose(sums.matrix @ np.array([0.7, 0.2]) + sums.vector, moments, rtol=1e-10)
+
+
+@pytest.mark.x64
+def test_ergodic_means_undiscounted(key):
+    steps = control.transitions(ou(key))
+    condition = martingale.condition(martingale.linear_value(_state), discount=0.5, average=True)
+    for method in (
+        martingale.ctd(condition, learning_rate=0.1),
+        martingale.clstd(condition),
+        martingale.cgtd2(condition, learning_rate=0.1, auxiliary_rate=0.1),
+    ):
+        assert int(martingale.run(method, jnp.zeros(1), steps)[0].status) & status.OUT_OF_RANGE
+    assert int(martingale.run(martingale.clstd(ERGODIC), jnp.zeros(1), steps)[0].status) == status.OK
+
+
+# --- weights, own test functions, traces ----------------------------------------------------------------------------
+
+
+@pytest.mark.x64
+def test_weighted_least_squares_minimises_the_weighted_loss(key):
+    value = martingale.linear_value(_affine, terminal=_square, horizon=6.0)
+    path, found = ou(key), []
+    for weight in (False, True):
+        condition = martingale.condition(value, discount=0.4, weight_by_discount=weight)
+        method = martingale.least_squares_ml(condition)
+        best = martingale.run(method, jnp.zeros(2), control.transitions(path))[0].value
+        slope = jax.grad(lambda theta, c=condition: martingale.losses.martingale_loss(c, theta, path))(best)
+        np.testing.assert_allclose(slope, 0.0, atol=1e-12)
+        found.append(best)
+    assert float(jnp.abs(found[0] - found[1]).max()) > 1e-3
+
+
+@pytest.mark.x64
+def test_own_test_functions_that_are_the_gradient_change_nothing(key):
+    """Every method with ``test=features`` is the method without, CTDC's correction included."""
+    steps = control.transitions(ou(key))
+    plain = martingale.condition(VALUE, discount=0.5)
+    own = martingale.condition(VALUE, discount=0.5, test=_affine)
+    rates = {"learning_rate": 0.2, "auxiliary_rate": 0.1}
+    for make in (
+        lambda c: martingale.ctd(c, learning_rate=0.2, trace_decay=0.3),
+        lambda c: martingale.cgtd(c, **rates),
+        lambda c: martingale.ctdc(c, **rates),
+        lambda c: martingale.clstd(c, trace_decay=0.3),
+    ):
+        a, b = (martingale.run(make(c), jnp.zeros(2), steps)[0].value for c in (plain, own))
+        np.testing.assert_allclose(a, b, rtol=1e-12)
+
+
+@pytest.mark.x64
+def test_an_episode_that_begins_with_a_bad_step_begins_afresh(key):
+    """The trace of the episode before must not leak over a first transition that is skipped."""
+    one, two = (control.transitions(ou(jax.random.fold_in(key, i))) for i in range(2))
+    joined = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), one, two)
+    bad = joined._replace(reward=joined.reward.at[60].set(jnp.nan))
+    # The same without the bad step: its successor is then the first.
+    dropped = jax.tree.map(lambda a: jnp.delete(a, 60, axis=0), joined)
+    dropped = dropped._replace(first=dropped.first.at[60].set(True))
+    condition = martingale.condition(VALUE, discount=0.5)
+    for method in (
+        martingale.ctd(condition, learning_rate=0.1, trace_decay=0.9),
+        martingale.clstd(condition, trace_decay=0.9),
+    ):
+        found, expected = (martingale.run(method, jnp.zeros(2), s)[0] for s in (bad, dropped))
+        np.testing.assert_allclose(found.value, expected.value, rtol=1e-12)
+        assert int(found.status) == status.NONFINITE_INPUT and int(expected.status) == status.OK
+
+
+# --- misuse ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.bad_input
+def test_misuse_is_named(key):
+    condition = martingale.condition(VALUE, discount=0.5)
+    path = ou(key)
+    steps = control.transitions(path)
+    methods = martingale.ctd(condition, learning_rate=0.1), martingale.clstd(condition, allow_float32=True)
+    for method in methods:
+        for wrong in (jnp.zeros(3), jnp.zeros(()), jnp.zeros((2, 1))):
+            with pytest.raises(ValueError, match=r"expected parameters of shape \(2,\), one for each feature"):
+                martingale.run(method, wrong, steps)
+        with pytest.raises(TypeError, match=r"pass control.transitions\(path\)"):
+            martingale.run(method, jnp.zeros(2), path)
+        with pytest.raises(ValueError, match="one leading axis"):
+            martingale.run(method, jnp.zeros(2), jax.tree.map(lambda a: a[None], steps))
+    with pytest.raises(ValueError, match="one for each feature"):
+        martingale.losses.martingale_loss(condition, jnp.zeros(3), path)
+    with pytest.raises(ValueError, match="one for each feature, got list"):
+        VALUE.apply([0.0, 1.0], 0.0, jnp.ones(()))
