@@ -321,7 +321,7 @@ def _rewards(problem, path):
 
 
 def discounted_return(problem: SDE | ODE, path: Path) -> Float[Array, ""]:
-    r"""$\sum_k e^{-\beta(t_k - t_0)} r_k \Delta_k + e^{-\beta(t_K - t_0)} h(X_K)$; h counts where the path has one."""
+    r"""$\sum_k e^{-\beta(t_k - t_0)} r_k \Delta_k + e^{-\beta(t_K - t_0)} h(X_K)$, with h where there is one."""
     return _return(problem, path)
 
 

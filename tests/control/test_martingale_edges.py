@@ -79,10 +79,11 @@ def test_dependent_features_are_reported_however_long_the_data(num_steps, dt, ke
         found = martingale.run(make(martingale.condition(dependent, discount=0.5)), jnp.ones(3), steps)[0]
         assert int(found.status) == status.SINGULAR, make.__name__
         np.testing.assert_array_equal(found.value, 1.0)
-    # Badly conditioned, but not singular: powers up to the sixth.
-    powers = martingale.linear_value(lambda t, x: x ** jnp.arange(7))
-    method = martingale.clstd(martingale.condition(powers, discount=0.5))
-    assert int(martingale.run(method, jnp.zeros(7), steps)[0].status) == status.OK
+    # Badly conditioned or badly scaled, but not singular.
+    for scale in (np.ones(7), np.logspace(-9, 6, 7)):
+        powers = martingale.linear_value(lambda t, x, scale=scale: scale * x ** jnp.arange(7))
+        method = martingale.clstd(martingale.condition(powers, discount=0.5))
+        assert int(martingale.run(method, jnp.zeros(7), steps)[0].status) == status.OK
 
 
 # --- ergodic conditions -------------------------------------------------------------------------------------------
@@ -147,6 +148,44 @@ def test_own_test_functions_that_are_the_gradient_change_nothing(key):
     ):
         a, b = (martingale.run(make(c), jnp.zeros(2), steps)[0].value for c in (plain, own))
         np.testing.assert_allclose(a, b, rtol=1e-12)
+
+
+def _quadratic(t, x):
+    return jnp.stack([jnp.ones_like(x), x, x**2])
+
+
+@pytest.mark.x64
+def test_orthogonality_written_out(key):
+    """m' m / 2 and m' C^-1 m / 2 with C = mean of sum xi xi' dt, three test functions for two unknowns."""
+    condition = martingale.condition(VALUE, discount=0.5, test=_quadratic)
+    paths = jax.vmap(ou)(jax.random.split(key, 8))
+    theta = np.array([0.3, -0.8])
+    x, x_next, dt = (np.asarray(a) for a in (paths.xs[:, :-1], paths.xs[:, 1:], paths.dts))
+    delta = theta[1] * (x_next - x) + (x - 0.5 * (theta[0] + theta[1] * x)) * dt
+    tests = np.stack([np.ones_like(x), x, x**2])
+    mean = (tests * delta).sum((1, 2)) / 8
+    metric = np.einsum("mik,nik,ik->mn", tests, tests, dt) / 8
+    loss = martingale.losses.orthogonality
+    np.testing.assert_allclose(loss(condition, theta, paths), mean @ mean / 2, rtol=1e-10)
+    expected = mean @ np.linalg.solve(metric, mean) / 2
+    np.testing.assert_allclose(loss(condition, theta, paths, metric="covariance"), expected, rtol=1e-10)
+
+
+@pytest.mark.x64
+@pytest.mark.parametrize("weight", [False, True])
+def test_the_surrogate_takes_own_test_functions(weight, key):
+    """Its negative gradient is the sum of tests times increments, whatever the tests."""
+
+    def test(t, x):
+        return jnp.stack([jnp.cos(x), x**3])
+
+    condition = martingale.condition(VALUE, discount=0.5, test=test, weight_by_discount=weight)
+    path, theta = ou(key), jnp.array([0.3, -0.8])
+    slope = jax.grad(lambda p: martingale.losses.temporal_difference(condition, p, path))(theta)
+    x, x_next, dt = (np.asarray(a) for a in (path.xs[:-1], path.xs[1:], path.dts))
+    delta = -0.8 * (x_next - x) + (x - 0.5 * (0.3 - 0.8 * x)) * dt
+    delta = delta * (np.exp(-0.5 * np.asarray(path.ts[:-1])) if weight else 1)
+    np.testing.assert_allclose(slope, [-np.sum(np.cos(x) * delta), -np.sum(x**3 * delta)], rtol=1e-9)
 
 
 @pytest.mark.x64

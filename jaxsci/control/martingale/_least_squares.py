@@ -11,6 +11,7 @@ Difference Learning", 2002.
 
 from typing import NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
@@ -178,10 +179,7 @@ def _finish(ridge, state: Sums) -> Estimate:
     vector = state.vector / time
     finite = tree.all_finite((matrix, vector))
     safe = jax.lax.stop_gradient(jnp.where(finite, matrix, 0))
-    # Rows and columns scaled to one, so that units of the features do not count as singular.
-    scale = jnp.sqrt(jnp.maximum(jnp.abs(safe).max(0), jnp.abs(safe).max(1)))
-    inverse = 1 / jnp.where(scale > 0, scale, 1)
-    spectrum = jnp.linalg.svd(safe * inverse[:, None] * inverse[None, :], compute_uv=False)
+    spectrum = jnp.linalg.svd(_equilibrated(safe), compute_uv=False)
     # The sums cancel, and their rounding grows as the square root of the number of terms.
     noise = size * (1 + 2 * jnp.sqrt(state.clock.steps.astype(time.dtype))) * jnp.finfo(time.dtype).eps
     singular = ~(spectrum[-1] > noise * spectrum[0])
@@ -192,6 +190,18 @@ def _finish(ridge, state: Sums) -> Estimate:
     code = code | status.flag(~finite, status.NONFINITE_RESULT)
     unknowns = unravel(solution.astype(flat.dtype))
     return Estimate(unknowns.params, unknowns.average, state.clock.steps, code)
+
+
+@eqx.filter_jit
+def _equilibrated(matrix):
+    """Rows and columns scaled to largest entries near 1, so that units of the features do not count as singular."""
+
+    def scaled(_, matrix):
+        rows, columns = (jnp.sqrt(jnp.abs(matrix).max(axis)) for axis in (1, 0))
+        rows, columns = (jnp.where(a > 0, a, 1) for a in (rows, columns))
+        return matrix / rows[:, None] / columns[None, :]
+
+    return jax.lax.fori_loop(0, 12, scaled, matrix)  # each round halves the exponents
 
 
 def _cast(trees, dtype):

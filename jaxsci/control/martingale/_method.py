@@ -154,6 +154,22 @@ def fit(method: Method, params: PyTree, paths: Path) -> tuple[Estimate, PyTree]:
 
     Raises:
         TypeError: the method learns step by step (use `run`, or `losses` with an optimiser).
+        ValueError: no batch axis.
+
+    Differentiable in everything that is traced.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxsci import control
+        >>> def features(t, x): return jnp.stack([jnp.ones_like(x), x])
+        >>> keys = jax.random.split(jax.random.key(0), 64)
+        >>> paths = jax.vmap(lambda k: control.exact.ornstein_uhlenbeck(k, num_steps=200, dt=0.05))(keys)
+        >>> paths = paths._replace(rs=paths.xs[:, :-1])
+        >>> condition = control.martingale.condition(control.martingale.linear_value(features), discount=0.5)
+        >>> method = control.martingale.clstd(condition, allow_float32=True)
+        >>> estimate, _ = control.martingale.fit(method, jnp.zeros(2), paths)
+        >>> round(float(estimate.value[1]), 1), int(estimate.status)  # slope 1 / (discount + rate) = 0.67
+        (0.7, 0)
     """
     if method.absorb is None:
         raise TypeError("fit: expected a method that keeps sums, such as clstd; this one learns step by step, use run")

@@ -79,6 +79,16 @@ def mlp_value(
 
     Raises:
         ValueError: more than one output, or one of `terminal` and `horizon` alone.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxsci import nn
+        >>> from jaxsci.control import martingale
+        >>> cfg = nn.mlp.config(3, (16,), 1)  # the time and two coordinates
+        >>> value = martingale.mlp_value(cfg, terminal=jnp.sum, horizon=2.0)
+        >>> params = nn.mlp.init(jax.random.key(0), cfg)
+        >>> float(value.apply(params, jnp.asarray(2.0), jnp.array([1.0, 3.0])))
+        4.0
     """
     if cfg.num_out != 1:
         raise ValueError(f"mlp_value: cfg must have num_out 1, got {cfg.num_out}")
