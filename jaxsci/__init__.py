@@ -20,17 +20,19 @@ floor  room                holds                                                
 3      bandits             policies: (init, select, update)                            gp, nn
 3      control             continuous-time problems, martingale policy evaluation,     quadrature, nn
                            integral RL, linear-quadratic truths, adaptive stepping
+3      diffusion           schedules, predictions, grids, solvers as tables,           nn
+                           statistics, search, guidance, likelihood
 top    demo                scenes and the command line; nothing imports it             all
 =====  ==================  ==========================================================  =============
 
-Planned rooms, each built by the first user that needs it: gp (floor 2); diffusion, pfn, quantization (3); smc,
-bayesopt, conformal (4).
+Planned rooms, each built by the first user that needs it: gp (floor 2); pfn, quantization (3); smc, bayesopt,
+conformal (4).
 """
 
 import importlib
 import importlib.metadata
 
-_ROOMS = ("bandits", "control", "core", "linear", "nn", "plot", "quadrature", "sweep")
+_ROOMS = ("bandits", "control", "core", "diffusion", "linear", "nn", "plot", "quadrature", "sweep")
 _FUNCTIONS = {"check": "core.status", "explain": "core.status"}
 
 __all__ = [  # noqa: F822 (lazy, see __getattr__)
@@ -38,6 +40,7 @@ __all__ = [  # noqa: F822 (lazy, see __getattr__)
     "check",
     "control",
     "core",
+    "diffusion",
     "explain",
     "linear",
     "nn",

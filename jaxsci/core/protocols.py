@@ -94,7 +94,7 @@ class Denoiser(Protocol):
 
         Args:
             x: the noisy point.
-            t: its time, on the scale of the model's own training.
+            t: its time in the noise schedule; `diffusion.predictions.denoiser` maps it to the model's own scale.
             cond: condition, any record; None is unconditional.
             w: guidance scale; 1 is no guidance.
         """

@@ -8,7 +8,7 @@ import importlib
 import pathlib
 import sys
 
-SCENES = {"solvers": "jaxsci.demo.solvers"}
+SCENES = {"solvers": "jaxsci.demo.solvers", "diffusion": "jaxsci.demo.diffusion"}
 
 
 def run(scene: str, folder: pathlib.Path, *, fast: bool = False) -> int:

@@ -20,7 +20,7 @@ from jaxsci import bandits, linear, plot
 from jaxsci.core.extras import require
 from jaxsci.core.provenance import device_description, versions
 from jaxsci.core.static import bind
-from jaxsci.demo import page, photographs, resume
+from jaxsci.demo import _shared, page, photographs, resume
 
 _WIDTH = 14.0
 _STEPS = 30  # of every photograph, as in the study
@@ -43,14 +43,14 @@ def scene(folder: pathlib.Path, fast: bool) -> None:
     require("xarray", "demo", "the demo")
     from jaxsci.demo import _study as study
 
-    _writable(folder)
+    _shared.writable(folder)
     rounds, seeds = (60, 2) if fast else (study.ROUNDS, 2)
     study.ROUNDS = rounds
     device = device_description()
     print(
         f"jaxsci {versions()['jaxsci']} · jax {jax.__version__} · {jax.device_count()} x {device['kind']}", flush=True
     )
-    report = page.Page("Bandits that tune linear solvers", _summary(rounds, seeds, study), _environment(device))
+    report = page.Page("Bandits that tune linear solvers", _summary(rounds, seeds, study), _shared.environment(device))
 
     _photograph(folder, report, study, fast)
     _say(f"first picture after {time.perf_counter() - began:.0f} s: {folder / 'photograph.png'}")
@@ -76,25 +76,6 @@ def scene(folder: pathlib.Path, fast: bool) -> None:
 
 def _say(text: str) -> None:
     print(text, flush=True)
-
-
-def _writable(folder: pathlib.Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise OSError(
-            f"cannot write into {str(folder)!r} ({error.strerror}); choose another folder with --out"
-        ) from error
-
-
-def _environment(device: dict) -> str:
-    known = versions()
-    return (
-        f"jaxsci {known['jaxsci']}, jax {known['jax']}, Python {known['python']}, {device['count']} x {device['kind']}"
-    )
 
 
 def _summary(rounds: int, seeds: int, study) -> str:

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 
 from contracts import Bad, Compiled, Constant, Driver
 from jaxsci import demo
-from jaxsci.demo import page, photographs, resume, solvers
+from jaxsci.demo import diffusion, page, photographs, resume, solvers
 
 
 def _pictures(folder):
@@ -41,9 +41,20 @@ def _into_a_file(folder):
     demo.run("solvers", folder / "taken", fast=True)
 
 
-def _scene_into_a_file(folder):
-    (folder / "taken").touch()
-    solvers.scene(folder / "taken", True)
+def _scene_into_a_file(scene):
+    def call(folder):
+        (folder / "taken").touch()
+        scene(folder / "taken", True)
+
+    return call
+
+
+def _diffusion(folder):
+    diffusion.scene(folder / "out", True)
+    written = {path.name for path in (folder / "out").iterdir()}
+    assert {"index.html", "results.nc", "study.py", "samples.png", "errors.png"} <= written
+    text = (folder / "out" / "index.html").read_text()
+    assert text.count("data:image/png;base64,") == 2 and " 0 failed" in text and "DPM-v3" in text
 
 
 ENTRIES = {
@@ -53,7 +64,12 @@ ENTRIES = {
             Bad(_into_a_file, SystemExit, "cannot write into"),
         )
     ),
-    "jaxsci.demo.solvers.scene": Driver(bad=(Bad(_scene_into_a_file, OSError, "choose another folder with --out"),)),
+    "jaxsci.demo.solvers.scene": Driver(
+        bad=(Bad(_scene_into_a_file(solvers.scene), OSError, "choose another folder with --out"),)
+    ),
+    "jaxsci.demo.diffusion.scene": Driver(
+        bad=(Bad(_scene_into_a_file(diffusion.scene), OSError, "choose another folder with --out"),), works=_diffusion
+    ),
     "jaxsci.demo.SCENES": Constant(),
     "jaxsci.demo.page.Page": Driver(works=_page),
     "jaxsci.demo.photographs.clean": Driver(works=_pictures),

@@ -1,0 +1,282 @@
+"""Diffusion samplers: accuracy and overhead beside diffusers, sweeps over seeds and NFE, cost over the model calls."""
+
+import importlib.util
+import pathlib
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+
+from benchmarks._harness import Candidate, compare, compiled, host, installed, main, row
+from jaxsci import diffusion
+from jaxsci.diffusion import grids, interop, predictions, schedules, solvers, tables
+
+VP = schedules.vp_linear()
+_MULTISTEP = {"_class_name": "DPMSolverMultistepScheduler", "final_sigmas_type": "sigma_min"}
+_UNIPC = {"_class_name": "UniPCMultistepScheduler", "solver_order": 3, "final_sigmas_type": "sigma_min"}
+
+
+# --- accuracy -----------------------------------------------------------------------------------------------
+
+_FAMILIES = (
+    "dpm 2M midpoint", "dpm 2M heun", "dpm 3M", "dpm 3M noise", "sde dpm 2 midpoint", "unipc 2 bh1", "unipc 2 bh2",
+    "unipc 3", "deis 3", "single 3 midpoint", "single 3 noise heun", "euler", "euler ancestral", "heun", "kdpm2", "lms",
+    "ddim trailing", "ddpm", "flow euler shift 3", "dpm 2M flow", "edm dpm 2M", "edm euler",
+)  # fmt: skip
+
+
+def _golden():
+    """The generator of the recorded trajectories, None where the tests are not at hand."""
+    path = pathlib.Path(__file__).parent.parent / "tests" / "diffusion" / "golden" / "make.py"
+    if not path.is_file():
+        return None
+    spec = importlib.util.spec_from_file_location("golden_make", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _final(golden, case, peer):
+    """Our final state on the peer's noise levels, in double precision."""
+    config, steps = case["config"], peer["steps"]
+    sigmas = peer["sigmas"].astype(float)
+    if config["_class_name"].startswith(("Heun", "KDPM2")):
+        sigmas, steps = np.append(sigmas[: 2 * case["steps"] : 2], 0.0), steps[::2]
+    kwargs = {key: value for key, value in case["kwargs"].items() if key != "mu"}
+    it = interop.from_diffusers(config, sigmas=sigmas[: len(steps) + 1], timesteps=steps, **kwargs)
+
+    def denoise(x, t, alpha, sigma):
+        exact = lambda *_: golden.network(it.kind, x, alpha, sigma)  # noqa: E731
+        return interop.plain_denoiser(exact, it.schedule, it.kind)(x, t, alpha, sigma)
+
+    noise = (lambda i: peer["noises"][i].astype(float)) if "noises" in peer else None
+    return interop.run_plain(denoise, it.table, golden.initial_noise() * float(it.init_scale), noise=noise)
+
+
+def _parity():
+    """Largest final difference per family: to the library here, or to its recorded trajectories."""
+    golden, here = _golden(), installed("diffusers")
+    if golden is None:
+        return
+    for name in _FAMILIES:
+        case = golden.CASES[name]
+        if here is not None:
+            peer, source = golden.run(case), f"diffusers {here.__version__}"
+        else:
+            with np.load(golden.FILE) as file:
+                peer = {key.split("/", 1)[1]: file[key] for key in file.files if key.startswith(f"{name}/")}
+                source = f"recorded: {file['versions']}"
+        worst = float(np.abs(_final(golden, case, peer) - peer["final"]).max())
+        yield row(
+            f"parity: {name}", worst, unit="abs", peer_name=source, accuracy=worst, ok=worst <= case["tol"],
+            note=f"largest final difference, at most {case['tol']:.1e}; the peer works in single precision",
+        )  # fmt: skip
+
+
+# --- overhead -----------------------------------------------------------------------------------------------
+
+
+def _steps_of(scheduler):
+    """A call that runs the scheduler's arithmetic once, from a fresh state, with a model that scales by .1."""
+    import torch
+
+    start, order = torch.ones(64, 64), scheduler.config.solver_order
+
+    def run():
+        scheduler._step_index, scheduler.lower_order_nums, scheduler.last_sample = None, 0, None
+        scheduler.model_outputs = [None] * order
+        x = start
+        for t in scheduler.timesteps:
+            x = scheduler.step(0.1 * x, t, x, return_dict=False)[0]
+        return x
+
+    return run
+
+
+def _overhead(seconds):
+    """Everything but the model: 10 calls, a batch of 64 x 64, a model that scales by .1."""
+    diffusers = installed("diffusers")
+    for name, config in (("DPM++ 2M", _MULTISTEP), ("UniPC-3", _UNIPC)):
+        it = interop.from_diffusers(config, 10)
+        denoiser = interop.denoiser(it, lambda x, t, cond: 0.1 * x)
+        batch = jax.vmap(lambda x, table, d=denoiser: diffusion.sample(None, d, table, x).value, (0, None))
+        table = jax.tree.map(jnp.asarray, it.table)
+        ours, peer = compiled(batch, jnp.ones((64, 64)), table), None
+        if diffusers is not None:
+            import torch
+
+            torch.set_num_threads(1)
+            options = {key: value for key, value in config.items() if not key.startswith("_")}
+            scheduler = getattr(diffusers, config["_class_name"])(**options)
+            scheduler.set_timesteps(10)
+            with torch.no_grad():
+                steps = _steps_of(scheduler)
+                peer = host(lambda steps=steps: steps().numpy())
+        yield compare(
+            f"overhead: {name}, 10 calls, 64 x 64", ours, peer, peer_name="diffusers", target=10.0, seconds=seconds,
+            accuracy=_difference,
+            note="a model that scales by .1; accuracy: largest relative difference; torch on one thread",
+        )  # fmt: skip
+
+
+def _difference(ours, peer):
+    return float("nan") if peer is None else float(np.abs(np.asarray(ours) / np.asarray(peer) - 1).max())
+
+
+# --- sweeps -------------------------------------------------------------------------------------------------
+
+
+def _mixture_noise(weights, means, widths, x, t, cond):
+    """The exact noise prediction of the two-dimensional mixture."""
+    alpha, sigma = VP.alpha_sigma(VP.lam(t))
+    v = alpha**2 * widths**2 + sigma**2
+    gap = x - alpha * means
+    r = jax.nn.softmax(jnp.log(weights) - jnp.log(v) - (gap**2).sum(-1) / (2 * v))
+    return sigma * ((r / v)[:, None] * gap).sum(0)
+
+
+def _sweep(seconds, seeds):
+    """Seeds x NFE 5 to 20 of UniPC-3 on the mixture: one compiled call against the library's loop over NFE."""
+    golden = _golden()
+    if golden is None:
+        return
+    leaves = [jnp.asarray(a, jnp.float32) for a in (golden.WEIGHTS, golden.MEANS, golden.WIDTHS)]
+    denoiser = predictions.denoiser(Partial(_mixture_noise, *leaves), VP, "epsilon")
+    nfes = range(5, 21)
+    stack = jax.tree.map(jnp.asarray, tables.stack([solvers.unipc(grids.logsnr(VP, n), order=3) for n in nfes]))
+    noise = jax.random.normal(jax.random.key(0), (seeds, 2))
+
+    def all_nfes(x, stack):
+        def seeds_of(table):  # on CPU larger blocks of so small a model cost several times more per sample
+            return jax.lax.map(lambda x: diffusion.sample(None, denoiser, table, x).value, x, batch_size=256)
+
+        return jax.lax.map(seeds_of, stack)  # a map and not a vmap: padding rows are skipped
+
+    amount, peer = len(nfes) * seeds, None
+    diffusers = installed("diffusers")
+    if diffusers is not None:
+        import torch
+
+        options = {key: value for key, value in _UNIPC.items() if not key.startswith("_")}
+        parts = [torch.from_numpy(np.asarray(a, np.float32)) for a in (golden.WEIGHTS, golden.MEANS, golden.WIDTHS)]
+        start = torch.from_numpy(np.array(noise))[..., None]
+
+        def loop():
+            last = []
+            for n in nfes:
+                scheduler = diffusers.UniPCMultistepScheduler(**options)
+                scheduler.set_timesteps(n)
+                x = start
+                for i, t in enumerate(scheduler.timesteps):
+                    rho = float(scheduler.sigmas[i])
+                    alpha, sigma = 1 / np.hypot(1, rho), rho / np.hypot(1, rho)
+                    v = alpha**2 * parts[2] ** 2 + sigma**2
+                    gap = x[:, None, :, 0] - alpha * parts[1]
+                    r = torch.softmax(torch.log(parts[0]) - torch.log(v) - (gap**2).sum(-1) / (2 * v), -1)
+                    eps = (sigma * ((r / v)[..., None] * gap).sum(1))[..., None]
+                    x = scheduler.step(eps, t, x, return_dict=False)[0]
+                last.append(x.numpy()[..., 0])
+            return np.stack(last)
+
+        peer = host(loop)
+    yield compare(
+        f"sweep: {seeds} seeds x NFE 5..20, UniPC-3", compiled(all_nfes, noise, stack), peer, peer_name="diffusers",
+        amount=amount, unit="samples/s", seconds=seconds, note="mixture in the plane; one program for all NFE",
+    )  # fmt: skip
+
+
+# --- against the model calls --------------------------------------------------------------------------------
+
+
+def _network():
+    """The digits network with fresh parameters, as model(x, t, cond)."""
+    from jaxsci.diffusion import digits
+
+    params = digits.init(jax.random.key(0))
+    return Partial(_digits, params)
+
+
+def _digits(params, x, t, cond):
+    from jaxsci.diffusion import digits
+
+    return digits.apply(params, x, VP.lam(t), digits.NULL_LABEL)
+
+
+def _chained(program, x, times):
+    """So many model calls one after the other, each on the output of the one before."""
+
+    def run():
+        y = x
+        for t in times:
+            y = program(y, t)
+        return y
+
+    return run
+
+
+def _processor_share(ours, peer):
+    """Least processor time of ours over the peer's: what a busy machine does not disturb."""
+    spent = ([], [])
+    for _ in range(10):
+        for candidate, times in zip((ours, peer), spent):
+            begun = time.process_time()
+            jax.block_until_ready(candidate.call())
+            times.append(time.process_time() - begun)
+    return min(spent[0]) / min(spent[1])
+
+
+def _model_calls(seconds, batch):
+    """Sampling against nothing but its model calls; a short run in a long padded table against its own calls."""
+    if installed("flax") is None:
+        yield row("sampling over model calls", None, unit="s", note="flax is not installed here")
+        return
+    model = _network()
+    denoiser = predictions.denoiser(model, VP, "v_prediction")
+    x = jax.random.normal(jax.random.key(1), (batch, 64))
+    one = jax.jit(jax.vmap(model, (0, None, None))).lower(x, jnp.float32(0.5), None).compile()
+    run = jax.jit(jax.vmap(lambda x, table: diffusion.sample(None, denoiser, table, x).value, (0, None)))
+
+    def against(name, table, calls, limit, note):
+        table = jax.tree.map(jnp.asarray, table)
+        start = time.perf_counter()
+        program = run.lower(x, table).compile()
+        ours = Candidate(lambda: program(x, table), time.perf_counter() - start)
+        peer = host(_chained(lambda y, t: one(y, t, None), x, [jnp.float32(t) for t in table.t[:calls]]))
+        share = _processor_share(ours, peer)
+        return compare(
+            name, ours, peer, peer_name=f"{calls} jitted model calls", target=1 / limit, seconds=seconds,
+            note=f"digits net, batch {batch}; {note}; at most {limit} times the calls, in processor time {share:.3f}",
+        )  # fmt: skip
+
+    ten = solvers.unipc(grids.logsnr(VP, 10), order=3)
+    yield against("sampling: UniPC-3, 10 calls", ten, 10, 1.05, "corrector included")
+    five = tables.pad(solvers.unipc(grids.logsnr(VP, 5), order=3), 20)
+    yield against("sampling: 5 calls in a table of 20 rows", five, 5, 1.15, "padding rows make no call")
+
+    before = run._cache_size()
+    begun = time.perf_counter()
+    for n in range(5, 21):
+        table = tables.pad(solvers.unipc(grids.logsnr(VP, n), order=3), 20)
+        jax.block_until_ready(run(x[:64], table))
+    spent = time.perf_counter() - begun
+    programs = run._cache_size() - before
+    yield row(
+        "compilations for NFE 5..20", programs, unit="programs", peer_name="NFE values", peer=16, ratio=16 / programs,
+        ok=programs == 1, note=f"tables padded to 20 rows; {spent:.2f} s for all, compilation included",
+    )  # fmt: skip
+
+
+def rows(fast: bool):
+    """All rows."""
+    seconds = 0.5 if fast else 2.0
+    yield from _parity()
+    yield from _overhead(seconds)
+    yield from _sweep(seconds, 256 if fast else 4096)
+    yield from _model_calls(seconds, 1024)
+
+
+if __name__ == "__main__":
+    sys.exit(main("diffusion", rows))

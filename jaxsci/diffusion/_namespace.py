@@ -1,0 +1,30 @@
+"""NumPy for concrete host values, jax.numpy for tracers and device arrays: formulas are written once for both.
+
+Tables are built on the host in float64 whatever JAX's precision is; the same formula inside a compiled loop serves
+adaptive steps and learned grids.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def namespace(*values):
+    """`jax.numpy` when any leaf of `values` is a JAX array, else `numpy`."""
+    return jnp if any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(values)) else np
+
+
+def concrete(caller: str, remedy: str, *values) -> None:
+    """Refuse tracers in a builder: TypeError that names the in-graph alternative."""
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(values)):
+        raise TypeError(f"{caller}: arguments must be concrete, got a traced value; {remedy}")
+
+
+def leaf(value):
+    """A parameter as an array, so that compiled code traces it: NumPy in float64, or the JAX array itself."""
+    return value if isinstance(value, jax.Array) else np.asarray(value)[()]
+
+
+def host(tree):
+    """The same tree with float64 (or integer) NumPy leaves."""
+    return jax.tree.map(lambda a: np.asarray(a, np.float64) if np.asarray(a).dtype.kind == "f" else np.asarray(a), tree)

@@ -1,0 +1,241 @@
+r"""Run a solver table: one `lax.scan` over its rows, the same program for every solver of equal shape.
+
+Per row: evaluate $(D, \varepsilon)$ at the state, apply the hooks, correct the state where the table says so, predict
+the next one (equation in `tables`). Histories are tuples of arrays in the carry, so pushing is a renaming and the
+whole update is one fused pass over the state.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float, Int, PyTree
+
+from jaxsci.core import keys, status
+from jaxsci.core.types import KeyArray
+from jaxsci.diffusion.tables import SolverTable, num_rows
+
+
+class Trajectory(NamedTuple):
+    """Everything a run saw, node by node; padding rows repeat the last state and hold zero predictions."""
+
+    x: Float[Array, "N+1 *d"]
+    """States, corrected where the table corrects."""
+    data: Float[Array, "N *d"]
+    """Data predictions D_i, as evaluated."""
+    noise: Float[Array, "N *d"]
+    """Noise predictions, as evaluated."""
+
+
+class Result(NamedTuple):
+    """A sample and how it was made."""
+
+    value: Float[Array, "*d"]
+    """The state at the last node."""
+    nfe: Int[Array, ""]
+    """Model calls made: the active rows that were evaluated."""
+    status: Int[Array, ""]
+    """NONFINITE_INPUT, NONFINITE_RESULT; 0 = ok."""
+    trajectory: Trajectory | None
+    """Of ``save="trajectory"``, else None."""
+
+
+def sample(
+    key: KeyArray | None,
+    denoiser: Callable[..., tuple[Array, Array]],
+    table: SolverTable,
+    x_T: Float[ArrayLike, "*d"],
+    *,
+    cond: PyTree = None,
+    guidance_scale: ArrayLike = 1.0,
+    denoised_hook: Callable[..., Array] | None = None,
+    state_hook: Callable[..., Array] | None = None,
+    save: str = "final",
+) -> Result:
+    """One sample by one solver; batches of seeds, conditions, guidance scales and tables are the caller's vmap.
+
+    Args:
+        key: one typed key; row i uses ``fold_in(key, i)``, so padding never shifts the noise. None for a table without
+            noise and hooks that draw nothing.
+        denoiser: ``denoiser(x, t, cond, w) -> (D, eps)``, traced once; see `predictions.denoiser`.
+        table: from `solvers`, `tables.tabulate`, `tables.load` or the search; cast to the dtype of `x_T`.
+        x_T: the state at node 0: unit normal for variance-preserving schedules, times sigma(node 0) for VE.
+        cond: condition, any record; None is unconditional.
+        guidance_scale: w, traced; 1 is the conditional model.
+        denoised_hook: ``hook(D, x, t, key) -> D`` after every evaluation; eps is recomputed as (x - alpha D)/sigma.
+            See `hooks`.
+        state_hook: ``hook(x, t_next, key) -> x`` after every step.
+        save: "final" or "trajectory" (static).
+
+    Returns:
+        `Result`; differentiable in `x_T`, `guidance_scale`, the table and what the denoiser holds.
+
+    Raises:
+        ValueError: no key though the table draws noise, an unknown `save`, or coefficients that do not fit `x_T`.
+        TypeError: x_T is not floating, a key that is not typed, or a denoiser that does not give two arrays like x.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxsci import diffusion
+        >>> schedule = diffusion.schedules.vp_linear()
+        >>> def model(x, t, cond):  # the exact noise prediction for data at 3
+        ...     alpha, sigma = schedule.alpha_sigma(schedule.lam(t))
+        ...     return (x - 3 * alpha) / sigma
+        >>> denoiser = diffusion.predictions.denoiser(model, schedule, "epsilon")
+        >>> table = diffusion.solvers.unipc(diffusion.grids.logsnr(schedule, 10), order=3)
+        >>> result = diffusion.sample(None, denoiser, table, jnp.zeros(2))
+        >>> print(result.value.round(2), int(result.nfe), int(result.status))
+        [3. 3.] 10 0
+
+    References: design of the table in `tables`; algorithm 1 of every solver in `solvers`.
+    """
+    x_T = jnp.asarray(x_T)
+    if not jnp.issubdtype(x_T.dtype, jnp.floating):
+        raise TypeError(f"diffusion.sample: x_T must be floating, got {x_T.dtype}")
+    if save not in ("final", "trajectory"):
+        raise ValueError(f"diffusion.sample: save must be 'final' or 'trajectory', got {save!r}")
+    draws = any(rows is not None and rows.std is not None for rows in (table.predictor, table.corrector))
+    if key is None and draws:
+        raise ValueError("diffusion.sample: this table draws noise; pass a key, e.g. jax.random.key(0)")
+    shape = table.predictor.x.shape[2:]
+    tail = x_T.shape[x_T.ndim - len(shape) :] if len(shape) <= x_T.ndim else ()
+    if len(shape) > x_T.ndim or any(n not in (1, m) for n, m in zip(shape, tail)):
+        raise ValueError(f"diffusion.sample: the table's coefficients have shape {shape}, x_T has {x_T.shape}")
+    if key is not None:
+        key = keys.as_typed_key(key, "diffusion.sample")
+    table = jax.tree.map(jnp.asarray, table)
+    w = jnp.asarray(guidance_scale, x_T.dtype)
+    return _run(key, denoiser, table, x_T, cond, w, denoised_hook, state_hook, save)
+
+
+@eqx.filter_jit
+def _run(key, denoiser, table, x_T, cond, w, denoised_hook, state_hook, save):
+    dtype, size = x_T.dtype, num_rows(table)
+    table = jax.tree.map(lambda a: a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a, table)
+    first, second = (jnp.zeros_like(x_T),) * 2
+    predictor, corrector = table.predictor, table.corrector
+    past = max(predictor.x.shape[1] - 1, 0 if corrector is None else corrector.x.shape[1] - 1)
+    depth = [max(rows[k].shape[1] for rows in (predictor, corrector) if rows is not None) for k in (1, 2)]
+    # Padding stands at node 0: batched, it is evaluated too, and a node without noise would put NaN into gradients.
+    here = lambda a: a[:-1] if table.active is None else jnp.where(table.active, a[:-1], a[0])  # noqa: E731
+    steps = {
+        "i": jnp.arange(size), "t": here(table.t), "t_next": table.t[1:], "alpha": here(table.alpha),
+        "sigma": here(table.sigma), "predictor": predictor, "corrector": corrector, "corrected": table.corrected,
+        "active": table.active, "any_active": _in_any_lane(table.active), "evaluate": table.evaluate,
+        "any_evaluate": _in_any_lane(table.evaluate),
+    }  # fmt: skip
+
+    def predictions(x, row, key):
+        def model(x):
+            out = denoiser(x, row["t"], cond, w)
+            good = isinstance(out, (tuple, list)) and len(out) == 2 and all(jnp.shape(a) == x.shape for a in out)
+            if not good:
+                got = jax.tree.map(jnp.shape, out)
+                raise TypeError(
+                    f"diffusion.sample: denoiser must return (D, eps), two arrays of shape {x.shape}, got {got}; "
+                    "wrap a plain network by predictions.denoiser"
+                )
+            return jnp.asarray(out[0], dtype), jnp.asarray(out[1], dtype)
+
+        if row["evaluate"] is None:
+            data, noise = model(x)
+        else:
+
+            def known(x):
+                data = jnp.broadcast_to(table.analytic, x.shape)
+                return data, (x - row["alpha"] * data) / row["sigma"]
+
+            data, noise = _choose(row["evaluate"], row["any_evaluate"], model, known, x)
+        if denoised_hook is not None:
+            data = denoised_hook(data, x, row["t"], key)
+            noise = (x - row["alpha"] * data) / row["sigma"]
+        return data, noise
+
+    def advance(carry, row):
+        x, xs, datas, noises = carry
+        mine = None if key is None else jax.random.fold_in(key, row["i"])
+        data, noise = predictions(x, row, None if mine is None else jax.random.fold_in(mine, 1))
+        datas = (data, *datas)[: depth[0]]
+        noises = (noise, *noises)[: depth[1]]
+        if corrector is not None:
+            x = jnp.where(row["corrected"], _combine(row["corrector"], (x, *xs), datas, noises), x)
+        xs = (x, *xs)[: past + 1]
+        new = _combine(row["predictor"], xs, datas, noises)
+        if row["predictor"].std is not None:
+            new = new + row["predictor"].std * jax.random.normal(jax.random.fold_in(mine, 0), x.shape, dtype)
+        if state_hook is not None:
+            new = state_hook(new, row["t_next"], None if mine is None else jax.random.fold_in(mine, 2))
+        return (new, xs[:past], datas[: max(depth[0] - 1, 0)], noises[: max(depth[1] - 1, 0)]), (x, data, noise)
+
+    def stay(carry, _):
+        return carry, (carry[0], first, second)
+
+    def body(carry, row):
+        if row["active"] is None:
+            carry, seen = advance(carry, row)
+        else:
+            carry, seen = _choose(row["active"], row["any_active"], advance, stay, carry, row)
+        return carry, seen if save == "trajectory" else None
+
+    zeros = jnp.zeros_like(x_T)
+    carry = (x_T, (zeros,) * past, *((zeros,) * max(d - 1, 0) for d in depth))
+    (x, *_), seen = jax.lax.scan(body, carry, steps)
+    used = jnp.ones(size, bool) if table.active is None else table.active
+    evaluated = used if table.evaluate is None else used & table.evaluate
+    bits = status.merge(
+        status.flag(~jnp.all(jnp.isfinite(x_T)), status.NONFINITE_INPUT),
+        status.flag(~jnp.all(jnp.isfinite(x)), status.NONFINITE_RESULT),
+    )
+    trajectory = None
+    if save == "trajectory":
+        trajectory = Trajectory(jnp.concatenate([seen[0], x[None]]), *seen[1:])
+    return Result(x, jnp.sum(evaluated, dtype=jnp.int32), bits, trajectory)
+
+
+# A `cond` on a batched flag becomes a select that gives every lane a copy of all the model holds, weights included.
+# So the branch is taken when any lane of a batch of tables wants it, and each lane then selects by its own flag.
+
+
+@jax.custom_batching.custom_vmap
+def _any(flags):
+    return flags
+
+
+@_any.def_vmap
+def _any_of_batch(axis_size, in_batched, flags):
+    return _any(jnp.any(flags, axis=0)), False
+
+
+def _in_any_lane(flags):
+    return None if flags is None else _any(flags)
+
+
+def _choose(mine, any_lane, wanted, otherwise, *operands):
+    new, old = jax.lax.cond(
+        any_lane,
+        lambda *args: (wanted(*args), otherwise(*args)),
+        lambda *args: (otherwise(*args),) * 2,
+        *operands,
+    )
+    return jax.tree.map(lambda a, b: jnp.where(mine, a, b), new, old)
+
+
+def _combine(rows, xs, datas, noises):
+    """The linear form of one row; slots that the table does not store are not read."""
+    total = None
+    for coefficients, history in ((rows.x, xs), (rows.data, datas), (rows.noise, noises)):
+        for k in range(coefficients.shape[0]):
+            term = _fit(coefficients[k], history[k]) * history[k]
+            total = term if total is None else total + term
+    total = jnp.zeros_like(xs[0]) if total is None else total
+    return total if rows.shift is None else total + _fit(rows.shift, total)
+
+
+def _fit(coefficient, x):
+    """A scalar or data-shaped coefficient against data with more leading axes."""
+    return coefficient.reshape((1,) * (x.ndim - coefficient.ndim) + coefficient.shape)
+
+
+__all__ = ["Result", "Trajectory", "sample"]

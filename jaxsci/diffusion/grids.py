@@ -1,0 +1,321 @@
+r"""Time grids: where a sampler stands, from noise (node 0) to data (node N), as a record that carries its schedule.
+
+A grid is a builder's result: float64 on the host. A grid with traced nodes for learned or adaptive steps is made by
+`at_times` and `at_lams`, which check nothing they cannot see.
+
+References: C. Lu et al., "DPM-Solver", 2022, appendix; Q. Zhang, Y. Chen, DEIS, 2023, section 4; T. Karras et al. 2022,
+equation 5; S. Lin et al. 2024, table 2 (trailing); A. Sabour et al., "Align Your Steps", 2024 (tables).
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float
+
+from jaxsci.core import keys
+from jaxsci.core.types import KeyArray
+from jaxsci.diffusion._namespace import concrete, host, namespace
+from jaxsci.diffusion.schedules import NoiseSchedule
+
+_INGRAPH = "use grids.at_times(schedule, times) or grids.at_lams(schedule, lams) inside compiled code"
+
+ALIGN_YOUR_STEPS = {
+    "sd": (999, 850, 736, 645, 545, 455, 343, 233, 124, 24),
+    "sdxl": (999, 845, 730, 587, 443, 310, 193, 116, 53, 13),
+}
+"""Ten optimised time steps of two published latent models, on their own scale of 0 to 999."""
+
+
+class TimeGrid(NamedTuple):
+    """N + 1 nodes from noise to data."""
+
+    t: Float[Array, " N+1"]
+    """Schedule times."""
+    lam: Float[Array, " N+1"]
+    """log(alpha / sigma), rising; inf at a last node without noise, -inf at a first one without signal."""
+    alpha: Float[Array, " N+1"]
+    sigma: Float[Array, " N+1"]
+    schedule: NoiseSchedule
+    """Where the nodes come from; solvers that insert nodes or integrate over time need it."""
+
+
+def at_lams(schedule: NoiseSchedule, lams: Float[ArrayLike, " num_nodes"]) -> TimeGrid:
+    """Nodes at given lam, unchecked; traced values allowed."""
+    lams = _nodes(schedule, lams)
+    return _grid(schedule, lams.dtype, schedule.t_of_lam(lams), lams)
+
+
+def at_times(schedule: NoiseSchedule, times: Float[ArrayLike, " num_nodes"]) -> TimeGrid:
+    """Nodes at given schedule times, unchecked; traced values allowed."""
+    times = _nodes(schedule, times)
+    return _grid(schedule, times.dtype, times, schedule.lam(times))
+
+
+def _nodes(schedule, nodes):
+    """Float64 on the host; inside compiled code the dtype that was given."""
+    if namespace(schedule, nodes) is np:
+        return np.asarray(nodes, np.float64)
+    nodes = jnp.asarray(nodes)
+    return nodes if jnp.issubdtype(nodes.dtype, jnp.floating) else nodes.astype(jnp.result_type(float))
+
+
+def _grid(schedule, dtype, times, lams):
+    alpha, sigma = schedule.alpha_sigma(lams)
+    xp = namespace(times, lams, alpha, sigma)
+    return TimeGrid(*(xp.asarray(a, dtype) for a in (times, lams, alpha, sigma)), schedule)
+
+
+def _checked(name: str, grid: TimeGrid) -> TimeGrid:
+    """The grid in float64, if its nodes rise strictly in lam."""
+    lam = np.asarray(grid.lam)
+    if lam.ndim != 1 or lam.size < 2:
+        raise ValueError(f"grids.{name}: needs at least 2 nodes, got shape {lam.shape}")
+    if np.isnan(lam).any():
+        raise ValueError(f"grids.{name}: lam is NaN at nodes {np.flatnonzero(np.isnan(lam)).tolist()}; times in range?")
+    bad = np.flatnonzero(~(lam[1:] > lam[:-1]))
+    if bad.size:
+        i = int(bad[0])
+        what = "is repeated" if lam[i + 1] == lam[i] else "is out of order"
+        raise ValueError(
+            f"grids.{name}: nodes must go from noise to data, each lam above the one before; node {i + 1} {what} "
+            f"(lam {lam[i]:.6g} then {lam[i + 1]:.6g}). Sort them and drop duplicates"
+        )
+    return grid
+
+
+def _ends(name, schedule, num_steps, t_min, t_max):
+    """Validated schedule, number of steps and end times of a builder, all on the host."""
+    concrete(f"grids.{name}", _INGRAPH, schedule, t_min, t_max)
+    if not isinstance(num_steps, (int, np.integer)) or num_steps < 1:
+        raise ValueError(f"grids.{name}: num_steps must be an integer >= 1, got {num_steps!r}")
+    schedule = host(schedule)
+    low = float(schedule.t_min if t_min is None else t_min)
+    high = float(schedule.t_max if t_max is None else t_max)
+    if not 0 <= low < high:
+        raise ValueError(f"grids.{name}: needs 0 <= t_min < t_max, got {low} and {high}")
+    return schedule, int(num_steps), low, high
+
+
+def _lam_ends(name, schedule, low, high):
+    """lam at both ends, finite: these grids divide the range of lam or rho."""
+    lams = float(schedule.lam(high)), float(schedule.lam(low))
+    if not np.isfinite(lams).all():
+        raise ValueError(
+            f"grids.{name}: lam is {lams[0]:.4g} and {lams[1]:.4g} at the ends t = {high} and {low}; choose ends with "
+            "both noise and signal (with_zero adds a last node without noise)"
+        )
+    return lams
+
+
+def time(schedule: NoiseSchedule, num_steps: int, *, power: float = 1.0, t_min=None, t_max=None) -> TimeGrid:
+    r"""Uniform in $t^{1/\kappa}$: 1 is uniform in time, 2 the quadratic grid of DEIS.
+
+    Args:
+        schedule: the noise schedule.
+        num_steps: N, the grid has N + 1 nodes.
+        power: kappa.
+        t_min, t_max: ends; those of the schedule by default.
+
+    Raises:
+        TypeError: a traced argument.
+        ValueError: num_steps below 1 or ends out of order.
+
+    Example:
+        >>> from jaxsci.diffusion import grids, schedules
+        >>> grid = grids.time(schedules.vp_linear(), 4)
+        >>> print(grid.t.round(3))
+        [1.    0.75  0.5   0.251 0.001]
+    """
+    schedule, num_steps, low, high = _ends("time", schedule, num_steps, t_min, t_max)
+    times = np.linspace(high ** (1 / power), low ** (1 / power), num_steps + 1) ** power
+    times[0], times[-1] = high, low
+    return _checked("time", at_times(schedule, times))
+
+
+def logsnr(schedule: NoiseSchedule, num_steps: int, *, t_min=None, t_max=None) -> TimeGrid:
+    """Uniform in lam, that is exponential in sigma/alpha; arguments as in `time`."""
+    schedule, num_steps, low, high = _ends("logsnr", schedule, num_steps, t_min, t_max)
+    first, last = _lam_ends("logsnr", schedule, low, high)
+    return _checked("logsnr", at_lams(schedule, np.linspace(first, last, num_steps + 1)))
+
+
+def karras(schedule: NoiseSchedule, num_steps: int, *, power: float = 7.0, t_min=None, t_max=None) -> TimeGrid:
+    r"""Uniform in $\rho^{1/\kappa}$, $\rho = \sigma/\alpha$; kappa = 7 is the grid of EDM. Arguments as in `time`."""
+    schedule, num_steps, low, high = _ends("karras", schedule, num_steps, t_min, t_max)
+    first, last = np.exp(-np.asarray(_lam_ends("karras", schedule, low, high)))
+    rhos = np.linspace(first ** (1 / power), last ** (1 / power), num_steps + 1) ** power
+    return _checked("karras", at_lams(schedule, -np.log(rhos)))
+
+
+def beta(
+    schedule: NoiseSchedule, num_steps: int, *, a: float = 0.6, b: float = 0.6, t_min=None, t_max=None
+) -> TimeGrid:
+    r"""$\rho$ at the quantiles of a Beta(a, b) law between its ends: dense at both. Arguments as in `time`.
+
+    References: T. Lee et al., "Beta Sampling is All You Need", 2024.
+    """
+    import scipy.stats
+
+    schedule, num_steps, low, high = _ends("beta", schedule, num_steps, t_min, t_max)
+    first, last = np.exp(-np.asarray(_lam_ends("beta", schedule, low, high)))
+    rhos = last + (first - last) * scipy.stats.beta.ppf(1 - np.linspace(0, 1, num_steps + 1), a, b)
+    return _checked("beta", at_lams(schedule, -np.log(rhos)))
+
+
+def from_times(schedule: NoiseSchedule, times: Any) -> TimeGrid:
+    """Given schedule times, from noise to data: validated, never changed.
+
+    Raises:
+        TypeError: a traced argument.
+        ValueError: fewer than 2 nodes, NaN, a repeated node or one out of order (the message names it).
+    """
+    concrete("grids.from_times", _INGRAPH, schedule, times)
+    return _checked("from_times", at_times(host(schedule), np.asarray(times, np.float64)))
+
+
+def from_sigmas(schedule: NoiseSchedule, sigmas: Any) -> TimeGrid:
+    r"""Given noise levels $\rho = \sigma/\alpha$ from large to small; a last 0 is the node without noise.
+
+    Raises:
+        TypeError: a traced argument.
+        ValueError: negative levels, or see `from_times`.
+    """
+    concrete("grids.from_sigmas", _INGRAPH, schedule, sigmas)
+    rhos = np.asarray(sigmas, np.float64)
+    if np.any(rhos < 0):
+        raise ValueError(f"grids.from_sigmas: sigmas must be >= 0, got {rhos[rhos < 0][0]}")
+    with np.errstate(divide="ignore"):
+        return _checked("from_sigmas", at_lams(host(schedule), -np.log(rhos)))
+
+
+def with_zero(grid: TimeGrid) -> TimeGrid:
+    """The same grid with one more node without noise, where x = D."""
+    concrete("grids.with_zero", _INGRAPH, grid)
+    if np.isposinf(np.asarray(grid.lam)[-1]):
+        return grid
+    return _checked("with_zero", at_lams(host(grid.schedule), np.append(np.asarray(grid.lam), np.inf)))
+
+
+def from_strength(grid: TimeGrid, strength: float) -> TimeGrid:
+    """The last part of a grid, for starting at a noisy image instead of pure noise: see `start`.
+
+    Args:
+        grid: of N steps.
+        strength: share of the steps to keep, in (0, 1]: floor(strength N) of them. 1 forgets the image.
+
+    Raises:
+        TypeError: a traced argument.
+        ValueError: a strength outside (0, 1], or so small that no step is left.
+
+    References: C. Meng et al., "SDEdit", 2022, algorithm 1.
+    """
+    concrete("grids.from_strength", "slice the grid's arrays inside compiled code", grid, strength)
+    num_steps = len(grid.lam) - 1
+    kept = int(num_steps * float(strength) + 1e-9)
+    if not 0 < float(strength) <= 1 or kept == 0:
+        raise ValueError(
+            f"grids.from_strength: strength must be in (0, 1] and leave a step of {num_steps}, got {strength}"
+        )
+    return TimeGrid(*(np.asarray(a)[num_steps - kept :] for a in grid[:4]), host(grid.schedule))
+
+
+def start(key: KeyArray, grid: Any, image: Float[ArrayLike, "*d"], *, node: int = 0) -> Float[Array, "*d"]:
+    r"""The image with the noise of a node, $\alpha_i y + \sigma_i\xi$: where an image-to-image run starts.
+
+    Args:
+        key: one typed key.
+        grid: a grid or a table.
+        image: y, one sample (zeros give the start of an unconditional run from any schedule).
+        node: i (static).
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxsci.diffusion import grids, schedules
+        >>> grid = grids.from_strength(grids.time(schedules.vp_linear(), 10), 0.3)
+        >>> print(grid.t.round(2), grids.start(jax.random.key(0), grid, jnp.ones((2, 2))).shape)
+        [0.3 0.2 0.1 0. ] (2, 2)
+    """
+    key = keys.as_typed_key(key, "grids.start")
+    image = jnp.asarray(image)
+    if not jnp.issubdtype(image.dtype, jnp.floating):
+        raise TypeError(f"grids.start: image must be floating, got {image.dtype}")
+    alpha, sigma = (jnp.asarray(a[node], image.dtype) for a in (grid.alpha, grid.sigma))
+    return alpha * image + sigma * jax.random.normal(key, image.shape, image.dtype)
+
+
+def from_timesteps(
+    schedule: NoiseSchedule, timesteps: Any, *, num_train: int = 1000, last: float | int | None = None
+) -> TimeGrid:
+    """Given integer (or interpolated) steps of a discrete chain, 0-based and falling, as time (step + 1)/num_train.
+
+    Args:
+        schedule: of the chain, from `schedules.vp_discrete`.
+        timesteps: steps where the model is called; `ALIGN_YOUR_STEPS` holds published ones.
+        num_train: length of the chain.
+        last: step of one more node, the end of the last interval; None ends without noise.
+
+    Raises:
+        ValueError: see `from_times`.
+    """
+    concrete("grids.from_timesteps", _INGRAPH, schedule, timesteps)
+    steps = np.asarray(timesteps, np.float64)
+    times = (np.append(steps, last) if last is not None else steps) + 1.0
+    grid = _checked("from_timesteps", at_times(host(schedule), times / num_train))
+    return grid if last is not None else with_zero(grid)
+
+
+def spacing(kind: str, num_steps: int, *, num_train: int = 1000, offset: int = 0, num_used: int | None = None):
+    r"""The integer steps of common implementations: "linspace", "leading" or "trailing", falling.
+
+    With T_u = `num_used` steps (T when nothing is clipped): linspace round(linspace(0, T_u - 1, N + 1)) without the
+    smallest, leading (0..N) * floor(T_u / (N + 1)) without the smallest, plus offset, trailing
+    round(T_u, T_u - T/N, ...) - 1.
+
+    Args:
+        kind: one of the three.
+        num_steps: N.
+        num_train: T.
+        offset: added to "leading" steps.
+        num_used: steps left where the chain is cut off at its noisy end.
+
+    Returns:
+        NumPy int64[N].
+
+    Raises:
+        ValueError: an unknown kind, or more steps than the chain has.
+
+    References: S. Lin et al. 2024, table 2.
+    """
+    used = num_train if num_used is None else num_used
+    if not 1 <= num_steps <= used:
+        raise ValueError(f"grids.spacing: num_steps must be in [1, {used}], got {num_steps}")
+    if kind == "linspace":
+        steps = np.round(np.linspace(0, used - 1, num_steps + 1))[::-1][:-1]
+    elif kind == "leading":
+        steps = (np.arange(num_steps + 1) * (used // (num_steps + 1)))[::-1][:-1] + offset
+    elif kind == "trailing":
+        steps = np.round(np.arange(used, 0, -num_train / num_steps))[:num_steps] - 1
+    else:
+        raise ValueError(f"grids.spacing: kind must be 'linspace', 'leading' or 'trailing', got {kind!r}")
+    return steps.astype(np.int64)
+
+
+__all__ = [
+    "ALIGN_YOUR_STEPS",
+    "TimeGrid",
+    "at_lams",
+    "at_times",
+    "beta",
+    "from_sigmas",
+    "from_strength",
+    "from_times",
+    "from_timesteps",
+    "karras",
+    "logsnr",
+    "spacing",
+    "start",
+    "time",
+    "with_zero",
+]

@@ -1,0 +1,122 @@
+r"""Hooks of `sample`: changes of the data prediction or of the state on the way, with their parameters as leaves.
+
+A *data hook* ``hook(D, x, t, key) -> D`` changes the prediction; the sampler recomputes
+$\varepsilon = (x - \alpha D)/\sigma$, so the history of a multistep solver stays one of consistent pairs. A *state
+hook* ``hook(x, t_next, key) -> x`` changes the state after a step; histories do not know of it, so it suits first-order
+tables best.
+
+References: J. Song et al., "Solving Inverse Problems in Medical Imaging with Score-Based Generative Models", 2022, and
+A. Lugmayr et al., "RePaint", 2022, equation 8 (replacing what is known); C. Saharia et al. 2022 (thresholding).
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.tree_util import Partial
+from jaxtyping import Array, ArrayLike, Float
+
+from jaxsci.diffusion import predictions
+from jaxsci.diffusion._namespace import leaf
+from jaxsci.diffusion.schedules import NoiseSchedule
+
+
+def _mix(known, mask, values):
+    """mask known + (1 - mask) values, mask and known broadcast to the data."""
+    known, mask = (jnp.broadcast_to(jnp.asarray(a, values.dtype), values.shape) for a in (known, mask))
+    return mask * known + (1 - mask) * values
+
+
+def _inpaint(known, mask, data, x, t, key):
+    return _mix(known, mask, data)
+
+
+def inpaint(known: Float[ArrayLike, "*d"], mask: ArrayLike) -> Partial:
+    r"""Data hook $D \leftarrow m\,y + (1 - m)\,D$: parts of the sample are given.
+
+    The rest follows the model's prediction given the noisy known part: close to the conditional law, not equal to it.
+
+    Args:
+        known: y, of the shape of one sample or a number (traced).
+        mask: m, 1 (True) where y is known, values between are soft (traced).
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxsci import diffusion
+        >>> from jaxsci.diffusion import hooks
+        >>> schedule = diffusion.schedules.vp_linear()
+        >>> model = lambda x, t, cond: jnp.zeros_like(x)
+        >>> denoiser = diffusion.predictions.denoiser(model, schedule, "sample")
+        >>> grid = diffusion.grids.with_zero(diffusion.grids.logsnr(schedule, 5))
+        >>> hook = hooks.inpaint(jnp.array([3.0, 0.0]), jnp.array([True, False]))
+        >>> x_T = jax.random.normal(jax.random.key(0), (2,))
+        >>> print(diffusion.sample(None, denoiser, diffusion.solvers.unipc(grid), x_T, denoised_hook=hook).value)
+        [3. 0.]
+    """
+    return Partial(_inpaint, leaf(known), leaf(mask))
+
+
+def _clip(radius, data, x, t, key):
+    return predictions.clip(data, jnp.asarray(radius, data.dtype))
+
+
+def clip(radius: ArrayLike = 1.0) -> Partial:
+    """Data hook: every entry of D into [-radius, radius] (traced)."""
+    return Partial(_clip, leaf(radius))
+
+
+def _dynamic_threshold(quantile, max_value, data, x, t, key):
+    quantile, max_value = (jnp.asarray(a, jnp.promote_types(data.dtype, jnp.float32)) for a in (quantile, max_value))
+    return predictions.dynamic_threshold(data, quantile, max_value=max_value)
+
+
+def dynamic_threshold(quantile: ArrayLike = 0.995, *, max_value: ArrayLike = jnp.inf) -> Partial:
+    """Data hook: `predictions.dynamic_threshold` with its quantile and largest scale (traced)."""
+    return Partial(_dynamic_threshold, leaf(quantile), leaf(max_value))
+
+
+def _replace_known(known, mask, schedule, x, t, key):
+    if key is None:
+        raise ValueError("hooks.replace_known: draws noise; pass a key to sample, e.g. jax.random.key(0)")
+    alpha, sigma = (jnp.asarray(a, x.dtype) for a in schedule.alpha_sigma(schedule.lam(t)))
+    known = jnp.broadcast_to(jnp.asarray(known, x.dtype), x.shape)
+    noisy = alpha * known + sigma * jax.random.normal(key, x.shape, x.dtype)
+    return _mix(noisy, mask, x)
+
+
+def replace_known(known: Float[ArrayLike, "*d"], mask: ArrayLike, schedule: NoiseSchedule) -> Partial:
+    r"""State hook $x \leftarrow m(\alpha_t y + \sigma_t\xi) + (1 - m)x$: the known part with fresh noise at every node.
+
+    Needs a key in `sample`. Exact in law for the known part, but a multistep history does not see the change: prefer
+    `inpaint`, or a first-order table.
+
+    Args:
+        known: y, of the shape of one sample or a number (traced).
+        mask: m, 1 (True) where y is known (traced).
+        schedule: of the table's grid.
+    """
+    return Partial(_replace_known, leaf(known), leaf(mask), schedule)
+
+
+def _compose(hooks, value, *rest):
+    *rest, key = rest
+    for j, hook in enumerate(hooks):
+        value = hook(value, *rest, None if key is None else jax.random.fold_in(key, j))
+    return value
+
+
+def compose(*hooks: Callable[..., Array]) -> Partial:
+    """One hook after the other, all data hooks or all state hooks; hook j draws from ``fold_in(key, j)``.
+
+    Raises:
+        TypeError: something that is not callable.
+    """
+    wrong = [hook for hook in hooks if not callable(hook)]
+    if wrong:
+        raise TypeError(f"hooks.compose: hooks must be functions or Partials, got {type(wrong[0]).__name__}")
+    leaves: Any = tuple(hook if isinstance(hook, Partial) else Partial(hook) for hook in hooks)
+    return Partial(_compose, leaves)
+
+
+__all__ = ["clip", "compose", "dynamic_threshold", "inpaint", "replace_known"]

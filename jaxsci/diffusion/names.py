@@ -1,0 +1,103 @@
+r"""Solvers by the names that users of image generators know: ``named("DPM++ 2M Karras", schedule, 20)``.
+
+A name is a solver's name, and after it, if wished, the grid's: Karras, Exponential or Beta; without one the grid is
+uniform in time. Grids made here end at a node without noise, so the last step is x = D.
+
+References: those of `solvers` and `grids`; the names are the ones of k-diffusion and the programs built on it.
+"""
+
+from collections.abc import Callable
+
+from jaxsci.diffusion import grids
+from jaxsci.diffusion.grids import TimeGrid
+from jaxsci.diffusion.schedules import NoiseSchedule
+from jaxsci.diffusion.tables import SolverTable
+
+SOLVERS: dict[str, tuple[str, dict]] = {
+    "Euler": ("euler", {}),
+    "Euler a": ("ddim", {"eta": 1.0}),
+    "Heun": ("heun", {}),
+    "LMS": ("deis", {"order": 3, "variable": "rho"}),
+    "DPM2": ("dpm_singlestep", {"order": 2, "kind": "noise"}),
+    "DPM++ 2S": ("dpm_singlestep", {"order": 2, "kind": "data"}),
+    "DPM++ 2M": ("dpm_multistep", {"order": 2}),
+    "DPM++ 3M": ("dpm_multistep", {"order": 3}),
+    "DPM++ 2M SDE": ("sde_dpm", {"order": 2}),
+    "DPM++ 3M SDE": ("sde_dpm", {"order": 3}),
+    "UniPC": ("unipc", {"order": 3}),
+    "DDIM": ("ddim", {}),
+    "DDPM": ("ddim", {"eta": 1.0}),
+    "DEIS": ("deis", {"order": 2, "variable": "lam"}),
+    "PLMS": ("ipndm", {"order": 4}),
+    "iPNDM": ("ipndm", {"order": 4}),
+}
+"""Builder in `solvers` and its options behind every name, without the grid's."""
+
+GRIDS: dict[str, Callable[..., TimeGrid]] = {
+    "": grids.time,
+    "Karras": grids.karras,
+    "Exponential": grids.logsnr,
+    "Beta": grids.beta,
+}
+"""Grid behind the last word of a name."""
+
+
+def named(name: str, where: NoiseSchedule | TimeGrid, num_steps: int | None = None, **options) -> SolverTable:
+    """A solver table by its usual name, upper and lower case alike. A builder.
+
+    Args:
+        name: a key of `SOLVERS`, with a key of `GRIDS` after it if wished.
+        where: a noise schedule; or a grid of your own, with a name that names none.
+        num_steps: steps on the grid made from a schedule (built). "Heun", "DPM2" and "DPM++ 2S" make two calls a step,
+            one in the last.
+        **options: other options for the solver, e.g. ``lower_order_final=False``.
+
+    Raises:
+        TypeError: a traced argument, or `where` is neither.
+        ValueError: an unknown name (the message lists the known ones), a missing number of steps, or two grids.
+
+    Example:
+        >>> from jaxsci.diffusion import names, schedules
+        >>> table = names.named("DPM++ 2M Karras", schedules.vp_linear(), 4)
+        >>> print(table.sigma.round(3))
+        [1.    0.999 0.778 0.01  0.   ]
+    """
+    from jaxsci.diffusion import solvers  # which offers `named` itself
+
+    builder, extra, grid = _parse(name)
+    solver = getattr(solvers, builder)
+    if isinstance(where, TimeGrid):
+        if grid or num_steps is not None:
+            raise ValueError(f"solvers.named: a grid was passed, so neither a grid in {name!r} nor num_steps can be")
+        return solver(where, **extra | options)
+    if not isinstance(where, NoiseSchedule):
+        raise TypeError(f"solvers.named: where must be a NoiseSchedule or a TimeGrid, got {type(where).__name__}")
+    if not isinstance(num_steps, int) or num_steps < 1:
+        raise ValueError(f"solvers.named: num_steps must be an integer >= 1, got {num_steps!r}")
+    return solver(_ending_clean(GRIDS[grid], where, num_steps), **extra | options)
+
+
+def _parse(name):
+    """Solver, options and grid of a name."""
+    words = " ".join(str(name).split())
+    for grid in sorted(GRIDS, key=len, reverse=True):
+        if words.lower().endswith(f" {grid}".lower().rstrip()):
+            stem = words[: len(words) - len(grid)].strip().lower()
+            for known, (solver, options) in SOLVERS.items():
+                if stem == known.lower():
+                    return solver, options, grid
+    raise ValueError(
+        f"solvers.named: unknown name {name!r}; known are {', '.join(SOLVERS)}, each alone or followed by "
+        f"{', '.join(grid for grid in GRIDS if grid)}"
+    )
+
+
+def _ending_clean(make, schedule, num_steps):
+    """`num_steps` levels of the grid and a node without noise after them."""
+    if num_steps > 1:
+        return grids.with_zero(make(schedule, num_steps - 1))
+    both_ends = make(schedule, 1)
+    return grids.with_zero(both_ends._replace(lam=both_ends.lam[:1]))
+
+
+__all__ = ["GRIDS", "SOLVERS", "named"]

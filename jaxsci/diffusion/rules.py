@@ -1,0 +1,277 @@
+r"""Row rules: each solver as the coefficients of one step, for NumPy and for traced nodes alike.
+
+A rule is called ``rule(grid, i) -> Step`` (see `tables`). It is plain data: a Partial whose static options are bound
+by value, so that equal rules compile once. `solvers` has the same under their usual names, tabulated on a host grid;
+use a rule itself with `tables.tabulate` inside compiled code (learned grids).
+
+References: C. Lu et al., "DPM-Solver", 2022, and "DPM-Solver++", 2022; W. Zhao et al., "UniPC", 2023; Q. Zhang,
+Y. Chen, "Fast Sampling of Diffusion Models with Exponential Integrator" (DEIS), 2023; L. Liu et al., "Pseudo
+Numerical Methods for Diffusion Models on Manifolds", 2022;
+J. Song, C. Meng, S. Ermon, "Denoising Diffusion Implicit Models", 2021.
+"""
+
+import jax
+import numpy as np
+from jax.tree_util import Partial
+from jaxtyping import ArrayLike
+
+from jaxsci.core.static import bind
+from jaxsci.diffusion import _exponential as expo
+from jaxsci.diffusion._namespace import namespace
+from jaxsci.diffusion.tables import Row, Step
+
+_GAUSS = np.polynomial.legendre.leggauss(64)
+
+
+def _infinite(value, sign=1):
+    """Whether a host value is sign * inf; a traced one never is (in-graph grids are finite)."""
+    return not isinstance(value, jax.Array) and value == sign * np.inf
+
+
+def _is_clean(grid, i):
+    """Whether node i + 1 has no noise: then x = alpha D is exact and anything else divides by zero."""
+    return _infinite(grid.lam[i + 1])
+
+
+def _clean(grid, i):
+    return Row({}, {0: grid.alpha[i + 1]}, {})
+
+
+def _history(grid, i, num):
+    """Slots 0 .. num - 1 that exist and stand at finite lam: a node of pure noise carries no slope."""
+    return [k for k in range(min(num, i + 1)) if not _infinite(grid.lam[i - k], -1)]
+
+
+def exponential_row(grid, i, base, target, kind, stencils, *, factors=None, tau=0.0) -> Row:
+    r"""From slot `base` to node `target` by the Taylor polynomial of D or eps.
+
+    With kind "data", noise of relative strength tau (1 is the reverse SDE) may be added:
+    $x_t = \frac{\sigma_t}{\sigma_s} e^{-\tau^2 h} x_s + \alpha_t \int_0^h c\,e^{-c(h-r)} D\,dr
+    + \sigma_t \sqrt{1 - e^{-2\tau^2 h}}\,\xi$, c = 1 + tau^2.
+    """
+    xp = namespace(grid)
+    s = i - base
+    lams = {slot: grid.lam[i - slot] for slot in {base, *(p for stencil in stencils for p in stencil)}}
+    h = grid.lam[target] - grid.lam[s]
+    alpha_s, alpha_t, sigma_s, sigma_t = grid.alpha[s], grid.alpha[target], grid.sigma[s], grid.sigma[target]
+    num = len(stencils) + 1
+    if kind == "noise":
+        weights = expo.taylor_weights(lams, base, stencils, expo.moments(h, 1.0, num), factors)
+        return Row({base: alpha_t / alpha_s}, {}, {k: -sigma_t * w for k, w in weights.items()})
+    c = 1.0 + tau**2
+    kernel = [c * m for m in expo.moments(h, -c, num)]
+    weights = {k: alpha_t * w for k, w in expo.taylor_weights(lams, base, stencils, kernel, factors).items()}
+    if tau == 0:
+        return Row({base: sigma_t / sigma_s}, weights, {})
+    decay = xp.exp(-(tau**2) * h)
+    return Row({base: sigma_t / sigma_s * decay}, weights, {}, std=sigma_t * xp.sqrt(-xp.expm1(-2 * tau**2 * h)))
+
+
+def _order(order, i, num_rows, lower_order_final):
+    """Order of row i: what the history allows, falling to 1 at the end when wished."""
+    return min(order, i + 1, num_rows - i if lower_order_final else order)
+
+
+# --- one-step rules -----------------------------------------------------------------------------------------
+
+
+def _ddim(eta, grid, i):
+    if _is_clean(grid, i):
+        return Step(_clean(grid, i))
+    xp = namespace(grid, eta)
+    sigma, alpha = grid.sigma[i + 1], grid.alpha[i + 1]
+    if namespace(eta) is np and eta == 0:
+        return Step(Row({}, {0: alpha}, {0: sigma}))
+    std = eta * sigma * xp.sqrt(-xp.expm1(-2 * (grid.lam[i + 1] - grid.lam[i])))
+    return Step(Row({}, {0: alpha}, {0: xp.sqrt(sigma**2 - std**2)}, std=std))
+
+
+def ddim(eta: ArrayLike = 0.0) -> Partial:
+    r"""$x_t = \alpha_t D + \sqrt{\sigma_t^2 - s^2}\,\varepsilon + s\,\xi$, $s = \eta\sigma_t\sqrt{1 - e^{-2h}}$.
+
+    eta = 0 is DDIM, Euler in sigma/alpha, flow-matching Euler and DPM-Solver-1, all one step; eta = 1 is the ancestral
+    sampler.
+    """
+    return Partial(_ddim, np.float64(eta) if isinstance(eta, (int, float)) else eta)
+
+
+# --- multistep ----------------------------------------------------------------------------------------------
+
+
+def _multistep(grid, i, *, order, kind, relaxation, second, lower_order_final, corrector, tau):
+    num_rows = grid.lam.shape[0] - 1
+    factors_of = lambda n, h, mu: (  # noqa: E731
+        [expo.relaxation(relaxation, h, mu)] if n == 2 else [1.0, second, *(1.0 for _ in range(n))]
+    )
+    fix = None
+    if corrector and i > 0 and not _infinite(grid.lam[i - 1], -1):
+        # The corrector knows one more value than the predictor that brought us here.
+        p = len(_history(grid, i - 1, _order(order, i - 1, num_rows, lower_order_final)))
+        stencil = (0, *range(2, p + 1))
+        h, mu = grid.lam[i] - grid.lam[i - 1], 1.0 if kind == "noise" else -1.0
+        factors = [expo.relaxation(relaxation, h, mu)] if p == 1 else None
+        fix = exponential_row(grid, i, 1, i, kind, (stencil,) * p, factors=factors)
+    if _is_clean(grid, i):
+        return Step(_clean(grid, i), fix)
+    slots = _history(grid, i, _order(order, i, num_rows, lower_order_final))
+    if not slots:  # the first node is pure noise: the first-order data step is finite there
+        return Step(exponential_row(grid, i, 0, i + 1, "data", (), tau=tau), fix)
+    n = len(slots)
+    h, mu = grid.lam[i + 1] - grid.lam[i], 1.0 if kind == "noise" else -1.0 - tau**2
+    row = exponential_row(grid, i, 0, i + 1, kind, (tuple(slots[1:]),) * (n - 1), factors=factors_of(n, h, mu), tau=tau)
+    return Step(row, fix)
+
+
+def multistep(
+    order: int,
+    *,
+    kind: str = "data",
+    relaxation: str = "exact",
+    half_second: bool = False,
+    lower_order_final: bool = False,
+    corrector: bool = False,
+    tau: float = 0.0,
+) -> Partial:
+    r"""Exponential Adams-Bashforth in lambda, with an Adams-Moulton corrector if wished. All options are static.
+
+    Args:
+        order: 1 to 4: points that the polynomial goes through, fewer at the start.
+        kind: "data" or "noise": which prediction is interpolated.
+        relaxation: of two-point rows: "exact" (Heun-like), "bh2" (midpoint, DPM-Solver and UniPC's B_2), "bh1".
+        half_second: halve the second derivative of rows of three points and more, as the published third-order
+            multistep codes do. It costs an order; for parity only.
+        lower_order_final: fall to first order at the last node: stability on very unequal steps.
+        corrector: UniC of one order more, at no further model call.
+        tau: noise of the reverse SDE, 0 to 1; "data" only.
+
+    Raises:
+        ValueError: an order outside 1 to 4, an unknown name, or noise with kind "noise" or with a corrector.
+    """
+    if order not in (1, 2, 3, 4):
+        raise ValueError(f"rules.multistep: order must be 1, 2, 3 or 4, got {order}")
+    if kind not in ("data", "noise"):
+        raise ValueError(f"rules.multistep: kind must be 'data' or 'noise', got {kind!r}")
+    if relaxation not in ("exact", "bh1", "bh2"):
+        raise ValueError(f"rules.multistep: relaxation must be 'exact', 'bh1' or 'bh2', got {relaxation!r}")
+    if tau and (kind == "noise" or corrector):
+        raise ValueError("rules.multistep: tau > 0 needs kind='data' and no corrector")
+    return Partial(
+        bind(
+            _multistep, order=order, kind=kind, relaxation=relaxation, second=0.5 if half_second else 1.0,
+            lower_order_final=lower_order_final, corrector=corrector, tau=float(tau),
+        )  # fmt: skip
+    )
+
+
+# --- interpolation in another variable, and linear multistep of pseudo-numerical methods --------------------
+
+
+def _adams(grid, i, *, points, variable):
+    if _is_clean(grid, i):
+        return Step(_clean(grid, i))
+    xp = namespace(grid)
+    slots = _history(grid, i, points)
+    if not slots:
+        return Step(exponential_row(grid, i, 0, i + 1, "data", ()))
+    lam_s, lam_t, alpha_t = grid.lam[i], grid.lam[i + 1], grid.alpha[i + 1]
+    nodes, weights = (xp.asarray(a, grid.lam.dtype) for a in _GAUSS)
+    if variable == "rho":  # v = x/alpha obeys dv/drho = eps: a polynomial integral, exact
+        rho_s, rho_t = xp.exp(-lam_s), xp.exp(-lam_t)
+        u = rho_s + (rho_t - rho_s) * (nodes + 1) / 2
+        w = expo.lagrange_weights([xp.exp(-grid.lam[i - k]) for k in slots], u, (rho_t - rho_s) / 2 * weights)
+        scale = alpha_t
+    else:
+        h = lam_t - lam_s
+        r = h * (nodes + 1) / 2
+        u = grid.schedule.t_of_lam(lam_s + r)
+        w = expo.lagrange_weights([grid.t[i - k] for k in slots], u, h / 2 * weights * xp.exp(h - r))
+        scale = -grid.sigma[i + 1]
+    return Step(Row({0: alpha_t / grid.alpha[i]}, {}, {slot: scale * w[j] for j, slot in enumerate(slots)}))
+
+
+def adams_bashforth(points: int, *, variable: str = "t") -> Partial:
+    r"""DEIS: eps interpolated through the last `points` values in time ("t") or in $\rho = \sigma/\alpha$ ("rho").
+
+    In lambda ("lam") it is ``multistep(points, kind="noise")``. The weights are exact: a 64-point Gauss rule in lambda
+    for "t", a polynomial integral for "rho" (there it is the classical linear multistep method).
+
+    Raises:
+        ValueError: points outside 1 to 4 or an unknown variable.
+
+    References: Zhang and Chen 2023, equations 14 to 16; T. Karras et al. 2022 (linear multistep in sigma).
+    """
+    if points not in (1, 2, 3, 4):
+        raise ValueError(f"rules.adams_bashforth: points must be 1, 2, 3 or 4, got {points}")
+    if variable == "lam":
+        return multistep(points, kind="noise")
+    if variable not in ("t", "rho"):
+        raise ValueError(f"rules.adams_bashforth: variable must be 't', 'rho' or 'lam', got {variable!r}")
+    return Partial(bind(_adams, points=points, variable=variable))
+
+
+_UNIFORM_ADAMS = ((1.0,), (1.5, -0.5), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24))
+
+
+def _ipndm(grid, i, *, order):
+    if _is_clean(grid, i):
+        return Step(_clean(grid, i))
+    xp = namespace(grid)
+    h = grid.lam[i + 1] - grid.lam[i]
+    coefficients = _UNIFORM_ADAMS[min(order, i + 1) - 1]
+    scale = -grid.sigma[i + 1] * xp.expm1(h)
+    return Step(Row({0: grid.alpha[i + 1] / grid.alpha[i]}, {}, {k: scale * c for k, c in enumerate(coefficients)}))
+
+
+def ipndm(order: int = 4) -> Partial:
+    """Uniform-step Adams-Bashforth weights on any grid, times the first-order coefficient of eps.
+
+    Second order at best on grids that are not uniform; kept because it is widely used.
+
+    References: Liu et al. 2022, section 3.3; Zhang and Chen 2023, section 4 (iPNDM).
+    """
+    if order not in (1, 2, 3, 4):
+        raise ValueError(f"rules.ipndm: order must be 1, 2, 3 or 4, got {order}")
+    return Partial(bind(_ipndm, order=order))
+
+
+# --- rules on grids that hold their stages ------------------------------------------------------------------
+
+
+def _staged(grid, i, *, stages):
+    base, kind, stencils, relaxation, target = stages[i]
+    if _is_clean(grid, i):
+        return Step(_clean(grid, i))
+    mu = 1.0 if kind == "noise" else -1.0
+    h = grid.lam[target] - grid.lam[i - base]
+    factors = None if not stencils else [expo.relaxation(relaxation, h, mu), *(1.0 for _ in stencils[1:])]
+    return Step(exponential_row(grid, i, base, target, kind, stencils, factors=factors))
+
+
+def staged(stages: tuple) -> Partial:
+    """One entry per row: ``(base slot, kind, stencils, relaxation, target node)``; singlestep methods are made of it.
+
+    The grid holds the stages as nodes of its own, in the order in which they are evaluated.
+    """
+    return Partial(bind(_staged, stages=tuple(stages)))
+
+
+def _rho_stage(grid, i, *, stages):
+    base, coefficients, target, end = stages[i]
+    if _is_clean(grid, i):
+        return Step(_clean(grid, i))
+    xp = namespace(grid)
+    step = xp.exp(-grid.lam[end]) - xp.exp(-grid.lam[i - base])
+    alpha = grid.alpha[target]
+    return Step(Row({base: alpha / grid.alpha[i - base]}, {}, {k: alpha * step * c for k, c in coefficients}))
+
+
+def runge_kutta(stages: tuple) -> Partial:
+    r"""Explicit Runge-Kutta in $\rho = \sigma/\alpha$, where $v = x/\alpha$ obeys $dv/d\rho = \varepsilon$.
+
+    One entry per row: ``(base slot, ((slot, coefficient), ...), target node, end node of the whole step)``. The grid
+    holds the stages as nodes of its own; see `solvers.runge_kutta`, which builds both.
+    """
+    return Partial(bind(_rho_stage, stages=tuple(stages)))
+
+
+__all__ = ["adams_bashforth", "ddim", "exponential_row", "ipndm", "multistep", "runge_kutta", "staged"]

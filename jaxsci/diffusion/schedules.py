@@ -1,0 +1,333 @@
+r"""Noise schedules: $x_t = \alpha_t x_0 + \sigma_t\varepsilon$ as a record of pure functions of time and of log-SNR.
+
+With $\lambda = \log(\alpha/\sigma)$ (half the logarithm of the signal-to-noise ratio) the probability-flow ODE is
+$dx/d\lambda = (\alpha'/\alpha)\,x - \sigma\varepsilon$; three families fix $\alpha$ and $\sigma$ by $\lambda$:
+
+=====================  ==========================  ==========================  ========================
+family                 alpha                       sigma                       alpha'/alpha (d/dlambda)
+=====================  ==========================  ==========================  ========================
+variance preserving    sigmoid(2 lambda)^(1/2)     sigmoid(-2 lambda)^(1/2)    sigma^2
+variance exploding     1                           exp(-lambda)                0
+flow                   sigmoid(lambda)             sigmoid(-lambda)            sigma
+=====================  ==========================  ==========================  ========================
+
+and each schedule says which time belongs to which lambda. All functions work on NumPy values in float64 (tables) and
+on traced values (inside compiled loops).
+
+References: Y. Song et al., "Score-Based Generative Modeling through Stochastic Differential Equations", 2021, appendix
+C; A. Nichol, P. Dhariwal, "Improved Denoising Diffusion Probabilistic Models", 2021, section 3.2; T. Karras et al.,
+"Elucidating the Design Space of Diffusion-Based Generative Models", 2022, table 1; Y. Lipman et al., "Flow Matching
+for Generative Modeling", 2023; S. Lin et al., "Common Diffusion Noise Schedules and Sample Steps are Flawed", 2024.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from jax.tree_util import Partial
+from jaxtyping import Array, ArrayLike, Float
+
+from jaxsci.core.static import bind
+from jaxsci.diffusion._namespace import concrete, leaf, namespace
+
+
+class NoiseSchedule(NamedTuple):
+    """A noise schedule: pure functions whose parameters are leaves."""
+
+    lam: Callable[..., Any]
+    """``lam(t)``: log(alpha / sigma) at time t; falls with t."""
+    t_of_lam: Callable[..., Any]
+    """``t_of_lam(lam)``: the inverse of `lam`."""
+    alpha_sigma: Callable[..., Any]
+    """``alpha_sigma(lam) -> (alpha, sigma)``; lam = inf is data, -inf pure noise."""
+    rate: Callable[..., Any]
+    """``rate(lam)``: alpha'/alpha, the linear coefficient of the probability-flow ODE in lam."""
+    model_time: Callable[..., Any]
+    """``model_time(t)``: what a network trained under this schedule takes for its time."""
+    t_min: Float[Array, ""] | float
+    """Smallest time used for sampling by default."""
+    t_max: Float[Array, ""] | float
+    """Time of the noise that sampling starts from."""
+
+
+def _identity(t):
+    return t
+
+
+# --- the three families in lambda ---------------------------------------------------------------------------
+
+
+def _softplus(xp, x):
+    return xp.logaddexp(x, xp.zeros_like(x))
+
+
+def _vp_alpha_sigma(lam):
+    xp = namespace(lam)
+    lam = xp.asarray(lam)
+    return xp.exp(-0.5 * _softplus(xp, -2 * lam)), xp.exp(-0.5 * _softplus(xp, 2 * lam))
+
+
+def _vp_rate(lam):
+    xp = namespace(lam)
+    return xp.exp(-_softplus(xp, 2 * xp.asarray(lam)))
+
+
+def _ve_alpha_sigma(lam):
+    xp = namespace(lam)
+    lam = xp.asarray(lam)
+    return xp.ones_like(lam), xp.exp(-lam)
+
+
+def _ve_rate(lam):
+    xp = namespace(lam)
+    return xp.zeros_like(xp.asarray(lam))
+
+
+def _flow_alpha_sigma(lam):
+    xp = namespace(lam)
+    lam = xp.asarray(lam)
+    return xp.exp(-_softplus(xp, -lam)), xp.exp(-_softplus(xp, lam))
+
+
+def _flow_rate(lam):
+    return _flow_alpha_sigma(lam)[1]
+
+
+def _lam_of_log_alpha(xp, log_alpha):
+    """lam of a variance-preserving schedule, without cancellation when log_alpha is near 0."""
+    with np.errstate(divide="ignore", invalid="ignore"):  # inf without noise, NaN beyond the range
+        return log_alpha - 0.5 * xp.log(-xp.expm1(2 * log_alpha))
+
+
+def _log_alpha_of_lam(xp, lam):
+    return -0.5 * _softplus(xp, -2 * lam)
+
+
+# --- variance preserving ------------------------------------------------------------------------------------
+
+
+def _vp_linear_lam(beta_min, beta_max, t):
+    xp = namespace(beta_min, beta_max, t)
+    return _lam_of_log_alpha(xp, -0.25 * t**2 * (beta_max - beta_min) - 0.5 * t * beta_min)
+
+
+def _vp_linear_time(beta_min, beta_max, lam):
+    xp = namespace(beta_min, beta_max, lam)
+    spread = beta_max - beta_min
+    c = 2 * spread * _softplus(xp, -2 * xp.asarray(lam))
+    # c / (root + beta) / spread with c = 4 spread |log alpha|: no cancellation, and right for spread = 0 in the limit
+    return 2 * _softplus(xp, -2 * xp.asarray(lam)) / (xp.sqrt(beta_min**2 + c) + beta_min)
+
+
+def vp_linear(beta_min: ArrayLike = 0.1, beta_max: ArrayLike = 20.0, *, t_min: float = 1e-3) -> NoiseSchedule:
+    r"""$\beta = \beta_0 + t(\beta_1-\beta_0)$, $\log\alpha = -\frac14t^2(\beta_1-\beta_0) - \frac12t\beta_0$.
+
+    Args:
+        beta_min, beta_max: beta at times 0 and 1 (traced).
+        t_min: where sampling stops by default.
+
+    Example:
+        >>> from jaxsci.diffusion import schedules
+        >>> vp = schedules.vp_linear()
+        >>> print(f"{vp.lam(0.5):.8f} {vp.t_of_lam(0.0):.8f}")
+        -1.22756773 0.25896026
+
+    References: Song et al. 2021, appendix C.
+    """
+    betas = leaf(beta_min), leaf(beta_max)
+    return NoiseSchedule(
+        Partial(_vp_linear_lam, *betas), Partial(_vp_linear_time, *betas),
+        Partial(_vp_alpha_sigma), Partial(_vp_rate), Partial(_identity), leaf(t_min), leaf(1.0),
+    )  # fmt: skip
+
+
+def _vp_cosine_lam(offset, t):
+    xp = namespace(offset, t)
+    quarter = 0.5 * np.pi / (1 + offset)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        log_alpha = xp.log(xp.cos(quarter * (t + offset))) - xp.log(xp.cos(quarter * offset))
+    return _lam_of_log_alpha(xp, log_alpha)
+
+
+def _vp_cosine_time(offset, lam):
+    xp = namespace(offset, lam)
+    quarter = 0.5 * np.pi / (1 + offset)
+    return xp.arccos(xp.exp(_log_alpha_of_lam(xp, xp.asarray(lam))) * xp.cos(quarter * offset)) / quarter - offset
+
+
+def vp_cosine(offset: ArrayLike = 0.008, *, t_min: float = 1e-3, t_max: float = 0.9946) -> NoiseSchedule:
+    r"""$\alpha_t = \cos(\frac\pi2\frac{t+s}{1+s}) / \cos(\frac\pi2\frac s{1+s})$.
+
+    Args:
+        offset: s (traced).
+        t_min, t_max: range used for sampling; the signal vanishes at t = 1.
+
+    References: Nichol and Dhariwal 2021, equation 17; the range is that of DPM-Solver (Lu et al. 2022).
+    """
+    offset = leaf(offset)
+    return NoiseSchedule(
+        Partial(_vp_cosine_lam, offset), Partial(_vp_cosine_time, offset),
+        Partial(_vp_alpha_sigma), Partial(_vp_rate), Partial(_identity), leaf(t_min), leaf(t_max),
+    )  # fmt: skip
+
+
+def _discrete_lam(log_alphas, t):
+    xp = namespace(log_alphas, t)
+    times = np.arange(1, log_alphas.shape[0] + 1) / log_alphas.shape[0]
+    return _lam_of_log_alpha(xp, _interpolate(xp, t, times, log_alphas))
+
+
+def _discrete_time(log_alphas, lam):
+    xp = namespace(log_alphas, lam)
+    times = np.arange(1, log_alphas.shape[0] + 1) / log_alphas.shape[0]
+    return _interpolate(xp, -_log_alpha_of_lam(xp, xp.asarray(lam)), -log_alphas, times)
+
+
+def _interpolate(xp, x, knots, values):
+    """Piecewise linear, continued beyond the ends by the first and last piece."""
+    x = xp.asarray(x)
+    knots, values = xp.asarray(knots), xp.asarray(values)
+    i = xp.clip(xp.searchsorted(knots, x), 1, knots.shape[0] - 1)
+    left, right = knots[i - 1], knots[i]
+    return values[i - 1] + (x - left) / (right - left) * (values[i] - values[i - 1])
+
+
+def _discrete_model_time(t, *, num_steps, scale):
+    return (t - 1.0 / num_steps) * scale
+
+
+def betas(name: str, num_steps: int = 1000, *, beta_start: float | None = None, beta_end: float | None = None):
+    r"""The three usual laws of $\beta_i$, i = 1..num_steps, in float64.
+
+    Args:
+        name: "linear" (1e-4 to .02), "scaled_linear" (linear in the root, .00085 to .012) or "squaredcos_cap_v2"
+            ($\beta_i = \min(1 - \bar\alpha(i/N)/\bar\alpha((i-1)/N), .999)$ with the cosine law).
+        num_steps: N.
+        beta_start, beta_end: other ends than the usual ones; not for "squaredcos_cap_v2".
+
+    Returns:
+        NumPy Float64[num_steps].
+
+    Raises:
+        ValueError: an unknown name, or ends given for the cosine law.
+    """
+    concrete("schedules.betas", "write the law with jax.numpy", beta_start, beta_end)
+    usual = {"linear": (1e-4, 0.02), "scaled_linear": (0.00085, 0.012), "squaredcos_cap_v2": (None, None)}
+    if name not in usual:
+        raise ValueError(f"schedules.betas: name must be one of {sorted(usual)}, got {name!r}")
+    if name == "squaredcos_cap_v2":
+        if beta_start is not None or beta_end is not None:
+            raise ValueError("schedules.betas: 'squaredcos_cap_v2' takes no beta_start and beta_end")
+        bar = np.cos(np.linspace(0, 1, num_steps + 1) / 1.008 * np.pi / 2 + 0.008 / 1.008 * np.pi / 2) ** 2
+        return np.minimum(1 - bar[1:] / bar[:-1], 0.999)
+    start = usual[name][0] if beta_start is None else beta_start
+    end = usual[name][1] if beta_end is None else beta_end
+    return np.linspace(start, end, num_steps) if name == "linear" else np.linspace(start**0.5, end**0.5, num_steps) ** 2
+
+
+def vp_discrete(
+    betas: Float[ArrayLike, " N"],
+    *,
+    zero_terminal_snr: bool = False,
+    time_scale: float = 1000.0,
+    lam_min: float | None = None,
+) -> NoiseSchedule:
+    r"""A trained chain $\log\alpha_i = \frac12\sum_{j\le i}\log(1-\beta_j)$ at $t_i = i/N$, between them linear.
+
+    A builder: `betas` must be concrete.
+
+    Args:
+        betas: variances of the N steps, each in (0, 1).
+        zero_terminal_snr: shift and scale the roots of the cumulative products so that the last is zero; its square
+            is then set to 2^-24, the value the common implementations use. Needs a v- or x0-predicting model.
+        time_scale: the model's time is (t - 1/N) time_scale.
+        lam_min: sampling starts where lam reaches this value; for cosine chains -5.1 is usual. None: at t = 1.
+
+    Returns:
+        `NoiseSchedule` with t in [1/N, 1].
+
+    Raises:
+        TypeError: a traced argument.
+        ValueError: a beta outside (0, 1), or less than two of them.
+
+    References: Ho et al., "Denoising Diffusion Probabilistic Models", 2020; Lin et al. 2024 (terminal SNR).
+    """
+    concrete("schedules.vp_discrete", "pass log-alphas into a schedule of your own", betas)
+    beta = np.asarray(betas, np.float64)
+    if beta.ndim != 1 or beta.size < 2 or not np.all((beta > 0) & (beta < 1)):
+        raise ValueError(f"schedules.vp_discrete: betas must be at least two numbers in (0, 1), got shape {beta.shape}")
+    log_alphas = 0.5 * np.cumsum(np.log1p(-beta))
+    if zero_terminal_snr:
+        roots = np.exp(log_alphas)
+        roots = (roots - roots[-1]) * roots[0] / (roots[0] - roots[-1])
+        roots[-1] = 2.0**-12
+        log_alphas = np.log(roots)
+    t_max = 1.0 if lam_min is None else float(_discrete_time(log_alphas, max(lam_min, _discrete_lam(log_alphas, 1.0))))
+    size = beta.size
+    return NoiseSchedule(
+        Partial(_discrete_lam, log_alphas), Partial(_discrete_time, log_alphas),
+        Partial(_vp_alpha_sigma), Partial(_vp_rate),
+        Partial(bind(_discrete_model_time, num_steps=size, scale=float(time_scale))), leaf(1 / size), leaf(t_max),
+    )  # fmt: skip
+
+
+# --- variance exploding and flow ----------------------------------------------------------------------------
+
+
+def _ve_lam(t):
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return -namespace(t).log(t)
+
+
+def _ve_time(lam):
+    return namespace(lam).exp(-lam)
+
+
+def ve(sigma_min: ArrayLike = 0.002, sigma_max: ArrayLike = 80.0) -> NoiseSchedule:
+    """alpha = 1, sigma = t: time is the noise level, from `sigma_max` down to `sigma_min` (traced).
+
+    The EDM networks of Karras et al. use it as well; their preconditioning is a prediction kind, not a schedule.
+
+    References: Song et al. 2021, appendix C; Karras et al. 2022, table 1.
+    """
+    return NoiseSchedule(
+        Partial(_ve_lam), Partial(_ve_time), Partial(_ve_alpha_sigma), Partial(_ve_rate),
+        Partial(_identity), leaf(sigma_min), leaf(sigma_max),
+    )  # fmt: skip
+
+
+def _flow_lam(shift, t):
+    xp = namespace(shift, t)
+    t = xp.asarray(t)
+    with np.errstate(divide="ignore", invalid="ignore"):  # t = 0 is data (lam = inf), t = 1 is noise (lam = -inf)
+        return xp.log1p(-t) - xp.log(t) - xp.log(shift)
+
+
+def _flow_time(shift, lam):
+    return _flow_alpha_sigma(lam + namespace(shift, lam).log(shift))[1]
+
+
+def _flow_model_time(shift, scale, t):
+    return scale * shift * t / (1 + (shift - 1) * t)
+
+
+def flow(
+    shift: ArrayLike = 1.0, *, t_min: float = 1e-3, t_max: float = 1.0, time_scale: float = 1.0
+) -> NoiseSchedule:
+    r"""$\alpha = 1 - s,\ \sigma = s$ with $s = kt/(1 + (k-1)t)$, that is $\lambda' = \lambda - \log k$.
+
+    Args:
+        shift: k (traced); 1 is straight rectified flow, 3 is common for large images.
+        t_min, t_max: range of the unshifted time used for sampling; t_max = 1 is pure noise.
+        time_scale: the model's time is s times this.
+
+    References: Lipman et al. 2023; P. Esser et al., "Scaling Rectified Flow Transformers", 2024, section 5.3.
+    """
+    shift = leaf(shift)
+    return NoiseSchedule(
+        Partial(_flow_lam, shift), Partial(_flow_time, shift), Partial(_flow_alpha_sigma), Partial(_flow_rate),
+        Partial(_flow_model_time, shift, leaf(time_scale)), leaf(t_min), leaf(t_max),
+    )  # fmt: skip
+
+
+__all__ = ["NoiseSchedule", "betas", "flow", "ve", "vp_cosine", "vp_discrete", "vp_linear"]

@@ -1,0 +1,291 @@
+"""The driver: propose, tabulate on the host, evaluate in one compiled call, keep everything."""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+from jaxtyping import Array, ArrayLike, Float, PyTree
+
+from jaxsci import nn
+from jaxsci.core import keys
+from jaxsci.core.types import KeyArray
+from jaxsci.diffusion import tables, unified
+from jaxsci.diffusion._sample import sample
+from jaxsci.diffusion.schedules import NoiseSchedule
+from jaxsci.diffusion.search._predictor import _features, _fit, _scores
+from jaxsci.diffusion.search._space import Space, _crossover, _device, _mutate, random
+from jaxsci.diffusion.statistics import Statistics
+from jaxsci.diffusion.tables import SolverTable
+from jaxsci.diffusion.unified import Decisions
+
+# --- objectives ---------------------------------------------------------------------------------------------
+
+
+def _distance(denoiser, x_T, target, cond, guidance_scale, key, table):
+    def one(x, cond):
+        return sample(key, denoiser, table, x, cond=cond, guidance_scale=guidance_scale).value
+
+    return jnp.sqrt(jnp.mean((jax.vmap(one)(x_T, cond) - target) ** 2))
+
+
+def matching(
+    denoiser: Callable,
+    x_T: Float[ArrayLike, "n *d"],
+    target: Float[ArrayLike, "n *d"],
+    *,
+    cond: PyTree = None,
+    guidance_scale: ArrayLike = 1.0,
+    key: KeyArray | None = None,
+) -> Partial:
+    """An objective: root mean square distance per entry from the samples of a teacher, from the same noise.
+
+    Args:
+        denoiser: ``(x, t, cond, w) -> (D, eps)``.
+        x_T: n starting points.
+        target: where an accurate solver takes them.
+        cond: conditions, with the same leading axis, or None.
+        guidance_scale: w.
+        key: for tables that draw noise.
+
+    Returns:
+        ``objective(table) -> scalar``, a Partial.
+
+    Raises:
+        ValueError: shapes of `x_T` and `target` differ.
+    """
+    x_T, target = jnp.asarray(x_T), jnp.asarray(target)
+    if x_T.shape != target.shape:
+        raise ValueError(f"search.matching: x_T and target must have one shape, got {x_T.shape} and {target.shape}")
+    denoiser = denoiser if isinstance(denoiser, (Partial, eqx.Module)) else Partial(denoiser)
+    return Partial(_distance, denoiser, x_T, target, cond, jnp.asarray(guidance_scale, x_T.dtype), key)
+
+
+# --- the search ---------------------------------------------------------------------------------------------
+
+
+class History(NamedTuple):
+    """All candidates in the order in which they were evaluated."""
+
+    decisions: Decisions
+    """With a leading axis over candidates, NumPy."""
+    losses: Float[Any, " n"]
+    """inf where the objective was not finite."""
+
+    def best(self) -> int:
+        """Index of the lowest loss."""
+        return int(np.argmin(self.losses))
+
+
+class Result(NamedTuple):
+    """What a search found."""
+
+    decisions: Decisions
+    table: SolverTable
+    """As plain as any other: save it by `tables.save`."""
+    loss: float
+    history: History
+
+
+def starting_population(
+    schedule: NoiseSchedule, where: Space, *, orders: Sequence[int] = (1, 2, 3), kinds: Sequence[str] | None = None
+) -> list[Decisions]:
+    """Uniform schedules: nodes even in lam or in time, every kind that `where` allows, with corrector and without."""
+    if kinds is None:
+        kinds = [name for name, p in zip(unified.KINDS, np.asarray(where.kinds)) if p > 0]
+    low, high = (float(a) for a in np.asarray(where.ends, np.float64))
+    even = np.linspace(low, high, where.num_calls + 1)
+    ends = (float(schedule.t_of_lam(np.float64(a))) for a in (low, high))
+    times = np.linspace(*ends, even.size)
+    in_time = np.asarray(schedule.lam(times), np.float64)
+    in_time[[0, -1]] = low, high
+    return [
+        unified.uniform(lam, kind=kind, order=order, corrector=corrector, size=where.num_rows)
+        for lam in (even, in_time)
+        for kind in kinds
+        for order in orders
+        for corrector in (False, True)
+    ]
+
+
+def stack(candidates: Sequence[Decisions]) -> Decisions:
+    """Decisions with a leading axis over candidates, NumPy."""
+    return jax.tree.map(lambda *leaves: np.stack([np.asarray(a) for a in leaves]), *candidates)
+
+
+def search(
+    key: KeyArray,
+    objective: Callable[[SolverTable], Float[Array, ""]],
+    where: Space,
+    schedule: NoiseSchedule,
+    *,
+    statistics: Statistics | None = None,
+    mean: ArrayLike = 0.0,
+    start: Sequence[Decisions] | None = None,
+    num_evaluations: int = 400,
+    batch: int = 20,
+    num_parents: int = 15,
+    crossover_rate: float = 0.3,
+    predictor: bool = True,
+    warm_up: int = 100,
+    proposals: int = 16,
+    out: str | Path | None = None,
+    report: Callable[[int, float], None] | None = None,
+) -> Result:
+    """Look for a solver of ``where.num_calls`` calls that makes `objective` small. A driver: a host loop.
+
+    Args:
+        key: one typed key; batch b uses ``fold_in(key, b)``, so a search that goes on equals one that never stopped.
+        objective: ``objective(table) -> scalar``, vmapped over a batch of tables and compiled once; see `matching`.
+            A value that is not finite counts as infinite.
+        where: from `space`.
+        schedule: the noise schedule.
+        statistics: of the model; needed when `where` allows the kind "v3".
+        mean: of the data, for analytic first steps of kind "mean".
+        start: candidates to begin with; `starting_population` by default.
+        num_evaluations: candidates in all, those of `start` included.
+        batch: candidates per compiled call.
+        num_parents: children come from that many best.
+        crossover_rate: probability of two parents.
+        predictor: use the learned predictor after `warm_up` evaluations; needs the extra ``nets``.
+        proposals: children per evaluated candidate, once the predictor chooses.
+        out: npz file of all candidates, written after every batch; an existing one is continued.
+        report: ``report(evaluated, best_loss)`` after every batch.
+
+    Returns:
+        `Result`.
+
+    Raises:
+        ValueError: "v3" without statistics, `out` of another space, or counts below 1.
+
+    References: see the module.
+    """
+    if min(num_evaluations, batch, num_parents, proposals) < 1:
+        raise ValueError("search.search: num_evaluations, batch, num_parents and proposals must be >= 1")
+    if float(where.kinds[unified.KINDS.index("v3")]) > 0 and statistics is None:
+        raise ValueError("search.search: the space allows kind 'v3', which needs statistics; or kinds=(p, 1 - p, 0)")
+    key = keys.as_typed_key(key, "search.search")
+    evaluate = eqx.filter_jit(lambda objective, stacked: jax.vmap(objective)(stacked))
+
+    def losses_of(candidates):
+        """Of all candidates, `batch` at a time, the last call padded."""
+        found = []
+        for i in range(0, len(candidates), batch):
+            part = candidates[i : i + batch]
+            made = [unified.solver(schedule, d, statistics=statistics, mean=mean, pad=True) for d in part]
+            made += made[:1] * (batch - len(made))
+            values = np.asarray(evaluate(objective, tables.stack(made)), np.float64)[: len(part)]
+            found.append(np.where(np.isfinite(values), values, np.inf))
+        return np.concatenate(found)
+
+    if out is not None and Path(out).exists():
+        history = load_history(out)
+        if np.shape(history.decisions.kind)[-1] != where.num_rows:
+            raise ValueError(f"search.search: {out} belongs to a space of other calls; name another file")
+    else:
+        first = list(starting_population(schedule, where) if start is None else start)[:num_evaluations]
+        first = first or [random(jax.random.fold_in(key, 2**31 - 1), where)]
+        history = History(stack(first), losses_of(first))
+        _keep(out, history, report)
+    while (done := len(history.losses)) < num_evaluations:
+        mine = jax.random.fold_in(key, done)
+        wanted = min(batch, num_evaluations - done)
+        chosen = _propose(
+            mine, where, history, batch, num_parents, crossover_rate,
+            proposals if predictor and done >= warm_up else 1, num_evaluations,
+        )  # fmt: skip
+        chosen = jax.tree.map(lambda a, n=wanted: a[:n], chosen)
+        found = losses_of([jax.tree.map(lambda a, i=i: a[i], chosen) for i in range(wanted)])
+        both = jax.tree.map(lambda a, b: np.concatenate([a, b]), history.decisions, chosen)
+        history = History(both, np.concatenate([history.losses, found]))
+        _keep(out, history, report)
+    best = jax.tree.map(lambda a: a[history.best()], history.decisions)
+    table = unified.solver(schedule, best, statistics=statistics, mean=mean)
+    return Result(best, table, float(history.losses[history.best()]), history)
+
+
+def _propose(key, where, history, wanted, num_parents, crossover_rate, ratio, capacity):
+    """`wanted` children of the best, the most promising of `ratio` times as many."""
+    k_children, k_fit = jax.random.split(key)
+    best = np.argsort(history.losses, kind="stable")[:num_parents]
+    parents = _device(jax.tree.map(lambda a: a[best], history.decisions), where)
+    children = _children(jax.random.split(k_children, ratio * wanted), parents, where, crossover_rate)
+    if ratio > 1:
+        inputs = np.asarray(_all_features(_device(history.decisions, where), where))
+        room = capacity - len(inputs)
+        inputs = np.concatenate([inputs, np.zeros((room, inputs.shape[1]), inputs.dtype)])
+        seen = np.concatenate([history.losses, np.full(room, np.nan)]).astype(inputs.dtype)
+        cfg = nn.mlp.config(inputs.shape[1], (64, 64), 1, activation="silu")
+        params = _fit(k_fit, cfg, inputs, seen, 300)
+        scores = np.asarray(_scores(params, cfg, _all_features(children, where)))
+        keep = np.argsort(scores, kind="stable")[:wanted]
+        children = jax.tree.map(lambda a: a[keep], children)
+    return jax.tree.map(np.asarray, children)
+
+
+@eqx.filter_jit
+def _children(ks, parents, where, rate):
+    def one(key):
+        k_pair, k_cross, k_mutate = jax.random.split(key, 3)
+        u = jax.random.uniform(k_pair, (3,))
+        i, j = jnp.floor(u[:2] * parents.kind.shape[0]).astype(jnp.int32)
+        a, b = (jax.tree.map(lambda leaf, i=i: leaf[i], parents) for i in (i, j))
+        child = _crossover(k_cross, a, b, where)
+        child = jax.tree.map(lambda x, y: jnp.where(u[2] < rate, x, y), child, a)
+        return _mutate(k_mutate, child, where)
+
+    return jax.vmap(one)(ks)
+
+
+@eqx.filter_jit
+def _all_features(stacked, where):
+    return jax.vmap(lambda d: _features(d, where))(stacked)
+
+
+# --- files --------------------------------------------------------------------------------------------------
+
+
+def _keep(out, history, report):
+    if out is not None:
+        save_history(history, out)
+    if report is not None:
+        report(len(history.losses), float(history.losses.min()))
+
+
+def save_history(history: History, path: str | Path) -> None:
+    """One npz file, written beside and moved into place, so that a kill leaves the old one or the new one."""
+    arrays = {f"decisions.{name}": np.asarray(a) for name, a in history.decisions._asdict().items()}
+    beside = Path(f"{path}.part")
+    with open(beside, "wb") as file:
+        np.savez(file, losses=history.losses, **arrays)
+    os.replace(beside, path)
+
+
+def load_history(path: str | Path) -> History:
+    """Read what `save_history` wrote.
+
+    Raises:
+        ValueError: another file.
+    """
+    with np.load(path) as file:
+        names = [f"decisions.{name}" for name in Decisions._fields]
+        if "losses" not in file or not all(name in file for name in names):
+            raise ValueError(f"search.load_history: {path} holds no history of a search")
+        return History(Decisions(*(file[name] for name in names)), file["losses"])
+
+
+__all__ = [
+    "History",
+    "Result",
+    "load_history",
+    "matching",
+    "save_history",
+    "search",
+    "stack",
+    "starting_population",
+]

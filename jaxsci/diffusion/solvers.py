@@ -1,0 +1,330 @@
+r"""Solvers under their usual names: builders that put a rule on a grid, in float64 on the host.
+
+=====================  ==================================================================================
+``ddim``, ``euler``    first order, with noise (eta) if wished
+``dpm_multistep``      DPM-Solver and DPM-Solver++ 2M, 3M (weights "exact", or "dpm" as published)
+``sde_dpm``            SDE-DPM-Solver++ 1 to 3
+``dpm_singlestep``     DPM-Solver and DPM-Solver++ of order 2 and 3, one step at a time
+``unipc``              UniP with the UniC corrector
+``deis``               exponential Adams-Bashforth in t, rho or lam
+``ipndm``              pseudo linear multistep
+``heun``, ``runge_kutta``  explicit Runge-Kutta in sigma/alpha
+``dpm_v3``             DPM-Solver-v3, from `v3`; a free decision for every row is ``unified.solver``
+``named``              any of them by the name that users know, from `names`
+=====================  ==================================================================================
+
+The table is data: `diffusion.sample` runs any of them with the same program, and `tables.stack` makes an axis of them.
+References: see `rules`.
+"""
+
+import numpy as np
+from jaxtyping import ArrayLike
+
+from jaxsci.diffusion import grids, rules
+from jaxsci.diffusion._namespace import concrete, host
+from jaxsci.diffusion.grids import TimeGrid
+from jaxsci.diffusion.names import named
+from jaxsci.diffusion.tables import SolverTable, tabulate
+from jaxsci.diffusion.v3 import dpm_v3
+
+_INGRAPH = "use tables.tabulate(rules.…, grid) inside compiled code"
+
+BUTCHER = {
+    "euler": ((0.0,), (), (1.0,)),
+    "heun2": ((0.0, 1.0), ((1.0,),), (0.5, 0.5)),
+    "midpoint2": ((0.0, 0.5), ((0.5,),), (0.0, 1.0)),
+    "kutta3": ((0.0, 0.5, 1.0), ((0.5,), (-1.0, 2.0)), (1 / 6, 2 / 3, 1 / 6)),
+    "ralston3": ((0.0, 0.5, 0.75), ((0.5,), (0.0, 0.75)), (2 / 9, 1 / 3, 4 / 9)),
+    "heun3": ((0.0, 1 / 3, 2 / 3), ((1 / 3,), (0.0, 2 / 3)), (0.25, 0.0, 0.75)),
+    "vdhouwen3": ((0.0, 8 / 15, 2 / 3), ((8 / 15,), (0.25, 5 / 12)), (0.25, 0.0, 0.75)),
+    "ssprk3": ((0.0, 1.0, 0.5), ((1.0,), (0.25, 0.25)), (1 / 6, 1 / 6, 2 / 3)),
+    "rk4": ((0.0, 0.5, 0.5, 1.0), ((0.5,), (0.0, 0.5), (0.0, 0.0, 1.0)), (1 / 6, 1 / 3, 1 / 3, 1 / 6)),
+}
+"""Explicit Runge-Kutta tableaux (c, rows of a, b) that `runge_kutta` knows."""
+
+
+def _host_grid(name, grid):
+    concrete(f"solvers.{name}", _INGRAPH, grid)
+    return host(grid)
+
+
+def ddim(grid: TimeGrid, *, eta: ArrayLike = 0.0) -> SolverTable:
+    """DDIM; eta = 0 is deterministic and first order, 1 ancestral sampling. See `rules.ddim`.
+
+    Raises:
+        TypeError: a traced grid.
+        ValueError: eta outside [0, 1].
+
+    References: J. Song et al. 2021, equation 12.
+    """
+    concrete("solvers.ddim", _INGRAPH, grid, eta)
+    if not 0 <= float(eta) <= 1:
+        raise ValueError(f"solvers.ddim: eta must be in [0, 1], got {eta}")
+    return tabulate(rules.ddim(float(eta)), host(grid))
+
+
+def euler(grid: TimeGrid) -> SolverTable:
+    """Euler in sigma/alpha: DDIM with eta = 0 under its other name (also flow-matching Euler)."""
+    return tabulate(rules.ddim(), _host_grid("euler", grid))
+
+
+def dpm_multistep(
+    grid: TimeGrid,
+    *,
+    order: int = 2,
+    kind: str = "data",
+    relaxation: str = "bh2",
+    weights: str = "exact",
+    lower_order_final: bool = True,
+) -> SolverTable:
+    """DPM-Solver++ (kind "data") or DPM-Solver ("noise"), multistep.
+
+    Args:
+        grid: where to stand.
+        order: 1 to 4.
+        kind: which prediction is interpolated.
+        relaxation: of two-point rows: "bh2" is the midpoint form, "exact" the Heun-like one.
+        weights: "exact", or "dpm": half the second derivative in rows of three points, as all published codes have
+            it. Those are of order 2; use them for parity only.
+        lower_order_final: fall to first order at the end.
+
+    Raises:
+        ValueError: see `rules.multistep`; unknown weights.
+
+    References: Lu et al. 2022 (DPM-Solver++), algorithm 2 and appendix.
+    """
+    if weights not in ("exact", "dpm"):
+        raise ValueError(f"solvers.dpm_multistep: weights must be 'exact' or 'dpm', got {weights!r}")
+    rule = rules.multistep(
+        order, kind=kind, relaxation=relaxation, half_second=weights == "dpm", lower_order_final=lower_order_final
+    )
+    return tabulate(rule, _host_grid("dpm_multistep", grid))
+
+
+def sde_dpm(
+    grid: TimeGrid, *, order: int = 2, tau: float = 1.0, relaxation: str = "bh2", lower_order_final: bool = True
+) -> SolverTable:
+    """SDE-DPM-Solver++: exponential integrator of the reverse SDE with noise strength tau (0 is the ODE).
+
+    Raises:
+        ValueError: tau negative; see `rules.multistep`.
+
+    References: Lu et al. 2022 (DPM-Solver++), section 5.2 and appendix.
+    """
+    if not float(tau) >= 0:
+        raise ValueError(f"solvers.sde_dpm: tau must be >= 0, got {tau}")
+    rule = rules.multistep(order, relaxation=relaxation, lower_order_final=lower_order_final, tau=float(tau))
+    return tabulate(rule, _host_grid("sde_dpm", grid))
+
+
+def unipc(
+    grid: TimeGrid,
+    *,
+    order: int = 3,
+    kind: str = "data",
+    variant: str = "bh2",
+    corrector: bool = True,
+    lower_order_final: bool = True,
+) -> SolverTable:
+    """UniPC: UniP predictor with the UniC corrector, which raises the order by one at no further call.
+
+    The variants bh1 and bh2 differ in UniP-2 and UniC-1 alone; B(h) cancels elsewhere.
+
+    Args:
+        grid: where to stand.
+        order: p, 1 to 4, of the predictor.
+        kind: which prediction is interpolated, "data" or "noise"; "data" under guidance.
+        variant: "bh1" or "bh2".
+        corrector: use UniC at every node but the last.
+        lower_order_final: fall to first order at the end.
+
+    Raises:
+        TypeError: a traced grid.
+        ValueError: see `rules.multistep`.
+
+    Example:
+        >>> from jaxsci.diffusion import grids, schedules, solvers
+        >>> table = solvers.unipc(grids.logsnr(schedules.vp_linear(), 5), order=2)
+        >>> print(table.predictor.data.round(3)[1])
+        [ 0.372 -0.124]
+
+    References: Zhao et al. 2023, algorithms 1 and 2.
+    """
+    rule = rules.multistep(
+        order, kind=kind, relaxation=variant, corrector=corrector, lower_order_final=lower_order_final
+    )
+    return tabulate(rule, _host_grid("unipc", grid))
+
+
+def deis(grid: TimeGrid, *, order: int = 3, variable: str = "t") -> SolverTable:
+    """DEIS Adams-Bashforth: a polynomial of degree `order` (order + 1 points) in "t", "rho" or "lam".
+
+    "lam" is what a widely used library calls DEIS; "rho" is the linear multistep method in sigma.
+
+    Raises:
+        ValueError: order outside 0 to 3 or an unknown variable.
+
+    References: Zhang and Chen 2023, section 3.3 (tAB, rhoAB).
+    """
+    if order not in (0, 1, 2, 3):
+        raise ValueError(f"solvers.deis: order must be 0, 1, 2 or 3, got {order}")
+    return tabulate(rules.adams_bashforth(order + 1, variable=variable), _host_grid("deis", grid))
+
+
+def ipndm(grid: TimeGrid, *, order: int = 4) -> SolverTable:
+    """iPNDM; see `rules.ipndm`."""
+    return tabulate(rules.ipndm(order), _host_grid("ipndm", grid))
+
+
+# --- solvers that insert nodes ------------------------------------------------------------------------------
+
+
+def _insert(grid, fractions_of_step, variable):
+    """The grid with stages inside every step; `fractions_of_step(n)` are those of step n, without its two ends."""
+    lams, starts = [], []
+    for n in range(len(grid.lam) - 1):
+        s, t = float(grid.lam[n]), float(grid.lam[n + 1])
+        starts.append(len(lams))
+        lams.append(s)
+        for c in fractions_of_step(n):
+            if variable == "lam":
+                lams.append(s + c * (t - s))
+            else:
+                lams.append(-np.log(np.exp(-s) + c * (np.exp(-t) - np.exp(-s))))
+    starts.append(len(lams))
+    lams.append(float(grid.lam[-1]))
+    return grids.at_lams(grid.schedule, np.asarray(lams)), starts
+
+
+def dpm_orders(num_calls: int, order: int) -> tuple[int, ...]:
+    """Orders of the steps that spend exactly `num_calls` model calls, mostly of the given order.
+
+    Raises:
+        ValueError: order outside 1 to 3 or no calls.
+
+    References: Lu et al. 2022 (DPM-Solver), appendix: fast sampling within a budget of calls.
+    """
+    if order not in (1, 2, 3) or num_calls < 1:
+        raise ValueError(f"solvers.dpm_orders: needs order 1, 2 or 3 and num_calls >= 1, got {order} and {num_calls}")
+    full, rest = divmod(num_calls, order)
+    if order == 3 and rest == 0:
+        return (3,) * (full - 1) + (2, 1)
+    return (order,) * full + ((rest,) if rest else ())
+
+
+def dpm_singlestep(
+    grid: TimeGrid,
+    *,
+    order: int = 2,
+    orders: tuple[int, ...] | None = None,
+    kind: str = "noise",
+    solver: str = "dpmsolver",
+    r1: float | None = None,
+    r2: float = 2 / 3,
+) -> SolverTable:
+    r"""DPM-Solver-2 and -3: intermediate evaluations inside each step, at $\lambda_s + r_1 h$ and $\lambda_s + r_2 h$.
+
+    Args:
+        grid: ends of the steps.
+        order: 1, 2 or 3 for every step: 1, 2 or 3 calls a step.
+        orders: one per step instead; `dpm_orders` makes it from a budget of calls.
+        kind: "noise" (DPM-Solver) or "data" (DPM-Solver++).
+        solver: "dpmsolver", or "taylor": the exact weights of the interpolating polynomial at every order.
+        r1: 1/2 for order 2 and 1/3 for order 3 by default.
+        r2: of order 3.
+
+    Raises:
+        TypeError: a traced grid.
+        ValueError: an unknown name, or orders that do not fit the grid.
+
+    References: Lu et al. 2022 (DPM-Solver), algorithms 4 and 5.
+    """
+    grid = _host_grid("dpm_singlestep", grid)
+    num_steps = len(grid.lam) - 1
+    orders = (order,) * num_steps if orders is None else tuple(orders)
+    if len(orders) != num_steps or not set(orders) <= {1, 2, 3}:
+        raise ValueError(f"solvers.dpm_singlestep: needs {num_steps} orders of 1, 2 or 3, got {orders}")
+    if kind not in ("data", "noise") or solver not in ("dpmsolver", "taylor"):
+        raise ValueError(
+            "solvers.dpm_singlestep: kind must be 'data' or 'noise' and solver 'dpmsolver' or 'taylor', "
+            f"got {kind!r} and {solver!r}"
+        )
+    first = {2: 0.5 if r1 is None else r1, 3: 1 / 3 if r1 is None else r1}
+    clean = [bool(np.isinf(lam)) for lam in grid.lam[1:]]
+    orders = tuple(1 if c or np.isinf(grid.lam[n]) else o for n, (o, c) in enumerate(zip(orders, clean)))
+    inner = {1: (), 2: (first[2],), 3: (first[3], r2)}
+    full, starts = _insert(grid, lambda n: inner[orders[n]], "lam")
+    stages = []
+    for n, o in enumerate(orders):
+        start, end = starts[n], starts[n + 1]
+        kind_n = "data" if np.isinf(grid.lam[n]) else kind
+        if o == 1:
+            stages.append((0, kind_n, (), "exact", end))
+            continue
+        stages.append((0, kind, (), "exact", start + 1))
+        if o == 2:
+            stages.append((1, kind, ((0,),), "bh2" if solver == "dpmsolver" else "exact", end))
+        else:
+            stages.append((1, kind, ((0,),), "exact", start + 2))
+            stencil = ((0,),) if solver == "dpmsolver" else ((0, 1), (0, 1))
+            stages.append((2, kind, stencil, "exact", end))
+    return tabulate(rules.staged(tuple(stages)), full)
+
+
+def runge_kutta(grid: TimeGrid, *, method: str = "heun2") -> SolverTable:
+    r"""An explicit Runge-Kutta method of `BUTCHER` in $\rho = \sigma/\alpha$ ("rhoRK"): one call a stage.
+
+    A last interval to a node without noise is one Euler step, so Heun there needs 2N - 1 calls.
+
+    Raises:
+        TypeError: a traced grid.
+        ValueError: an unknown method, or a first node of pure noise (rho is infinite there).
+
+    References: Zhang and Chen 2023, section 3.4 (rhoRK); Karras et al. 2022, algorithm 1 (Heun).
+    """
+    grid = _host_grid("runge_kutta", grid)
+    if method not in BUTCHER:
+        raise ValueError(f"solvers.runge_kutta: method must be one of {sorted(BUTCHER)}, got {method!r}")
+    if np.isneginf(grid.lam[0]):
+        raise ValueError("solvers.runge_kutta: sigma/alpha is infinite at the first node; start at a little signal")
+    c, a, b = BUTCHER[method]
+    last_is_clean = bool(np.isinf(grid.lam[-1]))
+    num_steps = len(grid.lam) - 1
+
+    def simple(n):
+        return last_is_clean and n == num_steps - 1
+
+    full, starts = _insert(grid, lambda n: () if simple(n) else c[1:], "rho")
+    stages = []
+    for n in range(num_steps):
+        start, end = starts[n], starts[n + 1]
+        count = 1 if simple(n) else len(c)
+        for j in range(count):
+            final = j == count - 1
+            row = ((1.0,) if simple(n) else b) if final else a[j]
+            coefficients = tuple((j - l, w) for l, w in enumerate(row) if w)
+            stages.append((j, coefficients, end if final else start + j + 1, end))
+    return tabulate(rules.runge_kutta(tuple(stages)), full)
+
+
+def heun(grid: TimeGrid) -> SolverTable:
+    """Heun's method in sigma/alpha, the solver of EDM: 2N - 1 calls when the grid ends without noise."""
+    return runge_kutta(grid, method="heun2")
+
+
+__all__ = [
+    "BUTCHER",
+    "ddim",
+    "deis",
+    "dpm_multistep",
+    "dpm_orders",
+    "dpm_singlestep",
+    "dpm_v3",
+    "euler",
+    "heun",
+    "ipndm",
+    "named",
+    "runge_kutta",
+    "sde_dpm",
+    "unipc",
+]

@@ -1,0 +1,329 @@
+r"""A free solver schedule: for every step its own prediction, order, stencils, relaxation and corrector.
+
+Row i expands G = eps, D or g (DPM-Solver-v3) at the node of slot ``start`` into a Taylor polynomial of `order` terms,
+
+$$ x_{t} = (\text{exact linear part}) + \sum_{k < n} m_k\,\rho_k\,d_k, \qquad
+   d_k = \sum_p a_{kp}(G_p - G_s),\quad \rho_1 = \text{relaxation},\ \rho_{k>1} = 1, $$
+
+where derivative k has a stencil of its own (fewer points than there are is "low-order estimation"). Every published
+solver of the exponential family is a choice of these decisions, and `search` looks for better ones. `Decisions` is a
+record of arrays of fixed shape, so a population is one stacked record; `solver` makes a plain table of it.
+
+Reference: E. Liu, X. Ning, H. Yang, Y. Wang, "A Unified Sampling Framework for Solver Searching of Diffusion
+Probabilistic Models", 2024, sections 4 and 5.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.tree_util import Partial
+from jaxtyping import Array, ArrayLike, Bool, Float, Int
+
+from jaxsci.core.static import bind
+from jaxsci.diffusion import _exponential as expo
+from jaxsci.diffusion import grids, rules, tables, v3
+from jaxsci.diffusion._namespace import concrete, host
+from jaxsci.diffusion.schedules import NoiseSchedule
+from jaxsci.diffusion.statistics import Statistics
+from jaxsci.diffusion.tables import Rows, SolverTable, Step
+
+KINDS = ("noise", "data", "v3")
+"""What a row interpolates; `Decisions.kind` indexes it."""
+RELAXATIONS = ("exact", "bh1", "bh2", "plus_exp", "minus_exp", "linear")
+"""Factor on the first derivative; `Decisions.relaxation` indexes it. "linear" is 1 + coefficient h."""
+FIRST = ("model", "zero", "mean")
+"""Where the first prediction comes from; `Decisions.first` indexes it. The last two save a model call."""
+
+MAX_ORDER = 4
+_SLOTS = 4  # history that a predictor may reach back to; a corrector sees one more
+
+
+class Decisions(NamedTuple):
+    """One schedule of N rows at most, or a stack of them. Rows from `num_rows` on are ignored."""
+
+    lam: Float[Array, " N+1"]
+    """Nodes, rising; entries after node `num_rows` repeat it."""
+    kind: Int[Array, " N"]
+    order: Int[Array, " N"]
+    """Terms of the Taylor polynomial, 1 to 4."""
+    start: Int[Array, " N"]
+    """Slot of the expansion point: 0 is multistep, 1 and 2 are singlestep."""
+    points: Bool[Array, "N 3 4"]
+    """``points[i, k - 1, p]``: derivative k of row i uses slot p."""
+    relaxation: Int[Array, " N"]
+    coefficient: Float[Array, " N"]
+    """Of the relaxation "linear"."""
+    corrector: Bool[Array, " N"]
+    """Whether the state at which row i arrives is corrected, at no further call; never at the last node."""
+    first: Int[Array, ""]
+    num_rows: Int[Array, ""]
+
+
+def num_calls(decisions: Decisions) -> Int[ArrayLike, ""]:
+    """Model calls: rows, one fewer when the first prediction is analytic."""
+    return decisions.num_rows - (decisions.first > 0)
+
+
+def nearest(order: int, *, size: int | None = None, start: int = 0) -> np.ndarray:
+    """Stencils [3, 4] of one row: all derivatives from the `size` (default order - 1) slots next to `start`."""
+    size = order - 1 if size is None else size
+    slots = [p for p in range(_SLOTS) if p != start][:size]
+    points = np.zeros((MAX_ORDER - 1, _SLOTS), bool)
+    for k in range(1, order):
+        points[k - 1, slots if len(slots) >= k else [p for p in range(_SLOTS) if p != start][: order - 1]] = True
+    return points
+
+
+def uniform(
+    lam: Float[ArrayLike, " nodes"],
+    *,
+    kind: str = "data",
+    order: int = 2,
+    relaxation: str = "exact",
+    corrector: bool = False,
+    lower_order_final: bool = True,
+    first: str = "model",
+    size: int | None = None,
+) -> Decisions:
+    """The same decision for every row, as ordinary multistep solvers have it: where a search starts.
+
+    Args:
+        lam: n + 1 finite nodes, rising.
+        kind, relaxation, first: names of `KINDS`, `RELAXATIONS`, `FIRST`.
+        order: 1 to 4, less at the start.
+        corrector: correct every node but the last.
+        lower_order_final: fall to first order at the last node.
+        size: N, rows of the record; n by default.
+
+    Returns:
+        `Decisions` of NumPy arrays.
+
+    Raises:
+        TypeError: traced nodes.
+        ValueError: an unknown name, an order outside 1 to 4, or `size` below n.
+
+    Example:
+        >>> from jaxsci.diffusion import grids, schedules, unified
+        >>> grid = grids.logsnr(schedules.vp_linear(), 5)
+        >>> decisions = unified.uniform(grid.lam, kind="data", order=2, relaxation="bh2")  # DPM-Solver++ 2M
+        >>> decisions.order.tolist(), int(unified.num_calls(decisions))
+        ([1, 2, 2, 2, 1], 5)
+    """
+    concrete("unified.uniform", "decisions are made on the host; stack them for jax.vmap", lam)
+    for name, value, known in (("kind", kind, KINDS), ("relaxation", relaxation, RELAXATIONS), ("first", first, FIRST)):
+        if value not in known:
+            raise ValueError(f"unified.uniform: {name} must be one of {known}, got {value!r}")
+    if order not in range(1, MAX_ORDER + 1):
+        raise ValueError(f"unified.uniform: order must be 1 to {MAX_ORDER}, got {order}")
+    lam = np.asarray(lam, np.float64)
+    n = lam.size - 1
+    size = n if size is None else size
+    if size < n:
+        raise ValueError(f"unified.uniform: size must be >= the {n} rows, got {size}")
+    orders = np.array([min(order, i + 1, n - i if lower_order_final else order) for i in range(n)] + [1] * (size - n))
+    return Decisions(
+        np.concatenate([lam, np.full(size - n, lam[-1])]),
+        np.full(size, KINDS.index(kind)),
+        orders,
+        np.zeros(size, int),
+        np.stack([nearest(int(o)) for o in orders]),
+        np.full(size, RELAXATIONS.index(relaxation)),
+        np.zeros(size),
+        (np.arange(size) < n - 1) & corrector,
+        np.asarray(FIRST.index(first)),
+        np.asarray(n),
+    )
+
+
+# --- from decisions to a table ------------------------------------------------------------------------------
+
+
+def _factor(name, coefficient, h, mu):
+    if name == "linear":
+        return 1.0 + coefficient * h
+    if name in ("plus_exp", "minus_exp"):
+        xp = expo.namespace(h)
+        return 1.0 + (0.5 if name == "plus_exp" else -0.5) * xp.expm1(mu * h)
+    return expo.relaxation(name, h, mu)
+
+
+def _expand(grid, i, base, target, kind, stencils, factor, c):
+    """One row of any kind; `factor(h, mu)` relaxes the first derivative."""
+    mu = -1.0 if kind == "data" else 1.0
+    h = grid.lam[target] - grid.lam[i - base]
+    factors = None
+    if stencils and factor is not None:
+        factors = [factor(h, mu), *(1.0 for _ in stencils[1:])]
+    if kind == "v3":
+        return v3.v3_row(grid, i, base, target, stencils, c, factors=factors)
+    return rules.exponential_row(grid, i, base, target, kind, stencils, factors=factors)
+
+
+def _finite(grid, i, stencils):
+    """Stencils without nodes of pure noise; derivatives that lose too many points fall away."""
+    kept = []
+    for k, stencil in enumerate(stencils, start=1):
+        stencil = tuple(p for p in stencil if not rules._infinite(grid.lam[i - p], -1))
+        if len(stencil) < k:
+            break
+        kept.append(stencil)
+    return tuple(kept)
+
+
+def _row(coefficient, c, grid, i, *, plan):
+    fix = None
+    if i > 0 and plan[i - 1].corrector and not rules._infinite(grid.lam[i - 1 - plan[i - 1].start], -1):
+        last = plan[i - 1]
+        moved = [(0, *(p + 1 for p in stencil)) for stencil in last.stencils]
+        moved.append(moved[-1] if moved else (0,))  # one derivative more
+        fix = _expand(grid, i, last.start + 1, i, last.kind, _finite(grid, i, moved), None, c)
+    if rules._is_clean(grid, i):
+        return Step(rules._clean(grid, i), fix)
+    here = plan[i]
+    evaluate = not (i == 0 and here.first != "model")
+    if rules._infinite(grid.lam[i - here.start], -1):
+        return Step(rules.exponential_row(grid, i, here.start, i + 1, "data", ()), fix, evaluate)
+    factor = functools.partial(_factor, here.relaxation, coefficient[i])
+    stencils = _finite(grid, i, here.stencils)
+    return Step(_expand(grid, i, here.start, i + 1, here.kind, stencils, factor, c), fix, evaluate)
+
+
+class _Plan(NamedTuple):
+    """The discrete part of one row, hashable."""
+
+    kind: str
+    start: int
+    stencils: tuple
+    relaxation: str
+    corrector: bool
+    first: str
+
+
+def _plan(decisions: Decisions) -> tuple:
+    d = jax.tree.map(np.asarray, decisions)
+    plan = []
+    for i in range(int(d.num_rows)):
+        stencils = tuple(tuple(int(p) for p in np.flatnonzero(d.points[i, k])) for k in range(int(d.order[i]) - 1))
+        plan.append(
+            _Plan(
+                KINDS[int(d.kind[i])], int(d.start[i]), stencils, RELAXATIONS[int(d.relaxation[i])],
+                bool(d.corrector[i]) and i < int(d.num_rows) - 1, FIRST[int(d.first)],
+            )
+        )  # fmt: skip
+    return tuple(plan)
+
+
+def check(decisions: Decisions, statistics: Statistics | None = None) -> None:
+    """Refuse decisions that are no solver, with the row and the reason.
+
+    Raises:
+        TypeError: traced decisions.
+        ValueError: nodes not rising or not finite, an index out of its range, a stencil that is too small or reaches
+            back before the first node, or rows of kind "v3" without statistics.
+    """
+    concrete("unified.check", "decisions are discrete; only coefficients and nodes may be traced", decisions)
+    d = jax.tree.map(np.asarray, decisions)
+    n, size = int(d.num_rows), d.kind.shape[0]
+    if not 1 <= n <= size or d.lam.shape != (size + 1,):
+        raise ValueError(f"unified: num_rows must be in [1, {size}] with lam [{size + 1}], got {n} and {d.lam.shape}")
+    lam = d.lam[: n + 1]
+    if not np.isfinite(lam[:-1]).all() or not (np.diff(lam) > 0).all():
+        raise ValueError(f"unified: nodes must be finite (but the last) and rise strictly in lam, got {lam}")
+    for i in range(n):
+        for name, value, num in (("kind", d.kind[i], 3), ("relaxation", d.relaxation[i], 6), ("start", d.start[i], 3)):
+            if not 0 <= value < num:
+                raise ValueError(f"unified: {name} of row {i} must be in [0, {num}), got {value}")
+        if not 1 <= d.order[i] <= MAX_ORDER:
+            raise ValueError(f"unified: order of row {i} must be 1 to {MAX_ORDER}, got {d.order[i]}")
+        if d.start[i] > i:
+            raise ValueError(f"unified: row {i} starts {d.start[i]} evaluations back, but only {i} lie before it")
+        if KINDS[int(d.kind[i])] == "v3" and statistics is None:
+            raise ValueError(f"unified: row {i} is of kind 'v3', which needs statistics")
+        for k in range(1, int(d.order[i])):
+            slots = np.flatnonzero(d.points[i, k - 1])
+            if len(slots) < k or slots.max() > i or d.start[i] in slots:
+                raise ValueError(
+                    f"unified: derivative {k} of row {i} needs at least {k} slots among 0..{i} without its start "
+                    f"{d.start[i]}, got {slots.tolist()}"
+                )
+
+
+def rule(decisions: Decisions, statistics: Statistics | None = None) -> Partial:
+    """The row rule of a schedule, for `tables.tabulate`: `coefficient` and the statistics are leaves, the rest static.
+
+    Args:
+        decisions: concrete but for `coefficient`; its nodes are not used, those of the grid are.
+        statistics: of the model, for rows of kind "v3"; traced or host.
+
+    Raises:
+        ValueError, TypeError: see `check`.
+    """
+    check(decisions._replace(coefficient=np.zeros(np.shape(decisions.kind))), statistics)
+    c = None if statistics is None else v3.coefficients(statistics)
+    return Partial(bind(_row, plan=_plan(decisions._replace(coefficient=0.0))), decisions.coefficient, c)
+
+
+def solver(
+    schedule: NoiseSchedule,
+    decisions: Decisions,
+    *,
+    statistics: Statistics | None = None,
+    mean: Any = 0.0,
+    pad: bool = False,
+) -> SolverTable:
+    """The table of a schedule of decisions: a builder, float64 on the host.
+
+    Args:
+        schedule: the noise schedule that the nodes belong to.
+        decisions: from `uniform`, `search` or by hand.
+        statistics: of the model, for rows of kind "v3".
+        mean: mean of the data, of the data's shape; for ``first`` "mean".
+        pad: give every table of the same N and statistics equal shapes, whatever its decisions, so that one compiled
+            program runs them all; otherwise unused parts are left out.
+
+    Returns:
+        `SolverTable`: saves, loads, stacks like any other.
+
+    Raises:
+        TypeError: a traced argument; use ``tables.tabulate(unified.rule(...), grid)`` inside compiled code.
+        ValueError: see `check`.
+    """
+    concrete("unified.solver", "use tables.tabulate(unified.rule(decisions), grid)", schedule, decisions, statistics)
+    check(decisions, statistics)
+    n = int(decisions.num_rows)
+    statistics = None if statistics is None else host(statistics)
+    made = rule(jax.tree.map(np.asarray, decisions), statistics)
+    grid = grids.at_lams(host(schedule), np.asarray(decisions.lam, np.float64)[: n + 1])
+    analytic = np.asarray(mean, np.float64) if int(decisions.first) == FIRST.index("mean") else None
+    table = tables.tabulate(made, grid, analytic=analytic)
+    if not pad:
+        return table
+    shape = () if statistics is None else np.shape(statistics.l)[1:]
+    return tables.unify([_everything(np.shape(decisions.kind)[0], shape, np.shape(mean)), table])[1]
+
+
+def _everything(size, shape, mean_shape):
+    """A table with all features and slots that decisions can ask for; what others are unified with."""
+    rows = Rows(
+        *(np.zeros((size, _SLOTS + 1, *shape)) for _ in range(3)), np.zeros((size, *shape)) if shape else None, None
+    )
+    nodes = np.zeros(size + 1)
+    flags = np.zeros(size, bool)
+    return SolverTable(nodes, nodes, nodes, nodes, rows, rows, flags, flags, ~flags, np.zeros(mean_shape))
+
+
+__all__ = [
+    "FIRST",
+    "KINDS",
+    "MAX_ORDER",
+    "RELAXATIONS",
+    "Decisions",
+    "check",
+    "nearest",
+    "num_calls",
+    "rule",
+    "solver",
+    "uniform",
+]

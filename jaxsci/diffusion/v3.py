@@ -1,0 +1,343 @@
+r"""DPM-Solver-v3: the exponential integrator whose linear part is fitted to the model by empirical statistics.
+
+With l, s, b of `statistics`, $L = \int l$, $S = \int s$ and $f = (1-l)e^{-\lambda}\varepsilon - lD$, the function
+$g = e^{S_s - S}f - \int_{\lambda_s}^{\lambda} e^{S_s - S} b$ is nearly constant, and the flow from s to t is exactly
+
+$$ x_t = \alpha_t e^{L_s - L_t}\Bigl[\tfrac{x_s}{\alpha_s} - \int_{\lambda_s}^{\lambda_t} e^{L + S - L_s - S_s}
+   \Bigl(g + \int_{\lambda_s}^{\lambda} e^{S_s - S} b\Bigr) d\lambda\Bigr]. $$
+
+g is replaced by its Taylor polynomial at s with derivatives from stored values, as in the other exponential rules
+(`rules.exponential_row`); l = 1, s = b = 0 gives back data prediction, l = 0, s = -1, b = 0 noise prediction.
+The integrals are in `_v3_integrals`.
+
+References: K. Zheng, C. Lu, J. Chen, J. Zhu, "DPM-Solver-v3: Improved Diffusion ODE Solver with Empirical Model
+Statistics", 2023, equations 9 to 14, algorithms 1 and 2, appendices C and H.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jax.tree_util import Partial
+from jaxtyping import ArrayLike, Bool
+
+from jaxsci.core.static import bind
+from jaxsci.diffusion import _exponential as expo
+from jaxsci.diffusion import grids, rules
+from jaxsci.diffusion._namespace import concrete, host, namespace
+from jaxsci.diffusion._v3_integrals import QUADRATURES, Coefficients, OnGrid, coefficients, on_nodes, span
+from jaxsci.diffusion.grids import TimeGrid
+from jaxsci.diffusion.statistics import Statistics
+from jaxsci.diffusion.tables import Row, SolverTable, Step, tabulate
+
+_INGRAPH = "use tables.tabulate(v3.v3(statistics, order, grid=grid), grid) inside compiled code"
+
+
+def _check_quadrature(name, quadrature):
+    if quadrature not in QUADRATURES:
+        raise ValueError(f"v3.{name}: quadrature must be one of {sorted(QUADRATURES)}, got {quadrature!r}")
+
+
+def place(grid: TimeGrid, coefficients: Coefficients) -> OnGrid:
+    """Coefficients at the nodes of this grid and over its steps: worth it when several rows are made on one grid."""
+    return on_nodes(coefficients, grid.lam)
+
+
+# --- the row ------------------------------------------------------------------------------------------------
+
+
+def v3_row(
+    grid: TimeGrid,
+    i: int,
+    base: int,
+    target: int,
+    stencils: Sequence[Sequence[int]],
+    coefficients: Coefficients | OnGrid,
+    *,
+    factors: Sequence[Any] | None = None,
+) -> Row:
+    r"""From slot `base` to node `target` by the Taylor polynomial of g; the sibling of `rules.exponential_row`.
+
+    Args:
+        grid: rising nodes, all that are used finite in lam; host float64 or traced.
+        i: the row.
+        base: slot of the expansion point: 0 for a multistep predictor, 1 for its corrector, others for singlestep.
+        target: node to arrive at.
+        stencils: for k = 1, 2, ... (4 at most) the slots, without `base`, that derivative k is made of.
+        coefficients: from `coefficients`, or from `place` on this grid, which integrates once for all rows. Those of
+            quadrature "trapezoid" need nodes on their levels (see `snap`).
+        factors: multiplies derivative k (relaxation); None is 1.
+
+    Returns:
+        `Row` whose entries have the data's shape.
+    """
+    s, num = i - base, len(stencils) + 1
+    if not isinstance(coefficients, OnGrid):
+        used = [target, s, *(i - slot for stencil in stencils for slot in stencil)]
+        first = min(used)
+        on = on_nodes(coefficients, grid.lam[first : max(used) + 1])
+    else:
+        first, on = 0, coefficients
+    xp = namespace(grid, on)
+    at = lambda n: (on.levels[n - first], *on.integrals[:, n - first])  # noqa: E731
+    (_, L_s, S_s), (_, L_t, _) = at(s), at(target)
+    step = span(xp, on, s - first, target - first)
+    scale = grid.alpha[target] * xp.exp(L_s - L_t)
+    shift = -scale * step.driven
+    data, noise = {}, {}
+    lams = [grid.lam[i - k] for k in range(i + 1)]
+    for slot, w in expo.taylor_weights(lams, base, stencils, list(step.kernels[:num]), factors).items():
+        n, q = i - slot, -scale * w
+        l_n, _, S_n = at(n)
+        grown = q * xp.exp(S_s - S_n)
+        noise[slot] = grown * (1 - l_n) * (grid.sigma[n] / grid.alpha[n])
+        data[slot] = -grown * l_n
+        if n < s:
+            shift = shift + grown * span(xp, on, n - first, s - first).drift
+        elif n > s:
+            shift = shift - q * span(xp, on, s - first, n - first).drift
+    return Row({base: scale / grid.alpha[s]}, data, noise, shift)
+
+
+def _stencils(slots, num, pseudo):
+    """Slots of the derivatives 1 .. num: all of them, or the k nearest for derivative k."""
+    return tuple(tuple(slots[:k] if pseudo else slots[:num]) for k in range(1, num + 1))
+
+
+def _v3(c, grid, i, *, order, pseudo, corrector, lower_order_final, mask):
+    num_rows = grid.lam.shape[0] - 1
+    fix = None
+    if corrector is not None and i > 0 and (mask is None or mask[i]) and not rules._infinite(grid.lam[i - 1], -1):
+        points = rules._order(order, i - 1, num_rows, lower_order_final) + (corrector != "same")
+        slots = [k for k in rules._history(grid, i, i + 1) if k != 1]
+        num = min(points - 1, len(slots))
+        if num > 0:
+            fix = v3_row(grid, i, 1, i, _stencils(slots, num, corrector == "pseudo"), c)
+    if rules._is_clean(grid, i):
+        return Step(rules._clean(grid, i), fix)
+    slots = rules._history(grid, i, rules._order(order, i, num_rows, lower_order_final))
+    if not slots:  # pure noise at the first node: no statistics there, and the data step is finite
+        return Step(rules.exponential_row(grid, i, 0, i + 1, "data", ()), fix)
+    row = v3_row(grid, i, 0, i + 1, _stencils(slots[1:], len(slots) - 1, pseudo), c)
+    return Step(row, fix)
+
+
+def v3(
+    statistics: Statistics,
+    order: int = 3,
+    *,
+    pseudo: bool = False,
+    corrector: str | None = "same",
+    lower_order_final: bool = True,
+    corrector_mask: Sequence[bool] | Bool[ArrayLike, " N"] | None = None,
+    quadrature: str = "gauss",
+    grid: TimeGrid | None = None,
+) -> Partial:
+    """The rule of DPM-Solver-v3: multistep with the statistics as leaves; options are static.
+
+    Args:
+        statistics: of the model; traced or host. Levels must cover the nodes: beyond them the last piece goes on.
+        order: 1 to 4: points of the predictor, fewer at the start.
+        pseudo: derivative k from the k + 1 nearest points alone; steadier at very few steps.
+        corrector: None; "same": as many points as the predictor that came before, the new one among them (none after
+            a first-order step); "pseudo": one more point, of pseudo order; "higher": one more point, which with
+            l = 1, s = b = 0 is UniC.
+        lower_order_final: fall to first order at the last node.
+        corrector_mask: for each row, whether the state of its node may be corrected; None is everywhere. For strong
+            guidance half of the nodes are usual, such as ``grid.t[:-1] <= 0.5``.
+        quadrature: see `coefficients`.
+        grid: the grid that the rule is for, when it is known (traced or host): integrals are then shared by the rows.
+
+    Raises:
+        ValueError: an order outside 1 to 4 or an unknown name.
+
+    References: Zheng et al. 2023, algorithms 1 and 2, section 3.3 (pseudo order and half-corrector).
+    """
+    if order not in (1, 2, 3, 4):
+        raise ValueError(f"v3.v3: order must be 1, 2, 3 or 4, got {order}")
+    if corrector not in (None, "same", "pseudo", "higher"):
+        raise ValueError(f"v3.v3: corrector must be None, 'same', 'pseudo' or 'higher', got {corrector!r}")
+    _check_quadrature("v3", quadrature)
+    mask = None if corrector_mask is None else tuple(bool(m) for m in corrector_mask)
+    c = coefficients(statistics, quadrature=quadrature)
+    return Partial(
+        bind(
+            _v3, order=order, pseudo=bool(pseudo), corrector=corrector, lower_order_final=bool(lower_order_final),
+            mask=mask,
+        ),
+        c if grid is None else place(grid, c),
+    )  # fmt: skip
+
+
+# --- builders -----------------------------------------------------------------------------------------------
+
+
+def snap(grid: TimeGrid, statistics: Statistics) -> TimeGrid:
+    """The grid with every node moved to the nearest level, as the published code does; halves go to the even level.
+
+    A node half-way between two levels may land on the other one there, since rounding decides.
+
+    Raises:
+        TypeError: a traced argument.
+        ValueError: levels that do not cover the grid, or two nodes that meet: fewer steps or more levels.
+    """
+    concrete("v3.snap", "snapping is for concrete grids", grid, statistics)
+    grid, statistics = host(grid), host(statistics)
+    _check_cover("v3.snap", grid, statistics)
+    finite = np.isfinite(grid.lam)
+    index = np.round(np.interp(grid.lam[finite], statistics.lam, np.arange(len(statistics.lam)))).astype(int)
+    if (np.diff(index) <= 0).any():
+        n = int(np.argmax(np.diff(index) <= 0))
+        raise ValueError(
+            f"v3.snap: two nodes, from lam {grid.lam[finite][n]:.4f} on, meet at level {index[n]} of "
+            f"{len(statistics.lam)}; use fewer steps, more levels or quadrature='gauss'"
+        )
+    lams = grid.lam.copy()
+    lams[finite] = statistics.lam[index]
+    return grids.at_lams(grid.schedule, lams)
+
+
+def _check_cover(name, grid, statistics):
+    lam, nodes = statistics.lam, grid.lam[np.isfinite(grid.lam)]
+    if not np.all(np.diff(lam) > 0):
+        raise ValueError(f"{name}: the levels of the statistics must rise, from noise to data")
+    for field, value in statistics._asdict().items():
+        if not np.isfinite(value).all():
+            raise ValueError(f"{name}: statistics.{field} is not finite; was the model's output?")
+    slack = 1e-5 * (1 + np.abs(lam).max())  # levels that went through float32
+    if nodes[0] < lam[0] - slack or nodes[-1] > lam[-1] + slack:
+        raise ValueError(
+            f"{name}: the statistics cover lam in [{lam[0]:.4f}, {lam[-1]:.4f}], the grid needs [{nodes[0]:.4f}, "
+            f"{nodes[-1]:.4f}]; estimate them between the grid's own t_max and t_min (those made for t_min = 1e-3 do "
+            "not serve 1e-4)"
+        )
+
+
+def dpm_v3(
+    grid: TimeGrid,
+    statistics: Statistics,
+    *,
+    order: int = 3,
+    pseudo: bool = False,
+    corrector: str | None = "same",
+    lower_order_final: bool = True,
+    corrector_mask: Bool[ArrayLike, " N"] | None = None,
+    quadrature: str = "gauss",
+) -> SolverTable:
+    """DPM-Solver-v3 with the statistics of this model: coefficients per dimension, otherwise an ordinary table.
+
+    Args:
+        grid: where to stand; a node without noise may follow the last level.
+        statistics: from `statistics.estimate`; shape of the data, or scalars per level.
+        order, pseudo, corrector, lower_order_final, corrector_mask: see `v3`; `preset` has published settings.
+        quadrature: "gauss" is accurate at any node. "trapezoid" is the published code: nodes are moved to levels of
+            the statistics (`snap`) and integrals are trapezoidal sums; for parity.
+
+    Returns:
+        `SolverTable`, float64 on the host; its coefficients have the data's shape, 2 order + 2 copies per row.
+
+    Raises:
+        TypeError: a traced argument.
+        ValueError: statistics that do not cover the grid, are not finite or do not fit together; see `v3`.
+
+    Example:
+        >>> import numpy as np
+        >>> from jaxsci.diffusion import grids, schedules, solvers, statistics, v3
+        >>> vp = schedules.vp_linear()
+        >>> grid = grids.time(vp, 6)
+        >>> table = v3.dpm_v3(grid, statistics.constant(vp, l=1.0), corrector=None)  # data prediction
+        >>> peer = solvers.dpm_multistep(grid, order=3, relaxation="exact")
+        >>> print(np.allclose(table.predictor.data, peer.predictor.data))
+        True
+
+    References: Zheng et al. 2023, algorithm 2.
+    """
+    concrete("v3.dpm_v3", _INGRAPH, grid, statistics, corrector_mask)
+    grid, statistics = host(grid), host(statistics)
+    if corrector_mask is not None and np.shape(corrector_mask) != (len(grid.lam) - 1,):
+        raise ValueError(
+            f"v3.dpm_v3: corrector_mask must have one entry for each of the {len(grid.lam) - 1} rows, "
+            f"got shape {np.shape(corrector_mask)}"
+        )
+    _check_quadrature("dpm_v3", quadrature)
+    _check_cover("v3.dpm_v3", grid, statistics)
+    if quadrature == "trapezoid":
+        grid = snap(grid, statistics)
+    rule = v3(
+        statistics, order, pseudo=pseudo, corrector=corrector, lower_order_final=lower_order_final,
+        corrector_mask=corrector_mask, quadrature=quadrature, grid=grid,
+    )  # fmt: skip
+    return tabulate(rule, grid)
+
+
+class Preset(NamedTuple):
+    """Published settings of one model family at some number of calls."""
+
+    max_calls: float
+    """They hold up to this number of calls."""
+    grid: str
+    """Name in `grids`."""
+    t_min: float | None
+    """Where sampling stops; None is the schedule's own end."""
+    options: dict
+    """Keywords of `dpm_v3`."""
+
+
+def _preset(max_calls, grid, t_min, order, corrector, *, pseudo=False, lower_order_final=True):
+    options = {"order": order, "pseudo": pseudo, "corrector": corrector, "lower_order_final": lower_order_final}
+    return Preset(max_calls, grid, t_min, options)
+
+
+PRESETS = {
+    "score_sde": (
+        _preset(5, "logsnr", 1e-3, 3, "same", pseudo=True, lower_order_final=False),
+        _preset(8, "logsnr", 1e-3, 3, "same"),
+        _preset(10, "logsnr", 1e-3, 3, None),
+        _preset(math.inf, "logsnr", 1e-4, 3, "same"),
+    ),
+    "edm": (
+        _preset(5, "logsnr", None, 3, "same", pseudo=True),
+        _preset(6, "logsnr", None, 3, "same"),
+        _preset(math.inf, "logsnr", None, 3, None),
+    ),
+    "latent": (_preset(math.inf, "time", None, 3, "pseudo"),),
+    "imagenet": (_preset(math.inf, "time", None, 2, "pseudo"),),
+    "stable_diffusion": (_preset(math.inf, "time", None, 2, "pseudo"),),
+}
+"""Settings per number of calls that the authors used for their models (pixels: CIFAR-10 ScoreSDE and EDM; latents)."""
+
+
+def preset(name: str, num_calls: int) -> Preset:
+    """The entry of `PRESETS` for this number of model calls.
+
+    Raises:
+        ValueError: an unknown name or no calls.
+
+    Example:
+        >>> from jaxsci.diffusion import v3
+        >>> print(v3.preset("score_sde", 6).options["corrector"], v3.preset("score_sde", 20).t_min)
+        same 0.0001
+
+    References: Zheng et al. 2023, appendix G, and the scripts published with it.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"v3.preset: name must be one of {sorted(PRESETS)}, got {name!r}")
+    if num_calls < 1:
+        raise ValueError(f"v3.preset: num_calls must be >= 1, got {num_calls}")
+    return next(entry for entry in PRESETS[name] if num_calls <= entry.max_calls)
+
+
+__all__ = [
+    "PRESETS",
+    "Coefficients",
+    "OnGrid",
+    "Preset",
+    "coefficients",
+    "dpm_v3",
+    "place",
+    "preset",
+    "snap",
+    "v3",
+    "v3_row",
+]

@@ -1,0 +1,91 @@
+"""Dense output: the curve between the nodes, its order, and its ends."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion import mixture
+from jaxsci import diffusion
+from jaxsci.diffusion import dense, grids, rules, tables
+from jaxsci.diffusion.tables import Row, Step
+
+PROBLEM = mixture.problem_a()
+VP = PROBLEM.schedule
+DENOISER = mixture.denoiser(PROBLEM.mixture, VP)
+X = PROBLEM.x_T[:32]
+RULES = {
+    "ddim": (rules.ddim(), 1),
+    "2m": (rules.multistep(2), 2),
+    "unipc": (rules.multistep(3, relaxation="bh2", corrector=True), 3),
+    "noise": (rules.multistep(3, kind="noise"), 3),
+    "t-ab": (rules.adams_bashforth(3), 3),
+}
+
+
+def _curve(rule, grid, lams):
+    table = tables.tabulate(rule, grid)
+    points = dense.outputs(rule, grid, lams)
+    run = jax.jit(jax.vmap(lambda x: diffusion.sample(None, DENOISER, table, x, save="trajectory").trajectory))
+    trajectory = run(X)
+    return np.asarray(jax.vmap(dense.evaluate, (None, 0))(points, trajectory)), trajectory
+
+
+@pytest.mark.x64
+@pytest.mark.parametrize("name", RULES)
+def test_order_between_the_nodes(name):
+    rule, order = RULES[name]
+    lams = np.asarray([-0.77, 0.11, 1.23])
+    truth = np.stack([mixture.reference(PROBLEM.mixture, VP, X, lam_end=lam) for lam in lams], axis=1)
+    errors = [mixture.rmse(_curve(rule, grids.logsnr(VP, n), lams)[0], truth) for n in (60, 240)]
+    assert np.log(errors[0] / errors[1]) / np.log(4) > order - 0.3, errors
+    assert errors[1] < (2e-2 if order == 1 else 1e-3)
+
+
+@pytest.mark.x64
+@pytest.mark.parametrize("name", RULES)
+def test_nodes_come_back(name):
+    grid = grids.logsnr(VP, 7)
+    curve, trajectory = _curve(RULES[name][0], grid, grid.lam)
+    np.testing.assert_allclose(curve, trajectory.x, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.x64
+def test_it_equals_a_table_with_one_node_more():
+    """A predictor without corrector: the point is what a run would have had, had it stopped there."""
+    rule, grid, lam = rules.multistep(3), grids.logsnr(VP, 6), 0.4
+    i = int(np.searchsorted(grid.lam, lam)) - 1
+    shorter = tables.tabulate(rule, grids.at_lams(VP, np.append(grid.lam[: i + 1], lam)))
+    stopped = diffusion.sample(None, DENOISER, shorter, X[0]).value
+    np.testing.assert_allclose(_curve(rule, grid, [lam])[0][0, 0], stopped, rtol=1e-11)
+
+
+@pytest.mark.x64
+def test_a_last_interval_without_noise_and_data_shaped_coefficients():
+    grid = grids.with_zero(grids.logsnr(VP, 6, t_min=0.05))
+    curve, trajectory = _curve(RULES["2m"][0], grid, [grid.lam[-2] + 0.5, np.inf])
+    assert np.all(np.isfinite(curve))
+    np.testing.assert_allclose(curve[:, 1], trajectory.data[:, -1], rtol=1e-12)
+
+    def rule(grid, i):
+        share = grid.lam[i + 1] - grid.lam[i]
+        return Step(Row({0: np.ones(2)}, {0: share * np.asarray([1.0, 2.0])}, {}, shift=np.asarray([0.0, share])))
+
+    curve, trajectory = _curve(rule, grids.logsnr(VP, 3), [grids.logsnr(VP, 3).lam[1] + 0.25])
+    expected = trajectory.x[:, 1] + 0.25 * jnp.asarray([[1.0, 2.0]]) * trajectory.data[:, 1]
+    np.testing.assert_allclose(curve[:, 0], expected + jnp.asarray([[0.0, 0.25]]), rtol=1e-12)
+
+
+@pytest.mark.bad_input
+def test_bad_input():
+    grid = grids.logsnr(VP, 4)
+    for call, match in (
+        (lambda: dense.outputs(rules.multistep(2), grid, [9.0]), "lams must lie in"),
+        (lambda: dense.outputs(rules.ddim(1.0), grid, [0.0]), "the rule draws noise"),
+        (
+            lambda: dense.outputs(rules.staged(((1, "data", (), "exact", 1),) * 4), grid, [0.0]),
+            "must start at the newest node",
+        ),
+    ):
+        with pytest.raises(ValueError, match=match):
+            call()

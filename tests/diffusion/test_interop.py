@@ -1,0 +1,309 @@
+"""Reading scheduler configurations, and running tables in plain Python."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxsci import diffusion
+from jaxsci.diffusion import grids, interop, predictions, schedules, solvers, tables
+
+VP = schedules.vp_linear()
+DPM = {"_class_name": "DPMSolverMultistepScheduler"}
+DDIM = {"_class_name": "DDIMScheduler", "clip_sample": False}
+SD = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+FLOW = {"_class_name": "FlowMatchEulerDiscreteScheduler"}
+UNIPC = {"_class_name": "UniPCMultistepScheduler"}
+SINGLE = {"_class_name": "DPMSolverSinglestepScheduler"}
+
+
+def equal(a, b, tol=0.0):
+    """Two trees, leaf by leaf."""
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b)):
+        np.testing.assert_allclose(x, y, rtol=tol, atol=tol)
+
+
+def gaussian(x, alpha, sigma, mean=0.7, std=0.5):
+    """Exact predictions for N(mean, std^2): D and eps; works in NumPy, JAX and torch."""
+    variance = alpha**2 * std**2 + sigma**2
+    gap = x - alpha * mean
+    return mean + (alpha * std**2 / variance) * gap, (sigma / variance) * gap
+
+
+def as_network(kind, x, alpha, sigma):
+    """A network of a kind that knows the Gaussian."""
+    data, noise = gaussian(x, alpha, sigma)
+    return {
+        "epsilon": noise, "sample": data, "v_prediction": alpha * noise - sigma * data,
+        "score": (-1 / sigma) * noise, "flow_prediction": noise - data,
+    }[kind]  # fmt: skip
+
+
+# --- configurations -----------------------------------------------------------------------------------------
+
+
+def test_known_time_steps():
+    """Time steps of the published configurations, worked out by hand."""
+    leading = interop.from_diffusers(DDIM | {"steps_offset": 1}, 5)
+    np.testing.assert_array_equal(leading.timesteps, [801, 601, 401, 201, 1])
+    np.testing.assert_array_equal(interop.from_diffusers(DPM, 4).timesteps, [999, 749, 500, 250])
+    trailing = interop.from_diffusers(DPM | {"timestep_spacing": "trailing"}, 4)
+    np.testing.assert_array_equal(trailing.timesteps, [999, 749, 499, 249])
+    euler = interop.from_diffusers({"_class_name": "EulerDiscreteScheduler"}, 4)
+    np.testing.assert_allclose(euler.timesteps, [999, 666, 333, 0])
+    given = interop.from_diffusers(DPM, timesteps=grids.ALIGN_YOUR_STEPS["sd"])
+    np.testing.assert_array_equal(given.timesteps, grids.ALIGN_YOUR_STEPS["sd"])
+    assert interop.from_diffusers(FLOW, 4).init_scale == 1
+    assert interop.from_diffusers({"_class_name": "EDMEulerScheduler"}, 4).init_scale == np.hypot(80, 1)
+
+
+def test_it_is_a_solver_of_ours():
+    """On a chain's own grid the table is that of `solvers`, in the schedule's own time as well."""
+    chain = schedules.vp_discrete(schedules.betas("scaled_linear"))
+    it = interop.from_diffusers(DPM | SD | {"final_sigmas_type": "sigma_min", "solver_type": "heun"}, 8)
+    grid = grids.from_timesteps(chain, it.timesteps, last=0.0)
+    ours = solvers.dpm_multistep(grid, order=2, relaxation="exact")
+    equal(it.table.predictor, ours.predictor, 1e-10)
+    equal(it.table.lam, ours.lam, 1e-10)
+    np.testing.assert_allclose(it.schedule.lam(it.table.t), it.table.lam, rtol=1e-12)
+    np.testing.assert_allclose(it.schedule.t_of_lam(it.table.lam), it.table.t, rtol=1e-12)
+    np.testing.assert_allclose(it.schedule.model_time(it.table.t[:-1]), it.timesteps, rtol=1e-12)
+
+
+def test_a_file_is_read(tmp_path):
+    """JSON as the library writes it, with options of other classes and its own bookkeeping."""
+    path = tmp_path / "scheduler_config.json"
+    config = DPM | SD | {"_diffusers_version": "0.42.1", "skip_prk_steps": True, "set_alpha_to_one": False}
+    path.write_text(json.dumps(config | {"lambda_min_clipped": -np.inf, "clip_sample": True}))
+    equal(interop.from_diffusers(json.loads(path.read_text()), 6).table, interop.from_diffusers(DPM | SD, 6).table)
+
+
+def test_given_levels_are_kept():
+    """Levels and times of the caller's own stand in the table unchanged."""
+    sigmas = np.array([14.6, 6.0, 2.0, 0.5, 0.0])
+    it = interop.from_diffusers(DPM | SD, sigmas=sigmas)
+    np.testing.assert_array_equal(it.table.t, sigmas)
+    assert it.timesteps[0] > 990 and np.all(np.diff(it.timesteps) < 0)
+    it = interop.from_diffusers(DPM | SD, sigmas=sigmas, timesteps=[900, 700, 5, 1])
+    np.testing.assert_array_equal(it.timesteps, [900, 700, 5, 1])
+    it = interop.from_diffusers(FLOW, sigmas=[1.0, 0.5, 0.0])
+    np.testing.assert_array_equal(it.timesteps, [1000, 500])
+    np.testing.assert_array_equal(it.table.alpha, [0, 0.5, 1])
+
+
+def test_exact_third_order_on_request():
+    """The library's third-order rows are of order 2; exact ones are those of `solvers`, also with noise."""
+    config = DPM | {"solver_order": 3, "final_sigmas_type": "sigma_min", "lower_order_final": False}
+    exact = interop.from_diffusers(config, 20, weights="exact")
+    grid = grids.TimeGrid(*exact.table[:4], exact.schedule)
+    equal(exact.table.predictor, solvers.dpm_multistep(grid, order=3, lower_order_final=False).predictor)
+    published = solvers.dpm_multistep(grid, order=3, weights="dpm", lower_order_final=False)
+    equal(interop.from_diffusers(config, 20).table.predictor, published.predictor)
+    noisy = interop.from_diffusers(config | {"algorithm_type": "sde-dpmsolver++"}, 20, weights="exact")
+    equal(noisy.table.predictor, solvers.sde_dpm(grid, order=3, lower_order_final=False).predictor)
+
+
+def test_begin_leaves_out_the_first_steps():
+    """Image to image: the same nodes, a history of its own, orders of the whole run."""
+    config = DPM | SD | {"solver_order": 3}
+    whole, part = interop.from_diffusers(config, 20), interop.from_diffusers(config, 20, begin=8)
+    equal(part.table.lam, whole.table.lam[8:])
+    np.testing.assert_array_equal(part.timesteps, whole.timesteps[8:])
+    equal(part.table.predictor.data[2:], whole.table.predictor.data[10:], 1e-14)
+    assert np.all(part.table.predictor.data[0, 1:] == 0) and np.all(whole.table.predictor.data[8, 1:] != 0)
+    single = interop.from_diffusers(SINGLE | {"solver_order": 3, "lower_order_final": True}, 9, begin=1)
+    assert single.table.t.shape == (9,)
+
+
+@pytest.mark.parametrize("name", sorted(interop._diffusers.OPTIONS))
+def test_every_class_runs_under_jit_and_vmap(name, key):
+    """Each class with its defaults, in JAX: the Gaussian's mean and spread come out; one compilation for a batch."""
+    kwargs = {"lower_order_final": True} if "Singlestep" in name else {}
+    clip = {"clip_sample": False} if name.startswith("DD") else {}
+    num_steps = 200 if name in ("DDPMScheduler", "EulerAncestralDiscreteScheduler") else 40
+    it = interop.from_diffusers({"_class_name": name} | kwargs | clip, num_steps)
+    calls = []
+
+    def model(x, t, cond):
+        calls.append(t.dtype)
+        if it.kind == "edm":
+            ratio = jnp.exp(4 * t)
+            root = jnp.sqrt(ratio**2 + 0.25)
+            data, _ = gaussian(x * root, 1.0, ratio)
+            return (data - 0.25 / root**2 * x * root) * root / (0.5 * ratio)
+        # invert the times: the level of the node that has this time
+        level = jnp.interp(-t, -jnp.asarray(it.timesteps), jnp.asarray(it.table.t[:-1]))
+        alpha, sigma = it.schedule.alpha_sigma(it.schedule.lam(level))
+        return as_network(it.kind, x, alpha, sigma)
+
+    denoiser = interop.denoiser(it, model)
+    starts = it.init_scale * jax.random.normal(jax.random.fold_in(key, 0), (4000, 1))
+    run = jax.jit(jax.vmap(lambda k, x: diffusion.sample(k, denoiser, it.table, x)))
+    result = run(jax.random.split(key, 4000), starts.astype(jnp.float32))
+    assert int(jnp.max(result.status)) == 0
+    assert len(calls) <= 2 and calls[0] == jnp.float32
+    values = np.asarray(result.value)
+    # 5 standard errors, and what a first-order method leaves in 40 steps, with noise in 200
+    assert abs(values.mean() - 0.7) < 5 * 0.5 / np.sqrt(4000) + 0.01
+    assert abs(values.std() - 0.5) < 5 * 0.5 / np.sqrt(8000) + 0.03
+
+
+def test_times_reach_the_network_exactly():
+    """Integer time steps arrive as such in single precision, whatever the levels."""
+    it = interop.from_diffusers(DPM | SD | {"use_karras_sigmas": True}, 12)
+    seen = jax.vmap(lambda t: it.schedule.model_time(t))(jnp.asarray(it.table.t[:-1], jnp.float32))
+    np.testing.assert_array_equal(seen, it.timesteps)
+    lam = jax.vmap(it.schedule.lam)(jnp.asarray(it.table.t[:-1], jnp.float32))
+    np.testing.assert_allclose(lam, it.table.lam[:-1], rtol=1e-6, atol=1e-6)
+
+
+def test_limits():
+    """Clipping keeps the network's eps in DDIM and follows D elsewhere; thresholding is that of `predictions`."""
+    x, far = jnp.array([0.3, -0.2]), lambda x, t, cond: jnp.full(2, 9.0)
+    for config, again in ((DDIM | {"clip_sample": True, "clip_sample_range": 0.8}, False), (
+        {"_class_name": "DDPMScheduler", "clip_sample_range": 0.8}, True)):  # fmt: skip
+        it = interop.from_diffusers(config, 10)
+        t = jnp.asarray(it.table.t[3], jnp.float32)
+        data, noise = interop.denoiser(it, far)(x, t, None, 1.0)
+        np.testing.assert_allclose(data, [-0.8, -0.8])
+        alpha, sigma = it.table.alpha[3], it.table.sigma[3]
+        np.testing.assert_allclose(noise, (x - alpha * data) / sigma if again else [9.0, 9.0], rtol=1e-5)
+    it = interop.from_diffusers(DPM | {"thresholding": True, "sample_max_value": 3.0}, 10)
+    t = jnp.asarray(it.table.t[3], jnp.float32)
+    plain = predictions.denoiser(far, it.schedule, it.kind)(x, t, None, 1.0)[0]
+    np.testing.assert_allclose(
+        interop.denoiser(it, far)(x, t, None, 1.0)[0], predictions.dynamic_threshold(plain, 0.995, max_value=3.0)
+    )
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ("config", "kwargs", "message"),
+    [
+        ({}, {}, "_class_name=None is not supported: known are"),
+        ({"_class_name": "PNDMScheduler"}, {}, "_class_name='PNDMScheduler' is not supported"),
+        (DPM | {"use_karas_sigmas": True}, {}, "use_karas_sigmas=True is not supported: no scheduler has this option"),
+        (DPM | {"beta_schedule": "sigmoid"}, {}, "beta_schedule='sigmoid' is not supported: it must be one of"),
+        (DPM | {"use_karras_sigmas": True, "use_beta_sigmas": True}, {}, "use_beta_sigmas=True is not supported"),
+        (DPM | {"use_karras_sigmas": True, "use_flow_sigmas": True}, {}, "use_flow_sigmas=True is not supported"),
+        (DPM | {"algorithm_type": "deis"}, {}, "algorithm_type='deis' is not supported"),
+        (DPM | {"algorithm_type": "dpmsolver"}, {}, "final_sigmas_type='zero' is not supported"),
+        (DPM | {"solver_type": "bh2"}, {}, "solver_type='bh2' is not supported"),
+        (DPM | {"solver_order": 4}, {}, "solver_order=4 is not supported"),
+        (DPM | {"solver_order": 3, "algorithm_type": "sde-dpmsolver++"}, {}, "wrong sign .* pass weights='exact'"),
+        (DPM | {"variance_type": "learned_range"}, {}, "variance_type='learned_range' is not supported"),
+        (DPM | {"prediction_type": "flow_prediction"}, {}, "prediction_type='flow_prediction' is not supported"),
+        (DPM | {"use_flow_sigmas": True, "prediction_type": "v_prediction"}, {}, "prediction_type='v_prediction'"),
+        (DPM | {"timestep_spacing": "uniform"}, {}, "timestep_spacing='uniform' is not supported"),
+        (DPM, {"mu": 1.0}, "mu=1.0 is not supported"),
+        (DPM, {"eta": 1.0}, "eta=1.0 is not supported"),
+        (DPM | {"steps_offset": 900, "timestep_spacing": "leading"}, {}, "steps_offset=900 is not supported"),
+        (SINGLE, {}, "lower_order_final=False is not supported.*set it to True"),
+        (UNIPC | {"predict_x0": False}, {}, "final_sigmas_type='zero' is not supported"),
+        (UNIPC | {"solver_p": {}}, {}, "solver_p is not supported"),
+        (UNIPC | {"shift_terminal": 0.1}, {}, "shift_terminal=0.1 is not supported"),
+        (DPM | {"trained_betas": [0.1, 0.2]}, {}, r"trained_betas is not supported: it has shape \(2,\)"),
+        (DDIM | {"timestep_spacing": "linspace"}, {}, "timestep_spacing='linspace' with 10 steps is not supported"),
+        (DDIM | {"timestep_spacing": "trailing"}, {"num_steps": 7}, "timestep_spacing='trailing' with 7 steps"),
+        (DDIM | {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}, {}, "rescale_betas_zero_snr=True"),
+        ({"_class_name": "DDPMScheduler", "variance_type": "learned"}, {}, "variance_type='learned' is not supported"),
+        (FLOW | {"invert_sigmas": True}, {}, "invert_sigmas=True is not supported"),
+        (FLOW | {"use_dynamic_shifting": True}, {}, "use_dynamic_shifting=True is not supported: .* mu"),
+        ({"_class_name": "EDMEulerScheduler", "prediction_type": "v_prediction"}, {}, "minus its output"),
+        ({"_class_name": "EulerAncestralDiscreteScheduler", "prediction_type": "sample"}, {}, "prediction_type"),
+        (DPM, {"num_steps": 0}, "num_steps must be an integer >= 1, got 0"),
+        (DPM, {"begin": 10}, r"begin must be in \[0, 9\], got 10"),
+        (DPM, {"weights": "half"}, "weights must be 'published' or 'exact'"),
+        (DPM, {"timesteps": [1, 5]}, "timesteps must fall strictly"),
+        (DPM, {"sigmas": [1.0, 2.0, 0.0]}, "noise levels must fall, but node 1 does not: 1 then 2"),
+        (DPM, {"sigmas": [1.0]}, "sigmas must be at least two numbers"),
+        (DPM, {"sigmas": [2.0, 1.0, 0.0], "timesteps": [4]}, "2 timesteps belong to these sigmas"),
+        (DPM | {"timestep_spacing": "leading"}, {"num_steps": 1000}, "noise levels must fall|num_steps"),
+        (DDIM, {"eta": 1.5}, r"eta must be in \[0, 1\]"),
+    ],
+)
+def test_unsupported_options_are_named(config, kwargs, message):
+    """Nothing is silently changed."""
+    with pytest.raises(ValueError, match=message):
+        interop.from_diffusers(config, **{"num_steps": 10} | kwargs)
+
+
+@pytest.mark.bad_input
+def test_bad_calls():
+    """Types, kinds and missing noise."""
+    with pytest.raises(TypeError, match="config must be a dict, got str"):
+        interop.from_diffusers("scheduler_config.json", 5)
+    with pytest.raises(ValueError, match="kind must be one of"):
+        interop.plain_denoiser(lambda x, t: x, VP, "noise")
+    table = solvers.sde_dpm(grids.logsnr(VP, 3))
+    with pytest.raises(ValueError, match="this table draws noise; pass noise"):
+        interop.run_plain(lambda x, t, a, s: (x, x), table, np.zeros(2))
+
+
+# --- plain Python -------------------------------------------------------------------------------------------
+
+
+def _noisy(grid):
+    return solvers.sde_dpm(grid, order=2)
+
+
+def _skipped(grid):
+    """The first model call replaced by the mean of the data, and padding rows."""
+    rule = lambda grid, i: tables.Step(diffusion.rules.ddim()(grid, i).predictor, evaluate=i > 0)  # noqa: E731
+    return tables.pad(tables.tabulate(rule, grid, analytic=np.array([0.7, 0.1, -0.2])), 9)
+
+
+def _shaped(grid):
+    """Coefficients and a constant of the data's shape, as solvers made from statistics have them."""
+    plain, scale = solvers.ddim(grid), np.array([1.0, 0.9, 1.1])
+    rows = plain.predictor
+    shift = np.linspace(0, 0.1, 18).reshape(6, 3)
+    return plain._replace(predictor=rows._replace(
+        x=rows.x[..., None] * scale, data=rows.data[..., None] * scale, noise=rows.noise[..., None] * scale, shift=shift
+    ))  # fmt: skip
+
+
+@pytest.mark.x64
+@pytest.mark.parametrize(
+    "build", [solvers.unipc, solvers.heun, solvers.deis, solvers.dpm_multistep, _noisy, _skipped, _shaped]
+)
+def test_plain_equals_compiled(build, key):
+    """The same state from the loop in NumPy and from the compiled scan, for every feature of a table."""
+    grid = grids.logsnr(VP, 6)
+    table = build(grid)
+    x_T = np.asarray(jax.random.normal(key, (3,)))
+    model = lambda x, t, cond: as_network("epsilon", x, *VP.alpha_sigma(VP.lam(t)))  # noqa: E731
+    compiled = diffusion.sample(key, predictions.denoiser(model, VP, "epsilon"), table, x_T).value
+
+    def noise(i):
+        return np.asarray(jax.random.normal(jax.random.fold_in(jax.random.fold_in(key, i), 0), (3,)))
+
+    denoiser = interop.plain_denoiser(lambda x, t: as_network("epsilon", x, *VP.alpha_sigma(VP.lam(t))), VP, "epsilon")
+    plain = interop.run_plain(denoiser, table, x_T, noise=noise)
+    assert isinstance(plain, np.ndarray) and plain.dtype == np.float64
+    np.testing.assert_allclose(plain, compiled, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", predictions.KINDS)
+def test_plain_denoiser_is_the_denoiser(kind):
+    """Every prediction kind: the linear forms in floats against `predictions`, and single precision is kept."""
+    schedule = schedules.ve() if kind == "edm" else schedules.flow() if kind == "flow_prediction" else VP
+    x = np.array([0.4, -1.3], np.float32)
+    output = np.array([0.2, 0.5], np.float32)
+    for t in (0.3, 0.8):
+        alpha, sigma = (float(v) for v in schedule.alpha_sigma(schedule.lam(t)))
+        times = []
+
+        def network(x, t, cond=None, times=times):
+            times.append((x, t))
+            return output
+
+        plain = interop.plain_denoiser(network, schedule, kind)(x, t, alpha, sigma)
+        ours = predictions.denoiser(network, schedule, kind)(jnp.asarray(x), jnp.float32(t), None, 1.0)
+        np.testing.assert_allclose(times[0][0], times[1][0], rtol=1e-6)
+        np.testing.assert_allclose(times[0][1], times[1][1], rtol=1e-6)
+        np.testing.assert_allclose(plain, ours, rtol=2e-6)
+        assert plain[0].dtype == plain[1].dtype == np.float32

@@ -1,0 +1,61 @@
+"""Solvers by their usual names."""
+
+import jax
+import numpy as np
+import pytest
+
+from jaxsci.diffusion import grids, names, schedules, solvers
+
+VP = schedules.vp_linear()
+
+
+def equal(a, b):
+    """Two tables, leaf by leaf."""
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b)):
+        np.testing.assert_array_equal(x, y)
+
+
+def test_a_name_is_its_solver_on_its_grid():
+    """The pieces, put together by hand."""
+    karras = grids.with_zero(grids.karras(VP, 7))
+    equal(names.named("DPM++ 2M Karras", VP, 8), solvers.dpm_multistep(karras, order=2))
+    equal(names.named("LMS Karras", VP, 8), solvers.deis(karras, order=3, variable="rho"))
+    uniform = grids.with_zero(grids.time(VP, 7))
+    equal(names.named("Euler a", VP, 8), solvers.ddim(uniform, eta=1.0))
+    equal(names.named("Heun", VP, 8), solvers.heun(uniform))
+    exponential = grids.with_zero(grids.logsnr(VP, 7))
+    equal(names.named("DPM++ 3M SDE Exponential", VP, 8), solvers.sde_dpm(exponential, order=3))
+    equal(names.named("UniPC", uniform), solvers.unipc(uniform, order=3))
+    equal(names.named("UniPC", uniform, order=2, variant="bh1"), solvers.unipc(uniform, order=2, variant="bh1"))
+    equal(names.named("  dpm++ 2m   KARRAS ", VP, 8), names.named("DPM++ 2M Karras", VP, 8))
+
+
+@pytest.mark.parametrize("grid", names.GRIDS)
+@pytest.mark.parametrize("name", names.SOLVERS)
+def test_every_name_gives_a_table(name, grid):
+    """Finite rows from the noisy end to a node without noise, also of one step."""
+    for num_steps in (1, 5):
+        table = names.named(f"{name} {grid}".strip(), VP, num_steps)
+        rows = 2 * num_steps - 1 if name in ("Heun", "DPM2", "DPM++ 2S") else num_steps
+        assert table.t.shape == (rows + 1,)
+        assert table.sigma[-1] == 0 and table.alpha[-1] == 1
+        np.testing.assert_allclose(table.t[0], VP.t_max)
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(table.predictor))
+
+
+@pytest.mark.bad_input
+def test_bad_names():
+    """Unknown names list the known ones; grids are not given twice."""
+    for name in ("DPM++ 2N", "Karras", "", "Euler Karras Karras"):
+        with pytest.raises(ValueError, match=r"unknown name .*Euler, Euler a, Heun, LMS, .*UniPC.*Karras, Exponential"):
+            names.named(name, VP, 5)
+    grid = grids.time(VP, 5)
+    with pytest.raises(ValueError, match="a grid was passed"):
+        names.named("Euler Karras", grid)
+    with pytest.raises(ValueError, match="a grid was passed"):
+        names.named("Euler", grid, 5)
+    with pytest.raises(ValueError, match="num_steps must be an integer >= 1, got None"):
+        names.named("Euler", VP)
+    with pytest.raises(TypeError, match="must be a NoiseSchedule or a TimeGrid, got int"):
+        names.named("Euler", 5)

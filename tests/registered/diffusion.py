@@ -1,0 +1,439 @@
+"""Entries of jaxsci.diffusion: schedules, grids, predictions, tables, rules, solvers and the sampler."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.stats
+from jax.tree_util import Partial
+
+from contracts import Bad, Builder, Compiled, Constant, Driver, Record
+from jaxsci import diffusion
+from jaxsci.diffusion import grids, predictions, rules, schedules, solvers, tables
+
+VP = schedules.vp_linear()
+SIZES_ONLY = {"tracer": "its arguments are names and sizes"}
+LAMS = np.asarray([-2.0, -1.1, -0.3, 0.8, 1.4])
+
+
+def numbers(key, dtype, num, low=0.1, high=0.9):
+    return tuple(jax.random.uniform(key, (num,), dtype, low, high))
+
+
+def _lams(key, dtype, num=5):
+    """Rising nodes, steps of .3 to 1."""
+    return jnp.cumsum(jax.random.uniform(key, (num,), dtype, 0.3, 1.0)) - 2
+
+
+# --- schedules ----------------------------------------------------------------------------------------------
+
+
+def _schedule(build, ranges):
+    """All functions of a schedule whose parameters are traced."""
+
+    def make(key, dtype):
+        def run(t, *parameters):
+            schedule = build(*parameters)
+            lam = schedule.lam(t)
+            return lam, schedule.t_of_lam(lam - 0.1), schedule.alpha_sigma(lam), schedule.rate(lam)
+
+        keys = jax.random.split(key, len(ranges) + 1)
+        parameters = (jax.random.uniform(k, (), dtype, *r) for k, r in zip(keys[1:], ranges))
+        return run, (jax.random.uniform(keys[0], (), dtype, 0.3, 0.8), *parameters)
+
+    return Compiled(make, grad=tuple(range(len(ranges) + 1)))
+
+
+def _ve(key, dtype):
+    def run(t, low, high):
+        schedule = schedules.ve(low, high)
+        return schedule.lam(t), schedule.t_of_lam(t), schedule.alpha_sigma(t), schedule.t_min, schedule.t_max
+
+    return run, (*numbers(key, dtype, 2), jnp.asarray(80.0, dtype))
+
+
+def _chain(betas):
+    schedule = schedules.vp_discrete(betas)
+    times = np.arange(1, 6) / 5
+    return schedule.lam(times), schedule.model_time(times)
+
+
+def _chain_truth(betas):
+    bar = np.cumprod(1 - betas)
+    return 0.5 * np.log(bar / (1 - bar)), np.arange(5) * 200.0
+
+
+# --- grids --------------------------------------------------------------------------------------------------
+
+
+def _grid_in_graph(build):
+    def make(key, dtype):
+        lams = _lams(key, dtype)
+        return (lambda nodes: tuple(build(VP, nodes)[:4])), (lams if build is grids.at_lams else (3 - lams) / 6,)
+
+    return Compiled(make, grad=(0,))
+
+
+def _vp_lam(t):
+    log_alpha = -0.25 * t**2 * 19.9 - 0.05 * t
+    return log_alpha - 0.5 * np.log(-np.expm1(2 * log_alpha))
+
+
+def _uniform(build, forward):
+    """A grid of 4 steps from .8 to `low`, uniform in forward(lam)."""
+
+    def truth(low):
+        first, last = (forward(_vp_lam(t)) for t in (0.8, low))
+        return np.linspace(first, last, 5)
+
+    return Builder(lambda: ((lambda low: forward(build(VP, 4, t_min=low, t_max=0.8).lam)), (0.01,)), truth, tol=1e-9)
+
+
+def _beta_grid(low):
+    return np.exp(-grids.beta(VP, 4, t_min=low, t_max=0.8).lam)
+
+
+def _beta_truth(low):
+    first, last = (np.exp(-_vp_lam(t)) for t in (0.8, low))
+    return last + (first - last) * scipy.stats.beta.isf(np.linspace(0, 1, 5), 0.6, 0.6)
+
+
+_SECOND_BETA = 1e-4 + (0.02 - 1e-4) / 999  # the law of log alpha goes on to 0 with the slope of its first piece
+
+
+def _steps(steps):
+    return grids.from_timesteps(schedules.vp_discrete(schedules.betas("linear")), steps).t
+
+
+def _start(key, dtype):
+    grid = grids.logsnr(VP, 4)
+
+    def run(key, image):
+        return grids.start(key, grid, image, node=1)
+
+    return run, (key, jax.random.normal(key, (3,), dtype))
+
+
+# --- predictions --------------------------------------------------------------------------------------------
+
+
+def _convert(key, dtype):
+    def run(output, x, alpha, sigma):
+        return [predictions.convert(kind, output, x, alpha, sigma) for kind in predictions.KINDS[:-1]]
+
+    keys = jax.random.split(key, 3)
+    pair = jax.random.uniform(keys[2], (2,), dtype, 0.2, 0.9)
+    return run, (jax.random.normal(keys[0], (3,), dtype), jax.random.normal(keys[1], (3,), dtype), *pair)
+
+
+def _model(scale, x, t, cond):
+    return jnp.sin(scale * x) * cond + t
+
+
+def guided(scale):
+    return predictions.denoiser(
+        Partial(_model, scale), VP, "v_prediction", guidance="classifier_free", null=np.float32(0.0)
+    )
+
+
+def _denoiser(key, dtype):
+    def run(scale, x, t, cond, w):
+        return guided(scale)(x, t, cond, w)
+
+    scale, t, cond, w = numbers(key, dtype, 4)
+    return run, (scale, jax.random.normal(key, (3,), dtype), t, cond, 3 * w)
+
+
+def _clip(key, dtype):
+    return predictions.clip, (2 * jax.random.normal(key, (5,), dtype), jnp.asarray(0.8, dtype))
+
+
+def _threshold(key, dtype):
+    def run(data, quantile, bound):
+        return predictions.dynamic_threshold(data, quantile, max_value=bound)
+
+    quantile = jax.random.uniform(key, (), dtype, 0.5, 0.9)
+    return run, (2 * jax.random.normal(key, (7,), dtype), quantile, jnp.asarray(5.0, dtype))
+
+
+# --- rules and tables in compiled code ----------------------------------------------------------------------
+
+
+def _floats(table):
+    return table._replace(active=None, corrected=None, evaluate=None)
+
+
+def _rule(rule, num=4):
+    """A rule tabulated in the graph, differentiated in the nodes."""
+
+    def make(key, dtype):
+        return (lambda lams: _floats(tables.tabulate(rule, grids.at_lams(VP, lams)))), (_lams(key, dtype, num),)
+
+    return Compiled(make, grad=(0,))
+
+
+def _ddim_rule(key, dtype):
+    def run(lams, eta):
+        return tables.tabulate(rules.ddim(eta), grids.at_lams(VP, lams))
+
+    return run, (_lams(key, dtype), *numbers(key, dtype, 1))
+
+
+def _row(key, dtype):
+    def run(lams):
+        row = rules.exponential_row(grids.at_lams(VP, lams), 2, 1, 3, "noise", ((0, 2), (0, 2)))
+        return row.x[1], row.noise
+
+    return run, (_lams(key, dtype),)
+
+
+def _table(lams):
+    return tables.tabulate(rules.multistep(1, corrector=True), grids.at_lams(VP, lams))
+
+
+def _of_table(function):
+    def make(key, dtype):
+        return (lambda lams: function(lams)), (_lams(key, dtype, 3),)
+
+    return Compiled(make, grad=(0,))
+
+
+def _two(lams):
+    return [_table(lams), tables.tabulate(rules.ddim(), grids.at_lams(VP, lams[1:]))]
+
+
+def _works_num_rows(folder):
+    table = solvers.ddim(grids.at_lams(VP, LAMS))
+    assert tables.num_rows(table) == 4 and tables.num_rows(tables.pad(table, 7)) == 7
+
+
+def _works_files(folder):
+    table = solvers.unipc(grids.at_lams(VP, LAMS))
+    tables.save(table, folder / "table.npz")
+    loaded = tables.load(folder / "table.npz")
+    assert jax.tree.structure(loaded) == jax.tree.structure(table)
+    for a, b in zip(jax.tree.leaves(loaded), jax.tree.leaves(table)):
+        np.testing.assert_array_equal(a, b)
+
+
+def _save_traced(folder):
+    jax.jit(lambda lams: tables.save(_table(lams), folder / "table.npz"))(LAMS)
+
+
+def _load_other(folder):
+    np.savez(folder / "other.npz", a=np.ones(2))
+    tables.load(folder / "other.npz")
+
+
+# --- solvers against formulas written out -------------------------------------------------------------------
+
+
+def alpha_sigma(lams):
+    return 1 / np.sqrt(1 + np.exp(-2 * lams)), 1 / np.sqrt(1 + np.exp(2 * lams))
+
+
+def _solver(build, truth):
+    """The predictor's (x, data, noise, std) or what `truth` names, on given lam."""
+
+    def run(lams):
+        rows = build(grids.at_lams(VP, lams)).predictor
+        return {name: getattr(rows, name) for name in truth(LAMS)}
+
+    return Builder(lambda: (run, (LAMS,)), truth)
+
+
+def _ddim_truth(eta):
+    def truth(lams):
+        alpha, sigma = alpha_sigma(lams[1:])
+        std = eta * sigma * np.sqrt(1 - np.exp(-2 * np.diff(lams)))
+        out = {"data": alpha[:, None], "noise": np.sqrt(sigma**2 - std**2)[:, None]}
+        return out if eta == 0 else {**out, "std": std}
+
+    return truth
+
+
+def _midpoint_truth(lams):
+    """DPM-Solver++(2M) with first order at both ends."""
+    (alpha, sigma), h = alpha_sigma(lams), np.diff(lams)
+    lift = 0.5 * h[1:] / h[:-1]
+    lift[-1] = 0
+    full = alpha[1:] * (1 - np.exp(-h))
+    lift = np.concatenate([[0.0], lift])
+    return {"x": (sigma[1:] / sigma[:-1])[:, None], "data": np.stack([full * (1 + lift), -full * lift], axis=1)}
+
+
+def _sde_truth(lams):
+    (alpha, sigma), h = alpha_sigma(lams), np.diff(lams)
+    return {
+        "x": (sigma[1:] / sigma[:-1] * np.exp(-h))[:, None],
+        "data": (alpha[1:] * (1 - np.exp(-2 * h)))[:, None],
+        "std": sigma[1:] * np.sqrt(1 - np.exp(-2 * h)),
+    }
+
+
+def _singlestep_truth(lams):
+    """DPM-Solver-2 of one step: rows to the middle and to the end."""
+    middle = (lams[0] + lams[1]) / 2
+    (a, am, at), (_, sm, st) = alpha_sigma(np.asarray([lams[0], middle, lams[1]]))
+    h = lams[1] - lams[0]
+    x = np.asarray([[am / a, 0], [0, at / a]])
+    noise = np.asarray([[-sm * np.expm1(h / 2), 0], [-st * np.expm1(h), 0]])
+    return {"x": x, "data": np.zeros((2, 0)), "noise": noise, "shift": None, "std": None}
+
+
+def _adams_truth(lams):
+    """Two points in rho: the trapezoid of the extrapolated line."""
+    (alpha, _), rho = alpha_sigma(lams), np.exp(-lams)
+    step = np.diff(rho)
+    lift = np.concatenate([[0.0], 0.5 * step[1:] / step[:-1]])
+    return {"x": (alpha[1:] / alpha[:-1])[:, None], "noise": (alpha[1:] * step * np.stack([1 + lift, -lift])).T}
+
+
+def _ipndm_truth(lams):
+    _, sigma = alpha_sigma(lams)
+    adams = np.asarray([[1, 0, 0, 0], [1.5, -0.5, 0, 0], np.asarray([23, -16, 5, 0]) / 12])
+    adams = np.concatenate([adams, np.asarray([[55, -59, 37, -9]]) / 24])
+    return {"noise": -(sigma[1:] * np.expm1(np.diff(lams)))[:, None] * adams}
+
+
+def _heun_truth(lams):
+    (alpha, _), rho = alpha_sigma(lams), np.exp(-lams)
+    rows = []
+    for i in range(len(lams) - 1):
+        step = alpha[i + 1] * (rho[i + 1] - rho[i])
+        rows += [[step, 0], [0.5 * step, 0.5 * step]]
+    return {"noise": np.asarray(rows)}
+
+
+def _midpoint_rk_truth(lams):
+    alpha, rho = alpha_sigma(lams)[0], np.exp(-lams)
+    rows = []
+    for i in range(len(lams) - 1):
+        middle = (rho[i] + rho[i + 1]) / 2
+        rows += [1 / np.sqrt(1 + middle**2) * (middle - rho[i]), alpha[i + 1] * (rho[i + 1] - rho[i])]
+    return {"noise": np.asarray(rows)[:, None]}
+
+
+def _unic_one(lams):
+    rows = solvers.unipc(grids.at_lams(VP, lams), order=1).corrector
+    return rows.x, rows.data
+
+
+def _unic_one_truth(lams):
+    """B(h) = exp(-h) - 1, half of it on each value; row 0 has no corrector."""
+    (alpha, sigma), h = alpha_sigma(lams[:-1]), np.diff(lams[:-1])
+    half = alpha[1:] * (1 - np.exp(-h)) / 2
+    x = np.stack([np.zeros(4), np.append(0, sigma[1:] / sigma[:-1])], axis=1)
+    return x, np.repeat(np.append(0, half)[:, None], 2, axis=1)
+
+
+def _works_orders(folder):
+    assert solvers.dpm_orders(10, 3) == (3, 3, 3, 1) and solvers.dpm_orders(9, 3) == (3, 3, 2, 1)
+
+
+# --- the sampler --------------------------------------------------------------------------------------------
+
+
+def _sample(key, dtype):
+    table = solvers.sde_dpm(grids.logsnr(VP, 2))
+
+    def run(key, scale, x_T, w):
+        return diffusion.sample(key, guided(scale), table, x_T, cond=0.5, guidance_scale=w, save="trajectory")
+
+    scale, w = numbers(key, dtype, 2)
+    return run, (key, scale, jax.random.normal(key, (3,), dtype), w)
+
+
+R = "jaxsci.diffusion."
+ENTRIES = {
+    R + "Result": Record(),
+    R + "SolverTable": Record(),
+    R + "Trajectory": Record(),
+    R + "sample": Compiled(_sample, grad=(1, 2, 3)),
+    R + "schedules.NoiseSchedule": Record(),
+    R + "schedules.vp_linear": _schedule(schedules.vp_linear, [(0.05, 0.2), (10.0, 20.0)]),
+    R + "schedules.vp_cosine": _schedule(schedules.vp_cosine, [(0.005, 0.02)]),
+    R + "schedules.flow": _schedule(schedules.flow, [(1.0, 3.0)]),
+    R + "schedules.ve": Compiled(_ve, grad=(0,)),
+    R + "schedules.betas": Builder(
+        lambda: ((lambda a, b: schedules.betas("scaled_linear", 4, beta_start=a, beta_end=b)), (0.01, 0.04)),
+        lambda a, b: (0.1 + np.arange(4) / 3 * 0.1) ** 2,
+    ),
+    R + "schedules.vp_discrete": Builder(lambda: (_chain, (np.linspace(0.1, 0.5, 5),)), _chain_truth),
+    R + "grids.ALIGN_YOUR_STEPS": Constant(),
+    R + "grids.TimeGrid": Record(),
+    R + "grids.at_lams": _grid_in_graph(grids.at_lams),
+    R + "grids.at_times": _grid_in_graph(grids.at_times),
+    R + "grids.time": Builder(
+        lambda: ((lambda low: grids.time(VP, 4, t_min=low).t), (0.2,)), lambda low: np.asarray([1, 0.8, 0.6, 0.4, 0.2])
+    ),
+    R + "grids.logsnr": _uniform(grids.logsnr, lambda lam: lam),
+    R + "grids.karras": _uniform(grids.karras, lambda lam: np.exp(-lam / 7)),
+    R + "grids.beta": Builder(lambda: (_beta_grid, (0.01,)), _beta_truth, tol=1e-9),
+    R + "grids.from_times": Builder(
+        lambda: ((lambda t: grids.from_times(VP, t).lam), (np.asarray([0.9, 0.2]),)), lambda t: _vp_lam(t)
+    ),
+    R + "grids.from_sigmas": Builder(
+        lambda: ((lambda s: grids.from_sigmas(VP, s).lam), (np.asarray([3.0, 0.1]),)), lambda s: -np.log(s)
+    ),
+    R + "grids.from_timesteps": Builder(
+        lambda: (_steps, (np.asarray([999.0, 499.0]),)),
+        lambda steps: np.asarray([1.0, 0.5, (1 - np.log1p(-1e-4) / np.log1p(-_SECOND_BETA)) / 1000])
+    ),
+    R + "grids.spacing": Builder(
+        lambda: ((lambda n: grids.spacing("leading", n, offset=1)), (4,)),
+        lambda n: np.asarray([801, 601, 401, 201]),
+        skip=SIZES_ONLY,
+    ),
+    R + "grids.with_zero": Builder(
+        lambda: ((lambda lams: grids.with_zero(grids.at_lams(VP, lams)).lam), (LAMS,)),
+        lambda lams: np.append(lams, np.inf),
+    ),
+    R + "grids.from_strength": Builder(
+        lambda: ((lambda s: grids.from_strength(grids.at_lams(VP, LAMS), s).lam), (0.5,)), lambda s: LAMS[2:]
+    ),
+    R + "grids.start": Compiled(_start, grad=(1,)),
+    R + "predictions.KINDS": Constant(),
+    R + "predictions.clip": Compiled(_clip, grad=(0,)),
+    R + "predictions.convert": Compiled(_convert, grad=(0, 1, 2, 3)),
+    R + "predictions.denoiser": Compiled(_denoiser, grad=(0, 1, 2, 3, 4)),
+    R + "predictions.dynamic_threshold": Compiled(_threshold, grad=(0,)),
+    R + "tables.Row": Record(),
+    R + "tables.Rows": Record(),
+    R + "tables.Step": Record(),
+    R + "tables.tabulate": _of_table(lambda lams: _floats(_table(lams))),
+    R + "tables.amplification": _of_table(lambda lams: tables.amplification(_table(lams))),
+    R + "tables.analytic_first": _of_table(lambda lams: _floats(tables.analytic_first(_table(lams), lams[0]))),
+    R + "tables.pad": _of_table(lambda lams: _floats(tables.pad(_table(lams), 4))),
+    R + "tables.unify": _of_table(lambda lams: [_floats(t) for t in tables.unify(_two(lams))]),
+    R + "tables.stack": _of_table(lambda lams: _floats(tables.stack(_two(lams)))),
+    R + "tables.num_rows": Driver(works=_works_num_rows),
+    R + "tables.save": Driver(bad=(Bad(_save_traced, TypeError, "concrete"),), works=_works_files),
+    R + "tables.load": Driver(bad=(Bad(_load_other, ValueError, "holds no solver table"),), works=_works_files),
+    R + "rules.ddim": Compiled(_ddim_rule, grad=(0, 1)),
+    R + "rules.multistep": _rule(rules.multistep(3, relaxation="bh2", corrector=True)),
+    R + "rules.adams_bashforth": _rule(rules.adams_bashforth(2)),
+    R + "rules.ipndm": _rule(rules.ipndm()),
+    R + "rules.staged": _rule(rules.staged(((0, "data", (), "exact", 1), (1, "data", ((0,),), "exact", 2))), 3),
+    R + "rules.runge_kutta": _rule(rules.runge_kutta(((0, ((0, 1.0),), 1, 2), (1, ((0, 0.5), (1, 0.5)), 2, 2))), 3),
+    R + "rules.exponential_row": Compiled(_row, grad=(0,)),
+    R + "solvers.BUTCHER": Constant(),
+    R + "solvers.ddim": _solver(lambda g: solvers.ddim(g, eta=0.5), _ddim_truth(0.5)),
+    R + "solvers.euler": _solver(solvers.euler, _ddim_truth(0)),
+    R + "solvers.dpm_multistep": _solver(solvers.dpm_multistep, _midpoint_truth),
+    R + "solvers.sde_dpm": _solver(lambda g: solvers.sde_dpm(g, order=1), _sde_truth),
+    R + "solvers.dpm_singlestep": Builder(
+        lambda: (
+            (lambda lams: solvers.dpm_singlestep(grids.at_lams(VP, lams)).predictor._asdict()),
+            (LAMS[:2],),
+        ),
+        _singlestep_truth,
+    ),
+    R + "solvers.unipc": Builder(lambda: (_unic_one, (LAMS,)), _unic_one_truth),
+    R + "solvers.deis": _solver(lambda g: solvers.deis(g, order=1, variable="rho"), _adams_truth),
+    R + "solvers.ipndm": _solver(solvers.ipndm, _ipndm_truth),
+    R + "solvers.heun": _solver(solvers.heun, _heun_truth),
+    R + "solvers.runge_kutta": _solver(lambda g: solvers.runge_kutta(g, method="midpoint2"), _midpoint_rk_truth),
+    R + "solvers.dpm_orders": Driver(
+        bad=(Bad(lambda folder: solvers.dpm_orders(5, 4), ValueError, "order 1, 2 or 3"),), works=_works_orders
+    ),
+}
