@@ -30,7 +30,7 @@ def uneven(x):
 
 def _seconds(devices: int, points: int) -> float:
     space = sweep.product(x=np.linspace(0, 1, points))
-    ds = sweep.run(uneven, space, devices=devices, lanes=8, progress=False)
+    ds = sweep.run(uneven, space, devices=devices, lanes=16, progress=False)
     return json.loads(ds.attrs["provenance"])["run_seconds"]
 
 
