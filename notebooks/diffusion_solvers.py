@@ -85,6 +85,7 @@ truth = exact(model, start)
 errors = study(model, truth)
 _, axes = plt.subplots(1, 2, figsize=(12, 4.6), layout="constrained", sharey=True)
 for ax, name in zip(axes, GRIDS):
+    ax.set(yscale="log", ylim=(0.8 * float(errors.min()), 1.25 * float(errors.max())))  # before labels are placed
     plot.lines(errors.sel(grid=name).rename("error per pixel"), x="calls", by="solver", log="y", title=name, ax=ax)
 plt.show()
 print(errors.sel(grid="uniform in time").to_pandas().round(3))

@@ -250,18 +250,20 @@ def check(decisions: Decisions, statistics: Statistics | None = None) -> None:
                 )
 
 
-def rule(decisions: Decisions, statistics: Statistics | None = None) -> Partial:
+def rule(decisions: Decisions, statistics: Statistics | None = None, grid: grids.TimeGrid | None = None) -> Partial:
     """The row rule of a schedule, for `tables.tabulate`: `coefficient` and the statistics are leaves, the rest static.
 
     Args:
         decisions: concrete but for `coefficient`; its nodes are not used, those of the grid are.
         statistics: of the model, for rows of kind "v3"; traced or host.
+        grid: the grid that the rule will stand on, if it is known: integrals of the statistics are then made once.
 
     Raises:
         ValueError, TypeError: see `check`.
     """
     check(decisions._replace(coefficient=np.zeros(np.shape(decisions.kind))), statistics)
     c = None if statistics is None else v3.coefficients(statistics)
+    c = c if c is None or grid is None else v3.place(grid, c)
     return Partial(bind(_row, plan=_plan(decisions._replace(coefficient=0.0))), decisions.coefficient, c)
 
 
@@ -288,14 +290,16 @@ def solver(
 
     Raises:
         TypeError: a traced argument; use ``tables.tabulate(unified.rule(...), grid)`` inside compiled code.
-        ValueError: see `check`.
+        ValueError: see `check`; statistics that do not cover the nodes.
     """
     concrete("unified.solver", "use tables.tabulate(unified.rule(decisions), grid)", schedule, decisions, statistics)
     check(decisions, statistics)
     n = int(decisions.num_rows)
     statistics = None if statistics is None else host(statistics)
-    made = rule(jax.tree.map(np.asarray, decisions), statistics)
     grid = grids.at_lams(host(schedule), np.asarray(decisions.lam, np.float64)[: n + 1])
+    if KINDS.index("v3") in np.asarray(decisions.kind)[:n]:
+        v3.check_cover("unified.solver", grid, statistics)
+    made = rule(jax.tree.map(np.asarray, decisions), statistics, grid)
     analytic = np.asarray(mean, np.float64) if int(decisions.first) == FIRST.index("mean") else None
     table = tables.tabulate(made, grid, analytic=analytic)
     if not pad:

@@ -184,7 +184,7 @@ def snap(grid: TimeGrid, statistics: Statistics) -> TimeGrid:
     """
     concrete("v3.snap", "snapping is for concrete grids", grid, statistics)
     grid, statistics = host(grid), host(statistics)
-    _check_cover("v3.snap", grid, statistics)
+    check_cover("v3.snap", grid, statistics)
     finite = np.isfinite(grid.lam)
     index = np.round(np.interp(grid.lam[finite], statistics.lam, np.arange(len(statistics.lam)))).astype(int)
     if (np.diff(index) <= 0).any():
@@ -198,7 +198,8 @@ def snap(grid: TimeGrid, statistics: Statistics) -> TimeGrid:
     return grids.at_lams(grid.schedule, lams)
 
 
-def _check_cover(name, grid, statistics):
+def check_cover(name, grid, statistics):
+    """Refuse statistics that do not reach all finite nodes."""
     lam, nodes = statistics.lam, grid.lam[np.isfinite(grid.lam)]
     if not np.all(np.diff(lam) > 0):
         raise ValueError(f"{name}: the levels of the statistics must rise, from noise to data")
@@ -261,7 +262,7 @@ def dpm_v3(
             f"got shape {np.shape(corrector_mask)}"
         )
     _check_quadrature("dpm_v3", quadrature)
-    _check_cover("v3.dpm_v3", grid, statistics)
+    check_cover("v3.dpm_v3", grid, statistics)
     if quadrature == "trapezoid":
         grid = snap(grid, statistics)
     rule = v3(

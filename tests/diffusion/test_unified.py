@@ -216,6 +216,13 @@ def test_decisions_that_are_no_solver_are_refused(change, message):
 
 
 @pytest.mark.bad_input
+def test_statistics_must_reach_all_nodes():
+    stats = statistics.Statistics(np.linspace(-4, 4, 9), *(np.zeros((9, 2)) for _ in range(3)))
+    with pytest.raises(ValueError, match="unified.solver: the statistics cover"):
+        unified.solver(SCHEDULE, unified.uniform(np.array([-5.0, 0.0, 3.0]), kind="v3"), statistics=stats)
+
+
+@pytest.mark.bad_input
 def test_names_and_tracers():
     with pytest.raises(ValueError, match="kind must be one of"):
         unified.uniform(grid().lam, kind="eps")
