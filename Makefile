@@ -8,8 +8,8 @@ ARGS ?=
 # A persistent compilation cache makes every run after the first several times faster.
 CACHE := JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.jax_cache/$(VENV) JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 \
          JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES=-1
-# Two workers on a machine of two cores or more. Files stay together: their tests share compiled functions.
-PYTEST := $(CACHE) JAX_PLATFORMS=cpu $(PY) -m pytest -n 2 --dist loadfile
+# Two workers. Each starts with half of the files, whose tests share compiled functions; who is done early helps.
+PYTEST := $(CACHE) JAX_PLATFORMS=cpu $(PY) -m pytest -n 2 --dist worksteal
 
 .PHONY: install demo test test-all test-types lint bench wheel-smoke notebooks clean
 

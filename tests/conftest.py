@@ -14,7 +14,10 @@ import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-_CLEAR_ABOVE_BYTES = 3 << 30  # per worker: compiled programs pile up in a long session
+# Compiled programs pile up in a long session. Each maps memory of its own, and a process that runs out of maps
+# (65530 on Linux) crashes inside the compiler.
+_CLEAR_ABOVE_BYTES, _CLEAR_ABOVE_MAPS, _LOOK_EVERY = 3 << 30, 30_000, 8
+_tests_done = 0
 
 
 @pytest.fixture(autouse=True)
@@ -33,14 +36,20 @@ def key(request):
     return jax.random.fold_in(jax.random.key(0), zlib.crc32(request.node.nodeid.encode()))
 
 
-@pytest.fixture(autouse=True, scope="module")
+@pytest.fixture(autouse=True)
 def bounded_memory():
-    """Drop compiled programs between files once this process has grown large."""
+    """Drop compiled programs between tests once this process has grown large."""
+    global _tests_done
     yield
+    _tests_done += 1
+    if _tests_done % _LOOK_EVERY:
+        return
     try:
         with open("/proc/self/statm") as f:
             resident = int(f.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        with open("/proc/self/maps", "rb") as f:
+            maps = f.read().count(b"\n")
     except OSError:
         return
-    if resident > _CLEAR_ABOVE_BYTES:
+    if resident > _CLEAR_ABOVE_BYTES or maps > _CLEAR_ABOVE_MAPS:
         jax.clear_caches()

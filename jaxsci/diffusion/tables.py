@@ -87,6 +87,15 @@ class SolverTable(NamedTuple):
         """Equal lengths, slots and features for all: what stacking and `jaxsci.sweep.stack` need."""
         return unify(tables)
 
+    def save(self, path: str | Path) -> None:
+        """`tables.save`."""
+        save(self, path)
+
+    @staticmethod
+    def load(path: str | Path) -> "SolverTable":
+        """`tables.load`."""
+        return load(path)
+
 
 # --- from rules to tables -----------------------------------------------------------------------------------
 
