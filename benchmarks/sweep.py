@@ -30,7 +30,7 @@ def uneven(x):
 
 def _seconds(devices: int, points: int) -> float:
     space = sweep.product(x=np.linspace(0, 1, points))
-    ds = sweep.run(uneven, space, devices=devices, lanes=16, progress=False)
+    ds = sweep.run(uneven, space, devices=devices, progress=False)
     return json.loads(ds.attrs["provenance"])["run_seconds"]
 
 
@@ -38,7 +38,7 @@ def _two_devices(fast):
     """In a process of its own with two virtual devices: the flag must be there before JAX starts."""
     program = (
         "import statistics; from benchmarks import sweep as s;"
-        f"n, k = {(128, 3) if fast else (512, 7)};"
+        f"n, k = {(512, 3) if fast else (2048, 7)};"
         "t = [(s._seconds(1, n), s._seconds(2, n)) for _ in range(k)];"
         "print(statistics.median(a for a, _ in t), statistics.median(b for _, b in t))"
     )

@@ -147,7 +147,7 @@ def step(
         >>> from jaxsci import control
         >>> env = control.environments.pendulum(discount=0.1)
         >>> out = control.environments.step(env, jnp.array([1.0, 0.0]), 0.5, dt=0.05)
-        >>> out.x.round(3).tolist(), round(float(out.discount), 4)
+        >>> [round(float(v), 3) for v in out.x], round(float(out.discount), 4)
         ([1.035, 0.706], 0.995)
     """
     if num_substeps < 1:

@@ -153,7 +153,7 @@ def test_problem_b_searched_solvers_beat_uniform_ones_on_held_out_latents(key):
 
     problem = mixture.digits_mixture()
     denoiser = mixture.denoiser(problem.mixture, SCHEDULE)
-    stats = statistics.estimate(key, denoiser, SCHEDULE, problem.mixture.means, num_levels=61, num_samples=128)
+    stats = statistics.estimate(key, denoiser, SCHEDULE, problem.mixture.means, num_lams=61, num_samples=128)
     rng = np.random.default_rng(5)
     x_T = rng.standard_normal((192, 64))
     truth = mixture.reference(problem.mixture, SCHEDULE, x_T, tol=1e-6)
