@@ -2,8 +2,8 @@
 
 A registered name is one of six kinds (design of the house, section 2):
 
-* `Compiled`: array arguments may be tracers. jit = eager, vmap = loop, a second call with other values compiles
-  nothing, dtype kept, gradients equal differences.
+* `Compiled`: array arguments may be tracers. jit(vmap) = a loop of plain calls, traced once; a second plain call with
+  other values compiles nothing; dtype kept; gradients equal differences.
 * `Builder`: host float64. Deterministic, equal to an independent formula, refuses tracers by TypeError.
 * `Driver`: host loop or host helper. Its bad inputs raise with their messages; kill and resume where it has one.
 * `Family`: a factory of interchangeable things, checked once for all by `check_policy`, `check_method`, ...
@@ -86,28 +86,43 @@ class Constant(NamedTuple):
 # --- comparing ---------------------------------------------------------------------------------------------
 
 
-def plain(tree):
-    """Typed keys as their data, so that trees can be compared as numbers."""
+def host(tree):
+    """Every leaf as a numpy array, typed keys as their data: comparing compiles nothing."""
 
     def leaf(a):
-        a = jnp.asarray(a)
-        return jax.random.key_data(a) if jnp.issubdtype(a.dtype, jax.dtypes.prng_key) else a
+        is_key = isinstance(a, jax.Array) and jnp.issubdtype(a.dtype, jax.dtypes.prng_key)
+        return np.asarray(jax.random.key_data(a) if is_key else a)
 
     return jax.tree.map(leaf, tree)
 
 
+def stacked(trees):
+    """Trees of equal structure as one tree with a leading axis."""
+
+    def leaf(*leaves):
+        is_key = isinstance(leaves[0], jax.Array) and jnp.issubdtype(leaves[0].dtype, jax.dtypes.prng_key)
+        return jnp.stack(leaves) if is_key else jnp.asarray(np.stack([np.asarray(a) for a in leaves]))
+
+    return jax.tree.map(leaf, *trees)
+
+
+def is_float(a) -> bool:
+    """Whether an array holds real or complex floating numbers."""
+    return jnp.issubdtype(a.dtype, jnp.inexact)
+
+
 def assert_close(a, b, tol: float, what: str) -> None:
     """Equal structure, shapes and dtypes; integers exactly, floats to `tol` relative to the largest entry."""
-    a, b = plain(a), plain(b)
+    a, b = host(a), host(b)
     assert jax.tree.structure(a) == jax.tree.structure(b), f"{what}: structures differ"
     for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b)):
         assert x.shape == y.shape and x.dtype == y.dtype, f"{what}: {x.shape} {x.dtype} against {y.shape} {y.dtype}"
-        if jnp.issubdtype(x.dtype, jnp.inexact):
-            finite = np.abs(np.asarray(y))[np.isfinite(y)]
+        if is_float(x):
+            finite = np.abs(y)[np.isfinite(y)]
             scale = max(1.0, float(finite.max())) if finite.size else 1.0
-            np.testing.assert_allclose(np.asarray(x), np.asarray(y), rtol=tol, atol=tol * scale, err_msg=what)
+            np.testing.assert_allclose(x, y, rtol=tol, atol=tol * scale, err_msg=what)
         else:
-            np.testing.assert_array_equal(np.asarray(x), np.asarray(y), err_msg=what)
+            np.testing.assert_array_equal(x, y, err_msg=what)
 
 
 @contextlib.contextmanager
@@ -127,85 +142,83 @@ def count_compilations():
 
 
 # --- compiled ----------------------------------------------------------------------------------------------
+# Compiling is nearly all that these checks cost, so two programs answer three questions: the function as the user
+# calls it, and jit(vmap) of it.
 
 
-def _jit(entry: Compiled, key, dtype):
-    function, args = entry.make(key, dtype)
-    eager = function(*args)
-    assert_close(jax.jit(function)(*args), eager, entry.tol or tolerances.of(tolerances.VALUE, eager), "jit = eager")
-
-
-def _vmap(entry: Compiled, key, dtype):
-    function, _ = entry.make(key, dtype)
-    cases = [entry.make(jax.random.fold_in(key, i), dtype)[1] for i in range(3)]
-    stacked = jax.tree.map(lambda *a: jnp.stack([jnp.asarray(x) for x in a]), *cases)
-    batched = jax.vmap(function)(*stacked)
-    loop = jax.tree.map(lambda *a: jnp.stack([jnp.asarray(x) for x in a]), *[function(*c) for c in cases])
-    assert_close(batched, loop, entry.tol or tolerances.of(tolerances.VALUE, loop), "vmap = loop")
-
-
-def _one_trace(entry: Compiled, key, dtype):
-    function, args = entry.make(key, dtype)
+def _transforms(entry: Compiled, key, dtype):
+    cases = [entry.make(jax.random.fold_in(key, i), dtype) for i in range(3)]
+    function = cases[0][0]
+    outs = [jax.block_until_ready(function(*cases[0][1]))]
+    with count_compilations() as events:
+        outs += [jax.block_until_ready(function(*args)) for _, args in cases[1:]]
+    assert not events, f"one trace: calls with other values compiled {len(events)} programs"
     traces = []
 
-    def counted(*a):
+    def counted(*args):
         traces.append(1)
-        return function(*a)
+        return function(*args)
 
-    other = entry.make(jax.random.fold_in(key, 1), dtype)[1]
-    jitted = jax.jit(counted)
-    jax.block_until_ready(jitted(*args))
-    jax.block_until_ready(jitted(*other))
-    assert len(traces) == 1, f"one trace: {len(traces)} traces for two calls with equal shapes"
-    jax.block_until_ready(function(*args))
-    with count_compilations() as events:
-        jax.block_until_ready(function(*other))
-    assert not events, f"one trace: an eager second call with other values compiled {len(events)} programs"
+    if "vmap" in entry.skip:
+        jitted, name, arguments, expected = jax.jit(counted), "jit = eager", [args for _, args in cases], outs
+    else:
+        jitted, name = jax.jit(jax.vmap(counted)), "jit(vmap) = loop"
+        arguments, expected = (
+            [stacked([trees[i] for i in order]) for order in ((0, 1, 2), (2, 0, 1))]
+            for trees in ([args for _, args in cases], outs)
+        )
+    for args, out in zip(arguments, expected):
+        assert_close(jitted(*args), out, entry.tol or tolerances.of(tolerances.VALUE, out), name)
+    assert len(traces) == 1, f"one trace: {len(traces)} traces for calls with equal shapes"
 
 
 def _dtype(entry: Compiled, key, dtype):
     function, args = entry.make(key, dtype)
     for leaf in jax.tree.leaves(jax.eval_shape(function, *args)):
-        if jnp.issubdtype(leaf.dtype, jnp.inexact):
+        if is_float(leaf):
             assert leaf.dtype == dtype, f"dtype kept: inputs {dtype}, an output {leaf.dtype}"
 
 
 def _grad(entry: Compiled, key, dtype):
-    if dtype != np.dtype("float64"):
+    if dtype != np.dtype("float64") or not entry.grad:
         return
     function, args = entry.make(key, dtype)
-    for position in entry.grad:
+    moving = [args[i] for i in entry.grad]
 
-        def scalar(x, position=position):
-            out = function(*args[:position], x, *args[position + 1 :])
-            floats = [a for a in jax.tree.leaves(out) if jnp.issubdtype(jnp.asarray(a).dtype, jnp.inexact)]
-            return sum(jnp.sum(jnp.sin(1 + jnp.arange(a.size)).reshape(a.shape) * a) for a in floats)
+    def scalar(moving):
+        full = list(args)
+        for i, x in zip(entry.grad, moving):
+            full[i] = x
+        floats = [a for a in jax.tree.leaves(function(*full)) if is_float(jnp.asarray(a))]
+        return sum((np.sin(1 + np.arange(a.size)).reshape(a.shape) * a).sum() for a in floats)
 
-        x, shift = args[position], 1e-6
-        leaves, tree = jax.tree.flatten(x)
-        floats = [jnp.issubdtype(jnp.asarray(a).dtype, jnp.inexact) for a in leaves]
-        keys = jax.random.split(jax.random.fold_in(key, position), len(leaves))
-        way = [jax.random.normal(k, jnp.shape(a), dtype) if f else None for k, a, f in zip(keys, leaves, floats)]
+    slopes = jax.jit(jax.grad(scalar, allow_int=True))(moving)
+    rng = np.random.default_rng(0)
+    for which, position in enumerate(entry.grad):
+        leaves, tree = jax.tree.flatten(moving[which])
+        way = [rng.standard_normal(jnp.shape(a)) if is_float(jnp.asarray(a)) else None for a in leaves]
 
-        def moved(h, tree=tree, leaves=leaves, way=way):
-            return jax.tree.unflatten(tree, [a if w is None else a + h * w for a, w in zip(leaves, way)])
+        def value(h, which=which, leaves=leaves, tree=tree, way=way):
+            there = [a if w is None else jnp.asarray(np.asarray(a) + h * w) for a, w in zip(leaves, way)]
+            return float(scalar([*moving[:which], tree.unflatten(there), *moving[which + 1 :]]))
 
-        expected = (scalar(moved(shift)) - scalar(moved(-shift))) / (2 * shift)
-        slopes = jax.tree.leaves(jax.grad(scalar, allow_int=True)(x))
-        got = sum(jnp.vdot(w, g) for w, g in zip(way, slopes) if w is not None)
+        shift = 1e-6
+        expected = (value(shift) - value(-shift)) / (2 * shift)
+        found = [(w, np.asarray(g)) for w, g in zip(way, jax.tree.leaves(slopes[which])) if w is not None]
+        got = sum(np.vdot(w, g) for w, g in found)
         np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6, err_msg=f"gradient of argument {position}")
 
 
-COMPILED_CHECKS = {"jit": _jit, "vmap": _vmap, "one_trace": _one_trace, "dtype": _dtype, "grad": _grad}
+COMPILED_CHECKS = {"transforms": _transforms, "dtype": _dtype, "grad": _grad}
 
 
-def check_compiled(entry: Compiled, key, dtype) -> None:
-    """All checks of a compiled function that its entry does not skip; a dtype's name skips them all in that dtype."""
+def check_compiled(entry: Compiled, key, dtype, checks=tuple(COMPILED_CHECKS)) -> None:
+    """Checks of a compiled function that its entry does not skip; a dtype's name skips them all in that dtype."""
     if np.dtype(dtype).name in entry.skip:
         pytest.skip(entry.skip[np.dtype(dtype).name])
-    for name, check in COMPILED_CHECKS.items():
+    for name in checks:
         if name not in entry.skip:
-            check(entry, key, np.dtype(dtype))
+            COMPILED_CHECKS[name](entry, key, np.dtype(dtype))
 
 
 # --- builders and drivers ----------------------------------------------------------------------------------
@@ -281,9 +294,9 @@ def check_policy(
     keys = jax.random.split(key, 3)
     jitted = jax.jit(run)
     one = [jitted(k, *hyper) for k in keys]
-    stacked = jax.vmap(run, in_axes=(0, *(None for _ in hyper)))(keys, *hyper)
-    loop = jax.tree.map(lambda *a: jnp.stack(a), *one)
-    assert_close(stacked[1].action, loop[1].action, 0.0, "vmap over seeds plays the same arms")
+    batched = jax.vmap(run, in_axes=(0, *(None for _ in hyper)))(keys, *hyper)
+    loop = stacked(one)
+    assert_close(batched[1].action, loop[1].action, 0.0, "vmap over seeds plays the same arms")
     assert bool(jnp.all(jnp.isfinite(loop[1].log_prob) | (loop[1].log_prob <= 0)))
     for leaf in jax.tree.leaves(loop[0]):
         if jnp.issubdtype(leaf.dtype, jnp.inexact):
@@ -300,7 +313,7 @@ def check_policy(
         nothing = policy.select(key, after, context, jnp.zeros(num_arms, bool))
         assert 0 <= int(nothing.action) < num_arms and float(nothing.log_prob) == -np.inf, "all arms masked"
         kept = policy.update(after, nothing, jnp.asarray(high, dtype), context)
-        assert all(bool(jnp.all(jnp.isfinite(a))) for a in jax.tree.leaves(plain(kept)) if a.dtype.kind == "f")
+        assert all(bool(jnp.all(jnp.isfinite(a))) for a in jax.tree.leaves(host(kept)) if a.dtype.kind == "f")
 
 
 def check_method(make: Callable, key, dtype, *, tol: float):

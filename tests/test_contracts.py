@@ -1,5 +1,7 @@
 """The contract checks over every public name, and proof that each of them can fail."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,13 +34,18 @@ def test_compiled_float32(name, key):
 
 
 @pytest.mark.x64
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", _of(contracts.Compiled))
-def test_compiled_x64(name, dtype, key):
-    if dtype == "float64":
-        contracts.check_compiled(ENTRIES[name], key, dtype)
-    elif not {"dtype", "float32"} & set(ENTRIES[name].skip):
-        contracts.COMPILED_CHECKS["dtype"](ENTRIES[name], key, np.dtype(dtype))
+def test_compiled_x64(name, key):
+    if not {"dtype", "float32"} & set(ENTRIES[name].skip):
+        contracts.check_compiled(ENTRIES[name], key, "float32", ("dtype",))
+    contracts.check_compiled(ENTRIES[name], key, "float64", ("dtype", "grad"))
+
+
+@pytest.mark.slow  # the programs of the single-precision check once more
+@pytest.mark.x64
+@pytest.mark.parametrize("name", _of(contracts.Compiled))
+def test_compiled_values_x64(name, key):
+    contracts.check_compiled(ENTRIES[name], key, "float64", ("transforms",))
 
 
 @pytest.mark.parametrize("name", _of(contracts.Builder))
@@ -81,22 +88,39 @@ def test_a_missing_entry_is_found():
 
 
 @pytest.mark.parametrize(
-    ("check", "function"),
+    ("check", "reason", "function"),
     [
         # a Python branch on a value: works eagerly, breaks while tracing
-        ("jit", lambda x: x if float(x.sum()) > 0 else -x),
-        # couples the lanes of a batch through a host-side global
-        ("vmap", lambda x: jax.lax.psum(x, ()) + (x.shape == (3,)) * jnp.float32(hash(str(x)) % 7)),
+        ("transforms", "traced array", lambda x: x if float(x.sum()) > 0 else -x),
+        # depends on whether it is traced
+        ("transforms", "jit", lambda x: x + isinstance(x, jax.core.Tracer)),
         # a fresh loop body each call compiles again
-        ("one_trace", lambda x: jax.lax.fori_loop(0, 3, lambda i, y: y * 1.5, x)),
+        ("transforms", "one trace", lambda x: jax.lax.fori_loop(0, 3, lambda i, y: y * 1.5, x)),
         # promotes
-        ("dtype", lambda x: x.astype(jnp.float16)),
+        ("dtype", "dtype kept", lambda x: x.astype(jnp.float16)),
     ],
 )
-def test_a_broken_function_fails(check, function, key):
-    entry = contracts.Compiled(lambda k, d: (function, _normal(k, d)))
-    with pytest.raises((AssertionError, jax.errors.ConcretizationTypeError)):
+@pytest.mark.parametrize("skip", [{}, {"vmap": "shown here without"}])
+def test_a_broken_function_fails(check, reason, function, skip, key):
+    entry = contracts.Compiled(lambda k, d: (function, _normal(k, d)), skip=skip)
+    with pytest.raises((AssertionError, jax.errors.ConcretizationTypeError), match=re.escape(reason)):
         contracts.COMPILED_CHECKS[check](entry, key, np.dtype("float32"))
+
+
+def test_a_function_that_couples_its_lanes_fails(key):
+    entry = contracts.Compiled(lambda k, d: (_coupled, _normal(k, d)))
+    with pytest.raises(AssertionError, match="jit\\(vmap\\) = loop"):
+        contracts.COMPILED_CHECKS["transforms"](entry, key, np.dtype("float32"))
+
+
+@jax.custom_batching.custom_vmap
+def _coupled(x):
+    return x
+
+
+@_coupled.def_vmap
+def _(axis_size, in_batched, x):
+    return x - x.mean(0, keepdims=True), True
 
 
 @pytest.mark.x64

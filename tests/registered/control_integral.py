@@ -38,6 +38,19 @@ def _evaluate(key, dtype):
     return run, (_start(key, dtype), *_matrices(key, dtype))
 
 
+def _samples(key, dtype):
+    def run(weights, samples, *matrices):
+        problem = integral.linear_quadratic(*matrices)
+        found = integral.evaluate_samples(
+            problem, integral.quadratic, weights, samples, jnp.asarray(RULE[1], samples.dtype), cutoff=1e-9,
+            allow_float32=True,
+        )  # fmt: skip
+        return found.weights, found.residual, found.rank, found.status
+
+    samples = jax.random.normal(key, (5, 3, 2), dtype)
+    return run, (jax.random.normal(jax.random.fold_in(key, 1), (3,), dtype), samples, *_matrices(key, dtype))
+
+
 def _iteration(key, dtype):
     def run(x, *matrices):
         problem = integral.linear_quadratic(*matrices)
@@ -110,6 +123,7 @@ def _solve():
 _DOUBLE = "refused in single precision unless asked for, and slow to compile"
 
 ENTRIES = {
+    "jaxsci.control.integral.evaluate_samples": Compiled(_samples, grad=(0, 1)),
     "jaxsci.control.integral.evaluate": Compiled(
         _evaluate,
         skip={

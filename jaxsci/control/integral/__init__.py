@@ -1,11 +1,11 @@
 """Integral reinforcement learning: optimal control of x' = f(x) + g(x) u from trajectories, with f unknown.
 
 Builds on: core, quadrature's rules as plain (nodes, weights). Start reading at `_problem.py`, then `_evaluate.py`.
-`evaluate` finds the value of a policy, `policy` is the greedy one of a value, `policy_iteration` alternates them, and
-`newton_bound` says what an integration error does to the limit.
+`evaluate` finds the value of a policy, `evaluate_samples` does so from measured states, `policy` is the greedy one of
+a value, `policy_iteration` alternates them, and `newton_bound` says what an integration error does to the limit.
 """
 
-from jaxsci.control.integral._evaluate import RANK_LOST, UNSTABLE, Evaluation, evaluate
+from jaxsci.control.integral._evaluate import RANK_LOST, UNSTABLE, Evaluation, evaluate, evaluate_samples
 from jaxsci.control.integral._iterate import Result, newton_bound, policy_iteration
 from jaxsci.control.integral._problem import ControlAffine, kronecker, linear_quadratic, policy, quadratic
 
@@ -16,6 +16,7 @@ __all__ = [
     "Evaluation",
     "Result",
     "evaluate",
+    "evaluate_samples",
     "kronecker",
     "linear_quadratic",
     "newton_bound",

@@ -217,15 +217,114 @@ def evaluation(problem, features, weights, x, rule, settings: Settings, static) 
         return (jnp.where(usable, end, x), code), (row, jnp.where(usable, cost, 0), features(x) - origin)
 
     (end, code), (rows, costs, visited) = jax.lax.scan(interval, (x, code), None, length=num_rows)
-    found, residual, kept = _least_squares(rows, costs, settings.cutoff, scale_rows)
+    return _solve_rows(features, rows, costs, visited, end, code, settings.cutoff, rank, scale_rows)
+
+
+def _solve_rows(features, rows, costs, visited, end, code, cutoff, rank: int, scale_rows: bool) -> Evaluation:
+    """Weights from rows and costs; `visited` are features along the trajectory, less those of the origin."""
+    found, residual, kept = _least_squares(rows, costs, cutoff, scale_rows)
     code = code | status.flag((kept < rank) & (code == status.OK), RANK_LOST)
 
     # The value of a stabilising policy is positive along the trajectory, and its curvature at rest is not negative.
     values = jnp.matmul(visited, found, precision=_HIGHEST)
-    curvature = jnp.linalg.eigvalsh(jax.hessian(lambda y: jnp.dot(found, features(y)))(jnp.zeros_like(x)))
+    curvature = jnp.linalg.eigvalsh(jax.hessian(lambda y: jnp.dot(found, features(y)))(jnp.zeros_like(end)))
     negative = _falls_below(values) | _falls_below(curvature)
     code = code | status.flag(negative & (code == status.OK), UNSTABLE)
     return Evaluation(found, end, rows, costs, residual, kept, code)
+
+
+def evaluate_samples(
+    problem: ControlAffine,
+    features: Callable[[Array], Array],
+    weights: Float[ArrayLike, " p"],
+    samples: Float[ArrayLike, "num_rows n d"],
+    rule_weights: Float[ArrayLike, " n"],
+    *,
+    starts: Float[ArrayLike, "num_rows d"] | None = None,
+    ends: Float[ArrayLike, "num_rows d"] | None = None,
+    rank: int | None = None,
+    scale_rows: bool = False,
+    cutoff: ArrayLike = 1e-13,
+    allow_float32: bool = False,
+) -> Evaluation:
+    r"""Value of the policy that is greedy for `weights`, from states measured under it: the drift is never used.
+
+    $w^\top[\varphi(x_i(0)) - \varphi(x_i(\Delta))] = \sum_j \omega_j\,(x^\top Qx + u^\top Ru)(x_i(t_j))$ for all i.
+
+    Args:
+        problem: `ControlAffine`; only its costs and its input matrix are used.
+        features: ``x -> (p,)``.
+        weights: of the value function whose greedy policy moved the system, (p,), traced.
+        samples: states at the rule's nodes in every interval, (num_rows, n, d), traced. The intervals need not follow
+            one another.
+        rule_weights: of the quadrature rule on one interval, (n,), traced.
+        starts, ends: states at both ends of every interval, (num_rows, d), traced; by default the first and the last
+            sample, which is right for rules with nodes at both ends.
+        rank, scale_rows, cutoff, allow_float32: as for `evaluate`.
+
+    Returns:
+        An `Evaluation` whose x is the last end. Status bits: non-finite input, unstable policy, rank lost.
+
+    Raises:
+        ValueError: shapes that do not fit; fewer rows than `rank`; float32 without `allow_float32`.
+
+    Differentiable in everything.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci import quadrature
+        >>> from jaxsci.control import integral
+        >>> problem = integral.linear_quadratic([[jnp.nan]], [[1.0]], [[1.0]], [[1.0]])  # not known
+        >>> t, w = quadrature.rules.simpson(5, 0.0, 0.1)
+        >>> measured = jnp.exp(-jnp.asarray(t))[None, :, None]  # x' = -x without control: V = x^2 / 2
+        >>> found = integral.evaluate_samples(problem, integral.quadratic, jnp.zeros(1), measured, w,
+        ...     allow_float32=True)
+        >>> print(f"{found.weights[0]:.3f} {found.status}")
+        0.500 0
+
+    References: Vrabie and Lewis 2009, section 4, equations 23 to 27.
+    """
+    function = "evaluate_samples"
+    dtype = float_dtype(weights, samples, problem.state_cost, problem.control_cost)
+    require_double(function, dtype, allow_float32)
+    weights, samples, rule_weights = (jnp.asarray(a, dtype) for a in (weights, samples, rule_weights))
+    if samples.ndim != 3 or rule_weights.shape != samples.shape[1:2]:
+        raise ValueError(
+            f"{function}: expected samples (num_rows, n, d) and rule_weights (n,), got {samples.shape} and "
+            f"{rule_weights.shape}"
+        )
+    starts = samples[:, 0] if starts is None else jnp.asarray(starts, dtype)
+    ends = samples[:, -1] if ends is None else jnp.asarray(ends, dtype)
+    num_rows, _, d = samples.shape
+    for name, value in (("starts", starts), ("ends", ends)):
+        if value.shape != (num_rows, d):
+            raise ValueError(f"{function}: expected {name} of shape {(num_rows, d)}, got {value.shape}")
+    p = jnp.shape(eqx.filter_eval_shape(features, starts[0]))
+    if len(p) != 1 or weights.shape != p:
+        raise ValueError(f"{function}: features(x) and weights must have one shape (p,), got {p} and {weights.shape}")
+    rank = p[0] if rank is None else rank
+    if not 1 <= rank <= p[0] or num_rows < rank:
+        raise ValueError(f"{function}: rank must lie in [1, {min(p[0], num_rows)}], got {rank}")
+    numbers = (weights, samples, rule_weights, starts, ends, jnp.asarray(cutoff, dtype))
+    return _evaluate_samples(problem, features, numbers, rank, scale_rows)
+
+
+@eqx.filter_jit
+def _evaluate_samples(problem, features, numbers, rank: int, scale_rows: bool) -> Evaluation:
+    weights, samples, rule_weights, starts, ends, cutoff = numbers
+    code = status.flag(~_finite(numbers), status.NONFINITE_INPUT)
+    # A NaN would reach the decomposition: run it on zeros and report.
+    samples, starts, ends = (jnp.where(code == status.OK, a, 0) for a in (samples, starts, ends))
+    paid = jax.vmap(jax.vmap(lambda x: _running_cost(problem, policy(problem, features, weights, x), x)))(samples)
+    costs = jnp.where(code == status.OK, jnp.matmul(paid, rule_weights, precision=_HIGHEST), 0)
+    at_start, at_end = jax.vmap(features)(starts), jax.vmap(features)(ends)
+    visited = at_start - features(jnp.zeros_like(starts[0]))[None]
+    return _solve_rows(features, at_start - at_end, costs, visited, ends[-1], code, cutoff, rank, scale_rows)
+
+
+def _running_cost(problem, u, x):
+    q, r = problem.state_cost, problem.control_cost
+    return jnp.dot(x, jnp.matmul(q, x, precision=_HIGHEST)) + jnp.dot(u, jnp.matmul(r, u, precision=_HIGHEST))
 
 
 def _finite(*trees):
@@ -242,10 +341,9 @@ def _stretch(problem, features, weights, x, rule, settings: Settings, max_ode_st
 
     def running(x):
         u = policy(problem, features, weights, x)
-        q, r = problem.state_cost, problem.control_cost
-        cost = jnp.dot(x, jnp.matmul(q, x, precision=_HIGHEST)) + jnp.dot(u, jnp.matmul(r, u, precision=_HIGHEST))
         g = problem.input_matrix(x, problem.args)
-        return problem.drift(x, problem.args) + jnp.matmul(g, u, precision=_HIGHEST), cost
+        velocity = problem.drift(x, problem.args) + jnp.matmul(g, u, precision=_HIGHEST)
+        return velocity, _running_cost(problem, u, x)
 
     controller = diffrax.PIDController(rtol=settings.rtol, atol=settings.atol)
     if rule is None:
@@ -281,4 +379,14 @@ def _least_squares(rows, costs, cutoff, scale_rows: bool):
     return w, residual, jnp.sum(keep, dtype=jnp.int32)
 
 
-__all__ = ["RANK_LOST", "UNSTABLE", "Evaluation", "Settings", "evaluate", "evaluation", "prepare", "require_double"]
+__all__ = [
+    "RANK_LOST",
+    "UNSTABLE",
+    "Evaluation",
+    "Settings",
+    "evaluate",
+    "evaluate_samples",
+    "evaluation",
+    "prepare",
+    "require_double",
+]
