@@ -154,7 +154,7 @@ def beta(
 ) -> TimeGrid:
     r"""$\rho$ at the quantiles of a Beta(a, b) law between its ends: dense at both. Arguments as in `time`.
 
-    References: T. Lee et al., "Beta Sampling is All You Need", 2024.
+    References: H. Lee et al., "Beta Sampling is All You Need", 2024.
     """
     import scipy.stats
 

@@ -176,6 +176,7 @@ def denoiser(
 
 def clip(data: Float[Array, "*d"], radius: ArrayLike = 1.0) -> Float[Array, "*d"]:
     """Static thresholding: every entry into [-radius, radius]."""
+    radius = jnp.asarray(radius, data.dtype)
     return jnp.clip(data, -radius, radius)
 
 
@@ -194,6 +195,7 @@ def dynamic_threshold(
         Entries in [-1, 1], computed in at least float32.
     """
     wide = data.astype(jnp.promote_types(data.dtype, jnp.float32))
+    quantile, max_value = jnp.asarray(quantile, wide.dtype), jnp.asarray(max_value, wide.dtype)
     q = jnp.quantile(jnp.abs(wide).reshape(-1), quantile)
     q = jnp.minimum(jnp.maximum(q, 1.0), max_value)
     return (jnp.clip(wide, -q, q) / q).astype(data.dtype)

@@ -116,6 +116,13 @@ def test_classifier_guidance_gives_the_posterior():
     np.testing.assert_allclose(alpha * D + sigma * eps, x, rtol=1e-10)
 
 
+@pytest.mark.x64
+def test_thresholds_keep_the_dtype_of_the_data():
+    data = jnp.asarray([-2.0, 0.5, 3.0], jnp.float32)
+    assert predictions.clip(data, np.float64(1.5)).dtype == jnp.float32
+    assert predictions.dynamic_threshold(data, np.float64(0.9), max_value=np.float64(2)).dtype == jnp.float32
+
+
 def test_thresholds():
     data = jnp.asarray([-3.0, -0.5, 0.2, 2.0])
     np.testing.assert_allclose(predictions.clip(data), [-1, -0.5, 0.2, 1])
