@@ -63,6 +63,7 @@ def test_family_float32(name, key):
     ENTRIES[name].check(key, "float32")
 
 
+@pytest.mark.slow
 @pytest.mark.x64
 @pytest.mark.parametrize("name", _of(contracts.Family))
 def test_family_float64(name, key):
