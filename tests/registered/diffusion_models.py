@@ -128,7 +128,7 @@ _STAYS_SINGLE = {"dtype": "parameters are float32, whatever the precision of JAX
 
 ENTRIES = {
     "jaxsci.diffusion.likelihood.log_prob": Compiled(_log_prob("hutchinson"), grad=(0, 1)),
-    # Adaptive steps amplify the rounding of single precision: 2.8e-5 at worst in six runs.
+    # Adaptive steps amplify the rounding of single precision: 2.8e-5 measured.
     "jaxsci.diffusion.likelihood.encode": Compiled(_transport(likelihood.encode), grad=(0, 1), tol=1e-4),
     "jaxsci.diffusion.likelihood.decode": Compiled(_transport(likelihood.decode), grad=(0, 1), tol=1e-4),
     "jaxsci.diffusion.likelihood.bits_per_dimension": Compiled(_bits, grad=(0, 1)),
