@@ -5,10 +5,10 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.sparse as sp
 import scipy.sparse.linalg as spla
 from jax.tree_util import Partial
 
+from benchmarks import _linear_loops as loops
 from benchmarks._harness import compare, compiled, host, installed, main, row
 from jaxsci import bandits, linear
 from jaxsci.core.static import bind
@@ -75,14 +75,6 @@ def _policies(fast):
         yield row(f"random shift: {name}", share, unit="of best fixed", ratio=1 / share, ok=ok, note=note)
 
 
-def _assembled(shape, shift):
-    def line(n):
-        return sp.diags([-np.ones(n - 1), 2 * np.ones(n), -np.ones(n - 1)], [-1, 0, 1])
-
-    rows, cols = shape
-    return (sp.kron(sp.eye(rows), line(cols)) + sp.kron(line(rows), sp.eye(cols)) + shift * sp.eye(rows * cols)).tocsr()
-
-
 _SWEEPS = 20
 
 
@@ -100,26 +92,99 @@ def _amg_sweeps(amg, a, b):
 
 
 def _speed_at(n: int, seconds: float):
-    a, b = _assembled((n, n), 0.1), np.random.default_rng(0).normal(size=n * n)
+    a, b = loops.laplacian(n, n, 0.1), np.random.default_rng(0).normal(size=n * n)
     op, grid = linear.operators.shifted_laplacian((n, n), 0.1), jnp.asarray(b).reshape(n, n)
     cg = compiled(lambda op, g: linear.solve(op, g, method=linear.methods.cg()).value, op, grid)
-    peer = host(lambda: spla.cg(a, b, rtol=1e-8)[0])
     note = "one solve at tolerance 1e-8; accuracy: largest difference"
     common = {"accuracy": _difference, "seconds": seconds}
-    yield compare(f"CG, {n} x {n}", cg, peer, peer_name="scipy cg", note=note, **common)
+    scipys = host(lambda: spla.cg(a, b, rtol=1e-8)[0])
+    yield compare(f"CG, {n} x {n}", cg, scipys, peer_name="scipy cg", note=note, **common)
+
+    def jaxs(op, g):
+        return jax.scipy.sparse.linalg.cg(op.mv, g, tol=1e-8)[0]
+
+    within = {"target": 1 / 1.2, "note": note + "; equal iterations"}
+    yield compare(f"CG, {n} x {n}", cg, compiled(jaxs, op, grid), peer_name="jax.scipy cg", **within, **common)
+    lx = installed("lineax")
+    if lx is not None:
+
+        def theirs(op, g):
+            operator = lx.FunctionLinearOperator(op.mv, jax.eval_shape(lambda: g), lx.positive_semidefinite_tag)
+            return lx.linear_solve(operator, g, lx.CG(rtol=1e-8, atol=0.0), throw=False).value
+
+        yield compare(f"CG, {n} x {n}", cg, compiled(theirs, op, grid), peer_name="lineax CG", **within, **common)
 
     method = linear.methods.sor(1.5)
     ours = compiled(lambda op, g: linear.solve(op, g, method=method, tol=0.0, max_steps=_SWEEPS).value, op, grid)
     name, amg = f"{_SWEEPS} SOR sweeps with residuals, {n} x {n}", installed("pyamg")
     if amg is None:
-        yield compare(name, ours, seconds=seconds, note="pyamg is not installed")
+        yield compare(name, ours, peer_name="pyamg", seconds=seconds)
     else:
         yield compare(name, ours, host(lambda: _amg_sweeps(amg, a, b)), peer_name="pyamg", **common)
+
+
+def _tuned_stream(fast):
+    """The same systems and parameters in Python; only the sweeps are timed there, not the choice and the drawing."""
+    rounds, key = 50 if fast else 1000, jax.random.key(0)
+    stream, policy = linear.streams.shifted_laplacian((10, 10)), bandits.tsallis_inf(20, floor=1.0)
+
+    def tuned(num_rounds):
+        def run(arms):
+            return linear.tuned_sequence(key, stream, linear.methods.sor, policy, arms, num_rounds=num_rounds)[1]
+
+        return compiled(run, jnp.asarray(_ARMS))
+
+    def problem(i):
+        return stream.next(jax.random.fold_in(jax.random.fold_in(key, i), 0), stream.init(key), i)[1]
+
+    long = tuned(rounds)
+    record = long.call()
+    drawn = jax.jit(lambda i: jax.lax.map(lambda i: (problem(i).b, problem(i).context), i))(jnp.arange(rounds))
+    systems = [
+        (loops.laplacian(10, 10, float(c)), np.asarray(b).ravel(), float(w))
+        for b, c, w in zip(*drawn, record.parameter)
+    ]
+
+    def difference(ours, counts):
+        return None if counts is None else float(np.abs(np.asarray(ours.steps) - counts).max())
+
+    note = "choice, drawing and learning included in ours; accuracy: largest difference of a count"
+    amg, peer, name = installed("pyamg"), None, f"tuned stream, {rounds} rounds"
+    if amg is not None:
+        peer = host(lambda: loops.sor_counts(systems, loops.pyamg_sweep(amg.relaxation.relaxation)))
+    accuracy = difference if peer else None
+    yield compare(name, long, peer, peer_name="pyamg loop", target=5.0, accuracy=accuracy, note=note)
+    few = rounds if fast else 20
+    peer = host(lambda: loops.sor_counts(systems[:few], loops.triangular_sweep))
+    name = f"tuned stream, {few} rounds"
+    yield compare(name, tuned(few), peer, peer_name="spsolve_triangular", target=50.0, accuracy=difference, note=note)
+
+
+def _heat_speed(fast):
+    steps, one = 100 if fast else 1000, bandits.fixed(1, arm=0)
+    for name, method, omega, target in (("CG", _cg, None, 2.0), ("SSOR-PCG, omega 1.4", _BACKWARD, 1.4, 4.0)):
+
+        def run(arms, method=method):
+            state, record = linear.tuned_sequence(
+                jax.random.key(0), linear.streams.heat(25), method, one, arms, num_rounds=steps
+            )
+            return record.steps.sum(), state.carry.solution
+
+        ours = compiled(run, jnp.asarray([1.0 if omega is None else omega]))
+        peer = host(lambda omega=omega: loops.heat(25, steps, omega))
+        total, expected = int(ours.call()[0]), peer.call()[0]
+        yield compare(
+            f"heat, 25 cells, {steps} steps: {name}", ours, peer, peer_name="scipy cg", target=target,
+            accuracy=lambda a, b: _difference(a[1], b[1]),
+            note=f"{total} iterations, the peer {expected}; accuracy: largest difference of the last solution",
+        )  # fmt: skip
 
 
 def _speed(fast):
     for n in (10, 50) if fast else (10, 25, 50, 100):
         yield from _speed_at(n, 0.5 if fast else 3.0)
+    yield from _tuned_stream(fast)
+    yield from _heat_speed(fast)
 
 
 def rows(fast):
