@@ -4,10 +4,14 @@ import sys
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+import scipy.sparse as sp
 
-from benchmarks._harness import compare, compiled, main
-from pallas_kernels import extrema
+from benchmarks._harness import compare, compiled, host, installed, main, row
+from jaxsci import linear
+from pallas_kernels import extrema, sor
 from pallas_kernels.extrema import arg_specs
+from pallas_kernels.sor import arg_specs as sor_specs
 
 
 def _pair(x):
@@ -18,7 +22,7 @@ def _difference(ours, theirs):
     return max(abs(float(a) - float(b)) for a, b in zip(ours, theirs))
 
 
-def rows(fast):
+def _extrema(fast):
     """`extrema`: one pass over memory. Its peers are `jnp.min` with `jnp.max`, and a copy as the ceiling."""
     seconds = 0.5 if fast else 3.0
     note = "accuracy: largest difference of the results" + ("; fits in cache" if fast else "")
@@ -35,6 +39,95 @@ def rows(fast):
         line = compare(f"extrema {name} against a copy", ours, copy, peer_name="copy", **common)
         peer, ratio = 2 * line["peer"], line["ratio"] / 2
         yield line | {"peer": peer, "ratio": ratio, "note": f"ratio: share of the copy's bandwidth; {line['note']}"}
+
+
+_SWEEPS, _OMEGA = 20, 1.5
+_LAPLACIAN = np.array([4.0, -1, -1, -1, -1])
+
+
+def _ours(u, b, coefficients):
+    out = sor(u, b, coefficients, _OMEGA, num_sweeps=_SWEEPS, residuals=True)
+    return out.value, out.residuals
+
+
+def _masked(u, b, coefficients):
+    """The same sweeps as one writes them first: the whole grid, every other cell thrown away, then the residual."""
+    d, n, s, w, e = coefficients if coefficients.ndim > 1 else coefficients[:, None, None]
+    red = (jnp.arange(u.shape[0])[:, None] + jnp.arange(u.shape[1])[None, :]) % 2 == 0
+
+    def residual(u):
+        p = jnp.pad(u, 1)
+        return b - d * u - n * p[:-2, 1:-1] - s * p[2:, 1:-1] - w * p[1:-1, :-2] - e * p[1:-1, 2:]
+
+    def sweep(u, _):
+        for colour in (red, ~red):
+            u = u + jnp.where(colour, _OMEGA * residual(u) / d, 0)
+        return u, jnp.linalg.norm(residual(u))
+
+    return jax.lax.scan(sweep, u, None, length=_SWEEPS)
+
+
+def _natural(u, b, coefficients):
+    """Natural order by wavefront: other iterates, the same rate."""
+    op = linear.operators.stencil5(*coefficients, shape=u.shape, symmetric=True)
+    out = linear.solve(op, b, u, method=linear.methods.sor(_OMEGA), tol=0.0, max_steps=_SWEEPS)
+    return out.value, out.residual
+
+
+def _amg(n, b):
+    """pyamg's sweep in natural order with the residual norm after each, as a Python user counts sweeps."""
+    line = sp.diags([-np.ones(n - 1), 2 * np.ones(n), -np.ones(n - 1)], [-1, 0, 1])
+    a, b = (sp.kron(sp.eye(n), line) + sp.kron(line, sp.eye(n))).tocsr(), b.ravel()
+    relax = installed("pyamg").relaxation.relaxation.sor
+
+    def run():
+        x, norms = np.zeros_like(b), []
+        for _ in range(_SWEEPS):
+            relax(a, x, b, omega=_OMEGA)
+            norms.append(np.linalg.norm(b - a @ x))
+        return x, norms
+
+    return run
+
+
+def _norms_apart(ours, peer):
+    return float(np.max(np.abs(ours[1] / peer[1] - 1)))
+
+
+def _sor(fast):
+    """`sor`: sweeps with their residual norms, against pyamg, masked sweeps, natural order and a copy."""
+    seconds = 0.5 if fast else 3.0
+    jax.config.update("jax_enable_x64", True)
+    for n in (100,) if fast else (10, 100, 400):
+        b = np.random.default_rng(0).standard_normal((n, n))
+        args = (jnp.zeros((n, n)), jnp.asarray(b), jnp.asarray(_LAPLACIAN))
+        ours, name = compiled(_ours, *args), f"{_SWEEPS} SOR sweeps with residuals, {n} x {n}, float64"
+        common = dict(seconds=seconds, note="accuracy: largest relative difference of the norms")
+        peer = host(_amg(n, b)) if installed("pyamg") else None
+        yield compare(
+            name, ours, peer, peer_name="pyamg, natural order", target=4.0 if n == 100 else None, seconds=seconds
+        )
+        yield compare(name, ours, compiled(_masked, *args), peer_name="masked sweeps", accuracy=_norms_apart, **common)
+        yield compare(name, ours, compiled(_natural, *args), peer_name="jaxsci wavefront", seconds=seconds)
+    for name in ("medium", "medium_variable") if fast else sor_specs.TIMED:
+        u, b, coefficients, _ = sor_specs.make(jax.random.key(0), name)
+        common = dict(amount=sor_specs.cost(name, _SWEEPS)[0] / 1e9, unit="GB/s", seconds=seconds)
+        ours, peer = compiled(_ours, u, b, coefficients), compiled(_masked, u, b, coefficients)
+        yield compare(f"sor {name}", ours, peer, peer_name="masked sweeps", **common)
+        copy = compiled(lambda x: x + jnp.ones((), x.dtype), b)
+        line = compare(f"sor {name} against a copy", ours, copy, peer_name="copy", **common)
+        peer = line["peer"] * 2 * b.nbytes / sor_specs.cost(name, _SWEEPS)[0]  # its own bytes: one grid in, one out
+        note = f"ratio: share of the copy's bandwidth; {line['note']}"
+        yield line | {"peer": peer, "ratio": line["ours"] / peer, "note": note}
+    if jax.default_backend() == "cpu":
+        for kind in ("TPU", "GPU"):
+            yield row(f"sor large, {kind} kernel", None, unit="GB/s", peer_name="copy", note="not measured here")
+
+
+def rows(fast):
+    """All ops. The last ones need float64, which is switched on there."""
+    yield from _extrema(fast)
+    yield from _sor(fast)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ floor  room                holds                                                
 1      core                types, pytree arithmetic, status, loops, protocols,         -
                            training loop, checkpoints
 2      linear              operators, solvers, tuned sequences of solves               -
+2      gp                  Gaussian processes of fixed size: kernels, condition,       -
+                           append, predict, sample, fit
 2      quadrature          rules as (nodes, weights): classical, Bayesian              -
 2      nn                  networks as init and apply: perceptron                      -
 2      sweep               spaces x devices x checkpoints -> labelled results          -
@@ -25,14 +27,13 @@ floor  room                holds                                                
 top    demo                scenes and the command line; nothing imports it             all
 =====  ==================  ==========================================================  =============
 
-Planned rooms, each built by the first user that needs it: gp (floor 2); pfn, quantization (3); smc, bayesopt,
-conformal (4).
+Planned rooms, each built by the first user that needs it: pfn, quantization (3); smc, bayesopt, conformal (4).
 """
 
 import importlib
 import importlib.metadata
 
-_ROOMS = ("bandits", "control", "core", "diffusion", "linear", "nn", "plot", "quadrature", "sweep")
+_ROOMS = ("bandits", "control", "core", "diffusion", "gp", "linear", "nn", "plot", "quadrature", "sweep")
 _FUNCTIONS = {"check": "core.status", "explain": "core.status"}
 
 __all__ = [  # noqa: F822 (lazy, see __getattr__)
@@ -42,6 +43,7 @@ __all__ = [  # noqa: F822 (lazy, see __getattr__)
     "core",
     "diffusion",
     "explain",
+    "gp",
     "linear",
     "nn",
     "plot",

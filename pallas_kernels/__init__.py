@@ -7,5 +7,6 @@ meaning of the op) everywhere else. A named implementation never falls back: it 
 """
 
 from pallas_kernels.extrema import extrema
+from pallas_kernels.sor import SORResult, sor
 
-__all__ = ["extrema"]
+__all__ = ["SORResult", "extrema", "sor"]

@@ -33,7 +33,10 @@ def missing(kind: str) -> str | None:
     return None
 
 
-def call_tpu(body, *, grid: tuple[int, ...], in_specs, out_specs, out_shape, interpret: Any, name: str):
+def call_tpu(
+    body, *, grid: tuple[int, ...], in_specs, out_specs, out_shape, interpret: Any, name: str,
+    vmem_limit_bytes: int | None = None,
+):  # fmt: skip
     """`pallas_call` for a TPU kernel whose grid steps are independent of each other."""
     # On one core the interpreter gets no semantics: it does not count the grid axis that vmap puts in front.
     one_core = isinstance(interpret, pltpu.InterpretParams) and interpret.num_cores_or_threads == 1
@@ -45,7 +48,7 @@ def call_tpu(body, *, grid: tuple[int, ...], in_specs, out_specs, out_shape, int
         out_specs=out_specs,
         out_shape=out_shape,
         # No step reads what another wrote, so chips of two cores may split the grid.
-        compiler_params=pltpu.CompilerParams(dimension_semantics=semantics),
+        compiler_params=pltpu.CompilerParams(dimension_semantics=semantics, vmem_limit_bytes=vmem_limit_bytes),
         interpret=interpret,
         name=name,
     )
@@ -53,9 +56,12 @@ def call_tpu(body, *, grid: tuple[int, ...], in_specs, out_specs, out_shape, int
 
 def call_gpu(
     body, *, grid: tuple[int, ...], in_specs, out_specs, out_shape, num_warps: int, num_stages: int,
-    interpret: bool, name: str,
+    interpret: bool, name: str, aliases: dict[int, int] | None = None,
 ):  # fmt: skip
-    """`pallas_call` for a Triton kernel; the parameters name the backend, whose default differs between versions."""
+    """`pallas_call` for a Triton kernel; the parameters name the backend, whose default differs between versions.
+
+    `aliases` maps inputs to the outputs that take their place in memory.
+    """
     return pl.pallas_call(
         body,
         grid=grid,
@@ -63,6 +69,7 @@ def call_gpu(
         out_specs=out_specs,
         out_shape=out_shape,
         compiler_params=plgpu.CompilerParams(num_warps=num_warps, num_stages=num_stages),
+        input_output_aliases=aliases or {},
         interpret=interpret,
         name=name,
     )

@@ -1,28 +1,96 @@
 """Bandit policies: triples (init, select, update) of pure functions over losses, never rewards.
 
-Builds on: core. Every factory returns a `core.protocols.Policy` whose hyper-parameters are traced leaves; `binned`
-makes a contextual policy out of any other, `choose` one policy out of several. Start reading at `simple.py`.
+Builds on: core, gp, nn. Every factory returns a `core.protocols.Policy` whose hyper-parameters are traced leaves;
+`binned` and `encoded` make contextual policies out of others, `choose` one policy out of several, and `square_cb` one
+out of any `Regressor`. Start reading at `simple.py`.
 """
 
+from jaxsci.bandits._moments import Moments
 from jaxsci.bandits.binned import binned
-from jaxsci.bandits.chebyshev import ChebyshevState, cheb_cb, chebyshev_features, inverse_gap_weights
+from jaxsci.bandits.chebyshev import ChebyshevState, cheb_cb, chebyshev_features
 from jaxsci.bandits.choose import choose
-from jaxsci.bandits.simple import Means, Nothing, epsilon_greedy, fixed, uniform
+from jaxsci.bandits.delayed import DelayedState, delayed, delayed_hold, delayed_settle
+from jaxsci.bandits.exponential import ExponentialState, exp3, exp3_ix, exp3_p, exponential_weights
+from jaxsci.bandits.features import disjoint_features, encoded
+from jaxsci.bandits.forgetting import WindowedState, discounted, windowed
+from jaxsci.bandits.gaussian_process import (
+    GPState,
+    GPSurrogate,
+    gp_surrogate,
+    gp_ts,
+    gp_ucb,
+    interface_model,
+    interface_prior,
+)
+from jaxsci.bandits.inverse_gap import InverseGapState, fast_cb, greedy_cb, inverse_gap_weights, square_cb
+from jaxsci.bandits.linear import lin_ts, lin_ucb
+from jaxsci.bandits.neural import NetworkState, network, neu_fast_cb, neu_square_cb
+from jaxsci.bandits.regressors import Regressor, RidgeState, ridge
+from jaxsci.bandits.regret import Regret, regret
+from jaxsci.bandits.replay import Replay, ReplayState, replay, update_batch
+from jaxsci.bandits.simple import Nothing, epsilon_greedy, fixed, uniform
+from jaxsci.bandits.thompson import thompson_beta, thompson_gaussian, thompson_normal_inverse_gamma
 from jaxsci.bandits.tsallis import TsallisState, tsallis_inf, tsallis_probabilities
+from jaxsci.bandits.ucb import ucb1, ucb_v
 
 __all__ = [
     "ChebyshevState",
-    "Means",
+    "DelayedState",
+    "ExponentialState",
+    "GPState",
+    "GPSurrogate",
+    "InverseGapState",
+    "Moments",
+    "NetworkState",
     "Nothing",
+    "Regressor",
+    "Regret",
+    "Replay",
+    "ReplayState",
+    "RidgeState",
     "TsallisState",
+    "WindowedState",
     "binned",
     "cheb_cb",
     "chebyshev_features",
     "choose",
+    "delayed",
+    "delayed_hold",
+    "delayed_settle",
+    "discounted",
+    "disjoint_features",
+    "encoded",
     "epsilon_greedy",
+    "exp3",
+    "exp3_ix",
+    "exp3_p",
+    "exponential_weights",
+    "fast_cb",
     "fixed",
+    "gp_surrogate",
+    "gp_ts",
+    "gp_ucb",
+    "greedy_cb",
+    "interface_model",
+    "interface_prior",
     "inverse_gap_weights",
+    "lin_ts",
+    "lin_ucb",
+    "network",
+    "neu_fast_cb",
+    "neu_square_cb",
+    "regret",
+    "replay",
+    "ridge",
+    "square_cb",
+    "thompson_beta",
+    "thompson_gaussian",
+    "thompson_normal_inverse_gamma",
     "tsallis_inf",
     "tsallis_probabilities",
+    "ucb1",
+    "ucb_v",
     "uniform",
+    "update_batch",
+    "windowed",
 ]

@@ -1,4 +1,4 @@
-"""Drawing an arm from probabilities, under a mask: the one place where policies sample."""
+"""Choosing an arm, under a mask: drawn from probabilities, or the one of least score."""
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +34,20 @@ def draw(key, probabilities: Float[Array, " K"], mask: Bool[Array, " K"] | None,
     action = jax.random.categorical(key, logits).astype(jnp.int32)
     action = jnp.where(jnp.any(allowed), action, 0)
     return Decision(action, logits[action], aux)
+
+
+def least(scores: Float[Array, " K"], mask: Bool[Array, " K"] | None, aux=None) -> Decision:
+    """The allowed arm of least score, ties to the lower index: a deterministic choice, log-probability 0.
+
+    Where the mask leaves no arm the action is 0 at log-probability -inf, as in `draw`.
+    """
+    allowed = allowed_or_all(mask, scores.shape[0])
+    # A NaN score would win the argmin; it is as good as infinite, and both lose to any number.
+    scores = jnp.where(allowed & ~jnp.isnan(scores), scores, jnp.inf)
+    first_allowed = jnp.argmax(allowed)
+    action = jnp.where(jnp.any(scores < jnp.inf), jnp.argmin(scores), first_allowed).astype(jnp.int32)
+    log_prob = jnp.where(jnp.any(allowed), 0, -jnp.inf).astype(scores.dtype)
+    return Decision(action, log_prob, aux)
 
 
 def played(decision: Decision) -> Bool[Array, ""]:

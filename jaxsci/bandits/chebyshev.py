@@ -20,7 +20,8 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from jaxsci.bandits._draw import allowed_or_all, check_num_arms, draw, played
+from jaxsci.bandits._draw import check_num_arms, draw, played
+from jaxsci.bandits.inverse_gap import inverse_gap_weights
 from jaxsci.core.protocols import Decision, Policy
 from jaxsci.core.static import bind
 from jaxsci.core.types import float_dtype
@@ -111,17 +112,6 @@ def _features(low, high, context, num_features):
     if context is None or jnp.shape(context) != ():
         raise ValueError(f"cheb_cb: needs a scalar context, got {context if context is None else jnp.shape(context)}")
     return chebyshev_features(context, low, high, num_features=num_features)
-
-
-def inverse_gap_weights(scores: Float[Array, " K"], eta: Float[ArrayLike, ""], mask=None) -> Float[Array, " K"]:
-    r"""$p_i = 1/(K + \eta(\hat y_i - \min\hat y))$, the rest on the minimum; K counts the arms that may be played."""
-    allowed = allowed_or_all(mask, scores.shape[0])
-    scores = jnp.where(allowed, scores, jnp.inf)
-    best = jnp.argmin(scores)
-    gaps = jnp.where(allowed, scores - jnp.min(scores), 0)
-    p = jnp.where(allowed, 1 / (jnp.maximum(jnp.sum(allowed), 1) + eta * gaps), 0)
-    others = jnp.sum(p.at[best].set(0))
-    return p.at[best].set(jnp.maximum(1 - others, 0) * jnp.any(allowed)).astype(scores.dtype)
 
 
 @eqx.filter_jit
@@ -224,4 +214,4 @@ def _box_least_squares(factor, target, theta, box):
     return jax.lax.fori_loop(0, _SWEEPS * m, descend, theta)
 
 
-__all__ = ["ChebyshevState", "cheb_cb", "chebyshev_features", "inverse_gap_weights"]
+__all__ = ["ChebyshevState", "cheb_cb", "chebyshev_features"]

@@ -10,9 +10,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
-from jaxtyping import Array, ArrayLike, Float, Int
+from jaxtyping import Array, ArrayLike, Float
 
-from jaxsci.bandits._draw import allowed_or_all, check_num_arms, draw, played
+from jaxsci.bandits._draw import allowed_or_all, check_num_arms, draw
+from jaxsci.bandits._moments import Moments, init_moments, update_moments
 from jaxsci.core.protocols import Decision, Policy
 from jaxsci.core.static import bind
 from jaxsci.core.types import float_dtype
@@ -22,14 +23,6 @@ class Nothing(NamedTuple):
     """The state of a policy that learns nothing."""
 
     empty: Float[Array, " 0"]
-
-
-class Means(NamedTuple):
-    """Sum of losses and number of plays of every arm, and all plays."""
-
-    total: Float[Array, " K"]
-    count: Float[Array, " K"]
-    rounds: Int[Array, ""]
 
 
 def fixed(num_arms: int, *, arm: ArrayLike) -> Policy:
@@ -85,35 +78,20 @@ def epsilon_greedy(num_arms: int, *, exploration: ArrayLike = 5.0) -> Policy:
     check_num_arms("epsilon_greedy", num_arms)
     exploration = jnp.asarray(exploration, float_dtype(exploration))
     return Policy(
-        Partial(bind(_init_means, num_arms=num_arms), exploration),
+        Partial(bind(init_moments, num_arms=num_arms), exploration),
         Partial(bind(_select_greedy, num_arms=num_arms), exploration),
-        Partial(_update_means),
+        Partial(update_moments, jnp.zeros_like(exploration)),
     )
 
 
-def _init_means(exploration, key, *, num_arms) -> Means:
-    zeros = jnp.zeros(num_arms, exploration.dtype)
-    return Means(zeros, zeros, jnp.int32(0))
-
-
-def _select_greedy(exploration, key, state: Means, context=None, mask=None, *, num_arms) -> Decision:
+def _select_greedy(exploration, key, state: Moments, context=None, mask=None, *, num_arms) -> Decision:
     dtype = exploration.dtype
-    mean = jnp.where(state.count > 0, state.total / jnp.maximum(state.count, 1), -jnp.inf)
-    mean = jnp.where(allowed_or_all(mask, num_arms), mean, jnp.inf)
+    allowed = allowed_or_all(mask, num_arms)
+    score = jnp.where(allowed, jnp.where(state.count > 0, state.mean, -jnp.inf), jnp.inf)
     epsilon = jnp.minimum(1, exploration * num_arms / (state.rounds + 1).astype(dtype))
-    greedy = jax.nn.one_hot(jnp.argmin(mean), num_arms, dtype=dtype)
-    return draw(key, epsilon / num_arms + (1 - epsilon) * greedy, mask)
+    greedy = jax.nn.one_hot(jnp.argmin(score), num_arms, dtype=dtype)
+    explore = allowed.astype(dtype) / jnp.maximum(jnp.sum(allowed), 1).astype(dtype)
+    return draw(key, epsilon * explore + (1 - epsilon) * greedy, mask)
 
 
-def _update_means(state: Means, decision: Decision, loss, context=None, weight=1.0) -> Means:
-    dtype = state.total.dtype
-    weight = jnp.where(played(decision), weight, 0).astype(dtype)
-    loss = jnp.asarray(loss, dtype)
-    return Means(
-        state.total.at[decision.action].add(weight * loss),
-        state.count.at[decision.action].add(weight),
-        state.rounds + 1,
-    )
-
-
-__all__ = ["Means", "Nothing", "epsilon_greedy", "fixed", "uniform"]
+__all__ = ["Nothing", "epsilon_greedy", "fixed", "uniform"]

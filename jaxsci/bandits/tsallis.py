@@ -2,13 +2,15 @@ r"""Tsallis-INF: optimal up to constants against an adversary and in stochastic 
 
 Plays from $p = \arg\min_p \langle p, \hat L\rangle - \frac{4}{\eta_t}\sum_i \sqrt{p_i}$, that is $p_i = 4 /
 (\eta_t (\hat L_i - x))^2$ with the normaliser $x < \min \hat L$ that makes them sum to 1, $\eta_t = 2/\sqrt t$, and
-$\hat L$ the cumulative importance-weighted losses.
+$\hat L$ the cumulative importance-weighted losses. The reduced-variance estimator weights only what differs from a
+baseline: $\hat\ell_i = B_i + 1[i = a](\ell - B_i)/p_i$, $B_i = \frac12 1[p_i \ge \eta_t^2]$, with $\eta_t = 4/\sqrt t$.
 
 Reference: Zimmert and Seldin 2021, Tsallis-INF (JMLR 22:28), section 3 and algorithm 1.
 """
 
 from typing import NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
@@ -24,21 +26,27 @@ _NEWTON_STEPS = 15
 
 
 class TsallisState(NamedTuple):
-    """Cumulative importance-weighted losses above the floor, their plain sum, and the rounds played."""
+    """Cumulative estimated losses above the floor, the plain sum of those seen, and the rounds played."""
 
     losses: Float[Array, " K"]
     total: Float[Array, ""]
     rounds: Int[Array, ""]
 
 
-def tsallis_inf(num_arms: int, *, floor: ArrayLike = 0.0, normalize: bool = True) -> Policy:
-    """Tsallis-INF with importance-weighted losses (power 1/2).
+def tsallis_inf(
+    num_arms: int, *, floor: ArrayLike = 0.0, normalize: bool | None = None, estimator: str = "iw"
+) -> Policy:
+    """Tsallis-INF (power 1/2).
 
     Args:
         num_arms: K, static.
         floor: least possible loss, subtracted first, traced; e.g. 1 for iteration counts.
         normalize: divide losses by their running mean above the floor, so that costs of any scale may be given;
-            False expects losses in [floor, floor + 1]. Static.
+            False expects losses in [floor, floor + 1]. By default True for "iw"; "rv" has none. Static.
+        estimator: "iw", importance weighting, or "rv", reduced variance: for losses in [floor, floor + 1]. Static.
+
+    Raises:
+        ValueError: an unknown estimator; "rv" with `normalize`.
 
     Example:
         >>> import jax
@@ -54,10 +62,15 @@ def tsallis_inf(num_arms: int, *, floor: ArrayLike = 0.0, normalize: bool = True
     scale).
     """
     check_num_arms("tsallis_inf", num_arms)
+    if estimator not in ("iw", "rv"):
+        raise ValueError(f"tsallis_inf: estimator must be 'iw' or 'rv', got {estimator!r}")
+    if estimator == "rv" and normalize:
+        raise ValueError("tsallis_inf: the baseline of 'rv' is for losses in [floor, floor + 1]; scale them instead")
+    normalize = estimator == "iw" if normalize is None else normalize
     floor = jnp.asarray(floor, float_dtype(floor))
     return Policy(
         Partial(bind(_init, num_arms=num_arms), floor),
-        Partial(bind(_select, normalize=normalize)),
+        Partial(bind(_select, normalize=normalize, estimator=estimator)),
         Partial(_update, floor),
     )
 
@@ -66,24 +79,35 @@ def _init(floor, key, *, num_arms: int) -> TsallisState:
     return TsallisState(jnp.zeros(num_arms, floor.dtype), jnp.zeros((), floor.dtype), jnp.int32(0))
 
 
-def _select(key, state: TsallisState, context=None, mask=None, *, normalize: bool) -> Decision:
+@eqx.filter_jit
+def _select(key, state: TsallisState, context=None, mask=None, *, normalize, estimator) -> Decision:
     dtype = state.losses.dtype
     losses = state.losses
     if normalize:
         mean = state.total / jnp.maximum(state.rounds, 1)
         # All losses at the floor: any positive scale gives the same 0 / scale.
         losses = losses / jnp.where(mean > 0, mean, 1)
-    eta = 2 / jnp.sqrt((state.rounds + 1).astype(dtype))
-    return draw(key, tsallis_probabilities(losses, eta, allowed_or_all(mask, losses.shape[0])), mask)
+    eta = (2 if estimator == "iw" else 4) / jnp.sqrt((state.rounds + 1).astype(dtype))
+    p = tsallis_probabilities(losses, eta, allowed_or_all(mask, losses.shape[0]))
+    # A late update must use the baseline of the choice.
+    return draw(key, p, mask, aux=None if estimator == "iw" else jnp.where(p >= eta**2, 0.5, 0).astype(dtype))
 
 
 def _update(floor, state: TsallisState, decision: Decision, loss, context=None, weight=1.0) -> TsallisState:
+    # Numbers become arrays before the jitted part, where a Python number would be static.
+    loss, weight = (jnp.asarray(v, state.losses.dtype) for v in (loss, weight))
+    return _learn(state, decision, loss - floor, weight)
+
+
+@jax.jit
+def _learn(state: TsallisState, decision: Decision, above, weight) -> TsallisState:
     dtype = state.losses.dtype
     probability = jnp.exp(decision.log_prob)
-    above = jnp.asarray(loss, dtype) - floor
-    estimate = jnp.where(played(decision), weight * above / jnp.where(probability > 0, probability, 1), 0)
+    baseline = jnp.zeros_like(state.losses) if decision.aux is None else decision.aux.astype(dtype)
+    excess = (above - baseline[decision.action]) / jnp.where(probability > 0, probability, 1).astype(dtype)
+    estimate = jnp.where(played(decision), weight * baseline.at[decision.action].add(excess), 0)
     return TsallisState(
-        state.losses.at[decision.action].add(estimate.astype(dtype)),
+        state.losses + estimate.astype(dtype),
         state.total + jnp.where(played(decision), above, 0),
         state.rounds + 1,
     )

@@ -5,18 +5,24 @@ Builds on: core. Start reading at `_solve.py` (the driver), then `methods.py` (w
 `tuned_sequence` solves one under a bandit policy in one scan; `theory` predicts the best parameter.
 """
 
-from jaxsci.linear import methods, operators, streams, theory
+from jaxsci.linear import bounds, interop, lanczos, methods, operators, streams, theory
+from jaxsci.linear._physics import PhysicsState, physics_policy
 from jaxsci.linear._solve import Result, solve
 from jaxsci.linear._tuned import Record, TunedState, cost_table, iterations, tuned_init, tuned_sequence, tuned_step
 
 __all__ = [
+    "PhysicsState",
     "Record",
     "Result",
     "TunedState",
+    "bounds",
     "cost_table",
+    "interop",
     "iterations",
+    "lanczos",
     "methods",
     "operators",
+    "physics_policy",
     "solve",
     "streams",
     "theory",

@@ -5,12 +5,17 @@ Stops at the first k with $\|b - A x_k\|_2 \le \mathrm{tol}\cdot\mathrm{ref}$, a
 
 Gradients are implicit: with $A^\top \lambda = \bar x$, $\bar b = \lambda$ and $\bar A = -\lambda x^\top$; the loop is
 never differentiated.
+
+Under vmap a while loop runs all lanes until the slowest has finished. On CPU the lanes of a batch are solved one after
+the other instead, so each costs its own steps: 40 lanes of SOR on 100 unknowns with omega from 1 to 1.95 took 20 ms
+against 62 ms, and as long as the batched loop where all lanes take equal steps.
 """
 
 from typing import NamedTuple
 
 import equinox as eqx
 import jax
+import jax.extend
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
@@ -63,6 +68,7 @@ def solve(
     patience: ArrayLike = 500,
     max_history: int = 0,
     adjoint_tol: ArrayLike | None = None,
+    batching: str = "auto",
 ) -> Result:
     r"""Solve A x = b iteratively and report how it went.
 
@@ -80,13 +86,17 @@ def solve(
         max_history: how many residual norms to keep, static; 0 keeps none.
         adjoint_tol: tolerance of the solve behind reverse-mode gradients; `tol` by default. Its failure cannot be
             reported through a gradient, so check the forward status at the tolerance you need.
+        batching: what vmap makes of the solve, static: ``"map"`` solves one lane after the other, ``"vmap"`` all at
+            once, where every lane waits for the slowest; ``"auto"`` is map on CPU and vmap on accelerators. Results
+            and counts are the same.
 
     Returns:
         A `Result`. Status bits: non-finite input, omega out of range, singular (zero diagonal, or negative
         curvature) take 0 further steps; cap reached, stagnated, diverged end the loop. `value` is always finite.
 
     Raises:
-        ValueError: b or x0 does not have the operator's shape; unknown `norm_ref`; negative `max_history`.
+        ValueError: b or x0 does not have the operator's shape; unknown `norm_ref` or `batching`; negative
+            `max_history`.
 
     Differentiable in `op` and `b` (forward and reverse, any order); the derivative with respect to `x0` and the
     method's hyper-parameters is zero, since the solution does not depend on them.
@@ -105,48 +115,88 @@ def solve(
         raise ValueError(f"solve: expected norm_ref 'b' or 'r0', got {norm_ref!r}")
     if max_history < 0:
         raise ValueError(f"solve: max_history must be >= 0, got {max_history}")
-    dtype = float_dtype(b, x0, op)
+    if batching not in ("auto", "map", "vmap"):
+        raise ValueError(f"solve: expected batching 'auto', 'map' or 'vmap', got {batching!r}")
+    if batching == "auto":
+        batching = "map" if jax.default_backend() == "cpu" else "vmap"
+    dtype = float_dtype(b, x0, eqx.filter(op, eqx.is_array))
     b = jax.tree.map(lambda a: jnp.asarray(a, dtype), b)
     x0 = tree.zeros_like(b) if x0 is None else jax.tree.map(lambda a: jnp.asarray(a, dtype), x0)
-    expected = getattr(getattr(op, "diagonal", None), "shape", None)
-    for name, value in (("b", b), ("x0", x0)):
-        got = jnp.shape(value) if isinstance(value, jax.Array) else None
-        if expected is not None and got != expected:
-            raise ValueError(
-                f"solve: {name} must have the operator's shape {expected}, got {got}; one system at a time, "
-                "use jax.vmap for a batch"
-            )
     limits = (
         jnp.asarray(tol, dtype),
         jnp.asarray(max_steps, jnp.int32),
         jnp.maximum(jnp.asarray(patience, jnp.int32), 1),
     )
     adjoint_tol = limits[0] if adjoint_tol is None else jnp.asarray(adjoint_tol, dtype)
-    return _solve(op, b, x0, method, limits, adjoint_tol, norm_ref, max_history)
+    return _solve(op, b, x0, method, limits, adjoint_tol, norm_ref, max_history, batching == "map")
 
 
 @eqx.filter_jit
-def _solve(op, b, x0, method, limits, adjoint_tol, norm_ref: str, max_history: int) -> Result:
-    frozen, method, x0, limits, adjoint_tol = jax.lax.stop_gradient((op, method, x0, limits, adjoint_tol))
+def _solve(op, b, x0, method, limits, adjoint_tol, norm_ref: str, max_history: int, one_by_one: bool) -> Result:
+    expected = eqx.filter_eval_shape(lambda op: op.diagonal, op).shape
+    for name, value in (("b", b), ("x0", x0)):
+        got = jnp.shape(value) if isinstance(value, jax.Array) else None
+        if got != expected:
+            raise ValueError(
+                f"solve: {name} must have the operator's shape {expected}, got {got}; one system at a time, "
+                "use jax.vmap for a batch"
+            )
+    frozen, method, x0, limits, adjoint_tol = _constant((op, method, x0, limits, adjoint_tol))
+
+    def iterate(op, rhs, guess, limits, norm_ref):
+        def run(arguments):
+            return _iterate(*arguments, norm_ref, max_history)
+
+        arguments = (op, rhs, guess, method, limits)
+        return _one_by_one(run, arguments) if one_by_one else run(arguments)
 
     def forward(_, rhs):
-        result = _iterate(frozen, rhs, x0, method, limits, norm_ref, max_history)
+        result = iterate(frozen, rhs, x0, limits, norm_ref)
         return result.value, result._replace(value=None)
 
     def backward(_, cotangent):
         # The guess of the forward solve says nothing about the adjoint, so it starts from zero.
         adjoint_limits = (adjoint_tol, *limits[1:])
-        operator = frozen.transpose
-        result = _iterate(operator, cotangent, tree.zeros_like(cotangent), method, adjoint_limits, "b", max_history)
+        result = iterate(frozen.transpose, cotangent, tree.zeros_like(cotangent), adjoint_limits, "b")
         return result.value, result._replace(value=None)
 
     value, aux = jax.lax.custom_linear_solve(op.mv, b, forward, transpose_solve=backward, symmetric=False, has_aux=True)
     return aux._replace(value=value)
 
 
+def _constant(x):
+    """x with derivatives zero; an operator may hold functions beside arrays."""
+    return jax.tree.map(lambda a: jax.lax.stop_gradient(a) if eqx.is_array(a) else a, x)
+
+
+def _one_by_one(run, arguments):
+    """run(arguments), of which vmap makes a loop over lanes. Arrays that `run` closes over become arguments too."""
+    arrays, rest = eqx.partition(arguments, eqx.is_array)
+    closed, shape = jax.make_jaxpr(lambda arrays: run(eqx.combine(arrays, rest)), return_shape=True)(arrays)
+    inputs = [*closed.consts, *jax.tree.leaves(arrays)]
+
+    @jax.custom_batching.custom_vmap
+    def lane(inputs):
+        program = jax.extend.core.ClosedJaxpr(closed.jaxpr, inputs[: len(closed.consts)])
+        return jax.extend.core.jaxpr_as_fun(program)(*inputs[len(closed.consts) :])
+
+    @lane.def_vmap
+    def lanes(size, batched, inputs):
+        moving = [a for a, moves in zip(inputs, batched[0]) if moves]
+
+        def one(moving):
+            moving = iter(moving)
+            return lane([next(moving) if moves else a for a, moves in zip(inputs, batched[0])])
+
+        outputs = jax.lax.map(one, moving)
+        return outputs, [True] * len(outputs)
+
+    return jax.tree.unflatten(jax.tree.structure(shape), lane(inputs))
+
+
 def _iterate(op, b, x0, method: Solver, limits, norm_ref: str, max_history: int) -> Result:
     tol, max_steps, patience = limits
-    bad = ~tree.all_finite((op, b, x0))
+    bad = ~tree.all_finite(eqx.filter((op, b, x0), eqx.is_array))
     # A NaN would poison the loop: run it on zeros, for no steps, and report.
     b, x0 = tree.where(bad, tree.zeros_like(b), b), tree.where(bad, tree.zeros_like(x0), x0)
     system = method.prepare(op)

@@ -1,17 +1,23 @@
-r"""What SOR theory predicts: Jacobi radius, Young's optimal parameter, and the rate at any parameter.
+r"""What theory predicts about SOR and SSOR-PCG: the best parameter, rates, and bounds on iteration counts.
 
 For a consistently ordered symmetric positive definite A with Jacobi radius $\beta = \rho(I - D^{-1}A) < 1$:
 $\omega^* = 1 + (\beta / (1 + \sqrt{1 - \beta^2}))^2$; $\rho(\omega) = \frac14 (\omega\beta +
 \sqrt{\omega^2\beta^2 - 4(\omega - 1)})^2$ below $\omega^*$ and $\omega - 1$ above.
 
-Reference: Young 1954, Iterative methods for solving partial difference equations of elliptic type.
+The asymptotic estimate $\ln\epsilon/\ln\rho$ is too small near $\omega^*$, where the iteration is far from normal.
+The near-asymptotic surrogate $U(\omega) = 1 + \ln\epsilon / \ln(\rho + \tau(1 - \rho))$ is not: $\tau$ says how far
+the k-th power of the residual map still is from its spectral radius when the solve ends.
+
+References: Young 1954, Iterative methods for solving partial difference equations of elliptic type; Khodak et al.
+2024, Learning to Relax (ICLR), sections 2 and 3 (surrogate, SSOR-PCG bound).
 """
 
 import jax.numpy as jnp
 import numpy as np
+import scipy.linalg
 from jaxtyping import Array, ArrayLike, Float
 
-from jaxsci.core.types import float_dtype
+from jaxsci.core.types import concrete, float_dtype
 
 
 def laplacian_radius(shape: tuple[int, int], shift: ArrayLike = 0.0) -> Float[Array, "..."]:
@@ -51,4 +57,156 @@ def young_rate(omega: Float[ArrayLike, "..."], radius: Float[ArrayLike, "..."]) 
     return jnp.where(real, (omega * radius + root) ** 2 / 4, jnp.abs(omega - 1))
 
 
-__all__ = ["laplacian_radius", "young_omega", "young_rate"]
+def surrogate(
+    rate: Float[ArrayLike, "..."], slack: Float[ArrayLike, "..."], tol: Float[ArrayLike, "..."]
+) -> Float[Array, "..."]:
+    r"""Near-asymptotic bound on an iteration count, $U = 1 + \ln\epsilon / \ln(\rho + \tau(1 - \rho))$.
+
+    Args:
+        rate: spectral radius rho in [0, 1), e.g. from `young_rate`; traced. The result is infinite at rho >= 1.
+        slack: tau in [0, 1), e.g. from `surrogate_slack`; 0 gives the asymptotic estimate plus 1. Traced.
+        tol: epsilon in (0, 1), relative to the first residual; traced. Shapes broadcast.
+
+    References: Khodak et al. 2024, Learning to Relax, section 2.
+    """
+    dtype = float_dtype(rate, slack, tol)
+    rate, slack, tol = (jnp.asarray(v, dtype) for v in (rate, slack, tol))
+    base = rate + slack * (1 - rate)
+    inside = base < 1
+    return jnp.where(inside, 1 + jnp.log(tol) / jnp.log(jnp.where(inside, jnp.maximum(base, 1e-30), 0.5)), jnp.inf)
+
+
+def surrogate_slack(matrix, omegas, counts) -> np.ndarray:
+    r"""tau of the surrogate, from the iteration counts of one right-hand side at several omega.
+
+    $\tau = \max_\omega (\|C_\omega^{k-1}\|_2^{1/(k-1)} - \rho_\omega) / (1 - \rho_\omega)$ with the residual map
+    $C_\omega = I - A(D/\omega + L)^{-1}$, its spectral radius $\rho_\omega$ and the count k at $\omega$. Then
+    `surrogate` is at least the count at each of them: the residual after k - 1 sweeps was still above the tolerance.
+
+    Args:
+        matrix: A, (n, n), concrete: this builder works on the host in float64.
+        omegas, counts: (m,) each, concrete; counts below 2 say nothing and are left out.
+
+    Raises:
+        ValueError: shapes that do not fit, or no count of 2 or more.
+        TypeError: a traced argument.
+
+    References: Khodak et al. 2024, Learning to Relax, section 2.
+    """
+    a = _square(matrix, "surrogate_slack")
+    omegas = np.atleast_1d(_host(omegas, "surrogate_slack", "omegas"))
+    counts = np.atleast_1d(_host(counts, "surrogate_slack", "counts"))
+    if omegas.shape != counts.shape or omegas.ndim != 1:
+        shapes = f"{omegas.shape} and {counts.shape}"
+        raise ValueError(f"surrogate_slack: expected omegas and counts of one shape (m,), got {shapes}")
+    found = [_slack(a, omega, int(count) - 1) for omega, count in zip(omegas, counts) if count >= 2]
+    if not found:
+        raise ValueError("surrogate_slack: expected a count of 2 or more, got none; solve to a smaller tolerance")
+    return np.asarray(max(found))
+
+
+def _slack(a, omega, power: int):
+    n = len(a)
+    residual_map = np.eye(n) - scipy.linalg.solve_triangular(_sweep(a, omega), a.T, lower=True, trans="T").T
+    rate = np.abs(np.linalg.eigvals(residual_map)).max()
+    size = np.linalg.norm(np.linalg.matrix_power(residual_map, power), 2) ** (1 / power)
+    return (size - rate) / (1 - rate)
+
+
+def energy_bound(matrix, omega) -> np.ndarray:
+    r"""Bound on the factor by which one SOR sweep shrinks the error in the energy norm.
+
+    $\sqrt{1 - 2\Omega\gamma / (s + \gamma/\omega)}$ with $\Omega = (2-\omega)/(2\omega)$, $\gamma = 1 -
+    \rho(D^{-1}(L + L^\top)) > 0$ and $s = \Omega^2 + \rho(D^{-1}LD^{-1}L^\top) - 1/4$; where s < 0, $s\gamma/(2 -
+    \gamma)$ takes its place, for then D must be bounded from below. A is symmetric positive definite.
+
+    Args:
+        matrix: A, (n, n), concrete: this builder works on the host in float64.
+        omega: relaxation parameters in (0, 2), concrete, any shape.
+
+    Raises:
+        ValueError: a matrix that is not square, or omega outside (0, 2).
+        TypeError: a traced argument.
+
+    References: Young 1971, Iterative Solution of Large Linear Systems, chapter 4; Khodak et al. 2024, section 2.
+    """
+    a = _square(matrix, "energy_bound")
+    omega = _omegas(omega, "energy_bound")
+    root = 1 / np.sqrt(np.diag(a))
+    # Similar symmetric matrices: their eigenvalues are real and well conditioned.
+    scaled = root[:, None] * a * root[None, :]
+    lower = np.tril(scaled, -1)
+    gap = 1 - np.abs(np.linalg.eigvalsh(lower + lower.T)).max()
+    product = np.linalg.eigvalsh(lower @ lower.T).max()
+    half = (2 - omega) / (2 * omega)
+    # A^-1/2 M D^-1 M^T A^-1/2 = A^-1/2 (s D) A^-1/2 + I/omega at most, M = D/omega + L; gamma D <= A <= (2 - gamma) D.
+    excess = half**2 + product - 0.25
+    excess = np.where(excess >= 0, excess, excess * gap / (2 - gap))
+    return np.sqrt(1 - 2 * half * gap / (excess + gap / omega))
+
+
+def ssor_pcg_bound(matrix, omega, tol) -> np.ndarray:
+    r"""Bound on the iteration count of SSOR-preconditioned conjugate gradients.
+
+    With $\kappa = \mathrm{cond}_2(A)$, $\alpha = \lambda_{max}(DA^{-1})$, $\beta = \lambda_{max}((LD^{-1}L^\top -
+    D/4)A^{-1})$: the preconditioned matrix has condition number at most $1/c$, $c = (2-\omega) / (1 + (2-\omega)^2
+    \alpha/(4\omega) + \beta\omega)$, and $k \le 1 + \ln(\sqrt\kappa/\epsilon + \sqrt{\kappa/\epsilon^2 - 1}) /
+    -\ln(1 - 2/(1 + \sqrt{1/c}))$.
+
+    Args:
+        matrix: symmetric positive definite A, (n, n), concrete: this builder works on the host in float64.
+        omega: relaxation parameters in (0, 2), concrete, any shape.
+        tol: epsilon, relative to ||b||, concrete.
+
+    Raises:
+        ValueError: a matrix that is not square, or omega outside (0, 2).
+        TypeError: a traced argument.
+
+    References: Axelsson 1994, Iterative Solution Methods, chapter 7; Khodak et al. 2024, section 3.
+    """
+    a = _square(matrix, "ssor_pcg_bound")
+    omega = _omegas(omega, "ssor_pcg_bound")
+    tol = _host(tol, "ssor_pcg_bound", "tol")
+    diagonal, lower = np.diag(np.diag(a)), np.tril(a, -1)
+    spectrum = np.linalg.eigvalsh(a)
+    condition = spectrum[-1] / spectrum[0]
+    alpha = scipy.linalg.eigh(diagonal, a, eigvals_only=True)[-1]
+    beta = scipy.linalg.eigh(lower / np.diag(a) @ lower.T - diagonal / 4, a, eigvals_only=True)[-1]
+    inverse = (1 + (2 - omega) ** 2 * alpha / (4 * omega) + beta * omega) / (2 - omega)
+    reach = np.log(np.sqrt(condition) / tol + np.sqrt(condition / tol**2 - 1))
+    return 1 + reach / -np.log(1 - 2 / (1 + np.sqrt(inverse)))
+
+
+def _host(value, function: str, argument: str) -> np.ndarray:
+    alternative = "in a compiled function use young_rate and surrogate"
+    return np.asarray(concrete(value, function, argument, alternative), np.float64)
+
+
+def _square(matrix, function: str) -> np.ndarray:
+    a = _host(matrix, function, "matrix")
+    if a.ndim != 2 or a.shape[0] != a.shape[1] or a.shape[0] == 0:
+        raise ValueError(f"{function}: expected a square matrix (n, n) with n >= 1, got shape {a.shape}")
+    return a
+
+
+def _omegas(omega, function: str) -> np.ndarray:
+    omega = _host(omega, function, "omega")
+    if not np.all((omega > 0) & (omega < 2)):
+        raise ValueError(f"{function}: omega must lie in (0, 2), got {omega}")
+    return omega
+
+
+def _sweep(a, omega) -> np.ndarray:
+    """D/omega + L."""
+    return np.diag(np.diag(a) / omega) + np.tril(a, -1)
+
+
+__all__ = [
+    "energy_bound",
+    "laplacian_radius",
+    "ssor_pcg_bound",
+    "surrogate",
+    "surrogate_slack",
+    "young_omega",
+    "young_rate",
+]

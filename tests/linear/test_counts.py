@@ -120,7 +120,7 @@ def test_heat_step_against_a_direct_solve():
     carry = stream.init(jax.random.key(0))
     carry, problem = stream.next(jax.random.key(0), carry, jnp.int32(700))
     result = linear.solve(problem.op, problem.b, problem.x0, method=linear.methods.ssor_pcg(1.3))
-    number = float(-problem.op.east[0, 0])
+    number = float(-problem.op.after[1])
     a = sp.eye(24 * 24) + number * _matrix((24, 24), 0.0)
     exact = spla.spsolve(a.tocsc(), np.asarray(problem.b).reshape(-1))
     assert np.abs(np.asarray(result.value).reshape(-1) - exact).max() <= 1e-6

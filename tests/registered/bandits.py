@@ -64,6 +64,5 @@ ENTRIES = {
     "jaxsci.bandits.chebyshev_features": Compiled(_features, grad=(0, 1, 2)),
     "jaxsci.bandits.TsallisState": Record(),
     "jaxsci.bandits.ChebyshevState": Record(),
-    "jaxsci.bandits.Means": Record(),
     "jaxsci.bandits.Nothing": Record(),
 }

@@ -185,7 +185,7 @@ ENTRIES = {
     "jaxsci.linear.operators.shifted_laplacian": Compiled(_shifted, grad=(0, 1)),
     "jaxsci.linear.operators.diffusion": Compiled(_diffusion, grad=(0, 1, 2, 3)),
     "jaxsci.linear.operators.dense": Compiled(_dense, grad=(0, 1)),
-    "jaxsci.linear.operators.Stencil5": Record(),
+    "jaxsci.linear.operators.Stencil": Record(),
     "jaxsci.linear.operators.Dense": Record(),
     "jaxsci.linear.operators.LinearOperator": Record(),
     "jaxsci.linear.theory.laplacian_radius": Compiled(_radius, grad=(0,)),

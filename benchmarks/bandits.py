@@ -1,0 +1,150 @@
+"""Bandit policies: a round against MABWiser's with the same arms, seeds as a batch, totals against published ones."""
+
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks._harness import compare, compiled, host, installed, main, row
+from jaxsci import bandits, linear
+
+
+def _against(name, ours, peer, rounds, target, seconds):
+    """Rounds a second of choosing and learning; the arms must be the peer's, one by one."""
+
+    def differing(mine, theirs):
+        return float("nan") if theirs is None else float(np.mean(np.asarray(mine) != np.asarray(theirs)))
+
+    return compare(
+        name, ours, peer, peer_name="MABWiser predict + partial_fit", amount=rounds, unit="rounds/s",
+        accuracy=differing, target=target, seconds=seconds, note="accuracy: share of rounds with another arm",
+    )  # fmt: skip
+
+
+def _ucb_peer(mab, costs):
+    """Starts from one play of every arm, which are the first rounds of ours."""
+    num_arms = costs.shape[1]
+    arms = list(range(num_arms))
+    policy = mab.MAB(arms[:], mab.LearningPolicy.UCB1(alpha=1))
+    policy.fit(arms[:], [-costs[i, i] for i in range(num_arms)])
+    for line in costs[num_arms:]:
+        arms.append(policy.predict())
+        policy.partial_fit([arms[-1]], [-line[arms[-1]]])
+    return arms
+
+
+def _linear_peer(mab, costs, contexts):
+    """LinUCB at l2_lambda=1: at other values its unplayed arms do not follow the formula."""
+    arms = [0]
+    policy = mab.MAB(list(range(costs.shape[1])), mab.LearningPolicy.LinUCB(alpha=1, l2_lambda=1))
+    policy.fit(arms[:], [-costs[0, 0]], contexts[:1])
+    for line, context in zip(costs[1:], contexts[1:]):
+        arms.append(policy.predict(context[None]))
+        policy.partial_fit([arms[-1]], [-line[arms[-1]]], context[None])
+    return arms
+
+
+def _mabwiser(fast):
+    seconds, mab = 0.5 if fast else 3.0, installed("mabwiser.mab")
+    rng = np.random.default_rng(0)
+    costs = rng.uniform(size=(1000, 10)) * np.linspace(0.6, 1.0, 10)
+    key = jax.random.key(0)
+    ours = compiled(lambda costs: bandits.replay(key, costs, bandits.ucb1(10))[1].action, jnp.asarray(costs))
+    peer = None if mab is None else host(lambda: _ucb_peer(mab, costs))
+    yield _against("UCB1, 10 arms, 1000 rounds", ours, peer, 1000, 30.0, seconds)
+
+    contexts = rng.normal(size=(300, 6))
+    costs = contexts @ rng.normal(size=(6, 5)) / 6 + 0.1 * rng.normal(size=(300, 5))
+    ours = compiled(
+        lambda costs, contexts: bandits.replay(key, costs, bandits.lin_ucb(5, 6), contexts)[1].action,
+        jnp.asarray(costs),
+        jnp.asarray(contexts),
+    )
+    peer = None if mab is None else host(lambda: _linear_peer(mab, costs, contexts))
+    yield _against("LinUCB, 5 arms, 6 features, 300 rounds", ours, peer, 300, 30.0, seconds)
+
+
+def _seeds(fast):
+    """What a batch of seeds gains over one after the other; both compiled."""
+    seeds, rounds = 64, 500 if fast else 2000
+    keys = jax.random.split(jax.random.key(1), seeds)
+    costs = jax.random.uniform(jax.random.key(2), (seeds, rounds, 20))
+    policies = {
+        "UCB1": bandits.ucb1(20),
+        "Gaussian Thompson": bandits.thompson_gaussian(20),
+        "Beta Thompson": bandits.thompson_beta(20),
+        "EXP3": bandits.exp3(20),
+        "Tsallis-INF": bandits.tsallis_inf(20),
+        "delayed UCB1": bandits.delayed(bandits.ucb1(20), 8, delay=7),
+    }
+    for name, policy in policies.items():
+
+        def one(lane, policy=policy):
+            return bandits.replay(*lane, policy)[1].action
+
+        yield compare(
+            f"replay, {seeds} seeds of {rounds} rounds: {name}",
+            compiled(jax.vmap(one), (keys, costs)),
+            compiled(lambda lanes, one=one: jax.lax.map(one, lanes), (keys, costs)),
+            peer_name="seeds one after the other",
+            amount=seeds * rounds,
+            unit="rounds/s",
+            accuracy=lambda mine, other: jnp.mean(mine != other),
+            seconds=0.3 if fast else 2.0,
+            note="accuracy: share of rounds with another arm",
+        )
+
+
+_PUBLISHED = {  # total over that of the best fixed omega: mean and spread over seeds of the low-variance stream
+    "Gaussian Thompson": (bandits.thompson_gaussian, 1.126, 0.012),
+    "epsilon-greedy": (bandits.epsilon_greedy, 1.182, 0.028),
+    "Tsallis-INF, reduced variance": (lambda k: bandits.tsallis_inf(k, estimator="rv"), 1.240, 0.031),
+    "EXP3": (bandits.exp3, 1.36, None),
+    "EXP3-IX": (bandits.exp3_ix, 1.47, None),
+    "EXP3.P": (lambda k: bandits.exp3_p(k, horizon=5000), 1.89, 0.05),
+    "UCB1": (bandits.ucb1, 1.63, 0.01),
+    "UCB-V": (bandits.ucb_v, 1.76, 0.01),
+    "normal-inverse-gamma Thompson": (bandits.thompson_normal_inverse_gamma, None, None),
+}
+
+
+def _ratios(fast):
+    """One table of iteration counts, every policy replayed on it with eight keys at once."""
+    rounds = 200 if fast else 5000
+    stream, omegas = linear.streams.shifted_laplacian((10, 10), beta=(2.0, 6.0)), jnp.linspace(1.0, 1.95, 20)
+    table, _ = linear.cost_table(jax.random.key(0), stream, linear.methods.sor, omegas, num_rounds=rounds)
+    losses, keys = jnp.clip((table - 1) / 500, 0, 1), jax.random.split(jax.random.key(1), 8)
+    best = float(table.sum(0).min())
+
+    @jax.jit
+    def play(policy):
+        actions = jax.vmap(lambda key: bandits.replay(key, losses, policy)[1].action)(keys)
+        return jax.vmap(lambda a: bandits.regret(a, table).paid[-1])(actions) / best
+
+    for name, (make, mean, spread) in _PUBLISHED.items():
+        shares = np.asarray(play(make(20)))
+        share, known = float(shares.mean()), mean is not None and not fast
+        yield row(
+            f"random shift, low variance: {name}",
+            share,
+            unit="of best fixed",
+            peer_name="published",
+            peer=mean if known else None,
+            ratio=mean / share if known else None,
+            accuracy=abs(share - mean) / mean if known else None,
+            ok=abs(share - mean) <= 5 * spread if known and spread is not None else None,
+            note=f"{rounds} rounds of one stream, 8 keys; spread over keys {shares.std(ddof=1):.3f}",
+        )
+
+
+def rows(fast):
+    """Peers, batches, published totals. Needs float64, which is switched on here."""
+    jax.config.update("jax_enable_x64", True)
+    yield from _mabwiser(fast)
+    yield from _seeds(fast)
+    yield from _ratios(fast)
+
+
+if __name__ == "__main__":
+    sys.exit(main("bandits", rows))

@@ -1,0 +1,55 @@
+"""What policies over independent arms remember: the weighted moments of every arm's losses.
+
+One record for all of them, so that discounting and sliding windows are written once (`forgetting.py`).
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from jaxsci.bandits._draw import played
+from jaxsci.core.protocols import Decision
+
+
+class Moments(NamedTuple):
+    """Of every arm: weighted sums of its losses and of their squares, and its weighted plays; and all updates."""
+
+    total: Float[Array, "*bins K"]
+    squares: Float[Array, "*bins K"]
+    count: Float[Array, "*bins K"]
+    rounds: Int[Array, "*bins"]
+
+    @property
+    def mean(self) -> Float[Array, "*bins K"]:
+        """Mean loss; 0 for an arm without plays."""
+        return self.total / jnp.where(self.count > 0, self.count, 1)
+
+
+def init_moments(like: Array, key, *, num_arms: int) -> Moments:
+    """No plays yet, in the dtype of `like`."""
+    zeros = jnp.zeros(num_arms, like.dtype)
+    return Moments(zeros, zeros, zeros, jnp.int32(0))
+
+
+def update_moments(centre: Array, state: Moments, decision: Decision, loss, context=None, weight=1.0) -> Moments:
+    """Add ``weight`` plays of the loss less `centre`; a negative weight takes them back."""
+    dtype = state.total.dtype
+    # Numbers become arrays before the jitted part, so that other values compile nothing.
+    return _learn(state, decision, jnp.asarray(loss, dtype) - centre, jnp.asarray(weight, dtype))
+
+
+@jax.jit
+def _learn(state: Moments, decision: Decision, loss, weight) -> Moments:
+    weight = jnp.where(played(decision), weight, 0)
+    arm = decision.action
+    return Moments(
+        state.total.at[arm].add(weight * loss),
+        state.squares.at[arm].add(weight * loss**2),
+        state.count.at[arm].add(weight),
+        state.rounds + 1,
+    )
+
+
+__all__ = ["Moments", "init_moments", "update_moments"]

@@ -1,0 +1,41 @@
+"""Rounds kept for later, in arrays of fixed size: what `delayed` and `windowed` have in common."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from jaxsci.core.protocols import Decision, Policy
+
+
+class Stored(NamedTuple):
+    """Decisions with all that their updates need; leading axis: the places."""
+
+    decision: Decision
+    loss: Float[Array, " places"]
+    context: PyTree
+    weight: Float[Array, " places"]
+
+
+def empty(policy: Policy, key, state: PyTree, context: PyTree, places: int) -> Stored:
+    """Places for decisions of `policy` with contexts like `context`, all of weight 0."""
+    decision = jax.eval_shape(policy.select, key, state, context)
+    number = jax.ShapeDtypeStruct((), decision.log_prob.dtype)
+    example = Stored(decision, number, context, number)
+    return jax.tree.map(lambda a: jnp.zeros((places, *jnp.shape(a)), jnp.result_type(a)), example)
+
+
+def put(stored: Stored, place, decision: Decision, loss, context, weight) -> Stored:
+    """`stored` with one place overwritten."""
+    new = Stored(decision, loss, context, weight)
+    if jax.tree.structure(new) != jax.tree.structure(stored):
+        raise ValueError(
+            "update: decision and context must have the structure of those the policy was built for; name an example "
+            f"of the context, context=..., when wrapping; expected {jax.tree.structure(stored.context)}, got "
+            f"{jax.tree.structure(context)}"
+        )
+    return jax.tree.map(lambda kept, a: kept.at[place].set(a), stored, new)
+
+
+__all__ = ["Stored", "empty", "put"]

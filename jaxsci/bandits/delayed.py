@@ -1,0 +1,184 @@
+r"""Losses that arrive late: decisions wait in a queue of fixed size until their loss is known.
+
+The policy goes on choosing with what it has learnt so far. A decision brings its own probability and scores along, so
+a late update is weighted by the distribution it was drawn from, not by the present one.
+
+`delayed` is the simulation: each loss arrives a given number of rounds after its choice. Where losses come from outside
+and nobody knows when, `delayed_hold` queues a decision under a ticket and `delayed_settle` learns its loss.
+
+Reference: Joulani, Gyorgy and Szepesvari 2013, Online learning under delayed feedback.
+"""
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.tree_util import Partial
+from jaxtyping import Array, ArrayLike, Int, PyTree
+
+from jaxsci.bandits import _stored
+from jaxsci.bandits._draw import played
+from jaxsci.core import tree
+from jaxsci.core.protocols import Decision, Policy
+from jaxsci.core.static import bind
+
+_FREE, _NEVER = -1, jnp.iinfo(jnp.int32).max
+
+
+class DelayedState(NamedTuple):
+    """The wrapped policy's state, and the decisions whose losses are still to come."""
+
+    policy: PyTree
+    pending: _stored.Stored
+    """Leading axis: the places of the queue."""
+    due: Int[Array, " capacity"]
+    """Round in which the loss arrives; -1 where the place is free, the largest int32 where nobody knows."""
+    ticket: Int[Array, " capacity"]
+    """Round in which the decision was made."""
+    rounds: Int[Array, ""]
+    dropped: Int[Array, ""]
+    """Decisions whose loss is never learnt because the queue was full."""
+
+
+def delayed(policy: Policy, capacity: int, *, delay: ArrayLike = 1, context: PyTree = None) -> Policy:
+    """`policy`, which learns the loss of round t at the end of round t + delay.
+
+    Losses that arrive in the same round are learnt in the order of their decisions. When the queue is full the newest
+    decision is not kept: its loss is never learnt, and `dropped` in the state counts it.
+
+    Args:
+        policy: any policy.
+        capacity: decisions that can wait at once, the present one included, static: delay + 1 for a constant delay.
+        delay: rounds >= 0, an int, or an array (D,) of the delays of rounds 0, 1, ..., repeated from its start when it
+            ends; traced, so random delays are drawn beforehand.
+        context: an example of the contexts, for its shapes and dtypes; None for policies without.
+
+    Raises:
+        ValueError: capacity < 1; delays of more than one axis; a context unlike the example.
+
+    Example:
+        >>> import jax
+        >>> from jaxsci import bandits
+        >>> policy = bandits.delayed(bandits.ucb1(3), 3, delay=2)
+        >>> state = policy.init(jax.random.key(0))
+        >>> for loss in (0.9, 0.1, 0.5, 0.5):
+        ...     state = policy.update(state, policy.select(jax.random.key(1), state), loss)
+        >>> state.policy.total.tolist(), int(state.dropped)
+        ([1.0, 0.0, 0.0], 0)
+
+    References: Joulani et al. 2013.
+    """
+    if not isinstance(capacity, int) or capacity < 1:
+        raise ValueError(f"delayed: capacity must be an int >= 1, got {capacity!r}")
+    delay = jnp.asarray(delay, jnp.int32)
+    if delay.ndim > 1 or 0 in delay.shape:
+        raise ValueError(f"delayed: delay must be a number or an array of one axis, got shape {delay.shape}")
+    return Policy(
+        Partial(bind(_init, capacity=capacity), policy, context),
+        Partial(_select, policy),
+        Partial(_update, policy, delay),
+    )
+
+
+def _init(policy, context, key, *, capacity) -> DelayedState:
+    inner = policy.init(key)
+    free = jnp.full(capacity, _FREE, jnp.int32)
+    pending = _stored.empty(policy, key, inner, context, capacity)
+    return DelayedState(inner, pending, free, free, jnp.int32(0), jnp.int32(0))
+
+
+def _select(policy, key, state: DelayedState, context=None, mask=None) -> Decision:
+    return policy.select(key, state.policy, context, mask)
+
+
+def _update(policy, delay, state: DelayedState, decision: Decision, loss, context=None, weight=1.0) -> DelayedState:
+    dtype = state.pending.loss.dtype
+    loss, weight = (jnp.asarray(v, dtype) for v in (loss, weight))
+    return _advance(policy, delay, state, decision, loss, context, weight)
+
+
+@eqx.filter_jit
+def _advance(policy, delay, state, decision, loss, context, weight):
+    now = state.rounds
+    wait = delay if delay.ndim == 0 else delay[now % delay.shape[0]]
+    state = _enqueue(state, decision, loss, context, weight, now + jnp.maximum(wait, 0))
+
+    def arrived(state):
+        return (state.due != _FREE) & (state.due <= now)
+
+    def learn_oldest(state):
+        place = jnp.argmin(jnp.where(arrived(state), state.ticket, _NEVER))
+        return _learn(policy, state, place, state.pending.loss[place])
+
+    return jax.lax.while_loop(lambda state: jnp.any(arrived(state)), learn_oldest, state)
+
+
+def _enqueue(state: DelayedState, decision, loss, context, weight, due) -> DelayedState:
+    """Into a free place; nowhere if there is none, or if nothing was played. The next round begins."""
+    place = jnp.argmin(state.due)
+    free, real = state.due[place] == _FREE, played(decision)
+    queued = state._replace(
+        pending=_stored.put(state.pending, place, decision, loss, context, weight),
+        due=state.due.at[place].set(due),
+        ticket=state.ticket.at[place].set(state.rounds),
+    )
+    kept = tree.where(free & real, queued, state)
+    return kept._replace(rounds=state.rounds + 1, dropped=state.dropped + (real & ~free))
+
+
+def _learn(policy, state: DelayedState, place, loss) -> DelayedState:
+    decision, _, context, weight = tree.dynamic_index(state.pending, place)
+    learnt = policy.update(state.policy, decision, loss, context, weight)
+    return state._replace(policy=learnt, due=state.due.at[place].set(_FREE))
+
+
+def delayed_hold(
+    state: DelayedState, decision: Decision, context: PyTree = None, weight: ArrayLike = 1.0
+) -> tuple[DelayedState, Int[Array, ""]]:
+    """Queue a decision whose loss nobody knows yet; returns the state and the ticket that names it.
+
+    Args:
+        state: of a policy made by `delayed`.
+        decision, context, weight: as given to its `update`.
+
+    Example:
+        >>> import jax
+        >>> from jaxsci import bandits
+        >>> ucb = bandits.ucb1(3)
+        >>> policy = bandits.delayed(ucb, 5)
+        >>> state = policy.init(jax.random.key(0))
+        >>> state, first = bandits.delayed_hold(state, policy.select(jax.random.key(1), state))
+        >>> state, second = bandits.delayed_hold(state, policy.select(jax.random.key(2), state))
+        >>> state = bandits.delayed_settle(ucb, state, second, 0.3)
+        >>> print(state.policy.count, state.ticket[state.due >= 0])
+        [1. 0. 0.] [0]
+    """
+    return _hold(state, decision, context, jnp.asarray(weight, state.pending.weight.dtype))
+
+
+@eqx.filter_jit
+def _hold(state, decision, context, weight):
+    unknown = jnp.zeros((), state.pending.loss.dtype)
+    return _enqueue(state, decision, unknown, context, weight, jnp.int32(_NEVER)), state.rounds
+
+
+def delayed_settle(policy: Policy, state: DelayedState, ticket: ArrayLike, loss: ArrayLike) -> DelayedState:
+    """Learn the loss of the decision held under `ticket`; a ticket that is not waiting changes nothing.
+
+    Args:
+        policy: the policy that was wrapped.
+        state: as `delayed_hold` returned it, or a later one.
+        ticket: which decision, traced.
+        loss: its loss, traced.
+    """
+    return _settle(policy, state, jnp.asarray(ticket, jnp.int32), jnp.asarray(loss, state.pending.loss.dtype))
+
+
+@eqx.filter_jit
+def _settle(policy, state, ticket, loss):
+    waiting = (state.due != _FREE) & (state.ticket == ticket)
+    return tree.where(jnp.any(waiting), _learn(policy, state, jnp.argmax(waiting), loss), state)
+
+
+__all__ = ["DelayedState", "delayed", "delayed_hold", "delayed_settle"]

@@ -1,0 +1,185 @@
+r"""Exponential weights against an adversary: EXP3, EXP3-IX and EXP3.P, for losses in [0, 1].
+
+All three play $p = (1 - \gamma)\,\mathrm{softmax}(-\eta \hat L) + \gamma/K$ and differ in the estimates that $\hat L$
+sums: importance weighting $\ell/p$ is unbiased, implicit exploration $\ell/(p + \eta/2)$ trades bias for variance, and
+EXP3.P sums gains $g = 1 - \ell$ with a bonus $\beta/p_i$ for every arm, so that its regret holds with high probability.
+
+References: Auer, Cesa-Bianchi, Freund and Schapire 2002, The nonstochastic multiarmed bandit problem; Bubeck and
+Cesa-Bianchi 2012, Regret analysis of bandit problems, sections 3.1 and 3.2; Neu 2015, Explore no more.
+"""
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax.numpy as jnp
+from jax.tree_util import Partial
+from jaxtyping import Array, ArrayLike, Bool, Float, Int
+
+from jaxsci.bandits._draw import allowed_or_all, check_num_arms, draw, played
+from jaxsci.core.protocols import Decision, Policy
+from jaxsci.core.static import bind
+from jaxsci.core.types import float_dtype
+
+
+class ExponentialState(NamedTuple):
+    """Cumulative estimated losses (for EXP3.P: gains, negative) of the arms, and the rounds learnt from."""
+
+    losses: Float[Array, " K"]
+    rounds: Int[Array, ""]
+
+
+def exp3(num_arms: int, *, mixing: ArrayLike = 0.0) -> Policy:
+    r"""EXP3 without a horizon: $\eta_t = \sqrt{\ln K/(K t)}$, estimates $\ell/p$.
+
+    Args:
+        num_arms: K, static.
+        mixing: $\gamma$ in [0, 1], the part of the plays that is uniform, traced; above 0 it bounds the estimates.
+
+    Example:
+        >>> import jax
+        >>> from jaxsci import bandits
+        >>> policy = bandits.exp3(4)
+        >>> state = policy.init(jax.random.key(0))
+        >>> decision = policy.select(jax.random.key(1), state)
+        >>> state = policy.update(state, decision, 0.5)
+        >>> print(f"{state.losses.sum():.3f}")
+        2.000
+
+    References: Bubeck and Cesa-Bianchi 2012, section 3.1 (anytime form).
+    """
+    check_num_arms("exp3", num_arms)
+    mixing = jnp.asarray(mixing, float_dtype(mixing))
+    return Policy(
+        Partial(bind(_init, num_arms=num_arms), mixing), Partial(_select_exp3, mixing), Partial(_update_weighted)
+    )
+
+
+def exp3_ix(num_arms: int, *, rate: ArrayLike = 1.0) -> Policy:
+    r"""EXP3-IX: $\eta_t = c\sqrt{2 \ln K/(K t)}$, estimates $\ell/(p + \eta_t/2)$ with the rate of the choice.
+
+    Args:
+        num_arms: K, static.
+        rate: c > 0, traced; with the number of rounds T in place of t, 1 is the rate of the analysis.
+
+    References: Neu 2015, algorithm 1 and theorem 1.
+    """
+    check_num_arms("exp3_ix", num_arms)
+    rate = jnp.asarray(rate, float_dtype(rate))
+    return Policy(Partial(bind(_init, num_arms=num_arms), rate), Partial(_select_ix, rate), Partial(_update_weighted))
+
+
+def exp3_p(num_arms: int, *, horizon: ArrayLike, failure: ArrayLike = 0.05) -> Policy:
+    r"""EXP3.P for a known number of rounds: low regret with probability $1 - \delta$, not only on average.
+
+    $\beta = \sqrt{\ln(K/\delta)/(KT)}$, $\eta = 0.95\sqrt{\ln K/(KT)}$, $\gamma = 1.05\sqrt{K \ln K/T}$ (at most 1).
+
+    Args:
+        num_arms: K, static.
+        horizon: T, the number of rounds planned, traced.
+        failure: $\delta$ in (0, 1), traced.
+
+    References: Bubeck and Cesa-Bianchi 2012, section 3.2 (figure 3.2 and theorem 3.2).
+    """
+    check_num_arms("exp3_p", num_arms)
+    dtype = float_dtype(horizon, failure)
+    horizon, failure = (jnp.asarray(v, dtype) for v in (horizon, failure))
+    return Policy(
+        Partial(bind(_init, num_arms=num_arms), horizon),
+        Partial(_select_p, horizon),
+        Partial(_update_p, horizon, failure),
+    )
+
+
+def exponential_weights(
+    losses: Float[Array, " K"],
+    eta: Float[ArrayLike, ""],
+    mask: Bool[Array, " K"] | None = None,
+    *,
+    mixing: Float[ArrayLike, ""] = 0.0,
+) -> Float[Array, " K"]:
+    r"""$p = (1 - \gamma)\,\mathrm{softmax}(-\eta L) + \gamma/K$ over the arms that may be played; the others get 0.
+
+    Args:
+        losses: cumulative losses, any finite values; only differences matter.
+        eta: learning rate >= 0.
+        mask: arms that may be played, all by default.
+        mixing: $\gamma$ in [0, 1].
+    """
+    losses = jnp.asarray(losses)
+    eta, mixing = (jnp.asarray(v, losses.dtype) for v in (eta, mixing))
+    return _weights(losses, eta, mixing, allowed_or_all(mask, losses.shape[0]))
+
+
+@eqx.filter_jit
+def _weights(losses, eta, mixing, allowed):
+    # The least loss is taken away before the rate multiplies: far from 0 the products would lose their digits.
+    gaps = jnp.where(allowed, losses - jnp.min(jnp.where(allowed, losses, jnp.inf)), 0)
+    weights = jnp.where(allowed, jnp.exp(-eta * gaps), 0)
+    total, num_allowed = jnp.sum(weights), jnp.maximum(jnp.sum(allowed), 1).astype(losses.dtype)
+    return (1 - mixing) * weights / jnp.where(total > 0, total, 1) + mixing * allowed / num_allowed
+
+
+def _init(like, key, *, num_arms: int) -> ExponentialState:
+    return ExponentialState(jnp.zeros(num_arms, like.dtype), jnp.int32(0))
+
+
+def _anytime(state: ExponentialState):
+    """sqrt(ln K / (K t)) in round t = rounds + 1."""
+    num_arms, dtype = state.losses.shape[0], state.losses.dtype
+    return jnp.sqrt(jnp.log(jnp.asarray(num_arms, dtype)) / (num_arms * (state.rounds + 1).astype(dtype)))
+
+
+# `aux` of the first two is what is added to p in the estimate, `aux` of EXP3.P the probabilities of all arms: an update
+# that comes late must divide by what the choice was made with.
+
+
+@eqx.filter_jit
+def _select_exp3(mixing, key, state: ExponentialState, context=None, mask=None) -> Decision:
+    eta = _anytime(state)
+    return draw(key, exponential_weights(state.losses, eta, mask, mixing=mixing), mask, aux=jnp.zeros_like(eta))
+
+
+@eqx.filter_jit
+def _select_ix(rate, key, state: ExponentialState, context=None, mask=None) -> Decision:
+    eta = rate * jnp.sqrt(2) * _anytime(state)
+    return draw(key, exponential_weights(state.losses, eta, mask), mask, aux=eta / 2)
+
+
+@eqx.filter_jit
+def _select_p(horizon, key, state: ExponentialState, context=None, mask=None) -> Decision:
+    num_arms = state.losses.shape[0]
+    log_arms = jnp.log(jnp.asarray(num_arms, horizon.dtype))
+    eta = 0.95 * jnp.sqrt(log_arms / (num_arms * horizon))
+    mixing = jnp.minimum(1.05 * jnp.sqrt(num_arms * log_arms / horizon), 1)
+    p = exponential_weights(state.losses, eta, mask, mixing=mixing)
+    return draw(key, p, mask, aux=p)
+
+
+def _update_weighted(state: ExponentialState, decision: Decision, loss, context=None, weight=1.0):
+    loss, weight = (jnp.asarray(v, state.losses.dtype) for v in (loss, weight))
+    return _learn_weighted(state, decision, loss, weight)
+
+
+@eqx.filter_jit
+def _learn_weighted(state: ExponentialState, decision: Decision, loss, weight) -> ExponentialState:
+    real = played(decision)
+    share = jnp.where(real, jnp.exp(decision.log_prob) + decision.aux, 1)
+    estimate = jnp.where(real, weight * loss / share, 0).astype(state.losses.dtype)
+    return ExponentialState(state.losses.at[decision.action].add(estimate), state.rounds + 1)
+
+
+def _update_p(horizon, failure, state: ExponentialState, decision: Decision, loss, context=None, weight=1.0):
+    loss, weight = (jnp.asarray(v, state.losses.dtype) for v in (loss, weight))
+    return _learn_p(horizon, failure, state, decision, loss, weight)
+
+
+@eqx.filter_jit
+def _learn_p(horizon, failure, state: ExponentialState, decision: Decision, loss, weight) -> ExponentialState:
+    num_arms, p = state.losses.shape[0], decision.aux
+    bonus = jnp.sqrt(jnp.log(num_arms / failure) / (num_arms * horizon))
+    gain = jnp.full(num_arms, bonus).at[decision.action].add(1 - loss)
+    estimate = jnp.where((p > 0) & played(decision), weight * gain / jnp.where(p > 0, p, 1), 0)
+    return ExponentialState(state.losses - estimate.astype(state.losses.dtype), state.rounds + 1)
+
+
+__all__ = ["ExponentialState", "exp3", "exp3_ix", "exp3_p", "exponential_weights"]

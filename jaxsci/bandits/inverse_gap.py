@@ -1,0 +1,180 @@
+r"""Inverse gap weighting over any regressor: SquareCB, FastCB, and the greedy policies to compare them with.
+
+With predicted losses $\hat y$ of K arms and the best one b, an arm is played with probability
+
+$$\text{SquareCB: } p_a = \frac{1}{K + \gamma_t(\hat y_a - \hat y_b)}, \qquad
+\text{FastCB: } p_a = \frac{\hat y_b}{K\hat y_b + \gamma_t(\hat y_a - \hat y_b)},$$
+
+and b with what is left; $\gamma_t = g\,t^\rho$ after t learnt losses. FastCB is the first formula at
+$\gamma_t/\hat y_b$: it explores less where the best loss is small.
+
+References: Foster and Rakhlin 2020, Beyond UCB, algorithm 1; Foster and Krishnamurthy 2021, Efficient first-order
+contextual bandits, algorithm 1; Foster, Agarwal, Dudík, Luo, Schapire 2018, Practical contextual bandits with
+regression oracles (elimination).
+"""
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.tree_util import Partial
+from jaxtyping import Array, ArrayLike, Float, Int, PyTree
+
+from jaxsci.bandits._draw import allowed_or_all, draw, played
+from jaxsci.bandits.regressors import Regressor, learn
+from jaxsci.core.protocols import Decision, Policy
+from jaxsci.core.static import bind
+from jaxsci.core.types import float_dtype
+
+
+class InverseGapState(NamedTuple):
+    """The regressor's state and the number of losses it has learnt from."""
+
+    regressor: PyTree
+    rounds: Int[Array, ""]
+
+
+def inverse_gap_weights(scores: Float[Array, " K"], eta: Float[ArrayLike, ""], mask=None) -> Float[Array, " K"]:
+    r"""$p_i = 1/(K + \eta(\hat y_i - \min\hat y))$, the rest on the minimum; K counts the arms that may be played."""
+    allowed = allowed_or_all(mask, scores.shape[0])
+    scores = jnp.where(allowed, scores, jnp.inf)
+    best = jnp.argmin(scores)
+    gaps = jnp.where(allowed, scores - jnp.min(scores), 0)
+    p = jnp.where(allowed, 1 / (jnp.maximum(jnp.sum(allowed), 1) + eta * gaps), 0)
+    others = jnp.sum(p.at[best].set(0))
+    return p.at[best].set(jnp.maximum(1 - others, 0) * jnp.any(allowed)).astype(scores.dtype)
+
+
+def square_cb(
+    regressor: Regressor,
+    *,
+    exploration: ArrayLike = 10.0,
+    exponent: ArrayLike = 0.5,
+    eliminate: ArrayLike | None = None,
+) -> Policy:
+    r"""SquareCB: inverse gap weighting of the predicted losses, $\gamma_t = g\,t^\rho$.
+
+    Args:
+        regressor: a `Regressor`, e.g. from `ridge` or `network`; its context is the policy's.
+        exploration: g >= 0, traced: 0 is uniform, large is greedy.
+        exponent: $\rho$ in [0, 1], traced. t counts learnt losses, so the first round is uniform.
+        eliminate: if given, arms play only when some loss inside their confidence interval is least:
+            $\hat y_a - w_a \le \min_b \hat y_b + w_b$ with $w^2 = \Delta\,\phi^\top A^{-1}\phi$, $\Delta$ =
+            `eliminate` $\times \ln(Kt)$, traced; needs a regressor with leverage.
+
+    The losses' range decides what `exploration` means: [0, 1] here as in the literature. A loss or a context that is
+    not finite teaches nothing.
+
+    Raises:
+        ValueError: `eliminate` with a regressor that has no leverage.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxsci import bandits
+        >>> policy = bandits.square_cb(bandits.ridge(3, 2))
+        >>> state = policy.init(jax.random.key(0))
+        >>> decision = policy.select(jax.random.key(1), state, jnp.ones(2))
+        >>> print(f"{jnp.exp(decision.log_prob):.4f}")
+        0.3333
+
+    References: Foster and Rakhlin 2020, algorithm 1.
+    """
+    return _policy("square_cb", regressor, exploration, exponent, 0.0, eliminate, relative=False)
+
+
+def fast_cb(
+    regressor: Regressor,
+    *,
+    exploration: ArrayLike = 10.0,
+    exponent: ArrayLike = 0.5,
+    floor: ArrayLike = 1e-3,
+    eliminate: ArrayLike | None = None,
+) -> Policy:
+    r"""FastCB: inverse gap weighting at $\gamma_t/\hat y_b$, for losses in [0, 1] of which the best are near 0.
+
+    Args:
+        regressor, exploration, exponent, eliminate: as in `square_cb`.
+        floor: predictions are clipped to [floor, 1], floor > 0, traced: at $\hat y_b = 0$ the weights are 0/0.
+
+    Raises:
+        ValueError: `eliminate` with a regressor that has no leverage.
+
+    References: Foster and Krishnamurthy 2021, algorithm 1.
+    """
+    return _policy("fast_cb", regressor, exploration, exponent, floor, eliminate, relative=True)
+
+
+def greedy_cb(regressor: Regressor, *, epsilon: ArrayLike = 0.0) -> Policy:
+    r"""Plays the arm of least predicted loss, any other with probability $\epsilon/K$; ties to the lower index.
+
+    Args:
+        regressor: a `Regressor`.
+        epsilon: in [0, 1], traced; 0 never explores.
+    """
+    epsilon = jnp.asarray(epsilon, float_dtype(epsilon))
+    return Policy(Partial(_init, regressor), Partial(_select_greedy, regressor, epsilon), Partial(_update, regressor))
+
+
+def _policy(function, regressor, exploration, exponent, floor, eliminate, *, relative) -> Policy:
+    if eliminate is not None and regressor.leverage is None:
+        raise ValueError(f"{function}: eliminate needs a regressor with leverage, such as ridge; got one without")
+    numbers = [None if v is None else jnp.asarray(v, float_dtype(v)) for v in (exploration, exponent, floor, eliminate)]
+    return Policy(
+        Partial(_init, regressor),
+        Partial(bind(_select, relative=relative), regressor, *numbers),
+        Partial(_update, regressor),
+    )
+
+
+def _init(regressor: Regressor, key) -> InverseGapState:
+    return InverseGapState(regressor.init(key), jnp.int32(0))
+
+
+@eqx.filter_jit
+def _select(
+    regressor: Regressor,
+    exploration,
+    exponent,
+    floor,
+    eliminate,
+    key,
+    state: InverseGapState,
+    context=None,
+    mask=None,
+    *,
+    relative: bool,
+) -> Decision:
+    predicted = regressor.predict(state.regressor, context)
+    dtype = predicted.dtype
+    exploration, exponent, floor = (v.astype(dtype) for v in (exploration, exponent, floor))
+    allowed = allowed_or_all(mask, predicted.shape[0])
+    rounds = jnp.maximum(state.rounds, 1).astype(dtype)
+    if eliminate is not None:
+        spread = eliminate.astype(dtype) * jnp.log(predicted.shape[0] * rounds)
+        width = jnp.sqrt(spread * regressor.leverage(state.regressor, context))
+        allowed &= predicted - width <= jnp.min(jnp.where(allowed, predicted + width, jnp.inf))
+    gamma = jnp.where(state.rounds > 0, exploration * rounds**exponent, 0)
+    if relative:
+        predicted = jnp.clip(predicted, floor, 1)
+        gamma = gamma / jnp.min(jnp.where(allowed, predicted, 1))
+    return draw(key, inverse_gap_weights(predicted, gamma, allowed), mask)
+
+
+@eqx.filter_jit
+def _select_greedy(regressor: Regressor, epsilon, key, state: InverseGapState, context=None, mask=None) -> Decision:
+    predicted = regressor.predict(state.regressor, context)
+    num_arms, dtype = predicted.shape[0], predicted.dtype
+    best = jnp.argmin(jnp.where(allowed_or_all(mask, num_arms), predicted, jnp.inf))
+    greedy = jax.nn.one_hot(best, num_arms, dtype=dtype)
+    epsilon = epsilon.astype(dtype)
+    return draw(key, epsilon / num_arms + (1 - epsilon) * greedy, mask)
+
+
+def _update(regressor: Regressor, state: InverseGapState, decision, loss, context=None, weight=1.0):
+    learnt = learn(regressor, state.regressor, decision, loss, context, weight)
+    counts = played(decision) & jnp.isfinite(loss) & (jnp.asarray(weight) > 0)
+    return InverseGapState(learnt, state.rounds + counts)
+
+
+__all__ = ["InverseGapState", "fast_cb", "greedy_cb", "inverse_gap_weights", "square_cb"]

@@ -1,0 +1,98 @@
+r"""LinUCB and linear Thompson sampling: losses that are linear in features, explored where the fit is uncertain.
+
+With the ridge fit $\hat\theta = A^{-1}b$ of every arm (disjoint) or of all arms together (shared),
+
+$$\text{LinUCB: } \arg\min_a \hat\theta_a^\top\phi_a - \alpha\sqrt{\phi_a^\top A_a^{-1}\phi_a}, \qquad
+\text{LinTS: } \arg\min_a \tilde\theta_a^\top\phi_a, \quad \tilde\theta \sim N(\hat\theta, \alpha^2 A^{-1}).$$
+
+References: Li, Chu, Langford, Schapire 2010, A contextual-bandit approach to personalized news article
+recommendation, algorithm 1; Agrawal and Goyal 2013, Thompson sampling for contextual bandits with linear payoffs.
+"""
+
+import equinox as eqx
+import jax.numpy as jnp
+from jax.tree_util import Partial
+from jaxtyping import ArrayLike
+
+from jaxsci.bandits._draw import least
+from jaxsci.bandits.regressors import Regressor, learn, ridge
+from jaxsci.core.keys import as_typed_key
+from jaxsci.core.protocols import Decision, Policy
+from jaxsci.core.types import float_dtype
+
+
+def lin_ucb(num_arms: int, num_features: int, *, alpha: ArrayLike = 1.0, **options) -> Policy:
+    r"""LinUCB: plays the arm of least optimistic loss, $\hat\theta_a^\top\phi - \alpha\sqrt{\phi^\top A_a^{-1}\phi}$.
+
+    Args:
+        num_arms: K, static.
+        num_features: d, static.
+        alpha: width of the confidence bound, >= 0, traced.
+        options: further arguments of `ridge`: regularization (traced), shared, refresh_every (static). With
+            ``shared=True`` there is one $\theta$ for all arms and the context is Float[K, d]; else Float[d].
+
+    Losses have any range. The fit starts from loss 0: losses above 0 make every arm look best where it is unknown,
+    losses below 0 (minus a reward) leave exploration to `alpha`. Ties go to the lower index. A loss or a context that
+    is not finite teaches nothing.
+
+    Raises:
+        ValueError: a size below 1; a context of another shape, when it is used.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxsci import bandits
+        >>> policy = bandits.lin_ucb(3, 2, alpha=0.5)
+        >>> state = policy.init(jax.random.key(0))
+        >>> context = jnp.array([1.0, 0.2])
+        >>> decision = policy.select(jax.random.key(1), state, context)
+        >>> state = policy.update(state, decision, 0.8, context)
+        >>> int(decision.action), int(policy.select(jax.random.key(2), state, context).action)
+        (0, 1)
+
+    References: Li et al. 2010, algorithm 1 (disjoint); Chu, Li, Reyzin, Schapire 2011 (shared).
+    """
+    alpha = jnp.asarray(alpha, float_dtype(alpha))
+    regressor = ridge(num_arms, num_features, **options)
+    return Policy(regressor.init, Partial(_select_optimistic, regressor, alpha), Partial(_update, regressor))
+
+
+def lin_ts(num_arms: int, num_features: int, *, alpha: ArrayLike = 1.0, **options) -> Policy:
+    r"""Linear Thompson sampling: draws $\tilde\theta \sim N(\hat\theta, \alpha^2 A^{-1})$ and plays its best arm.
+
+    Shared parameters are drawn through the Cholesky factor of A. Of parameters of its own an arm shows only their
+    component along $\phi$, which is drawn directly: the same law without a factorisation.
+
+    Args:
+        num_arms, num_features, options: as in `lin_ucb`.
+        alpha: spread of the draw, >= 0, traced.
+
+    The probability of the arm has no closed form: log_prob is that of the choice given the draw, 0.
+
+    Raises:
+        ValueError: a size below 1; a context of another shape, when it is used.
+
+    References: Agrawal and Goyal 2013, algorithm 1.
+    """
+    alpha = jnp.asarray(alpha, float_dtype(alpha))
+    regressor = ridge(num_arms, num_features, **options)
+    return Policy(regressor.init, Partial(_select_sampled, regressor, alpha), Partial(_update, regressor))
+
+
+@eqx.filter_jit
+def _select_optimistic(regressor: Regressor, alpha, key, state, context=None, mask=None) -> Decision:
+    predicted = regressor.predict(state, context)
+    width = jnp.sqrt(regressor.leverage(state, context))
+    return least(predicted - alpha.astype(predicted.dtype) * width, mask)
+
+
+@eqx.filter_jit
+def _select_sampled(regressor: Regressor, alpha, key, state, context=None, mask=None) -> Decision:
+    key = as_typed_key(key, "select")
+    return least(regressor.sample(key, state, context, alpha.astype(float_dtype(state))), mask)
+
+
+def _update(regressor: Regressor, state, decision, loss, context=None, weight=1.0):
+    return learn(regressor, state, decision, loss, context, weight)
+
+
+__all__ = ["lin_ts", "lin_ucb"]

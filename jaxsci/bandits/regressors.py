@@ -1,0 +1,208 @@
+r"""Regressors, what a contextual policy predicts losses with: ``(init, predict, update)``; and ridge regression.
+
+Ridge keeps, for each arm or for all together, $A = \lambda I + \sum \phi\phi^\top$, $b = \sum y\phi$ and
+$\hat\theta = A^{-1}b$; a round costs $d^2$, because $A^{-1}$ loses a rank-one term (Sherman and Morrison):
+
+$$A^{-1} \leftarrow A^{-1} - \frac{vv^\top}{1 + \phi^\top v}, \qquad v = A^{-1}\phi.$$
+
+Rounding errors of these steps add up in float32, so $A^{-1}$ is computed anew from $A$ now and then.
+
+References: J. Sherman, W. J. Morrison 1950; Abbasi-Yadkori, Pál, Szepesvári 2011, Improved algorithms for linear
+stochastic bandits, section 4; Foster and Rakhlin 2020, Beyond UCB (regression oracles).
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.scipy.linalg import solve_triangular
+from jax.tree_util import Partial
+from jaxtyping import Array, ArrayLike, Float, Int, PyTree
+
+from jaxsci.bandits._draw import check_num_arms, played
+from jaxsci.core import tree
+from jaxsci.core.protocols import Decision
+from jaxsci.core.static import bind
+from jaxsci.core.types import float_dtype
+
+
+class Regressor(NamedTuple):
+    """Predicts the loss of every arm from a context and learns from one observed loss at a time."""
+
+    init: Callable[..., PyTree]
+    """``init(key) -> state``: a record with at least one floating leaf, whose dtype the predictions have."""
+    predict: Callable[..., Float[Array, " K"]]
+    """``predict(state, context) -> losses`` of all K arms."""
+    update: Callable[..., PyTree]
+    """``update(state, context, action, loss, weight) -> state``; weight 0 changes no prediction."""
+    leverage: Callable[..., Float[Array, " K"]] | None = None
+    r"""``leverage(state, context)``: for each arm $\phi^\top A^{-1}\phi$, the squared width of the prediction in units
+    of the noise; None where there is none."""
+    sample: Callable[..., Float[Array, " K"]] | None = None
+    r"""``sample(key, state, context, scale)``: losses predicted by parameters drawn from
+    $N(\hat\theta, \mathrm{scale}^2 A^{-1})$."""
+
+
+class RidgeState(NamedTuple):
+    """Of each model (one per arm, or one for all): A, its inverse, b, the coefficients; and the rounds seen."""
+
+    gram: Float[Array, "M d d"]
+    inverse: Float[Array, "M d d"]
+    moment: Float[Array, "M d"]
+    theta: Float[Array, "M d"]
+    rounds: Int[Array, ""]
+
+
+def learn(regressor: Regressor, state: PyTree, decision: Decision, loss, context, weight) -> PyTree:
+    """The regressor's state after a round; a round without a play, or with a loss that is not finite, has weight 0."""
+    # Numbers become arrays before the jitted part, where a Python number would be static.
+    dtype = float_dtype(state)
+    return _learn(regressor, state, decision, jnp.asarray(loss, dtype), context, jnp.asarray(weight, dtype))
+
+
+@eqx.filter_jit
+def _learn(regressor: Regressor, state, decision: Decision, loss, context, weight):
+    seen = played(decision) & jnp.isfinite(loss) & tree.all_finite(context)
+    loss, weight = jnp.where(seen, loss, 0), jnp.where(seen, weight, 0)
+    return regressor.update(state, context, decision.action, loss, weight)
+
+
+def ridge(
+    num_arms: int,
+    num_features: int,
+    *,
+    regularization: ArrayLike = 1.0,
+    shared: bool = False,
+    refresh_every: int = 1000,
+) -> Regressor:
+    r"""Ridge regression of losses on features: $\hat\theta = A^{-1}\sum y\phi$, $A = \lambda I + \sum\phi\phi^\top$.
+
+    Args:
+        num_arms: K, static.
+        num_features: d, static.
+        regularization: $\lambda$ > 0, traced.
+        shared: False, one $\theta$ for each arm and a context Float[d] common to them; True, one $\theta$ for all
+            and a context Float[K, d] of features of the arms. Static.
+        refresh_every: rounds after which $A^{-1}$ is computed anew, static. Under `vmap` all lanes do it together.
+
+    Returns:
+        A `Regressor` with leverage and sample; its state is a `RidgeState`. Losses have any range.
+
+    Raises:
+        ValueError: a size below 1; a context of another shape, when it is used.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxsci import bandits
+        >>> model = bandits.ridge(2, 3, regularization=0.5)
+        >>> state = model.update(model.init(jax.random.key(0)), jnp.ones(3), 1, 7.0)
+        >>> print(model.predict(state, jnp.ones(3)))
+        [0. 6.]
+
+    References: Abbasi-Yadkori, Pál, Szepesvári 2011, section 4.
+    """
+    check_num_arms("ridge", num_arms)
+    check_size("ridge", "num_features", num_features)
+    check_size("ridge", "refresh_every", refresh_every)
+    regularization = jnp.asarray(regularization, float_dtype(regularization))
+    sizes = {"num_arms": num_arms, "num_features": num_features, "shared": bool(shared)}
+    return Regressor(
+        Partial(bind(_init, **sizes), regularization),
+        Partial(bind(_predict, **sizes)),
+        Partial(bind(_update, refresh_every=refresh_every, **sizes)),
+        Partial(bind(_leverage, **sizes)),
+        Partial(bind(_sample, **sizes)),
+    )
+
+
+def check_size(function: str, name: str, value) -> None:
+    """Raise the ValueError of a static size."""
+    if not isinstance(value, int) or value < 1:
+        raise ValueError(f"{function}: {name} must be an int >= 1, got {value!r}")
+
+
+def _matmul(a, b):
+    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+
+
+@eqx.filter_jit
+def _init(regularization, key, *, num_arms, num_features, shared) -> RidgeState:
+    models, dtype = 1 if shared else num_arms, regularization.dtype
+    unit = jnp.broadcast_to(jnp.eye(num_features, dtype=dtype), (models, num_features, num_features))
+    zeros = jnp.zeros((models, num_features), dtype)
+    return RidgeState(regularization * unit, unit / regularization, zeros, zeros, jnp.int32(0))
+
+
+def as_features(function: str, context, shape: tuple[int, ...], dtype) -> Array:
+    """The context as an array of the shape that is expected, or the ValueError that says which."""
+    if context is None or jnp.shape(context) != shape:
+        got = "none" if context is None else f"shape {jnp.shape(context)}"
+        raise ValueError(f"{function}: expects a context of shape {shape}, got {got}")
+    return jnp.asarray(context, dtype)
+
+
+def _features(state: RidgeState, context, num_arms, num_features, shared):
+    shape = (num_arms, num_features) if shared else (num_features,)
+    return as_features("ridge", context, shape, state.theta.dtype)
+
+
+def _predict(state: RidgeState, context, **sizes):
+    phi = _features(state, context, **sizes)
+    return _matmul(phi, state.theta[0]) if sizes["shared"] else _matmul(state.theta, phi)
+
+
+def _leverage(state: RidgeState, context, **sizes):
+    phi = _features(state, context, **sizes)
+    if sizes["shared"]:
+        square = jnp.sum(_matmul(phi, state.inverse[0]) * phi, axis=1)
+    else:
+        square = _matmul(_matmul(state.inverse, phi), phi)
+    return jnp.maximum(square, 0)
+
+
+def _sample(key, state: RidgeState, context, scale, **sizes):
+    predicted = _predict(state, context, **sizes)
+    if not sizes["shared"]:
+        # Each arm uses its own parameters and only along phi, where they are a normal number of known variance.
+        spread = jnp.sqrt(_leverage(state, context, **sizes))
+        return predicted + scale * spread * jax.random.normal(key, predicted.shape, predicted.dtype)
+    normal = jax.random.normal(key, state.theta.shape[1:], predicted.dtype)
+    around = solve_triangular(jnp.linalg.cholesky(state.gram[0]), normal, trans="T", lower=True)
+    return predicted + scale * _matmul(_features(state, context, **sizes), around)
+
+
+def _update(state: RidgeState, context, action, loss, weight=1.0, *, refresh_every, **sizes) -> RidgeState:
+    phi = _features(state, context, **sizes)
+    model, row = (0, phi[action]) if sizes["shared"] else (action, phi)
+    root = jnp.sqrt(jnp.asarray(weight, row.dtype))
+    row, target = jnp.where(root > 0, root * row, 0), root * loss
+    gram = state.gram.at[model].add(jnp.outer(row, row))
+    moment = state.moment.at[model].add(row * target)
+    # What is taken away is symmetric to the last bit, and so is the inverse after any number of rounds.
+    v = _matmul(state.inverse[model], row)
+    one = state.inverse[model] - jnp.outer(v, v) / (1 + jnp.sum(row * v))
+    inverse = state.inverse.at[model].set(one)
+    theta = state.theta.at[model].set(_matmul(one, moment[model]))
+    rounds = state.rounds + 1
+
+    # A loop of no or one pass rather than a `cond`, which under vmap would compute the inverses in every round.
+    def refresh(_):
+        fresh = jax.vmap(_inverse)(gram)
+        return jnp.bool_(False), fresh, jax.vmap(_matmul)(fresh, moment)
+
+    due = rounds % refresh_every == 0
+    _, inverse, theta = jax.lax.while_loop(lambda carry: carry[0], refresh, (due, inverse, theta))
+    return RidgeState(gram, inverse, moment, theta, rounds)
+
+
+def _inverse(gram):
+    """The inverse of a positive definite matrix, exactly symmetric."""
+    identity = jnp.eye(gram.shape[0], dtype=gram.dtype)
+    half = solve_triangular(jnp.linalg.cholesky(gram), identity, lower=True)
+    inverse = _matmul(half.T, half)
+    return (inverse + inverse.T) / 2
+
+
+__all__ = ["Regressor", "RidgeState", "ridge"]

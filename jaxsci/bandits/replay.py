@@ -1,0 +1,161 @@
+r"""Replay of a policy on a table of costs, and updates of many decisions at once.
+
+When the cost of every arm in every round is known beforehand (`linear.cost_table`, logged experiments), any policy is
+played on it by one scan: no solver runs again, and seeds and hyper-parameters are axes of a `vmap`. Policies of
+different kinds are a Python loop.
+"""
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree, Real
+
+from jaxsci.bandits._draw import played
+from jaxsci.core import status
+from jaxsci.core.keys import as_typed_key
+from jaxsci.core.protocols import Decision, Policy
+from jaxsci.core.types import float_dtype
+
+# As in `linear.tuned_sequence`, so that at one key both make the same choices: rounds fold in their index, the start
+# the other end of the range, and within a round 1 is the choice.
+_START, _CHOICE = 0xFFFF_FFFF, 1
+
+
+class ReplayState(NamedTuple):
+    """Where a replay stands: the policy's state and the index of the next round."""
+
+    policy: PyTree
+    round: Int[Array, ""]
+
+
+class Replay(NamedTuple):
+    """One entry a round, leading axis T: the arm, what it cost, its log-probability, and the status."""
+
+    action: Int[Array, " T"]
+    cost: Float[Array, " T"]
+    log_prob: Float[Array, " T"]
+    status: Int[Array, " T"]
+
+
+def replay(
+    key,
+    costs: Real[ArrayLike, "T K"],
+    policy: Policy,
+    contexts: PyTree = None,
+    *,
+    masks: Bool[ArrayLike, "T K"] | None = None,
+    state: ReplayState | None = None,
+) -> tuple[ReplayState, Replay]:
+    """Play `policy` on a table of costs: choose, pay, learn, row by row, in one compiled scan.
+
+    Args:
+        key: typed key.
+        costs: what each arm costs in each round, traced; in the range that the policy expects.
+        policy: any policy over K arms.
+        contexts: a record with leading axis T, traced; None for policies without.
+        masks: arms that may be played in each round, traced; all by default.
+        state: where to go on, from an earlier call with the same key; the start by default.
+
+    Returns:
+        The final `ReplayState` and the `Replay`. A cost that is not finite is not learnt and sets NONFINITE_INPUT. In a
+        round without an allowed arm nothing is played: cost 0, log-probability -inf, status DEGENERATE. An arm
+        outside the table costs what its last column says, at status OUT_OF_RANGE.
+
+    Raises:
+        ValueError: costs without two axes or without arms; contexts or masks of another length.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxsci import bandits
+        >>> costs = jax.random.uniform(jax.random.key(0), (200, 3))
+        >>> keys, alphas = jax.random.split(jax.random.key(1), 4), jnp.array([0.1, 1.0])
+        >>> def run(key, alpha):
+        ...     return bandits.replay(key, costs, bandits.ucb1(3, alpha=alpha))[1]
+        >>> jax.vmap(jax.vmap(run, (None, 0)), (0, None))(keys, alphas).cost.shape
+        (4, 2, 200)
+    """
+    key = as_typed_key(key, "replay")
+    costs = jnp.asarray(costs, float_dtype(costs))
+    if costs.ndim != 2 or costs.shape[1] == 0:
+        raise ValueError(f"replay: costs must have shape (T, K) with K >= 1, got {costs.shape}")
+    lengths = {np.shape(a)[:1] for a in jax.tree.leaves(contexts)}
+    if lengths - {costs.shape[:1]}:
+        raise ValueError(f"replay: contexts must have the leading axis T = {costs.shape[0]} of costs, got {lengths}")
+    if masks is not None and np.shape(masks) != costs.shape:
+        raise ValueError(f"replay: masks must have the shape of costs, {costs.shape}, got {np.shape(masks)}")
+    return _run(key, costs, policy, contexts, masks, state)
+
+
+@eqx.filter_jit
+def _run(key, costs, policy, contexts, masks, state):
+    if state is None:
+        state = ReplayState(policy.init(jax.random.fold_in(key, _START)), jnp.int32(0))
+
+    def step(state, row):
+        costs, context, mask = row
+        here = jax.random.fold_in(key, state.round)
+        decision = policy.select(jax.random.fold_in(here, _CHOICE), state.policy, context, mask)
+        real, cost = played(decision), costs[jnp.minimum(decision.action, costs.shape[0] - 1)]
+        fine = jnp.isfinite(cost)
+        trouble = status.merge(
+            status.flag(real & ~fine, status.NONFINITE_INPUT),
+            status.flag(~real, status.DEGENERATE),
+            status.flag(decision.action >= costs.shape[0], status.OUT_OF_RANGE),
+        )
+        learnt = policy.update(state.policy, decision, jnp.where(fine, cost, 0), context, fine.astype(cost.dtype))
+        paid = jnp.where(real, cost, 0)
+        return ReplayState(learnt, state.round + 1), Replay(decision.action, paid, decision.log_prob, trouble)
+
+    return jax.lax.scan(step, state, (costs, contexts, masks))
+
+
+def update_batch(
+    policy: Policy,
+    state: PyTree,
+    decisions: Decision,
+    losses: Real[ArrayLike, " B"],
+    contexts: PyTree = None,
+    weights: Real[ArrayLike, " B"] | None = None,
+) -> PyTree:
+    """Learn from B decisions that were made at one state, in their order: `policy.update` as one scan.
+
+    Args:
+        policy: any policy.
+        state: its state.
+        decisions: with leading axis B, e.g. from `select` under `vmap` over keys.
+        losses: of the decisions.
+        contexts: with leading axis B; None for policies without.
+        weights: of the decisions, 1 by default; 0 learns nothing, e.g. for padding.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxsci import bandits
+        >>> policy = bandits.thompson_beta(3)
+        >>> state = policy.init(jax.random.key(0))
+        >>> decisions = jax.vmap(policy.select, (0, None))(jax.random.split(jax.random.key(1), 8), state)
+        >>> state = bandits.update_batch(policy, state, decisions, jnp.ones(8))
+        >>> state.total.sum().item()
+        8.0
+    """
+    losses = jnp.asarray(losses, float_dtype(losses))
+    if losses.ndim != 1 or np.shape(decisions.action) != losses.shape:
+        raise ValueError(
+            f"update_batch: expected one axis of losses and decisions, got {losses.shape}, {np.shape(decisions.action)}"
+        )
+    weights = jnp.ones_like(losses) if weights is None else jnp.asarray(weights, losses.dtype)
+    return _learn_all(policy, state, decisions, losses, contexts, weights)
+
+
+@eqx.filter_jit
+def _learn_all(policy, state, decisions, losses, contexts, weights):
+    def learn(state, item):
+        decision, loss, context, weight = item
+        return policy.update(state, decision, loss, context, weight), None
+
+    return jax.lax.scan(learn, state, (decisions, losses, contexts, weights))[0]
+
+
+__all__ = ["Replay", "ReplayState", "replay", "update_batch"]

@@ -1,0 +1,98 @@
+r"""Upper confidence bounds, written for losses: play the arm whose loss may still be the least.
+
+UCB1 plays $\arg\min_i \hat\mu_i - \alpha\sqrt{2\ln N/n_i}$, UCB-V $\arg\min_i \hat\mu_i - \sqrt{2 v_i\zeta/n_i} -
+3b\zeta/n_i$ with $\zeta = c\ln N$, from the $n_i$ plays of arm i, their mean $\hat\mu_i$ and variance $v_i$. In both N
+is the number of all plays so far, $\sum_i n_i$, without the one being chosen; arms without plays come first, in order.
+
+References: Auer, Cesa-Bianchi and Fischer 2002, Finite-time analysis of the multiarmed bandit problem, figure 1;
+Audibert, Munos and Szepesvari 2009, Exploration-exploitation tradeoff using variance estimates in
+multi-armed bandits.
+"""
+
+import equinox as eqx
+import jax.numpy as jnp
+from jax.tree_util import Partial
+from jaxtyping import ArrayLike
+
+from jaxsci.bandits._draw import check_num_arms, least
+from jaxsci.bandits._moments import Moments, init_moments, update_moments
+from jaxsci.core.protocols import Decision, Policy
+from jaxsci.core.static import bind
+from jaxsci.core.types import float_dtype
+
+
+def ucb1(num_arms: int, *, alpha: ArrayLike = 1.0) -> Policy:
+    r"""UCB1: least mean less $\alpha\sqrt{2 \ln N/n}$, N all plays so far. Losses in [0, 1].
+
+    Args:
+        num_arms: K, static.
+        alpha: width of the bound, >= 0, traced; losses in [0, b] need b times as much.
+
+    The choice is deterministic, log_prob 0; of equal arms the first is played. The state is `Moments`, so
+    `discounted` and `windowed` apply.
+
+    Example:
+        >>> import jax
+        >>> from jaxsci import bandits
+        >>> policy = bandits.ucb1(3)
+        >>> state = policy.init(jax.random.key(0))
+        >>> for loss in (0.9, 0.1, 0.5):
+        ...     state = policy.update(state, policy.select(jax.random.key(1), state), loss)
+        >>> int(policy.select(jax.random.key(1), state).action), state.count.tolist()
+        (1, [1.0, 1.0, 1.0])
+
+    References: Auer et al. 2002, figure 1.
+    """
+    check_num_arms("ucb1", num_arms)
+    alpha = jnp.asarray(alpha, float_dtype(alpha))
+    return Policy(
+        Partial(bind(init_moments, num_arms=num_arms), alpha),
+        Partial(_select_ucb1, alpha),
+        Partial(update_moments, jnp.zeros_like(alpha)),
+    )
+
+
+def ucb_v(num_arms: int, *, exploration: ArrayLike = 1.2, loss_range: ArrayLike = 1.0) -> Policy:
+    r"""UCB-V: bounds from the variance of each arm's losses, so that arms that hardly vary are settled sooner.
+
+    Args:
+        num_arms: K, static.
+        exploration: c in $\zeta = c \ln N$, > 0, traced.
+        loss_range: b, losses lie in an interval of this length that starts at 0, traced.
+
+    The choice is deterministic, log_prob 0. The state is `Moments`.
+
+    References: Audibert et al. 2009 (the constant of the last term is 1).
+    """
+    check_num_arms("ucb_v", num_arms)
+    dtype = float_dtype(exploration, loss_range)
+    exploration, loss_range = (jnp.asarray(v, dtype) for v in (exploration, loss_range))
+    return Policy(
+        Partial(bind(init_moments, num_arms=num_arms), exploration),
+        Partial(_select_ucb_v, exploration, loss_range),
+        Partial(update_moments, jnp.zeros_like(exploration)),
+    )
+
+
+def _plays(state: Moments):
+    """Plays of each arm, 1 where there are none; and ln N, 0 where discounts or weights left less than one play."""
+    return jnp.where(state.count > 0, state.count, 1), jnp.log(jnp.maximum(jnp.sum(state.count), 1))
+
+
+@eqx.filter_jit
+def _select_ucb1(alpha, key, state: Moments, context=None, mask=None) -> Decision:
+    count, log_plays = _plays(state)
+    bound = state.mean - alpha * jnp.sqrt(2 * log_plays / count)
+    return least(jnp.where(state.count > 0, bound, -jnp.inf), mask)
+
+
+@eqx.filter_jit
+def _select_ucb_v(exploration, loss_range, key, state: Moments, context=None, mask=None) -> Decision:
+    count, log_plays = _plays(state)
+    variance = jnp.maximum(state.squares / count - state.mean**2, 0)
+    zeta = exploration * log_plays
+    bound = state.mean - jnp.sqrt(2 * variance * zeta / count) - 3 * loss_range * zeta / count
+    return least(jnp.where(state.count > 0, bound, -jnp.inf), mask)
+
+
+__all__ = ["ucb1", "ucb_v"]

@@ -1,0 +1,42 @@
+"""Gaussian processes of a fixed number of rows: kernels, conditioning, prediction, sampling, fitting.
+
+Builds on: core. One GP serves bandits, Bayesian optimisation, quadrature and priors: shapes never change, a mask says
+which rows count, a dead row is a row of the identity. Start reading at `kernels.py`, then `_gp.py`.
+"""
+
+from jaxsci.gp import kernels
+from jaxsci.gp._fit import FitResult, fit
+from jaxsci.gp._gp import (
+    FULL,
+    GP,
+    JITTERED,
+    Joint,
+    Prediction,
+    Sample,
+    append,
+    condition,
+    joint,
+    leave_one_out,
+    log_marginal,
+    predict,
+    sample,
+)
+
+__all__ = [
+    "FULL",
+    "GP",
+    "JITTERED",
+    "FitResult",
+    "Joint",
+    "Prediction",
+    "Sample",
+    "append",
+    "condition",
+    "fit",
+    "joint",
+    "kernels",
+    "leave_one_out",
+    "log_marginal",
+    "predict",
+    "sample",
+]

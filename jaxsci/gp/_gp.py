@@ -1,0 +1,390 @@
+r"""A Gaussian process of a fixed number of rows: condition, append, predict, sample, log marginal likelihood.
+
+$f \sim \mathcal{GP}(0, k)$, $y_i = f(x_i) + \varepsilon_i$, $\varepsilon_i \sim N(0, \sigma_i^2)$. With
+$K = (k(x_i, x_j)) + \mathrm{diag}(\sigma_i^2 + \text{jitter}) = LL^\top$ and $\alpha = K^{-1}y$ the posterior at x has
+mean $k_x^\top\alpha$ and variance $k(x, x) - \|L^{-1}k_x\|^2$.
+
+A row that the mask leaves out is a row of the identity in K, with target 0: it changes nothing, the shapes never
+change, and the whole lives in the carry of a scan. The mean is zero: centre the targets, or add a constant kernel.
+
+When the factorisation fails (float32, or rows that nearly coincide without noise) more jitter is tried and reported;
+when no jitter helps, the result is the prior, and says so. No number in it is ever NaN.
+
+Reference: Rasmussen and Williams 2006, Gaussian Processes for Machine Learning, algorithm 2.1 and sections 5.4, A.4.
+"""
+
+import math
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.scipy.linalg import cho_solve, solve_triangular
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree
+
+from jaxsci.core import status, tree
+from jaxsci.core.keys import as_typed_key
+from jaxsci.core.types import KeyArray, float_dtype
+from jaxsci.gp._factor import JITTERED, factor, factor_status, log_density
+from jaxsci.gp.kernels import Kernel, as_tree, gram
+
+FULL = status.register(
+    "gp", 17, "no room", "append found every row in use and changed nothing", "condition with a larger size"
+)
+
+_HIGHEST = jax.lax.Precision.HIGHEST
+_HALF_LOG_2PI = math.log(2 * math.pi) / 2
+
+
+class GP(NamedTuple):
+    """A Gaussian process conditioned on the rows that `mask` names; N rows, some of them dead."""
+
+    kernel: Kernel
+    x: PyTree
+    """Inputs, N along the leading axis of every array; zero in dead rows."""
+    y: Float[Array, " N"]
+    """Targets; zero in dead rows."""
+    mask: Bool[Array, " N"]
+    """True where a row counts."""
+    noise: Float[Array, " N"]
+    """Noise variance of each row; that of a dead row is used when `append` fills it."""
+    jitter: Float[Array, ""]
+    """What the diagonal holds besides the noise."""
+    chol: Float[Array, "N N"]
+    """Lower factor L of K."""
+    alpha: Float[Array, " N"]
+    """K^-1 y."""
+    status: Int[Array, ""]
+    """Bits of everything that happened so far."""
+
+
+class Prediction(NamedTuple):
+    """Posterior mean and variance of f, without noise; the status is the GP's and that of the point asked for."""
+
+    mean: Float[Array, "..."]
+    variance: Float[Array, "..."]
+    status: Int[Array, "..."]
+
+
+class Joint(NamedTuple):
+    """Posterior mean and covariance of f at several points."""
+
+    mean: Float[Array, " m"]
+    covariance: Float[Array, "m m"]
+    status: Int[Array, ""]
+
+
+class Sample(NamedTuple):
+    """One draw of f at several points, and the status of the GP and of the draw."""
+
+    value: Float[Array, " m"]
+    status: Int[Array, ""]
+
+
+def condition(
+    kernel: Kernel,
+    x: PyTree,
+    y: Float[ArrayLike, " n"],
+    mask: Bool[ArrayLike, " n"] | None = None,
+    *,
+    noise: ArrayLike,
+    jitter: ArrayLike = 0.0,
+    size: int | None = None,
+) -> GP:
+    """The Gaussian process given targets `y` at inputs `x`, O(N^3).
+
+    Args:
+        kernel: from `gp.kernels`, or any function of a pair of inputs.
+        x: n inputs, (n, d) or any record of arrays with n along the leading axis; traced.
+        y: (n,) targets, traced.
+        mask: rows that count, all by default; traced.
+        noise: variance of the observation noise, one for all or (n,), traced; 0 interpolates.
+        jitter: added to the diagonal too, but no part of the model's noise; traced.
+        size: number of rows N >= n of the result, static; n by default. The others are dead, room for `append`.
+
+    Returns:
+        A `GP`. Status: non-finite input (such rows are dead), jitter raised, singular (no jitter helped, or a
+        non-finite kernel: all rows are dead and predictions are the prior's).
+
+    Raises:
+        ValueError: shapes that do not fit, a kernel whose value is no scalar, size < n.
+
+    Differentiable in the kernel's hyper-parameters, x, y, noise and jitter, any order.
+
+    Example:
+        >>> from jaxsci import gp
+        >>> x = jnp.asarray([[0.0], [1.0]])
+        >>> process = gp.condition(gp.kernels.rbf(1.0), x, jnp.asarray([1.0, 2.0]), noise=0.01, size=4)
+        >>> process = gp.append(process, jnp.asarray([2.0]), 1.0)
+        >>> mean, variance, status = gp.predict(process, jnp.asarray([1.5]))
+        >>> print(f"{mean:.2f} {variance:.3f} {status}")
+        1.68 0.025 0
+
+    References: Rasmussen and Williams 2006, algorithm 2.1.
+    """
+    kernel = as_tree(kernel)
+    x, y, mask, noise, jitter = checked_data(
+        "gp.condition", float_dtype(x, y, noise, jitter, kernel), x, y, mask, noise, jitter
+    )
+    n = y.shape[0]
+    size = n if size is None else size
+    if not isinstance(size, int) or size < max(n, 1):
+        raise ValueError(f"gp.condition: size must be an int >= max(n, 1) = {max(n, 1)}, got {size!r}")
+    return _condition(kernel, x, y, mask, noise, jitter, size)
+
+
+def checked_data(function, dtype, x, y, mask, noise, jitter):
+    """Data as arrays of one dtype, or the ValueError that says which shape does not fit."""
+    x = jax.tree.map(lambda a: jnp.asarray(a, dtype if jnp.issubdtype(jnp.result_type(a), jnp.inexact) else None), x)
+    y, noise, jitter = (jnp.asarray(a, dtype) for a in (y, noise, jitter))
+    mask = jnp.ones(y.shape, bool) if mask is None else jnp.asarray(mask)
+    if y.ndim != 1:
+        raise ValueError(f"{function}: y must have shape (n,), got {y.shape}; use jax.vmap for several outputs")
+    n = y.shape[0]
+    for path, leaf in jax.tree_util.tree_leaves_with_path(x):
+        if leaf.ndim == 0 or leaf.shape[0] != n:
+            name = f"x{jax.tree_util.keystr(path)}"
+            raise ValueError(f"{function}: {name} must have n = {n} rows as y has, got shape {leaf.shape}")
+    if mask.shape != (n,) or mask.dtype != bool:
+        raise ValueError(f"{function}: mask must be Bool of shape ({n},), got {mask.dtype} of shape {mask.shape}")
+    if noise.shape not in ((), (n,)) or jitter.shape != ():
+        raise ValueError(
+            f"{function}: noise must be a scalar or of shape ({n},) and jitter a scalar, got {noise.shape} and "
+            f"{jitter.shape}"
+        )
+    return x, y, mask, noise, jitter
+
+
+@eqx.filter_jit
+def _condition(kernel, x, y, mask, noise, jitter, size: int) -> GP:
+    n = y.shape[0]
+    # The rows to come have the one noise, or the mean of those that are there.
+    to_come = noise if noise.ndim == 0 else jnp.sum(noise) / max(n, 1)
+    noise = jnp.concatenate([jnp.broadcast_to(noise, (n,)), jnp.broadcast_to(to_come, (size - n,))])
+    x, y, mask = jax.tree.map(lambda a: jnp.pad(a, [(0, size - n)] + [(0, 0)] * (a.ndim - 1)), (x, y, mask))
+    x, y, live, matrix, code = _system(kernel, x, y, mask, noise, jitter)
+    chol, extra = factor(matrix)
+    singular = jnp.isinf(extra)
+    live = live & ~singular
+    x, y = _keep_rows(live, (x, y))
+    alpha = cho_solve((chol, True), y)
+    jitter = jitter + jnp.where(singular, 0, extra)
+    return GP(kernel, x, y, live, noise, jitter, chol, alpha, code | factor_status(extra))
+
+
+def evidence(kernel, x, y, mask, noise, jitter):
+    """(log_marginal(condition(...)), status), with a gradient that costs one more triangular solve."""
+    noise = jnp.broadcast_to(noise, y.shape).astype(y.dtype)
+    _, y, live, matrix, code = _system(kernel, x, y, mask, noise, jitter)
+    value, extra = log_density(matrix, y)
+    return value - jnp.sum(live) * _HALF_LOG_2PI, code | factor_status(extra)
+
+
+def _system(kernel, x, y, mask, noise, jitter):
+    """Inputs, targets and mask without the rows that are dead or not finite, the matrix K, and a status."""
+    _check_kernel(kernel, x)
+    live = mask & jnp.isfinite(noise) & jax.vmap(tree.all_finite)((x, y))
+    code = status.flag(jnp.any(mask & ~live), status.NONFINITE_INPUT)
+    x, y = _keep_rows(live, (x, y))
+    covariance = jnp.where(live[:, None] & live[None, :], gram(kernel, x, x).astype(y.dtype), 0)
+    return x, y, live, covariance + jnp.diag(jnp.where(live, noise + jitter, 1)), code
+
+
+@eqx.filter_jit
+def append(gp: GP, x: PyTree, y: ArrayLike, *, noise: ArrayLike | None = None) -> GP:
+    """The Gaussian process given one more observation, in the row after the last live one; O(N^2).
+
+    Equal to `condition` on all rows, to rounding error.
+
+    Args:
+        gp: from `condition` or `append`.
+        x: one input. y: its target, a scalar; traced.
+        noise: variance of its noise, traced; what `condition` was told by default.
+
+    Returns:
+        A `GP`. Status: no room (every row up to the last is in use; nothing changes), non-finite input or result
+        (nothing changes), jitter raised (f(x) was known to rounding error: its row's diagonal is that error).
+
+    Differentiable as `condition`.
+
+    References: Golub and Van Loan 2013, Matrix Computations, section 4.2 (bordered Cholesky factor).
+    """
+    num_rows = gp.y.shape[0]
+    last = jnp.max(jnp.where(gp.mask, jnp.arange(1, num_rows + 1), 0))
+    full, slot = last >= num_rows, jnp.minimum(last, num_rows - 1)
+    x = jax.tree.map(lambda a, b: jnp.asarray(a, b.dtype), x, gp.x)
+    y = jnp.asarray(y, gp.y.dtype)
+    noise = gp.noise[slot] if noise is None else jnp.asarray(noise, gp.y.dtype)
+    good = tree.all_finite((x, y, noise))
+    x, y, noise = jax.tree.map(lambda a: jnp.where(good, a, jnp.zeros_like(a)), (x, y, noise))
+
+    row = solve_triangular(gp.chol, _against(gp, x), lower=True)
+    variance = gp.kernel(x, x).astype(y.dtype) + noise + gp.jitter
+    pivot = variance - jnp.vdot(row, row, precision=_HIGHEST)
+    least = num_rows * jnp.finfo(y.dtype).eps * variance
+    known = pivot < least
+    row = row.at[slot].set(jnp.sqrt(jnp.where(known, least, pivot)))
+    usable = good & ~full & tree.all_finite(row)
+
+    def put(rows, new):
+        return rows.at[slot].set(jnp.where(usable, new, rows[slot]))
+
+    chol, targets = put(gp.chol, row), put(gp.y, y)
+    code = status.flag(~good, status.NONFINITE_INPUT) | status.flag(full, FULL)
+    code = code | status.flag(good & ~full & ~usable, status.NONFINITE_RESULT) | status.flag(usable & known, JITTERED)
+    return GP(
+        gp.kernel,
+        jax.tree.map(put, gp.x, x),
+        targets,
+        put(gp.mask, True),
+        put(gp.noise, noise),
+        gp.jitter,
+        chol,
+        cho_solve((chol, True), targets),
+        gp.status | code,
+    )
+
+
+@eqx.filter_jit
+def predict(gp: GP, x: PyTree) -> Prediction:
+    """Posterior mean and variance of f at one input; `jax.vmap(gp.predict, (None, 0))` for several.
+
+    Args:
+        gp: from `condition` or `append`.
+        x: one input, traced.
+
+    Returns:
+        A `Prediction`; the variance is clipped at 0, add the noise's for that of an observation. Status: the GP's, and
+        non-finite result (mean 0 and variance 0) where x or the kernel is not finite.
+
+    Differentiable in everything.
+
+    References: Rasmussen and Williams 2006, algorithm 2.1.
+    """
+    mean, covariance, code = joint(gp, jax.tree.map(lambda a: jnp.asarray(a)[None], x))
+    return Prediction(mean[0], jnp.maximum(covariance[0, 0], 0), code)
+
+
+@eqx.filter_jit
+def joint(gp: GP, xs: PyTree) -> Joint:
+    """Posterior mean and covariance of f at several inputs together.
+
+    Args:
+        gp: from `condition` or `append`.
+        xs: m inputs along the leading axis of every array, traced.
+
+    Returns:
+        A `Joint`; as a difference of matrices the covariance is positive semi-definite to rounding error only.
+        Status: as `predict`, with all zeros.
+
+    Differentiable in everything.
+
+    References: Rasmussen and Williams 2006, equation 2.24.
+    """
+    covariances = jnp.where(gp.mask[:, None], gram(gp.kernel, gp.x, xs).astype(gp.y.dtype), 0)
+    mean = jnp.matmul(covariances.T, gp.alpha, precision=_HIGHEST)
+    reduced = solve_triangular(gp.chol, covariances, lower=True)
+    prior = gram(gp.kernel, xs, xs).astype(gp.y.dtype)
+    covariance = prior - jnp.matmul(reduced.T, reduced, precision=_HIGHEST)
+    bad = ~tree.all_finite((mean, covariance))
+    mean, covariance = (jnp.where(bad, 0, a) for a in (mean, covariance))
+    return Joint(mean, covariance, gp.status | status.flag(bad, status.NONFINITE_RESULT))
+
+
+@eqx.filter_jit
+def sample(key: KeyArray, gp: GP, xs: PyTree) -> Sample:
+    """One draw of f at several inputs together; `jax.vmap` over keys draws more at the cost of one factorisation.
+
+    Args:
+        key: one typed key.
+        gp: from `condition` or `append`.
+        xs: m inputs along the leading axis of every array, traced.
+
+    Returns:
+        A `Sample`. The covariance's diagonal is raised by its own rounding error, (N + m) eps max k(x, x), so that
+        points already known exactly can be drawn; more than that is reported as jitter raised.
+
+    Differentiable in everything.
+
+    References: Rasmussen and Williams 2006, section A.2.
+    """
+    key = as_typed_key(key, "gp.sample")
+    mean, covariance, code = joint(gp, xs)
+    m = mean.shape[0]
+    prior = jax.vmap(lambda x: gp.kernel(x, x))(xs).astype(mean.dtype)
+    rounding = (gp.y.shape[0] + m) * jnp.finfo(mean.dtype).eps * jnp.max(prior)
+    rounding = jax.lax.stop_gradient(jnp.where(jnp.isfinite(rounding), rounding, 1))
+    chol, extra = factor(covariance + rounding * jnp.eye(m, dtype=mean.dtype))
+    # No factor found: the mean is all that can be said.
+    chol = jnp.where(jnp.isinf(extra), 0, chol)
+    noise = jax.random.normal(key, (m,), mean.dtype)
+    return Sample(mean + jnp.matmul(chol, noise, precision=_HIGHEST), code | factor_status(extra))
+
+
+@eqx.filter_jit
+def log_marginal(gp: GP) -> Float[Array, ""]:
+    r"""Log marginal likelihood of the live rows, $-\frac12 y^\top\alpha - \sum\log L_{ii} - \frac n2\log 2\pi$.
+
+    Look at the GP's status: of a singular one no row is live and this is 0. Differentiable in everything.
+
+    References: Rasmussen and Williams 2006, algorithm 2.1.
+    """
+    fit = jnp.vdot(gp.y, gp.alpha, precision=_HIGHEST)
+    volume = jnp.sum(jnp.log(jnp.diagonal(gp.chol)))
+    return -fit / 2 - volume - jnp.sum(gp.mask) * _HALF_LOG_2PI
+
+
+@eqx.filter_jit
+def leave_one_out(gp: GP) -> Prediction:
+    r"""Mean and variance of f at every row given all other rows.
+
+    $m_i = y_i - \alpha_i/K^{-1}_{ii}$, $v_i = 1/K^{-1}_{ii} - \sigma_i^2 - \text{jitter}$
+
+    Returns:
+        A `Prediction` of N rows; dead ones hold zeros. Differentiable in everything.
+
+    References: Rasmussen and Williams 2006, equation 5.12.
+    """
+    num_rows = gp.y.shape[0]
+    inverse = solve_triangular(gp.chol, jnp.eye(num_rows, dtype=gp.y.dtype), lower=True)
+    precision = jnp.sum(inverse**2, axis=0)
+    variance = jnp.maximum(1 / precision - gp.noise - gp.jitter, 0)
+    mean = gp.y - gp.alpha / precision
+    return Prediction(
+        jnp.where(gp.mask, mean, 0), jnp.where(gp.mask, variance, 0), jnp.broadcast_to(gp.status, (num_rows,))
+    )
+
+
+def _against(gp: GP, x):
+    """k(x_i, x) for all rows, 0 in dead ones."""
+    return jnp.where(gp.mask, jax.vmap(lambda row: gp.kernel(row, x))(gp.x).astype(gp.y.dtype), 0)
+
+
+def _check_kernel(kernel, x):
+    if all(leaf.shape[0] for leaf in jax.tree.leaves(x)):
+        row = jax.tree.map(lambda a: a[0], x)
+        value = jax.eval_shape(kernel, row, row)
+        if value.shape != ():
+            raise ValueError(f"gp.condition: the kernel must give a scalar for a pair of inputs, got {value.shape}")
+
+
+def _keep_rows(live, rows):
+    """Zeros where a row is dead, so that what stood there reaches neither values nor gradients."""
+    return jax.tree.map(lambda a: jnp.where(live.reshape(-1, *[1] * (a.ndim - 1)), a, jnp.zeros_like(a)), rows)
+
+
+__all__ = [
+    "FULL",
+    "GP",
+    "JITTERED",
+    "Joint",
+    "Prediction",
+    "Sample",
+    "append",
+    "condition",
+    "joint",
+    "leave_one_out",
+    "log_marginal",
+    "predict",
+    "sample",
+]

@@ -1,0 +1,98 @@
+"""Where the entries of a sparse matrix stand: the static half of a sparse operator, built once on the host."""
+
+import dataclasses
+from functools import cached_property, lru_cache
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Pattern:
+    """Places (rows, cols) of the off-diagonal entries of a square matrix, by row, then column, each once.
+
+    It hashes and compares by content, so operators of one pattern share compiled programs and stack under vmap.
+    """
+
+    size: int
+    rows: Int[np.ndarray, " entries"]
+    cols: Int[np.ndarray, " entries"]
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash((self.size, self.rows.tobytes(), self.cols.tobytes()))
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other) -> bool:
+        if self is other:
+            return True
+        same = isinstance(other, Pattern) and self.size == other.size and hash(self) == hash(other)
+        return same and np.array_equal(self.rows, other.rows) and np.array_equal(self.cols, other.cols)
+
+
+class Rows(NamedTuple):
+    """Rows of up to w entries as columns of arrays (w, n): `slots` into the entries (their number where a row has
+    fewer: append a zero there), `cols` where x is read."""
+
+    slots: Int[np.ndarray, "w n"]
+    cols: Int[np.ndarray, "w n"]
+
+
+def split(size: int, rows, cols, data: Float[Array, " given"]):
+    """(pattern, diagonal (n,), entries): entries sorted, those at one place added up, the diagonal taken out."""
+    rows, cols = np.asarray(rows, np.int64), np.asarray(cols, np.int64)
+    on = rows == cols
+    places, slot = np.unique(rows[~on] * size + cols[~on], return_inverse=True)
+    pattern = Pattern(size, (places // size).astype(np.int32), (places % size).astype(np.int32))
+    target = np.where(on, rows, 0)
+    target[~on] = size + slot
+    values = _add_up(data, target, size + len(places))
+    return pattern, values[:size], values[size:]
+
+
+def _add_up(data, target: np.ndarray, size: int):
+    if len(np.unique(target)) < len(target):
+        return jnp.zeros(size, data.dtype).at[target].add(data)
+    source = np.full(size, len(target))
+    source[target] = np.arange(len(target))
+    return jnp.append(data, jnp.zeros(1, data.dtype))[source]
+
+
+def transposed(pattern: Pattern) -> tuple[Pattern, np.ndarray]:
+    """The pattern of A^T, and the places of its entries among those of A."""
+    order = np.lexsort((pattern.rows, pattern.cols))
+    return Pattern(pattern.size, pattern.cols[order], pattern.rows[order]), order
+
+
+@lru_cache(maxsize=16)
+def rows_of(pattern: Pattern) -> Rows | None:
+    """All entries row by row; None where the longest row would make the padding costlier than adding entry by entry."""
+    count = np.bincount(pattern.rows, minlength=pattern.size)
+    if count.size and count.max() * pattern.size > 8 * len(pattern.rows) + 1024:
+        return None
+    return pad_rows(pattern.size, pattern.rows, pattern.cols, np.arange(len(pattern.rows)), len(pattern.rows))
+
+
+def pad_rows(size: int, rows, cols, slots, missing: int) -> Rows:
+    """`Rows` from places in any order; `missing` marks the padding."""
+    order = np.lexsort((cols, rows))
+    rows, cols, slots = rows[order], cols[order], slots[order]
+    count = np.bincount(rows, minlength=size)
+    within = np.arange(len(rows)) - (np.cumsum(count) - count)[rows]
+    width = int(count.max(initial=0))
+    padded = Rows(np.full((width, size), missing, np.int32), np.zeros((width, size), np.int32))
+    padded.slots[within, rows] = slots
+    padded.cols[within, rows] = cols
+    return padded
+
+
+def fill(entries: Float[Array, " entries"], slots: Int[np.ndarray, "w n"]) -> Float[Array, "w n"]:
+    """The entries in the layout of `Rows`, zeros in the padding."""
+    return jnp.append(entries, jnp.zeros(1, entries.dtype)).at[slots].get(mode="promise_in_bounds")
+
+
+__all__ = ["Pattern", "Rows", "fill", "pad_rows", "rows_of", "split", "transposed"]

@@ -1,0 +1,337 @@
+r"""A policy that learns the physics of relaxation from costs alone, and plays the parameter it then predicts best.
+
+The unknowns are few, because theory says how a count depends on $\omega$ once the Jacobi radius is known. With x the
+context scaled to [0, 1], a pencil $A(c) = M + cN$ has
+
+$$\frac{\beta}{1 - \beta} = \frac{b_0 (1 - x) + b_1 x}{(1 - x) + a_1 x}.$$
+
+SOR, with Young's two real eigenvalues $\lambda_+ \ge \lambda_-$ below the optimum, equal moduli above it:
+$k = k_0 + \frac{L}{-\ln\rho(\omega, \beta)} (1 - s\sqrt{1 - \lambda_-/\lambda_+})$. Below the optimum one slow mode is
+left and a random start has little of it (s); $k_0$ sweeps are lost to the Jordan-like growth before the decay.
+SSOR-PCG, with the condition number $\kappa = (1 + \frac{(2-\omega)^2}{4\omega(1-\beta)} -
+\frac{\omega(1-\beta)}{4})/(2 - \omega)$: $\ln k = \ln L - g \ln(-\ln\frac{\sqrt\kappa - 1}{\sqrt\kappa + 1})$.
+
+All belief is an ensemble of parameter vectors. A round plays the best arm of a random member (Thompson sampling); the
+cost it meets moves the ensemble by a square-root Kalman step with the covariances of the ensemble, so nothing is
+differentiated and kinks do no harm. What the theory misses is kept as mean residuals per bin of the context and arm:
+they correct predictions, and they cap how much repeated costs of one bin and arm may teach the ensemble, which a
+systematic error would otherwise mislead with false certainty. If even that fails, a policy of the user's own,
+played side by side, takes over.
+
+References: Young 1954 (radius and rate); Axelsson 1972, A generalized SSOR method (BIT 12), for the condition number;
+Khodak et al. 2024, Learning to Relax (the task); Evensen 2003, The ensemble Kalman filter; Whitaker and Hamill 2002
+(its deterministic form).
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.tree_util import Partial
+from jaxtyping import Array, ArrayLike, Float, Int, PyTree
+
+from jaxsci.core import tree
+from jaxsci.core.keys import as_typed_key
+from jaxsci.core.protocols import Decision, Policy
+from jaxsci.core.static import bind
+from jaxsci.core.types import float_dtype
+from jaxsci.linear.theory import young_rate
+
+# Costs enter by their logarithm: fewer than half an iteration counts as half of one, and an infinite cost as this.
+_LEAST_LOG, _LARGEST_LOG = math.log(0.5), math.log(1e6)
+# A surprise beyond this many standard deviations is weighted down (Huber).
+_OUTLIER = 3.0
+# A cell's residual is a mean over about so many last visits, which follows the ensemble while that still moves.
+_VISITS_KEPT = 30.0
+_NOISE_START, _NOISE_LEAST, _NOISE_WINDOW = 0.5, 0.02, 200.0
+
+
+class PhysicsState(NamedTuple):
+    """Beliefs: ensemble, residuals of what it misses, noise; and how the fallback compares."""
+
+    members: Float[Array, "N p"]
+    visits: Float[Array, "bins K"]
+    residual: Float[Array, "bins K"]
+    noise: Float[Array, ""]
+    repeats: Float[Array, ""]
+    excess: Float[Array, ""]
+    paid: Float[Array, ""]
+    rounds: Int[Array, ""]
+    fallback: PyTree
+
+
+class _Advice(NamedTuple):
+    """What the update needs of the choice: who chose, with which probability, what the theory expected to pay for
+    its own arm, and the fallback's own decision."""
+
+    by_fallback: Array
+    share: Array
+    log_expected: Array
+    decision: Any
+
+
+def physics_policy(
+    arms: Float[ArrayLike, " K"],
+    *,
+    low: ArrayLike,
+    high: ArrayLike,
+    method: str = "sor",
+    fallback: Policy | None = None,
+    tol: ArrayLike = 1e-8,
+    unit: ArrayLike = 1.0,
+    misfit: ArrayLike = 0.1,
+    num_members: int = 64,
+    num_bins: int = 32,
+) -> Policy:
+    r"""Contextual policy for tuned SOR or SSOR-PCG that knows the theory but none of its constants.
+
+    It learns from every round about all arms, so many arms cost nothing: a fine grid serves as a continuous omega.
+
+    Args:
+        arms: omega of every arm, the ones given to `linear.tuned_sequence`, traced.
+        low, high: range of the scalar context, traced; contexts outside are clipped, a NaN is the middle.
+        method: which theory, "sor" or "ssor_pcg", static.
+        fallback: a policy over the same arms that needs no theory, e.g. ``bandits.tsallis_inf(K, floor=1.0)``. It is
+            played with the probability $w/(1 + w)$, $w = (1 + D/\sqrt t)^{-2}$, with D the importance-weighted
+            excess of its costs over the theory's, in mean costs; the probabilities are exchanged when D < 0. So it
+            is hardly played where the theory works, and takes over where it does not. None trusts the theory and
+            its residuals.
+        tol: tolerance of the solves, traced; it only sets where the search for the constants starts.
+        unit: cost of one iteration if costs are no counts, traced.
+        misfit: standard deviation of the theory's systematic error in ln cost, traced.
+        num_members: N, size of the ensemble, static.
+        num_bins: bins of the context for the residuals, static.
+
+    Returns:
+        A policy; its losses are costs >= 0. A NaN teaches nothing, an infinite cost counts as 1e6 units. With a
+        fallback, `log_prob` is that of the pair (who chose, arm).
+
+    Raises:
+        ValueError: arms not of shape (K,); an unknown method; fewer than 2 members; no bin.
+
+    Example:
+        >>> import jax
+        >>> from jaxsci import linear
+        >>> arms = jnp.linspace(1.0, 1.95, 39)
+        >>> policy = linear.physics_policy(arms, low=-0.15, high=0.65, tol=1e-4)
+        >>> state, record = linear.tuned_sequence(
+        ...     jax.random.key(0), linear.streams.shifted_laplacian((4, 4)), linear.methods.sor, policy, arms,
+        ...     num_rounds=3, tol=1e-4)
+        >>> record.steps.shape, state.policy.members.shape
+        ((3,), (64, 6))
+
+    References: Khodak et al. 2024, Learning to Relax, section 4 (the task; the policy is this package's).
+    """
+    dtype = float_dtype(arms, low, high, tol, unit, misfit)
+    arms = jnp.asarray(arms, dtype)
+    if arms.ndim != 1 or arms.shape[0] < 1:
+        raise ValueError(f"physics_policy: arms must have shape (K,) with K >= 1, got {arms.shape}")
+    if method not in _THEORIES:
+        raise ValueError(f"physics_policy: method must be one of {sorted(_THEORIES)}, got {method!r}")
+    if num_members < 2 or num_bins < 1:
+        raise ValueError(
+            f"physics_policy: needs num_members >= 2 and num_bins >= 1, got {num_members} and {num_bins}"
+        )
+    low, high, tol, unit, misfit = (jnp.asarray(v, dtype) for v in (low, high, tol, unit, misfit))
+    theory = {"arms": arms, "low": low, "high": high, "misfit": misfit, "unit": unit, "fallback": fallback}
+    return Policy(
+        Partial(bind(_init, method=method, num_members=num_members, num_bins=num_bins), theory, tol),
+        Partial(bind(_select, method=method), theory),
+        Partial(bind(_update, method=method), theory),
+    )
+
+
+# --- theory ------------------------------------------------------------------------------------------------
+
+
+def _odds(theta, x):
+    """beta / (1 - beta) from the logarithms a_1, b_0, b_1, the first three parameters."""
+    a1, b0, b1 = (jnp.exp(jnp.clip(theta[..., i], -15, 15)) for i in range(3))
+    return (b0 * (1 - x) + b1 * x) / (1 - x + a1 * x)
+
+
+def _log_sor(theta, x, omega):
+    """ln of the sweeps SOR needs; theta = ln a_1, ln b_0, ln b_1, ln L, logit s, ln k_0."""
+    odds = _odds(theta, x)
+    # A Python-float bound would be 1 in float32, so the logarithm is kept from 0 instead.
+    rho = jnp.maximum(young_rate(omega, odds / (1 + odds)), 1e-6)
+    rate = jnp.maximum(-jnp.log(rho), 1e-6)
+    ratio = jnp.minimum(((omega - 1) / rho) ** 2, 1)  # lambda_- / lambda_+, as their product is (omega - 1)^2
+    digits = jnp.exp(jnp.clip(theta[..., 3], -15, 15)) * (1 - jax.nn.sigmoid(theta[..., 4]) * jnp.sqrt(1 - ratio))
+    return jnp.log(jnp.exp(jnp.clip(theta[..., 5], -15, 15)) + digits / rate)
+
+
+def _log_ssor_pcg(theta, x, omega):
+    """ln of the iterations SSOR-PCG needs; theta = ln a_1, ln b_0, ln b_1, ln L, ln g."""
+    over = 1 + _odds(theta, x)  # 1 / (1 - beta)
+    kappa = (1 + (2 - omega) ** 2 * over / (4 * omega) - omega / (4 * over)) / (2 - omega)
+    root = jnp.sqrt(jnp.maximum(kappa, 1.00001))
+    rate = -jnp.log((root - 1) / (root + 1))
+    return theta[..., 3] - jnp.exp(jnp.clip(theta[..., 4], -15, 15)) * jnp.log(rate)
+
+
+# Function, prior means and standard deviations; the fourth mean is relative to ln(-ln tol). The radius is known to
+# orders of magnitude only, and starts slow: from above the optimum the count falls predictably towards it.
+_THEORIES = {
+    "sor": (_log_sor, (0.0, 4.0, 2.0, 0.0, -1.0, 1.0), (1.5, 2.0, 2.0, 0.3, 1.0, 1.0)),
+    "ssor_pcg": (_log_ssor_pcg, (0.0, 0.0, 2.0, math.log(0.75), 0.3), (1.5, 3.0, 2.0, 0.3, 0.2)),
+}
+
+
+def _predict(method, theta, x, omega):
+    return _THEORIES[method][0](theta, x, jnp.clip(omega, 1e-3, 2 - 1e-3))
+
+
+# --- policy ------------------------------------------------------------------------------------------------
+
+
+def _init(theory, tol, key, *, method, num_members, num_bins) -> PhysicsState:
+    key = as_typed_key(key, "init")
+    dtype, fallback = theory["arms"].dtype, theory["fallback"]
+    _, mean, spread = _THEORIES[method]
+    mean = jnp.asarray(mean, dtype).at[3].add(jnp.log(-jnp.log(tol)))
+    draws = jax.random.normal(jax.random.fold_in(key, 0), (num_members, len(spread)), dtype)
+    cells = jnp.zeros((num_bins, theory["arms"].shape[0]), dtype)
+    zero = jnp.zeros((), dtype)
+    return PhysicsState(
+        mean[None, :] + draws * jnp.asarray(spread, dtype)[None, :],
+        cells,
+        cells,
+        jnp.asarray(_NOISE_START**2, dtype),
+        zero,
+        zero,
+        zero,
+        jnp.int32(0),
+        None if fallback is None else fallback.init(jax.random.fold_in(key, 1)),
+    )
+
+
+def _place(theory, context, num_bins):
+    """Context scaled to [0, 1], and its bin."""
+    if context is None or jnp.shape(context) != ():
+        got = context if context is None else jnp.shape(context)
+        raise ValueError(f"physics_policy: needs a scalar context, got {got}")
+    x = (jnp.asarray(context, theory["low"].dtype) - theory["low"]) / (theory["high"] - theory["low"])
+    x = jnp.clip(jnp.where(jnp.isnan(x), 0.5, x), 0, 1)
+    return x, jnp.minimum((x * num_bins).astype(jnp.int32), num_bins - 1)
+
+
+@eqx.filter_jit
+def _select(theory, key, state: PhysicsState, context=None, mask=None, *, method) -> Decision:
+    key = as_typed_key(key, "select")
+    arms, fallback = theory["arms"], theory["fallback"]
+    if mask is not None and (jnp.shape(mask) != arms.shape or jnp.asarray(mask).dtype != bool):
+        raise ValueError(f"select: mask must be Bool of shape {arms.shape}, got shape {jnp.shape(mask)}")
+    x, b = _place(theory, context, state.visits.shape[0])
+    shrunk = state.visits[b] / (state.visits[b] + state.noise / theory["misfit"] ** 2) * state.residual[b]
+    predicted = _predict(method, state.members[:, None, :], x, arms[None, :]) + shrunk[None, :]
+    if mask is not None:
+        predicted = jnp.where(mask[None, :], predicted, jnp.inf)
+    votes = jnp.argmin(predicted, axis=1).astype(jnp.int32)
+    member = jax.random.randint(jax.random.fold_in(key, 0), (), 0, votes.shape[0])
+    action, log_expected = votes[member], jnp.min(predicted[member])
+    log_prob = jnp.log(jnp.mean((votes == action).astype(arms.dtype)))
+    if mask is not None:
+        log_prob = jnp.where(jnp.any(mask), log_prob, -jnp.inf)
+    if fallback is None:
+        return Decision(action, log_prob)
+
+    other = fallback.select(jax.random.fold_in(key, 1), state.fallback, context, mask)
+    share = _fallback_share(state)
+    by_fallback = jax.random.uniform(jax.random.fold_in(key, 2), dtype=arms.dtype) < share
+    share = jnp.where(by_fallback, share, 1 - share)
+    action = jnp.where(by_fallback, other.action, action)
+    log_prob = jnp.where(by_fallback, other.log_prob.astype(arms.dtype), log_prob)
+    return Decision(action, log_prob + jnp.log(share), _Advice(by_fallback, share, log_expected, other))
+
+
+def _fallback_share(state: PhysicsState):
+    """Probability of playing the fallback: 1/2 at equal costs, of order 1/t once one of the two is better."""
+    mean = state.paid / jnp.maximum(state.rounds, 1)
+    gap = state.excess / jnp.where(mean > 0, mean, 1)
+    w = (1 + jnp.abs(gap) / jnp.sqrt((state.rounds + 1).astype(gap.dtype))) ** -2
+    return jnp.where(gap > 0, w, 1) / (1 + w)
+
+
+def _update(theory, state: PhysicsState, decision, loss, context=None, weight=1.0, *, method) -> PhysicsState:
+    # Numbers become arrays before the jitted part, where a Python number would be static.
+    loss, weight = (jnp.asarray(v, state.noise.dtype) for v in (loss, weight))
+    return _learn(theory, state, decision, loss, context, weight, method=method)
+
+
+@eqx.filter_jit
+def _learn(theory, state: PhysicsState, decision: Decision, loss, context, weight, *, method) -> PhysicsState:
+    arm = decision.action
+    x, b = _place(theory, context, state.visits.shape[0])
+    y = jnp.clip(jnp.log(jnp.maximum(loss / theory["unit"], 1e-9)), _LEAST_LOG, _LARGEST_LOG)
+    omega, noise, visits = theory["arms"][arm], state.noise, state.visits[b, arm]
+    misfit = theory["misfit"] ** 2
+
+    variance = _cell_variance(visits, jnp.maximum(weight, 1e-9), misfit, noise)
+    members = _kalman(state.members, _predict(method, state.members, x, omega), y, variance)
+    if theory["fallback"] is not None:
+        # The theory need only hold near its own choices: arms it would never play may not bend it.
+        members = jnp.where(decision.aux.by_fallback, state.members, members)
+
+    # The residual of the cell, and from its changes the noise.
+    error = y - jnp.mean(_predict(method, members, x, omega))
+    kept = jnp.minimum(visits + weight, _VISITS_KEPT)
+    before = state.residual[b, arm]
+    residual = before + (error - before) * jnp.minimum(weight / jnp.maximum(kept, 1e-9), 1)
+    again = (visits > 0) & (weight > 0)
+    repeats = state.repeats + again
+    step = again / jnp.minimum(10 + repeats, _NOISE_WINDOW)
+    noise = jnp.maximum(noise + step * ((error - before) * (error - residual) - noise), _NOISE_LEAST**2)
+
+    learnt = state._replace(
+        members=members,
+        visits=state.visits.at[b, arm].set(kept),
+        residual=state.residual.at[b, arm].set(residual),
+        noise=noise,
+        repeats=repeats,
+        rounds=state.rounds + 1,
+    )
+    if theory["fallback"] is not None:
+        paid = theory["unit"] * jnp.exp(y)
+        learnt = _compare(theory["fallback"], theory["unit"], learnt, decision.aux, paid, context, weight)
+    usable = (decision.log_prob > -jnp.inf) & ~jnp.isnan(loss) & (weight > 0)
+    return tree.where(usable, learnt, state)
+
+
+def _cell_variance(visits, weight, misfit, noise):
+    """Variance of the next observation so that all of a cell teach as much as one of misfit + noise / visits."""
+    return ((visits + weight) * misfit + noise) * (visits * misfit + noise) / (noise * weight)
+
+
+def _kalman(members, predicted, y, variance):
+    """One scalar observation: the ensemble keeps exact mean and covariance without drawing random numbers."""
+    deviations, anomalies = predicted - jnp.mean(predicted), members - jnp.mean(members, axis=0)[None, :]
+    scale = 1 / (members.shape[0] - 1)
+    covariance = scale * jnp.sum(anomalies * deviations[:, None], axis=0)
+    spread = scale * jnp.sum(deviations**2)
+    innovation = y - jnp.mean(predicted)
+    variance = variance * jnp.maximum(1, jnp.abs(innovation) / jnp.sqrt(spread + variance) / _OUTLIER)
+    total = spread + variance
+    move = innovation - deviations / (1 + jnp.sqrt(variance / total))
+    return members + move[:, None] * (covariance / total)[None, :]
+
+
+def _compare(fallback, unit, state: PhysicsState, advice: _Advice, loss, context, weight) -> PhysicsState:
+    """Teach the fallback its own rounds, and book who is dearer, beyond what was expected of the context.
+
+    Any expectation formed before the draw cancels on average; a good one leaves little variance.
+    """
+    mean = jnp.where(state.rounds > 1, state.paid / jnp.maximum(state.rounds - 1, 1), loss)
+    expected = jnp.minimum(unit * jnp.exp(jnp.minimum(advice.log_expected, _LARGEST_LOG)), 3 * mean)
+    sign = jnp.where(advice.by_fallback, 1, -1)
+    taught = fallback.update(state.fallback, advice.decision, loss, context, weight)
+    return state._replace(
+        excess=state.excess + weight * sign * (loss - expected) / advice.share,
+        paid=state.paid + loss,
+        fallback=tree.where(advice.by_fallback, taught, state.fallback),
+    )
+
+
+__all__ = ["PhysicsState", "physics_policy"]

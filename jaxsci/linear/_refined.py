@@ -1,0 +1,111 @@
+r"""Mixed-precision refinement: residuals in the precision of the data, the work of the method in a smaller one.
+
+Every cycle rounds the residual of $x$ to the small precision, lets the method work on $A d = r / \|r\|$ there until
+the residual has fallen by a factor, and adds: $x \mathrel{+}= \|r\| d$, $r = b - A x$ in full precision. So the
+tolerance that is reached is that of full precision, however little the small one resolves, while sweeps move half the
+bytes.
+
+Reference: Higham 2002, Accuracy and Stability of Numerical Algorithms, chapter 12.
+"""
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.tree_util import Partial
+from jaxtyping import Array, ArrayLike, Float, Int, PyTree
+
+from jaxsci.core import tree
+from jaxsci.core.protocols import Solver
+from jaxsci.core.static import bind
+from jaxsci.core.types import float_dtype
+from jaxsci.linear._system import System, scalar
+
+
+class RefinedState(NamedTuple):
+    """Iterate and residual; the last restart (its iterate, scale and right-hand side), the method's state, its age."""
+
+    x: Float[Array, "..."]
+    r: Float[Array, "..."]
+    base: Float[Array, "..."]
+    scale: Float[Array, ""]
+    rhs: Float[Array, "..."]
+    inner: PyTree
+    age: Int[Array, ""]
+
+
+def refined(method: Solver, *, dtype: str = "float32", factor: ArrayLike = 1e-3, max_inner: ArrayLike = 1000) -> Solver:
+    """`method` in a smaller precision, refined by residuals in the precision of the operator.
+
+    A step is one step of `method`. Stationary methods take as many as in full precision; a Krylov method starts its
+    recursion again at every refinement and takes somewhat more.
+
+    Args:
+        method: from `linear.methods`.
+        dtype: precision it works in, static; smaller than the operator's.
+        factor: a refinement follows when the residual of the correction has fallen by this factor, traced; well above
+            what `dtype` reaches on this system.
+        max_inner: steps after which a refinement follows in any case, traced.
+
+    Raises:
+        ValueError: while tracing, when the operator is not more precise than `dtype`: float64 data need
+            ``jax.config.update("jax_enable_x64", True)``.
+
+    References: Higham 2002, chapter 12; Carson and Higham 2018, SIAM Journal on Scientific Computing 40(2).
+    """
+    dtype = jnp.dtype(dtype).name
+    limits = (scalar(factor, "factor"), jnp.asarray(max_inner, jnp.int32))
+    return Solver(
+        Partial(bind(_prepare, dtype=dtype), method.prepare),
+        Partial(bind(_restart, dtype=dtype), method.init),
+        Partial(_step, method, limits),
+        Partial(_broken, method.broken),
+    )
+
+
+def _prepare(prepare, op, *, dtype: str) -> System:
+    full = float_dtype(eqx.filter(op, eqx.is_array))
+    if jnp.finfo(full).bits <= jnp.finfo(dtype).bits:
+        raise ValueError(
+            f"refined: expected an operator more precise than dtype={dtype!r}, got {full}; use float64 data after "
+            'jax.config.update("jax_enable_x64", True)'
+        )
+
+    def small(a):
+        return a.astype(dtype) if eqx.is_inexact_array(a) else a
+
+    outer, inner = prepare(op), prepare(jax.tree.map(small, op))
+    return System(outer.pack, outer.unpack, outer.mv, inner, outer.status | inner.status)
+
+
+def _restart(init, system: System, b, x, *, dtype) -> RefinedState:
+    r = tree.sub(b, system.mv(x))
+    scale = tree.norm(r)
+    safe = jnp.where(scale > 0, scale, 1)
+    rhs = (r / safe).astype(dtype)
+    return RefinedState(x, r, x, scale, rhs, init(system.apply, rhs, jnp.zeros_like(rhs)), jnp.int32(0))
+
+
+def _step(method: Solver, limits, system: System, b, state: RefinedState) -> RefinedState:
+    factor, max_inner = limits
+    inner = method.step(system.apply, state.rhs, state.inner)
+    age = state.age + 1
+    x = state.base + state.scale * inner.x.astype(state.base.dtype)
+    done = (tree.norm(inner.r) <= factor) | (age >= max_inner)
+
+    def restart(x):
+        return _restart(method.init, system, b, x, dtype=state.rhs.dtype)
+
+    def go_on(x):
+        r = state.scale * inner.r.astype(state.r.dtype)
+        return state._replace(x=x, r=r, inner=inner, age=age)
+
+    return jax.lax.cond(done, restart, go_on, x)
+
+
+def _broken(broken, system: System, state: RefinedState):
+    return system.status | broken(system.apply, state.inner)
+
+
+__all__ = ["RefinedState", "refined"]

@@ -1,0 +1,187 @@
+"""Sparse operators, in compressed rows and in diagonals (DIA): the pattern is static, the values are traced."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+from jaxtyping import Array, ArrayLike, Float, Int
+
+from jaxsci.core.static import bind
+from jaxsci.core.types import concrete, float_dtype
+from jaxsci.linear._levels import Leveled, leveled
+from jaxsci.linear._pattern import Pattern, fill, rows_of, split, transposed
+from jaxsci.linear._shift import shift
+
+
+class Sparse(eqx.Module):
+    """A sparse matrix: its diagonal, and its other entries in the places of a static pattern. Build it with `sparse`.
+
+    `order` is "natural", "multicolor" or a tuple of all unknowns in the order of their update; see `reordered`.
+    """
+
+    diagonal: Float[Array, " n"]
+    entries: Float[Array, " entries"]
+    pattern: Pattern = eqx.field(static=True)
+    symmetric: bool = eqx.field(static=True)
+    order: str | tuple[int, ...] = eqx.field(static=True, default="natural")
+
+    @property
+    def mv(self):
+        """x -> A x."""
+        rows = rows_of(self.pattern)
+        if rows is None:
+            return Partial(bind(_mv_by_entry, pattern=self.pattern), self.diagonal, self.entries)
+        return Partial(bind(_mv_by_row, pattern=self.pattern), self.diagonal, fill(self.entries, rows.slots))
+
+    @property
+    def transpose(self) -> "Sparse":
+        """A^T."""
+        if self.symmetric:
+            return self
+        pattern, places = transposed(self.pattern)
+        return Sparse(self.diagonal, self.entries[places], pattern=pattern, symmetric=False, order=self.order)
+
+    @property
+    def ordered(self) -> Leveled:
+        """The operator sorted by the levels of its order."""
+        return leveled(self.diagonal, self.entries, self.pattern, self.order)
+
+
+def _mv_by_row(diagonal, padded, x, *, pattern: Pattern):
+    return diagonal * x + (padded * x.at[rows_of(pattern).cols].get(mode="promise_in_bounds")).sum(0)
+
+
+def _mv_by_entry(diagonal, entries, x, *, pattern: Pattern):
+    products = entries * x.at[pattern.cols].get(mode="promise_in_bounds")
+    return diagonal * x + jax.ops.segment_sum(products, pattern.rows, pattern.size, indices_are_sorted=True)
+
+
+def sparse(
+    data: Float[Array, " given"], indices: Int[ArrayLike, " given"], indptr: Int[ArrayLike, " n+1"], *, symmetric=False
+) -> Sparse:
+    """A square matrix in compressed sparse rows (CSR): row i holds data[indptr[i]:indptr[i + 1]].
+
+    Args:
+        data: the entries, traced. Unsorted rows are sorted, entries at one place are added up.
+        indices: their columns, built.
+        indptr: where rows begin, shape (n + 1,), built.
+        symmetric: promise that A = A^T (not checked); static. Gradients then reuse the operator itself.
+
+    Raises:
+        TypeError: `indices` or `indptr` traced: the pattern is part of the program.
+        ValueError: an empty matrix, lengths that do not agree, a column outside.
+
+    Differentiable in `data`. Sweeps go level by level in the order of `reordered`.
+
+    Example:
+        >>> from jaxsci import linear
+        >>> op = linear.operators.sparse(jnp.array([2.0, -1.0, -1.0, 2.0]), [0, 1, 0, 1], [0, 2, 4])
+        >>> [float(v) for v in op.mv(jnp.array([1.0, 3.0]))]
+        [-1.0, 5.0]
+    """
+    other = "keep the pattern outside and pass only data through the transform"
+    indices = np.asarray(concrete(indices, "sparse", "indices", other))
+    indptr = np.asarray(concrete(indptr, "sparse", "indptr", other))
+    size, data = len(indptr) - 1, jnp.asarray(data, float_dtype(data))
+    if size < 1:
+        raise ValueError(f"sparse: expected n >= 1 rows, indptr of shape (n + 1,), got shape {indptr.shape}")
+    if data.shape != indices.shape or data.ndim != 1 or indptr[0] != 0 or indptr[-1] != len(indices):
+        raise ValueError(
+            f"sparse: expected data and indices of shape (indptr[-1],) and indptr[0] = 0, got {data.shape}, "
+            f"{indices.shape} and indptr from {indptr[0]} to {indptr[-1]}"
+        )
+    if np.any(np.diff(indptr) < 0):
+        raise ValueError("sparse: indptr must not decrease")
+    return from_coordinates("sparse", size, np.repeat(np.arange(size), np.diff(indptr)), indices, data, symmetric)
+
+
+def from_coordinates(name: str, size: int, rows, cols, data, symmetric: bool) -> Sparse:
+    """A square matrix from entries at (rows, cols) in any order; those at one place are added up."""
+    for places in (rows, cols):
+        if len(places) and not (0 <= np.min(places) and np.max(places) < size):
+            raise ValueError(
+                f"{name}: the matrix must be square, {size} x {size}, got an index outside: "
+                f"[{np.min(places)}, {np.max(places)}]"
+            )
+    pattern, diagonal, entries = split(size, rows, cols, data)
+    return Sparse(diagonal, entries, pattern=pattern, symmetric=symmetric)
+
+
+class Banded(eqx.Module):
+    """A matrix of a few diagonals: bands[k, i] = A[i, i + offsets[k]]. Build it with `banded`."""
+
+    diagonal: Float[Array, " n"]
+    bands: Float[Array, "k n"]
+    offsets: tuple[int, ...] = eqx.field(static=True)
+    symmetric: bool = eqx.field(static=True)
+    order: str | tuple[int, ...] = eqx.field(static=True, default="natural")
+
+    @property
+    def mv(self):
+        """x -> A x by shifts, without indices."""
+        return Partial(bind(_mv_banded, offsets=self.offsets), self.diagonal, self.bands)
+
+    @property
+    def transpose(self) -> "Banded":
+        """A^T: the band at offset o becomes the one at -o."""
+        if self.symmetric:
+            return self
+        bands = [shift(band, 0, offset) for band, offset in zip(self.bands, self.offsets)]
+        bands = jnp.stack(bands) if bands else self.bands
+        return Banded(self.diagonal, bands, tuple(-o for o in self.offsets), symmetric=False, order=self.order)
+
+    @property
+    def ordered(self) -> Leveled:
+        """The operator sorted by the levels of its order."""
+        return banded_as_sparse(self).ordered
+
+
+def _mv_banded(diagonal, bands, x, *, offsets: tuple[int, ...]):
+    return diagonal * x + sum((band * shift(x, 0, -offset) for band, offset in zip(bands, offsets)), jnp.zeros_like(x))
+
+
+def banded(bands: Float[Array, "k n"], offsets: tuple[int, ...], *, symmetric: bool = False) -> Banded:
+    """A matrix given by its diagonals (DIA): A[i, i + offsets[k]] = bands[k, i], zero elsewhere.
+
+    Args:
+        bands: one row per diagonal, aligned to the rows of A, traced. Entries that leave the matrix are ignored.
+        offsets: 0 is the main diagonal, positive above; static. Without 0 the main diagonal is zero.
+        symmetric: promise that A = A^T (not checked); static.
+
+    Raises:
+        ValueError: an empty matrix, repeated offsets, or as many offsets as bands not given.
+
+    Differentiable in `bands`. Sweeps go level by level in the order of `reordered`.
+
+    Example:
+        >>> from jaxsci import linear
+        >>> op = linear.operators.banded(jnp.stack([-jnp.ones(3), 2 * jnp.ones(3), -jnp.ones(3)]), (-1, 0, 1))
+        >>> [float(v) for v in op.mv(jnp.array([1.0, 2.0, 3.0]))]
+        [0.0, 0.0, 4.0]
+    """
+    bands, offsets = jnp.asarray(bands, float_dtype(bands)), tuple(int(o) for o in offsets)
+    if bands.ndim != 2 or bands.shape[1] < 1 or len(offsets) != bands.shape[0] or len(set(offsets)) < len(offsets):
+        raise ValueError(
+            f"banded: expected bands (k, n) with n >= 1 and k different offsets, got {bands.shape} and {offsets}"
+        )
+    size = bands.shape[1]
+    main = bands[offsets.index(0)] if 0 in offsets else jnp.zeros(size, bands.dtype)
+    others = [k for k, offset in enumerate(offsets) if offset != 0 and abs(offset) < size]
+    place = np.arange(size) + np.asarray([offsets[k] for k in others], np.int64)[:, None].reshape(len(others), 1)
+    held = jnp.where((place >= 0) & (place < size), bands[np.asarray(others, np.int32)], 0)
+    return Banded(main, held, tuple(offsets[k] for k in others), symmetric=symmetric)
+
+
+def banded_as_sparse(op: Banded) -> Sparse:
+    """The same matrix with its pattern written out."""
+    size = op.diagonal.shape[0]
+    rows = [np.arange(max(0, -o), size - max(0, o)) for o in op.offsets]
+    data = [op.diagonal, *(band[r] for band, r in zip(op.bands, rows))]
+    cols = np.concatenate([np.arange(size), *(r + o for r, o in zip(rows, op.offsets))])
+    rows = np.concatenate([np.arange(size), *rows])
+    pattern, diagonal, entries = split(size, rows, cols, jnp.concatenate(data))
+    return Sparse(diagonal, entries, pattern=pattern, symmetric=op.symmetric, order=op.order)
+
+
+__all__ = ["Banded", "Sparse", "banded", "banded_as_sparse", "from_coordinates", "sparse"]

@@ -1,0 +1,122 @@
+r"""Stationary methods $x \leftarrow x + M^{-1}(b - A x)$: Jacobi, Gauss-Seidel, SOR, SSOR.
+
+With $A = D + L + U$: Jacobi has $M = D/\omega$, SOR $M = D/\omega + L$ (Gauss-Seidel at $\omega = 1$), and SSOR, a
+forward and a backward SOR sweep, $M = (D+\omega L)D^{-1}(D+\omega U)/(\omega(2-\omega))$. All share one step: the
+residual is needed for the stopping test in any case.
+
+Reference: Saad 2003, Iterative Methods for Sparse Linear Systems, section 4.1; Young 1954.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax.tree_util import Partial
+from jaxtyping import Array, ArrayLike, Float
+
+from jaxsci.core import tree
+from jaxsci.core.protocols import Solver
+from jaxsci.core.static import bind
+from jaxsci.linear._system import System, identity, scalar, trouble
+
+
+class StationaryState(NamedTuple):
+    """Iterate and residual."""
+
+    x: Float[Array, "..."]
+    r: Float[Array, "..."]
+
+
+def jacobi(omega: ArrayLike = 1.0) -> Solver:
+    r"""Damped Jacobi iteration $x \leftarrow x + \omega D^{-1}(b - Ax)$; any operator with a diagonal will do.
+
+    Args:
+        omega: damping, traced. It converges for 0 < omega < 2 / lambda_max(D^-1 A), which is at most 2; outside (0, 2)
+            the result carries `status.OUT_OF_RANGE` and no sweep runs.
+
+    References: Saad 2003, section 4.1.
+    """
+    return _stationary(Partial(_prepare_jacobi, scalar(omega)))
+
+
+def gauss_seidel() -> Solver:
+    r"""Gauss-Seidel in the operator's order: $x \leftarrow x + (D + L)^{-1}(b - Ax)$, which is `sor` at omega = 1.
+
+    References: Saad 2003, section 4.1.
+    """
+    return sor(1.0)
+
+
+def sor(omega: ArrayLike) -> Solver:
+    r"""Successive over-relaxation in the operator's order: $x \leftarrow x + (D/\omega+L)^{-1}(b - Ax)$.
+
+    Args:
+        omega: relaxation parameter, traced; outside (0, 2) the result carries `status.OUT_OF_RANGE` and no sweep runs.
+
+    References: Young 1954; Saad 2003, section 4.1.
+    """
+    return _stationary(Partial(_prepare_sor, scalar(omega)))
+
+
+def ssor(omega: ArrayLike) -> Solver:
+    r"""Symmetric SOR: a forward sweep, then a backward sweep; one step is both.
+
+    Both together are $x \leftarrow x + \omega(2-\omega)(D+\omega U)^{-1}D(D+\omega L)^{-1}(b - Ax)$, one product and
+    two triangular solves.
+
+    Args:
+        omega: relaxation parameter, traced; outside (0, 2) the result carries `status.OUT_OF_RANGE` and no sweep runs.
+
+    References: Saad 2003, section 4.1, equation 4.15.
+    """
+    return _stationary(Partial(bind(prepare_ssor, forward=True), scalar(omega)))
+
+
+def _stationary(prepare) -> Solver:
+    return Solver(prepare, Partial(_init), Partial(_step), Partial(_broken))
+
+
+def _prepare_jacobi(omega, op) -> System:
+    omega = omega.astype(op.diagonal.dtype)
+    zero = op.diagonal == 0
+    scale = jnp.where(zero, 0, omega / jnp.where(zero, 1, op.diagonal))
+    apply = Partial(jnp.multiply, scale)
+    return System(Partial(identity), Partial(identity), op.mv, apply, trouble(op.diagonal, omega))
+
+
+def _prepare_sor(omega, op) -> System:
+    ordered = op.ordered
+    omega = omega.astype(op.diagonal.dtype)
+    return System(ordered.pack, ordered.unpack, ordered.mv, ordered.lower(omega), trouble(op.diagonal, omega))
+
+
+def prepare_ssor(omega, op, *, forward: bool) -> System:
+    r"""The symmetric sweep $\omega(2-\omega)(D+\omega U)^{-1}D(D+\omega L)^{-1}$, or its triangles exchanged."""
+    ordered = op.ordered
+    omega = omega.astype(op.diagonal.dtype)
+    first, second = ordered.lower(omega), ordered.upper(omega)
+    if not forward:
+        first, second = second, first
+    # (D + omega L)^-1 = (D/omega + L)^-1 / omega, twice.
+    middle = (2 - omega) / omega * ordered.diagonal
+    apply = Partial(_apply_ssor, first, second, middle)
+    return System(ordered.pack, ordered.unpack, ordered.mv, apply, trouble(op.diagonal, omega))
+
+
+def _apply_ssor(first, second, middle, r):
+    return second(middle * first(r))
+
+
+def _init(system: System, b, x0) -> StationaryState:
+    return StationaryState(x0, tree.sub(b, system.mv(x0)))
+
+
+def _step(system: System, b, state: StationaryState) -> StationaryState:
+    x = state.x + system.apply(state.r)
+    return StationaryState(x, b - system.mv(x))
+
+
+def _broken(system: System, state: StationaryState):
+    return system.status
+
+
+__all__ = ["StationaryState", "gauss_seidel", "jacobi", "prepare_ssor", "sor", "ssor"]

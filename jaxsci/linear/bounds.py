@@ -1,0 +1,119 @@
+r"""Where the eigenvalues of a symmetric operator lie: what Chebyshev iteration must know beforehand.
+
+Gershgorin: every eigenvalue lies in some $[a_{ii} - R_i, a_{ii} + R_i]$, $R_i = \sum_{j\ne i}|a_{ij}|$: certain, often
+wide (the low end of a Laplacian is 0). Power iteration: the Rayleigh quotient $\theta$ of the iterate plus its residual
+norm, first for A and then for $\mathrm{high}\,I - A$: sharp, and certain only once more than half of the iterate's
+squared length lies in the extreme eigenspace.
+
+Reference: Golub and Van Loan 2013, Matrix Computations, sections 7.2.1 and 8.2.
+"""
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.tree_util import Partial
+from jaxtyping import Array, ArrayLike, Float, Int
+
+from jaxsci.core import status, tree
+from jaxsci.core.types import float_dtype
+
+
+class Bounds(NamedTuple):
+    """low and high: ends of an interval for the spectrum; status: int32 bits, 0 = finite inputs."""
+
+    low: Float[Array, ""]
+    high: Float[Array, ""]
+    status: Int[Array, ""]
+
+
+def gershgorin(op) -> Bounds:
+    """Ends of the union of Gershgorin's discs: certain bounds of every real eigenvalue.
+
+    Args:
+        op: a `linear.operators` operator whose leaves are coefficients, as those of stencils, dense and sparse matrices
+            are: the row sums of |A| are the product of the operator of their moduli with ones. For sums and products of
+            operators the interval is wider than that of the assembled matrix.
+
+    Raises:
+        TypeError: an operator that is a function: its entries are unknown; use `power`.
+
+    Differentiable in `op` wherever the extreme row is unique.
+
+    Example:
+        >>> from jaxsci import linear
+        >>> b = linear.bounds.gershgorin(linear.operators.shifted_laplacian((3, 3), 0.5))
+        >>> float(b.low), float(b.high)
+        (0.5, 8.5)
+
+    References: Golub and Van Loan 2013, theorem 7.2.1.
+    """
+    parts = jax.tree.leaves(op, is_leaf=lambda a: isinstance(a, Partial))
+    if not parts or any(callable(a) for a in parts):
+        raise TypeError(
+            f"gershgorin: expected an operator of coefficients, got {type(op).__name__}, whose entries are a function; "
+            "use bounds.power or lanczos.extreme_eigenvalues"
+        )
+    return _gershgorin(op)
+
+
+@eqx.filter_jit
+def _gershgorin(op) -> Bounds:
+    moduli = jax.tree.map(lambda a: jnp.abs(a) if jnp.issubdtype(a.dtype, jnp.inexact) else a, op)
+    sizes = moduli.diagonal
+    radius = moduli.mv(jnp.ones_like(sizes)) - sizes
+    low, high = jnp.min(op.diagonal - radius), jnp.max(op.diagonal + radius)
+    return Bounds(low, high, status.flag(~tree.all_finite(op), status.NONFINITE_INPUT))
+
+
+def power(op, start: Float[Array, "..."], *, num_steps: int = 30, margin: ArrayLike = 0.0) -> Bounds:
+    r"""Bounds of the spectrum of a symmetric operator by two power iterations.
+
+    Args:
+        op: a `linear.operators` operator, symmetric positive semidefinite, or any object with ``mv``.
+        start: a start with a part in every eigenvector, e.g. random, in the operator's shape; traced.
+        num_steps: products of each of the two iterations, static.
+        margin: high is raised and low is lowered by this part of high, traced.
+
+    Returns:
+        `Bounds`. high = theta + ||A v - theta v||; low likewise from high I - A, and so only as good as the gap there
+        allows: where it is not positive use the truth, or `lanczos.extreme_eigenvalues`. status: 0, or
+        NONFINITE_INPUT, or DEGENERATE for a start of zeros.
+
+    Raises:
+        ValueError: `num_steps` below 1.
+
+    References: Golub and Van Loan 2013, section 8.2.1.
+    """
+    if num_steps < 1:
+        raise ValueError(f"power: num_steps must be >= 1, got {num_steps}")
+    start = jnp.asarray(start, float_dtype(start, eqx.filter(op, eqx.is_array)))
+    return _power(op, start, jnp.asarray(margin, start.dtype), num_steps)
+
+
+@eqx.filter_jit
+def _power(op, start, margin, num_steps: int) -> Bounds:
+    bad = ~tree.all_finite(eqx.filter((op, start), eqx.is_array))
+    start = jnp.where(bad, 0, start)
+    nothing = ~jnp.any(start != 0)
+    high = _largest(op.mv, start, num_steps)
+    low = high - _largest(lambda v: high * v - op.mv(v), start, num_steps)
+    code = status.flag(bad, status.NONFINITE_INPUT) | status.flag(~bad & nothing, status.DEGENERATE)
+    return Bounds(low - margin * high, high + margin * high, code)
+
+
+def _largest(mv, start, num_steps: int):
+    """Rayleigh quotient plus residual norm after power iteration."""
+
+    def unit(v):
+        length = tree.norm(v).astype(v.dtype)
+        return v / jnp.where(length > 0, length, 1)
+
+    v = jax.lax.fori_loop(0, num_steps - 1, lambda _, v: unit(mv(v)), unit(start))
+    w = mv(v)
+    theta = tree.dot(v, w).astype(w.dtype)
+    return theta + tree.norm(w - theta * v).astype(w.dtype)
+
+
+__all__ = ["Bounds", "gershgorin", "power"]

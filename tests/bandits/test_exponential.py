@@ -1,0 +1,133 @@
+"""EXP3 and its kin, and the estimators of Tsallis-INF: weights, estimates by enumeration, the textbook's ordering."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxsci import bandits
+from jaxsci.core.protocols import Decision
+
+LOSSES = np.array([0.9, 0.2, 0.4, 0.7])
+
+
+@pytest.mark.x64
+@pytest.mark.parametrize("num_arms", [1, 2, 20, 512])
+def test_weights(num_arms, key):
+    """Sums, shifts, equal losses, limits; over losses of 1e-3 to 1e6 in one program."""
+    unit = jax.random.uniform(key, (num_arms,))
+    scales = jnp.asarray([1e-3, 1.0, 1e3, 1e6])
+
+    def run(scale, shift):
+        return bandits.exponential_weights(scale * unit + shift, 0.3, mixing=0.1)
+
+    weights = jax.jit(jax.vmap(run))
+    p = np.asarray(weights(scales, 0 * scales))
+    assert p.min() >= 0.1 / num_arms - 1e-15 and np.abs(p.sum(1) - 1).max() <= 1e-12
+    exact = np.exp(-0.3 * np.asarray(unit - unit.min()))
+    np.testing.assert_allclose(p[1], 0.9 * exact / exact.sum() + 0.1 / num_arms, rtol=1e-12)
+    np.testing.assert_allclose(weights(scales, 5 * scales), p, rtol=1e-9)
+    np.testing.assert_allclose(weights(0 * scales, 7 + scales), 1 / num_arms, rtol=1e-12)
+
+
+def test_weights_in_float32_and_under_masks(key):
+    losses = jnp.asarray([0.0, 1e6, 3e-3, 5e2])
+    weights = jax.jit(lambda mask: bandits.exponential_weights(losses, 2.0, mask, mixing=0.2))
+    for mask in ([True] * 4, [False, True, False, True], [False] * 4):
+        p = np.asarray(weights(jnp.asarray(mask)))
+        assert abs(p.sum() - any(mask)) <= 1e-6 and not p[~np.asarray(mask)].any()
+        assert p[mask].min(initial=1.0) >= 0.2 / max(sum(mask), 1) - 1e-7
+
+
+def _mean_estimate(policy, state, p, aux):
+    """E of what one round adds to the cumulative losses, by enumeration of the arms."""
+    decisions = Decision(jnp.arange(4, dtype=jnp.int32), jnp.log(p), aux)
+    after = jax.vmap(policy.update, (None, 0, 0))(state, decisions, jnp.asarray(LOSSES))
+    return np.asarray(p) @ (np.asarray(after.losses) - np.asarray(state.losses))
+
+
+@pytest.mark.x64
+@pytest.mark.parametrize("name", ["exp3", "iw", "rv"])
+def test_estimates_are_unbiased(name, key):
+    policy = bandits.exp3(4) if name == "exp3" else bandits.tsallis_inf(4, normalize=False, estimator=name)
+    state = policy.init(key)._replace(losses=jnp.array([3.0, 0.0, 1.0, 8.0]), rounds=jnp.int32(70))
+    decision = policy.select(key, state)
+    if name == "exp3":
+        p = bandits.exponential_weights(state.losses, np.sqrt(np.log(4) / (4 * 71)))
+    else:
+        p = bandits.tsallis_probabilities(state.losses, {"iw": 2, "rv": 4}[name] / np.sqrt(71))
+    np.testing.assert_allclose(decision.log_prob, jnp.log(p[decision.action]), rtol=1e-9)
+    if name == "rv":  # some arms have a baseline, some none
+        np.testing.assert_array_equal(decision.aux, np.where(p >= 16 / 71, 0.5, 0))
+        assert 0 < np.count_nonzero(decision.aux) < 4
+    aux = decision.aux if decision.aux is None else jnp.broadcast_to(decision.aux, (4, *decision.aux.shape))
+    np.testing.assert_allclose(_mean_estimate(policy, state, p, aux), LOSSES, rtol=1e-12)
+
+
+@pytest.mark.x64
+def test_the_biases_of_ix_and_p_are_those_of_the_formulas(key):
+    state = bandits.ExponentialState(jnp.array([3.0, 0.0, 1.0, 2.0]), jnp.int32(9))
+    policy = bandits.exp3_ix(4)
+    eta = np.sqrt(2 * np.log(4) / (4 * 10))
+    p = np.asarray(bandits.exponential_weights(state.losses, eta))
+    aux = policy.select(key, state).aux
+    np.testing.assert_allclose(aux, eta / 2, rtol=1e-12)
+    mean = _mean_estimate(policy, state, p, jnp.broadcast_to(aux, (4,)))
+    np.testing.assert_allclose(mean, LOSSES * p / (p + eta / 2), rtol=1e-12)
+
+    policy, T, delta = bandits.exp3_p(4, horizon=500, failure=0.02), 500, 0.02
+    eta, gamma = 0.95 * np.sqrt(np.log(4) / (4 * T)), 1.05 * np.sqrt(4 * np.log(4) / T)
+    weights = np.exp(-eta * np.asarray(state.losses))
+    p = (1 - gamma) * weights / weights.sum() + gamma / 4
+    np.testing.assert_allclose(policy.select(key, state).aux, p, rtol=1e-12)
+    mean = _mean_estimate(policy, state, p, jnp.broadcast_to(p, (4, 4)))
+    np.testing.assert_allclose(mean, -(1 - LOSSES) - np.sqrt(np.log(4 / delta) / (4 * T)) / p, rtol=1e-12)
+
+
+def test_one_arm_is_played_with_certainty(key):
+    for policy in (bandits.exp3(1), bandits.exp3_ix(1), bandits.exp3_p(1, horizon=10)):
+        state = policy.init(key)
+        for _ in range(2):
+            decision = policy.select(key, state)
+            np.testing.assert_allclose(decision.log_prob, 0, atol=1e-7)
+            state = policy.update(state, decision, 0.5)
+
+
+@pytest.mark.slow
+def test_tsallis_beats_exp3_on_bernoulli_arms(key):
+    """Ten arms of mean loss .5 but one of .4, 10000 rounds: the gap of the means exceeds 5 standard errors."""
+    means = jnp.full(10, 0.5).at[3].set(0.4)
+    keys = jax.random.split(key, 32)
+
+    @jax.jit
+    def run(policy):
+        def one(key):
+            each = jnp.broadcast_to(means, (10_000, 10))
+            costs = jax.random.bernoulli(jax.random.fold_in(key, 1), each).astype(means.dtype)
+            return bandits.regret(bandits.replay(key, costs, policy)[1].action, means).fixed[-1]
+
+        return jax.vmap(one)(keys)
+
+    regrets = {
+        name: np.asarray(run(policy))
+        for name, policy in {
+            "iw": bandits.tsallis_inf(10, normalize=False),
+            "rv": bandits.tsallis_inf(10, estimator="rv"),
+            "exp3": bandits.exp3(10),
+        }.items()
+    }
+    print({name: (r.mean(), r.std()) for name, r in regrets.items()})
+    for name in ("iw", "rv"):
+        gap = regrets["exp3"] - regrets[name]
+        assert gap.mean() > 5 * gap.std(ddof=1) / np.sqrt(32)
+    assert regrets["exp3"].mean() < 0.9 * 0.1 * 0.9 * 10_000  # which is .9 of what uniform play loses
+
+
+@pytest.mark.bad_input
+def test_static_misuse_raises():
+    with pytest.raises(ValueError, match="'iw' or 'rv'"):
+        bandits.tsallis_inf(3, estimator="rw")
+    with pytest.raises(ValueError, match="scale them instead"):
+        bandits.tsallis_inf(3, estimator="rv", normalize=True)
+    with pytest.raises(ValueError, match="num_arms must be an int >= 1"):
+        bandits.exp3_p(0, horizon=10)
