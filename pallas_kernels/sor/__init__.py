@@ -101,6 +101,8 @@ def sor(
     num_sweeps = _check(u, b, coefficients, omega, num_sweeps, first)
     kept = jnp.result_type(u, b, coefficients)
     omega = jnp.asarray(omega, jnp.promote_types(kept, jnp.float32))
+    # JAX 0.11 compiles anew what it traced while Pallas was first imported.
+    _dispatch._module("_compat")
     return _compiled(u, b, coefficients, omega, _Static(num_sweeps, bool(residuals), first, implementation), kept)
 
 

@@ -108,7 +108,7 @@ def _body(scalar_ref, *refs, shape, order, num_sweeps, strip, num_strips, sums, 
         same = near[middle]
         left = (row + order[which]) % 2 == 0  # the strip's height is even
         # What a roll brings round the end lies outside the grid.
-        before = _roll(same, 1, 1)
+        before = jnp.where(lane == 0, 0, _roll(same, 1, 1))
         after = jnp.where(lane == lanes - 1, 0, _roll(same, -1, 1))
         side = jnp.where(left, before, after)
         if variable:
