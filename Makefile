@@ -11,6 +11,10 @@ CACHE := JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.jax_cache/$(VENV) JAX_PERSISTENT_C
 # Two workers. Each starts with half of the files, whose tests share compiled functions; who is done early helps.
 PYTEST := $(CACHE) JAX_PLATFORMS=cpu $(PY) -m pytest -n 2 --dist worksteal
 
+# Compiling is most of what the suite costs, so `make test` takes XLA's quick pipeline (see tests/conftest.py). With QUICK=
+# it is the default one, which `make test-all`, `make test-types` and the gate's other Python use.
+QUICK ?= JAXSCI_TEST_QUICK=1
+
 .PHONY: install demo test test-all test-types lint bench wheel-smoke notebooks clean
 
 install:  ## the environment with pinned packages and jaxsci itself, editable
@@ -20,7 +24,7 @@ demo: install  ## a real study: pictures, a labelled data set and a page in jaxs
 	@$(CACHE) $(PY) -m jaxsci demo $(ARGS)
 
 test: install  ## the suite: truths, contracts, properties, bad input (<= 10 minutes on 2 cores)
-	@$(PYTEST) -m "not slow and not aot and not device" $(ARGS)
+	@$(QUICK) $(PYTEST) -m "not slow and not aot and not device" $(ARGS)
 
 test-all: install  ## everything, on both supported Pythons
 	@$(PYTEST) -m "not device" $(ARGS)

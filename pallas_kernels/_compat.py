@@ -8,6 +8,8 @@ Importing this module imports Pallas (.3 s), so only the kernel modules do so.
 from typing import Any
 
 import jax
+import numpy as np
+from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
@@ -73,6 +75,15 @@ def call_gpu(
         interpret=interpret,
         name=name,
     )
+
+
+def loop(count: int, body, carry):
+    """`fori_loop` from 0 with an int32 counter: in double precision its own has 64 bits, which TPUs refuse."""
+
+    def step(c, _):
+        return (c[0] + 1, body(*c)), None
+
+    return lax.scan(step, (np.int32(0), carry), None, length=count)[0][1]
 
 
 def masked_load(ref, start, size: int, mask, other):

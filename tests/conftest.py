@@ -1,5 +1,6 @@
 """Suite-wide settings and fixtures: two virtual CPU devices, strict ranks, seeds from the test's name."""
 
+import importlib.metadata
 import os
 import zlib
 
@@ -7,6 +8,12 @@ import zlib
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2".strip()
+if os.environ.get("JAXSCI_TEST_QUICK"):
+    # Less optimised programs, compiled several times faster. Later jaxlibs do not know the second flag, and stop.
+    quick = ["--xla_backend_optimization_level=0"]
+    if importlib.metadata.version("jaxlib").startswith("0.10."):
+        quick.append("--xla_cpu_use_fusion_emitters=false")
+    os.environ["XLA_FLAGS"] = " ".join([os.environ["XLA_FLAGS"], *(f for f in quick if f not in os.environ["XLA_FLAGS"])])
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 import jax

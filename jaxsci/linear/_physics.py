@@ -15,8 +15,8 @@ All belief is an ensemble of parameter vectors. A round plays the best arm of a 
 cost it meets moves the ensemble by a square-root Kalman step with the covariances of the ensemble, so nothing is
 differentiated and kinks do no harm. What the theory misses is kept as mean residuals per bin of the context and arm:
 they correct predictions, and they cap how much repeated costs of one bin and arm may teach the ensemble, which a
-systematic error would otherwise mislead with false certainty. If even that fails, a policy of the user's own,
-played side by side, takes over.
+systematic error would otherwise mislead with false certainty; arms whose residual is unknown get the benefit of one
+standard deviation. If even that fails, a policy of the user's own, played side by side, takes over.
 
 References: Young 1954 (radius and rate); Axelsson 1972, A generalized SSOR method (BIT 12), for the condition number;
 Khodak et al. 2024, Learning to Relax (the task); Evensen 2003, The ensemble Kalman filter; Whitaker and Hamill 2002
@@ -225,8 +225,10 @@ def _select(theory, key, state: PhysicsState, context=None, mask=None, *, method
     if mask is not None and (jnp.shape(mask) != arms.shape or jnp.asarray(mask).dtype != bool):
         raise ValueError(f"select: mask must be Bool of shape {arms.shape}, got shape {jnp.shape(mask)}")
     x, b = _place(theory, context, state.visits.shape[0])
-    shrunk = state.visits[b] / (state.visits[b] + state.noise / theory["misfit"] ** 2) * state.residual[b]
-    predicted = _predict(method, state.members[:, None, :], x, arms[None, :]) + shrunk[None, :]
+    # Posterior of the cells' residuals; optimism of one standard deviation tries arms the theory is unsure of.
+    information = state.visits[b] / state.noise + 1 / theory["misfit"] ** 2
+    correction = state.visits[b] / state.noise / information * state.residual[b] - 1 / jnp.sqrt(information)
+    predicted = _predict(method, state.members[:, None, :], x, arms[None, :]) + correction[None, :]
     if mask is not None:
         predicted = jnp.where(mask[None, :], predicted, jnp.inf)
     votes = jnp.argmin(predicted, axis=1).astype(jnp.int32)

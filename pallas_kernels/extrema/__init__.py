@@ -56,6 +56,8 @@ def extrema(
             f"extrema: x must be a vector of at least one element, got shape {x.shape}; "
             "flatten with x.ravel(), or use jax.vmap(extrema) over the leading axes"
         )
+    # JAX 0.11 compiles anew what it traced while Pallas was first imported.
+    _dispatch._module("_compat")
     return _compiled(x, implementation)
 
 

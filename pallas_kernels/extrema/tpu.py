@@ -9,9 +9,8 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
-from pallas_kernels._compat import call_tpu, pl
+from pallas_kernels._compat import call_tpu, loop, pl
 
 _LANES = 128
 _MIN_ROWS = 16  # rows of one bfloat16 tile; a float32 tile has 8
@@ -61,12 +60,12 @@ def _body(x_ref, low_ref, high_ref, *, strip: int, num_strips: int):
 
     def step(j, carry):
         low, high, bad = carry
-        v = load(j)
+        v = load(j + 1)
         # Counted apart: whether a vector minimum keeps a NaN is the hardware's choice.
         return jnp.minimum(low, v), jnp.maximum(high, v), bad + (v != v).astype(jnp.int32)
 
     first = load(0)
-    low, high, bad = lax.fori_loop(1, num_strips, step, (first, first, (first != first).astype(jnp.int32)))
+    low, high, bad = loop(num_strips - 1, step, (first, first, (first != first).astype(jnp.int32)))
     low, high = jnp.min(low, keepdims=True), jnp.max(high, keepdims=True)
     if jnp.issubdtype(low_ref.dtype, jnp.floating):
         any_bad = jnp.max(bad, keepdims=True) > 0

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from pallas_kernels._compat import call_tpu, pl, pltpu
+from pallas_kernels._compat import call_tpu, loop, pl, pltpu
 from pallas_kernels.sor import reference
 
 _TILE, _LANES = 8, 128
@@ -95,7 +95,7 @@ def _body(scalar_ref, *refs, shape, order, num_sweeps, strip, num_strips, sums, 
             value[at, :] = start[at, :]
         return nothing
 
-    _loop(values[0].shape[0] // _TILE, copy, ())
+    loop(values[0].shape[0] // _TILE, copy, ())
 
     def relax(which, j):
         """Relax strip j of one colour; (residual before, change)."""
@@ -134,7 +134,7 @@ def _body(scalar_ref, *refs, shape, order, num_sweeps, strip, num_strips, sums, 
             r = r if which == 0 else r - gone
             return total + jnp.sum(r * r, axis=0, keepdims=True)
 
-        total = _loop(num_strips, one, jnp.zeros((1, lanes), values[0].dtype))
+        total = loop(num_strips, one, jnp.zeros((1, lanes), values[0].dtype))
         if sums:
             square_ref[which, t] = jnp.sum(total)
 
@@ -143,33 +143,12 @@ def _body(scalar_ref, *refs, shape, order, num_sweeps, strip, num_strips, sums, 
         half(1, t)
         return nothing
 
-    _loop(num_sweeps, sweep, ())
+    loop(num_sweeps, sweep, ())
 
 
 def _roll(x, by, axis):
     """`jnp.roll`; the shift has 32 bits, also in double precision, and is not negative."""
     return pltpu.roll(x, np.int32(by % x.shape[axis]), axis)
-
-
-def _loop(count, body, carry):
-    """`fori_loop` with an int32 counter: in double precision that of `fori_loop` has 64 bits, which TPUs refuse."""
-
-    def step(c, _):
-        return (c[0] + 1, body(*c)), None
-
-    return lax.scan(step, (np.int32(0), carry), None, length=count)[0][1]
-
-
-def _bytes(shape, variable: bool) -> int:
-    """VMEM for both colours, in and out, the right-hand side and the coefficients of a grid."""
-    rows, cols = shape
-    lanes = _round_up((cols + 1) // 2, _LANES)
-    rows = _round_up(rows, default_strip(rows, lanes))
-    return 4 * lanes * (4 * (rows + 2 * _TILE) + (14 if variable else 2) * rows)
-
-
-def _round_up(n: int, step: int) -> int:
-    return -(-n // step) * step
 
 
 __all__: list[str] = []

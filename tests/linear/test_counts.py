@@ -56,7 +56,9 @@ def _matrix(shape, shift):
 
 
 @pytest.mark.x64
-@pytest.mark.parametrize("shape", [(1, 1), (1, 6), (6, 1), (3, 5), (7, 4), (10, 10)])
+@pytest.mark.parametrize(
+    "shape", [(1, 1), (1, 6), (7, 4), *(pytest.param(s, marks=pytest.mark.slow) for s in ((6, 1), (3, 5), (10, 10)))]
+)
 @pytest.mark.parametrize("omega", [0.7, 1.0, 1.6])
 def test_wavefront_equals_the_sequential_loop(shape, omega, key):
     """Ten sweeps against x_i <- x_i + omega ((b_i - sum a_ij x_j)/a_ii - x_i), cell by cell, and against `dense`."""

@@ -63,8 +63,11 @@ def test_one_outer_scan_and_no_callback(name, key):
     assert not [p for _, p in found if "callback" in p]
 
 
+SLOW = [pytest.param(n, marks=pytest.mark.slow) for n in ("tsallis", "chebyshev")]
+
+
 @pytest.mark.x64
-@pytest.mark.parametrize("name", ["tsallis", "binned", "chebyshev"])
+@pytest.mark.parametrize("name", ["binned", *SLOW])
 def test_vmap_over_seeds_equals_separate_runs(name, key):
     keys = jax.random.split(key, 8)
     batch = jax.jit(jax.vmap(lambda k: short(k, policies()[name])[1]))(keys)
@@ -75,7 +78,7 @@ def test_vmap_over_seeds_equals_separate_runs(name, key):
 
 
 def test_stopping_and_going_on_changes_nothing(key):
-    policy = policies()["chebyshev"]
+    policy = policies()["binned"]
     whole = short(key, policy, num_rounds=12)
     state, first = short(key, policy, num_rounds=5)
     end, second = short(key, policy, num_rounds=7, state=state)
@@ -207,6 +210,7 @@ def test_perona_malik_turns_to_the_next_picture(key):
 
 
 @pytest.mark.x64
+@pytest.mark.slow
 def test_ordering_of_the_policies_on_a_short_stream():
     """1500 rounds, one seed: instance-optimal < ChebCB < best fixed < Tsallis < uniform."""
     total = {name: float(run(0, HIGH, p, jnp.asarray(ARMS), 1500).cost.sum()) for name, p in policies().items()}

@@ -217,6 +217,12 @@ def test_lowers(name, platform):
     ladder.check_lowers(transform(extrema), specs, platform)
 
 
+@pytest.mark.x64
+def test_several_strips_lower_under_x64():
+    """The counter of their loop stays at 32 bits, the only ones a TPU has."""
+    ladder.check_lowers(extrema, (jax.ShapeDtypeStruct((300_007,), jnp.float32),), "tpu")
+
+
 @pytest.mark.parametrize("target", ladder.TARGETS)
 @pytest.mark.parametrize("name", ["one", "block_and_one", "prime_bfloat16", "prime_int32", "large", "large_ragged"])
 def test_compiles(name, target):
