@@ -10,10 +10,11 @@ if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", "")
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2".strip()
 if os.environ.get("JAXSCI_TEST_QUICK"):
     # Less optimised programs, compiled several times faster. Later jaxlibs do not know the second flag, and stop.
-    quick = ["--xla_backend_optimization_level=0"]
+    quick = ["--xla_backend_optimization_level=1"]
     if importlib.metadata.version("jaxlib").startswith("0.10."):
         quick.append("--xla_cpu_use_fusion_emitters=false")
-    os.environ["XLA_FLAGS"] = " ".join([os.environ["XLA_FLAGS"], *(f for f in quick if f not in os.environ["XLA_FLAGS"])])
+    given = os.environ["XLA_FLAGS"]  # a worker has those of its parent
+    os.environ["XLA_FLAGS"] = " ".join([given, *(f for f in quick if f not in given)])
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 import jax

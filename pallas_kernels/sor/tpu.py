@@ -151,4 +151,16 @@ def _roll(x, by, axis):
     return pltpu.roll(x, np.int32(by % x.shape[axis]), axis)
 
 
+def _bytes(shape, variable: bool) -> int:
+    """VMEM for both colours, in and out, the right-hand side and the coefficients of a grid."""
+    rows, cols = shape
+    lanes = _round_up((cols + 1) // 2, _LANES)
+    rows = _round_up(rows, default_strip(rows, lanes))
+    return 4 * lanes * (4 * (rows + 2 * _TILE) + (14 if variable else 2) * rows)
+
+
+def _round_up(n: int, step: int) -> int:
+    return -(-n // step) * step
+
+
 __all__: list[str] = []

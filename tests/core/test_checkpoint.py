@@ -51,7 +51,7 @@ def _assert_same(a, b):
         assert type(x) is type(y)
         if isinstance(x, (jax.Array, np.ndarray, np.generic)):
             assert x.dtype == y.dtype
-            x, y = (contracts.plain(a) if isinstance(a, jax.Array) else a for a in (x, y))
+            x, y = (contracts.host(a) if isinstance(a, jax.Array) else a for a in (x, y))
             assert np.asarray(x).tobytes() == np.asarray(y).tobytes()
         else:
             assert x == y
