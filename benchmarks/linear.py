@@ -139,6 +139,28 @@ def _speed_at(n: int, seconds: float):
         yield compare(name, ours, host(lambda: _amg_sweeps(amg, a, b)), peer_name="pyamg", **common)
 
 
+def _orderings(fast):
+    """Sweeps in the orders meant for large grids."""
+    amg, seconds = installed("pyamg"), 0.5 if fast else 3.0
+    red_black = lambda op: linear.operators.reordered(op, "red-black")  # noqa: E731
+    cases = (
+        ("red-black", 100, linear.methods.sor(1.5), red_black, 4.0),
+        ("pipelined natural order", 400, linear.methods.pipelined_sor(1.5, sweeps=_SWEEPS), lambda op: op, 2.0),
+    )
+    for name, n, method, ordered, target in cases:
+        a, b = loops.laplacian(n, n, 0.1), np.random.default_rng(0).normal(size=n * n)
+        op, grid = ordered(linear.operators.shifted_laplacian((n, n), 0.1)), jnp.asarray(b).reshape(n, n)
+
+        def sweeps(op, g, method=method):
+            return linear.solve(op, g, method=method, tol=0.0, max_steps=_SWEEPS).value
+
+        peer = None if amg is None else host(lambda a=a, b=b: _amg_sweeps(amg, a, b))
+        yield compare(
+            f"{_SWEEPS} sweeps with residuals, {n} x {n}: {name}", compiled(sweeps, op, grid), peer,
+            peer_name="pyamg", target=target, seconds=seconds,
+        )  # fmt: skip
+
+
 def _tuned_stream(fast):
     """The same systems and parameters in Python; only the sweeps are timed there, not the choice and the drawing."""
     rounds, key = 50 if fast else 1000, jax.random.key(0)
@@ -199,6 +221,7 @@ def _heat_speed(fast):
 def _speed(fast):
     for n in (10, 50) if fast else (10, 25, 50, 100):
         yield from _speed_at(n, 0.5 if fast else 3.0)
+    yield from _orderings(fast)
     yield from _tuned_stream(fast)
     yield from _heat_speed(fast)
 
