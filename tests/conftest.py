@@ -1,5 +1,6 @@
 """Suite-wide settings and fixtures: two virtual CPU devices, strict ranks, seeds from the test's name."""
 
+import gc
 import importlib.metadata
 import os
 import zlib
@@ -9,8 +10,9 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2".strip()
 if os.environ.get("JAXSCI_TEST_QUICK"):
-    # Less optimised programs, compiled several times faster. Later jaxlibs do not know the second flag, and stop.
-    quick = ["--xla_backend_optimization_level=1"]
+    # Less optimised programs, compiled several times faster, each by one thread: there is a worker for every core.
+    # Later jaxlibs do not know the third flag, and stop.
+    quick = ["--xla_backend_optimization_level=1", "--xla_cpu_parallel_codegen_split_count=1"]
     if importlib.metadata.version("jaxlib").startswith("0.10."):
         quick.append("--xla_cpu_use_fusion_emitters=false")
     given = os.environ["XLA_FLAGS"]  # a worker has those of its parent
@@ -26,6 +28,12 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # (65530 on Linux) crashes inside the compiler.
 _CLEAR_ABOVE_BYTES, _CLEAR_ABOVE_MAPS, _LOOK_EVERY = 3 << 30, 30_000, 8
 _tests_done = 0
+
+
+def pytest_collection_finish():
+    """Keep what the imports made out of the collector's sight, and have it look less often: 5 % of the suite."""
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 100)
 
 
 @pytest.fixture(autouse=True)
