@@ -22,8 +22,14 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     _use_all_cores()
     from jaxsci import demo as scenes
+    from jaxsci import sweep
 
-    return scenes.run(arguments.scene, arguments.out, fast=arguments.fast)
+    try:
+        return scenes.run(arguments.scene, arguments.out, fast=arguments.fast)
+    except sweep.SweepMismatch as error:
+        # What an earlier run under other versions left behind is not thrown away unasked.
+        print(f"{error}\n\ndemo: give another folder with --out, or delete {arguments.out}", file=sys.stderr)
+        return 1
 
 
 def _use_all_cores() -> None:

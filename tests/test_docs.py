@@ -14,7 +14,7 @@ import matplotlib.pyplot as plt
 import pytest
 
 import registry
-from jaxsci import __main__
+from jaxsci import __main__, demo, sweep
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 # The notebooks need their sources only; a private folder, since they may write.
@@ -83,6 +83,16 @@ def test_the_command_line(capsys):
     assert "builds on" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         __main__.main(["nothing"])
+
+
+def test_a_folder_of_other_versions_is_refused_in_words(capsys, monkeypatch):
+    def refuse(*_, **__):
+        raise sweep.SweepMismatch("version of jax: 1 in the folder, 2 here")
+
+    monkeypatch.setattr(demo, "run", refuse)
+    assert __main__.main(["demo", "--out", "somewhere"]) == 1
+    told = capsys.readouterr().err
+    assert "version of jax" in told and "delete somewhere" in told
 
 
 def test_every_room_has_its_page():
