@@ -364,6 +364,15 @@ def test_divergence_stops_one_lane_and_says_so(key):
     np.testing.assert_allclose(history.reward[0], one(key, rates[0])[1].reward, rtol=1e-4)
 
 
+def test_a_policy_too_wide_to_learn_from_is_divergence(key):
+    """Offline q-learning with too large rates: the spread runs off until no action moves the parameters any more."""
+    data, _ = ex.simulate(key, PUBLISHED, BEHAVIOUR, num_steps=2000, dt=0.1)
+    learner = ex.q_learning(critic_rate=1.0, q_rate=0.2, scale_rate=10.0, test_scale=1.0)
+    sizes = {"num_steps": 300, "dt": 0.1, "batch_size": 100, "record_every": 100}
+    end, _ = ex.run_offline(key, learner, data, temperature=0.1, **sizes)
+    assert int(end.status) == status.DIVERGED and abs(float(end.parameters.log_scale)) < 30
+
+
 @pytest.mark.parametrize(
     ("change", "bit"),
     [

@@ -156,7 +156,9 @@ def _quadratic(t, x):
 
 @pytest.mark.x64
 def test_orthogonality_written_out(key):
-    """m' m / 2 and m' C^-1 m / 2 with C = mean of sum xi xi' dt, three test functions for two unknowns."""
+    """m' m / 2 and m' C^-1 m / 2 with C = mean of sum xi xi' dt, three test functions for two unknowns.
+
+    Test functions given twice add nothing to the second, and leave it finite."""
     condition = martingale.condition(VALUE, discount=0.5, test=_quadratic)
     paths = jax.vmap(ou)(jax.random.split(key, 8))
     theta = np.array([0.3, -0.8])
@@ -169,6 +171,14 @@ def test_orthogonality_written_out(key):
     np.testing.assert_allclose(loss(condition, theta, paths), mean @ mean / 2, rtol=1e-10)
     expected = mean @ np.linalg.solve(metric, mean) / 2
     np.testing.assert_allclose(loss(condition, theta, paths, metric="covariance"), expected, rtol=1e-10)
+
+    def twice(t, x):
+        return jnp.concatenate([_quadratic(t, x), _quadratic(t, x)])
+
+    again = martingale.condition(VALUE, discount=0.5, test=twice)
+    slope = jax.grad(loss, 1)(again, theta, paths, metric="covariance")
+    np.testing.assert_allclose(loss(again, theta, paths, metric="covariance"), expected, rtol=1e-8)
+    np.testing.assert_allclose(slope, jax.grad(loss, 1)(condition, theta, paths, metric="covariance"), rtol=1e-8)
 
 
 @pytest.mark.x64

@@ -4,6 +4,7 @@ $X_{i+1} = X_i + (AX_i + Ba_i)dt + (CX_i + Da_i)\sqrt{dt}\,\xi_i$ with $a_i$ dra
 step i comes from ``fold_in(key, i)``. The learner sees (x, a, r, x') and never the coefficients.
 """
 
+import math
 from typing import NamedTuple
 
 import equinox as eqx
@@ -17,7 +18,8 @@ from jaxsci.core import status, tree
 from jaxsci.core.keys import as_typed_key, per_item
 from jaxsci.core.types import float_dtype
 
-# A state or parameter of this size will not come back, and float32 still holds its square.
+# A state or parameter of this size will not come back, and float32 still holds its square. Nor does a policy whose
+# standard deviation is that wide or that narrow: nothing that it does moves its parameters any more.
 _DIVERGED = 1e6
 
 
@@ -82,8 +84,9 @@ def step(
         dt: time step > 0, traced.
 
     Returns:
-        The new state and the transition. A step that leaves the floats or ±1e6 is not taken: the state stays and its
-        status says diverged, for good.
+        The new state and the transition. A step that leaves the floats or ±1e6, or makes the policy's standard
+        deviation wider than 1e6 or narrower than 1e-6, is not taken: the state stays and its status says diverged, for
+        good.
     """
     key = as_typed_key(key, "exploratory.step")
     problem, learner, dt = _prepare("exploratory.step", problem, learner, dt)
@@ -103,13 +106,18 @@ def _advance(problem, learner, dt, state: OnlineState, noise):
     time = state.step.astype(dt.dtype) * dt
     change = learner.change(state.parameters, transition, time, problem.temperature, problem.discount, dt)
     after = project(learner, jax.tree.map(jnp.add, state.parameters, change))
-    # Written so that a NaN counts as too large.
-    small = [jnp.abs(a) <= _DIVERGED for a in (transition.next_state, *after)]
-    kept = jnp.stack(small).all()
+    kept = _bounded(learner, after, problem.temperature) & (jnp.abs(transition.next_state) <= _DIVERGED)
     bad = state.status | status.flag(~(dt > 0), status.OUT_OF_RANGE)
     bad = bad | status.flag(~kept & (bad == status.OK), status.DIVERGED)
     x, after = tree.where(bad == status.OK, (transition.next_state, after), (state.x, state.parameters))
     return OnlineState(x, after, state.step + 1, bad), transition
+
+
+def _bounded(learner, parameters: Parameters, temperature):
+    """Whether parameters and policy are of a size to learn on; written so that a NaN counts as too large."""
+    spread = learner.policy(parameters, temperature).log_variance
+    small = jnp.stack([jnp.abs(a) <= _DIVERGED for a in parameters]).all()
+    return small & (jnp.abs(spread) <= 2 * math.log(_DIVERGED))
 
 
 def _move(problem, policy: GaussianPolicy, dt, x, noise) -> Transitions:
@@ -343,7 +351,7 @@ def _run_offline(key, learner, data: Transitions, scalars: _Scalars, state, size
 
         changes = jax.vmap(change)(batch)
         after = project(learner, jax.tree.map(lambda p, c: p + jnp.mean(c), state.parameters, changes))
-        kept = jnp.stack([jnp.abs(a) <= _DIVERGED for a in after]).all()
+        kept = _bounded(learner, after, temperature)
         bad = state.status | status.flag(~kept & (state.status == status.OK), status.DIVERGED)
         after = tree.where(bad == status.OK, after, state.parameters)
         seen = jnp.where(bad == status.OK, jnp.mean(batch.reward), jnp.nan)

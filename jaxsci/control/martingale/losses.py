@@ -97,7 +97,7 @@ def orthogonality(
         params: parameters of the family, or `Unknowns`.
         paths: a `Path` with one leading axis over the batch.
         metric: static; "identity" (CGTD) or "covariance", the inverse of $\frac1N\sum\sum_k\xi_k\xi_k^\top\Delta_k$
-            (CGTD2).
+            (CGTD2), its pseudo-inverse where test functions depend on each other on these paths.
 
     Raises:
         ValueError: an unknown metric, or no batch axis.
@@ -123,7 +123,10 @@ def _orthogonality(cond, unknowns, paths, metric):
         return jnp.sum(mean**2) / 2
     weighted = tests * steps.dt[..., None]
     covariance = jnp.einsum("ikm,ikn->mn", tests, weighted, precision=_HIGHEST) / tests.shape[0]
-    return jnp.dot(mean, jnp.linalg.solve(covariance, mean), precision=_HIGHEST) / 2
+    sizes, axes = jnp.linalg.eigh(covariance)
+    kept = sizes > sizes.shape[0] * jnp.finfo(sizes.dtype).eps * sizes[-1]
+    along = jnp.dot(mean, axes, precision=_HIGHEST)
+    return jnp.sum(jnp.where(kept, along**2 / jnp.where(kept, sizes, 1), 0)) / 2
 
 
 def mean_square_td_error(cond: Condition, params: PyTree, path: Path) -> Float[Array, ""]:
