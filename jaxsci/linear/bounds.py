@@ -17,11 +17,11 @@ from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from jaxsci.core import status, tree
-from jaxsci.core.types import float_dtype
+from jaxsci.linear._start import as_start
 
 
 class Bounds(NamedTuple):
-    """low and high: ends of an interval for the spectrum; status: int32 bits, 0 = finite inputs."""
+    """low and high: ends of an interval for the spectrum, 0 where the inputs are not finite; status: int32 bits."""
 
     low: Float[Array, ""]
     high: Float[Array, ""]
@@ -32,12 +32,12 @@ def gershgorin(op) -> Bounds:
     """Ends of the union of Gershgorin's discs: certain bounds of every real eigenvalue.
 
     Args:
-        op: a `linear.operators` operator whose leaves are coefficients, as those of stencils, dense and sparse matrices
-            are: the row sums of |A| are the product of the operator of their moduli with ones. For sums and products of
-            operators the interval is wider than that of the assembled matrix.
+        op: a `linear.operators` operator whose leaves are coefficients, as those of stencils, dense, banded and sparse
+            matrices are and sums of two of one kind: the row sums of |A| are the product of the operator of their
+            moduli with ones. For products of such operators the interval is wider than that of the assembled matrix.
 
     Raises:
-        TypeError: an operator that is a function: its entries are unknown; use `power`.
+        TypeError: an operator that is a function, as sums of different kinds are: its entries are unknown; use `power`.
 
     Differentiable in `op` wherever the extreme row is unique.
 
@@ -64,7 +64,13 @@ def _gershgorin(op) -> Bounds:
     sizes = moduli.diagonal
     radius = moduli.mv(jnp.ones_like(sizes)) - sizes
     low, high = jnp.min(op.diagonal - radius), jnp.max(op.diagonal + radius)
-    return Bounds(low, high, status.flag(~tree.all_finite(op), status.NONFINITE_INPUT))
+    return _bounds(low, high, ~tree.all_finite(op))
+
+
+def _bounds(low, high, bad, code=0) -> Bounds:
+    """Zeros where an input is not finite."""
+    low, high = (jnp.where(bad, 0, value) for value in (low, high))
+    return Bounds(low, high, status.flag(bad, status.NONFINITE_INPUT) | code)
 
 
 def power(op, start: Float[Array, "..."], *, num_steps: int = 30, margin: ArrayLike = 0.0) -> Bounds:
@@ -79,16 +85,16 @@ def power(op, start: Float[Array, "..."], *, num_steps: int = 30, margin: ArrayL
     Returns:
         `Bounds`. high = theta + ||A v - theta v||; low likewise from high I - A, and so only as good as the gap there
         allows: where it is not positive use the truth, or `lanczos.extreme_eigenvalues`. status: 0, or
-        NONFINITE_INPUT, or DEGENERATE for a start of zeros.
+        NONFINITE_INPUT, or OUT_OF_RANGE for a start of zeros.
 
     Raises:
-        ValueError: `num_steps` below 1.
+        ValueError: `num_steps` below 1; a start that does not have the operator's shape.
 
     References: Golub and Van Loan 2013, section 8.2.1.
     """
     if num_steps < 1:
         raise ValueError(f"power: num_steps must be >= 1, got {num_steps}")
-    start = jnp.asarray(start, float_dtype(start, eqx.filter(op, eqx.is_array)))
+    start = as_start(op, start, "power")
     return _power(op, start, jnp.asarray(margin, start.dtype), num_steps)
 
 
@@ -99,8 +105,7 @@ def _power(op, start, margin, num_steps: int) -> Bounds:
     nothing = ~jnp.any(start != 0)
     high = _largest(op.mv, start, num_steps)
     low = high - _largest(lambda v: high * v - op.mv(v), start, num_steps)
-    code = status.flag(bad, status.NONFINITE_INPUT) | status.flag(~bad & nothing, status.DEGENERATE)
-    return Bounds(low - margin * high, high + margin * high, code)
+    return _bounds(low - margin * high, high + margin * high, bad, status.flag(~bad & nothing, status.OUT_OF_RANGE))
 
 
 def _largest(mv, start, num_steps: int):

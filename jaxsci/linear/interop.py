@@ -28,8 +28,8 @@ def from_lineax(operator, *, materialise: bool = False):
 
     Matrices become `operators.dense`, diagonal and tridiagonal operators `operators.banded`; both have the triangular
     solves of SOR and SSOR. Functions, Jacobians, sums and products stay what they are: products, and the diagonal where
-    a method asks for it (n products). An operator on one array keeps that array's shape, one on another pytree acts on
-    vectors (n,) of all its entries.
+    a method asks for it (n products). Functions on one array keep that array's shape; matrices, diagonals and operators
+    on another pytree act on vectors (n,) of all entries, in the order of `jax.flatten_util.ravel_pytree`.
 
     Args:
         operator: a `lineax.AbstractLinearOperator`, its arrays traced.

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jaxsci.core import status, tree
-from jaxsci.core.types import float_dtype
+from jaxsci.linear._start import as_start
 
 
 class Tridiagonal(NamedTuple):
@@ -28,7 +28,7 @@ class Tridiagonal(NamedTuple):
     diagonal: alpha_1 .. alpha_m. off_diagonal: beta_1 .. beta_m; the last one couples to what was not computed.
     Once the Krylov space is exhausted, after `steps` steps, both stay at alpha_1 and 0: such rows repeat a value from
     inside the spectrum and leave the extremes alone. basis: the v_j, (m, *shape), with zeros past `steps`; None where
-    they were not kept. status: 0, or NONFINITE_INPUT, or DEGENERATE for a start of zeros.
+    they were not kept. status: 0, or NONFINITE_INPUT, or OUT_OF_RANGE for a start of zeros; all arrays are 0 then.
     """
 
     diagonal: Float[Array, " m"]
@@ -73,7 +73,7 @@ def tridiagonal(op, start: Float[Array, "..."], *, num_steps: int, reorthogonali
         `Tridiagonal`.
 
     Raises:
-        ValueError: `num_steps` below 1.
+        ValueError: `num_steps` below 1; a start that does not have the operator's shape.
 
     Example:
         >>> from jaxsci import linear
@@ -86,7 +86,7 @@ def tridiagonal(op, start: Float[Array, "..."], *, num_steps: int, reorthogonali
     """
     if num_steps < 1:
         raise ValueError(f"tridiagonal: num_steps must be >= 1, got {num_steps}")
-    start = jnp.asarray(start, float_dtype(start, eqx.filter(op, eqx.is_array)))
+    start = as_start(op, start, "tridiagonal")
     return _tridiagonal(op, start, num_steps, reorthogonalize)
 
 
@@ -116,12 +116,12 @@ def _tridiagonal(op, start, num_steps: int, reorthogonalize: bool) -> Tridiagona
         first = jnp.where(j == 0, alpha, c.first)
         # Nothing but rounding is left: the space is invariant.
         go_on = c.alive & (beta > tiny * scale)
-        alpha, out = jnp.where(c.alive, alpha, first), jnp.where(go_on, beta, 0)
+        alpha, out = jnp.where(c.alive, alpha, jnp.where(bad, 0, first)), jnp.where(go_on, beta, 0)
         v = jnp.where(go_on, w / jnp.where(beta > 0, beta, 1), 0)
         return _Carry(v, c.v, out, basis, first, scale, go_on), (alpha, out, c.alive)
 
     last, (alphas, betas, alive) = jax.lax.scan(step, carry, jnp.arange(num_steps))
-    code = status.flag(bad, status.NONFINITE_INPUT) | status.flag(~bad & (length <= 0), status.DEGENERATE)
+    code = status.flag(bad, status.NONFINITE_INPUT) | status.flag(~bad & (length <= 0), status.OUT_OF_RANGE)
     return Tridiagonal(alphas, betas, last.basis, jnp.sum(alive, dtype=jnp.int32), code)
 
 

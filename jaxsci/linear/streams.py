@@ -80,7 +80,8 @@ def _bounded_normal(key, shape, dtype):
 def laplacian_omega(action, shift, *, shape: tuple[int, int]):
     """Arms function of `linear.tuned_sequence`: Young's omega for the system at hand, the instance-optimal choice.
 
-    Use it as ``jax.tree_util.Partial(linear.streams.laplacian_omega, shape=(10, 10))``; the action is ignored.
+    Use it as ``Partial(bind(linear.streams.laplacian_omega, shape=(10, 10)))`` with `jax.tree_util.Partial` and
+    `jaxsci.core.static.bind`, which keeps the shape static under jit; the action is ignored.
     """
     return theory.young_omega(theory.laplacian_radius(shape, shift))
 

@@ -20,18 +20,26 @@ from jaxtyping import Array, ArrayLike, Float
 from jaxsci.core.types import concrete, float_dtype
 
 
-def laplacian_radius(shape: tuple[int, int], shift: ArrayLike = 0.0) -> Float[Array, "..."]:
-    r"""Jacobi radius of `operators.shifted_laplacian`.
+def laplacian_radius(shape: tuple[int, ...], shift: ArrayLike = 0.0) -> Float[Array, "..."]:
+    r"""Jacobi radius of the Laplacian of a grid with a shift, $\Delta + cI$ with the diagonal $2d + c$.
 
-    $\beta = 2(\cos\frac{\pi}{m+1} + \cos\frac{\pi}{n+1}) / (4 + c)$ on an m x n grid.
+    $\beta = 2\sum_{a=1}^d \cos\frac{\pi}{n_a+1} / |2d + c|$ on an $n_1 \times \dots \times n_d$ grid: that of
+    `operators.shifted_laplacian` for d = 2.
 
     Args:
-        shape: (rows, cols), static.
-        shift: c, traced, any shape; beta < 1 exactly where the operator is positive definite.
+        shape: cells along each axis, e.g. (rows, cols), static.
+        shift: c, traced, any shape; beta < 1 exactly where the operator is positive or negative definite.
+
+    Raises:
+        ValueError: no axis, or an axis without cells.
     """
+    if len(shape) < 1 or min(shape) < 1:
+        raise ValueError(f"laplacian_radius: expected a shape of at least one cell, got {tuple(shape)}")
     shift = jnp.asarray(shift, float_dtype(shift))
-    waves = 2.0 * float(np.cos(np.pi / (shape[0] + 1)) + np.cos(np.pi / (shape[1] + 1)))
-    return waves / (4 + shift)
+    waves = 2.0 * float(np.sum(np.cos(np.pi / (np.asarray(shape) + 1))))
+    diagonal = jnp.abs(2 * len(shape) + shift)
+    zero = diagonal == 0
+    return jnp.where(zero, jnp.inf, waves / jnp.where(zero, 1, diagonal))
 
 
 def young_omega(radius: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
@@ -39,12 +47,12 @@ def young_omega(radius: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
 
     Args:
         radius: Jacobi radius beta in [0, 1), traced, any shape; at beta >= 1 the result is 2, where nothing
-            converges.
+            converges. A NaN stays one, here and below.
     """
     radius = jnp.asarray(radius, float_dtype(radius))
-    inside = jnp.abs(radius) < 1
-    root = jnp.sqrt(jnp.where(inside, 1 - radius**2, 1))
-    return jnp.where(inside, 1 + (radius / (1 + root)) ** 2, 2)
+    outside = jnp.abs(radius) >= 1
+    root = jnp.sqrt(jnp.where(outside, 1, 1 - radius**2))
+    return jnp.where(outside, 2, 1 + (radius / (1 + root)) ** 2)
 
 
 def young_rate(omega: Float[ArrayLike, "..."], radius: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
@@ -52,9 +60,9 @@ def young_rate(omega: Float[ArrayLike, "..."], radius: Float[ArrayLike, "..."]) 
     dtype = float_dtype(omega, radius)
     omega, radius = jnp.asarray(omega, dtype), jnp.asarray(radius, dtype)
     under = (omega * radius) ** 2 - 4 * (omega - 1)
-    real = under > 0  # below omega*; above it all eigenvalues have modulus omega - 1
-    root = jnp.sqrt(jnp.where(real, under, 1))
-    return jnp.where(real, (omega * radius + root) ** 2 / 4, jnp.abs(omega - 1))
+    paired = under <= 0  # above omega*: all eigenvalues have modulus omega - 1
+    root = jnp.sqrt(jnp.where(paired, 1, under))
+    return jnp.where(paired, jnp.abs(omega - 1), (omega * radius + root) ** 2 / 4)
 
 
 def surrogate(
@@ -72,8 +80,8 @@ def surrogate(
     dtype = float_dtype(rate, slack, tol)
     rate, slack, tol = (jnp.asarray(v, dtype) for v in (rate, slack, tol))
     base = rate + slack * (1 - rate)
-    inside = base < 1
-    return jnp.where(inside, 1 + jnp.log(tol) / jnp.log(jnp.where(inside, jnp.maximum(base, 1e-30), 0.5)), jnp.inf)
+    outside = base >= 1
+    return jnp.where(outside, jnp.inf, 1 + jnp.log(tol) / jnp.log(jnp.where(outside, 0.5, jnp.maximum(base, 1e-30))))
 
 
 def surrogate_slack(matrix, omegas, counts) -> np.ndarray:
@@ -88,7 +96,8 @@ def surrogate_slack(matrix, omegas, counts) -> np.ndarray:
         omegas, counts: (m,) each, concrete; counts below 2 say nothing and are left out.
 
     Raises:
-        ValueError: shapes that do not fit, or no count of 2 or more.
+        ValueError: shapes that do not fit, a NaN or an infinity, no count of 2 or more; a zero on the diagonal, or an
+            omega at which SOR does not converge, which has no count.
         TypeError: a traced argument.
 
     References: Khodak et al. 2024, Learning to Relax, section 2.
@@ -99,6 +108,9 @@ def surrogate_slack(matrix, omegas, counts) -> np.ndarray:
     if omegas.shape != counts.shape or omegas.ndim != 1:
         shapes = f"{omegas.shape} and {counts.shape}"
         raise ValueError(f"surrogate_slack: expected omegas and counts of one shape (m,), got {shapes}")
+    _omegas(omegas, "surrogate_slack")
+    if np.any(np.diag(a) == 0):
+        raise ValueError("surrogate_slack: expected a matrix without zeros on its diagonal")
     found = [_slack(a, omega, int(count) - 1) for omega, count in zip(omegas, counts) if count >= 2]
     if not found:
         raise ValueError("surrogate_slack: expected a count of 2 or more, got none; solve to a smaller tolerance")
@@ -109,6 +121,8 @@ def _slack(a, omega, power: int):
     n = len(a)
     residual_map = np.eye(n) - scipy.linalg.solve_triangular(_sweep(a, omega), a.T, lower=True, trans="T").T
     rate = np.abs(np.linalg.eigvals(residual_map)).max()
+    if rate >= 1:
+        raise ValueError(f"surrogate_slack: SOR does not converge at omega {omega}: its spectral radius is {rate:.6g}")
     size = np.linalg.norm(np.linalg.matrix_power(residual_map, power), 2) ** (1 / power)
     return (size - rate) / (1 - rate)
 
@@ -125,24 +139,28 @@ def energy_bound(matrix, omega) -> np.ndarray:
         omega: relaxation parameters in (0, 2), concrete, any shape.
 
     Raises:
-        ValueError: a matrix that is not square, or omega outside (0, 2).
+        ValueError: a matrix that is not symmetric positive definite, or with $\gamma \le 0$, where the bound says
+            nothing; omega outside (0, 2).
         TypeError: a traced argument.
 
     References: Young 1971, Iterative Solution of Large Linear Systems, chapter 4; Khodak et al. 2024, section 2.
     """
-    a = _square(matrix, "energy_bound")
+    a = _definite(matrix, "energy_bound")
     omega = _omegas(omega, "energy_bound")
     root = 1 / np.sqrt(np.diag(a))
     # Similar symmetric matrices: their eigenvalues are real and well conditioned.
     scaled = root[:, None] * a * root[None, :]
     lower = np.tril(scaled, -1)
     gap = 1 - np.abs(np.linalg.eigvalsh(lower + lower.T)).max()
+    if gap <= 0:
+        raise ValueError(f"energy_bound: expected a Jacobi radius below 1, got {1 - gap:.6g}")
     product = np.linalg.eigvalsh(lower @ lower.T).max()
     half = (2 - omega) / (2 * omega)
     # A^-1/2 M D^-1 M^T A^-1/2 = A^-1/2 (s D) A^-1/2 + I/omega at most, M = D/omega + L; gamma D <= A <= (2 - gamma) D.
     excess = half**2 + product - 0.25
     excess = np.where(excess >= 0, excess, excess * gap / (2 - gap))
-    return np.sqrt(1 - 2 * half * gap / (excess + gap / omega))
+    # 0 where a diagonal matrix meets omega = 1, but for rounding.
+    return np.sqrt(np.maximum(1 - 2 * half * gap / (excess + gap / omega), 0))
 
 
 def ssor_pcg_bound(matrix, omega, tol) -> np.ndarray:
@@ -156,36 +174,51 @@ def ssor_pcg_bound(matrix, omega, tol) -> np.ndarray:
     Args:
         matrix: symmetric positive definite A, (n, n), concrete: this builder works on the host in float64.
         omega: relaxation parameters in (0, 2), concrete, any shape.
-        tol: epsilon, relative to ||b||, concrete.
+        tol: epsilon in (0, 1), relative to ||b||, concrete.
 
     Raises:
-        ValueError: a matrix that is not square, or omega outside (0, 2).
+        ValueError: a matrix that is not symmetric positive definite; omega outside (0, 2), or tol outside (0, 1).
         TypeError: a traced argument.
 
     References: Axelsson 1994, Iterative Solution Methods, chapter 7; Khodak et al. 2024, section 3.
     """
-    a = _square(matrix, "ssor_pcg_bound")
+    a = _definite(matrix, "ssor_pcg_bound")
     omega = _omegas(omega, "ssor_pcg_bound")
     tol = _host(tol, "ssor_pcg_bound", "tol")
+    if not np.all((tol > 0) & (tol < 1)):
+        raise ValueError(f"ssor_pcg_bound: tol must lie in (0, 1), got {tol}")
     diagonal, lower = np.diag(np.diag(a)), np.tril(a, -1)
     spectrum = np.linalg.eigvalsh(a)
     condition = spectrum[-1] / spectrum[0]
     alpha = scipy.linalg.eigh(diagonal, a, eigvals_only=True)[-1]
     beta = scipy.linalg.eigh(lower / np.diag(a) @ lower.T - diagonal / 4, a, eigvals_only=True)[-1]
     inverse = (1 + (2 - omega) ** 2 * alpha / (4 * omega) + beta * omega) / (2 - omega)
+    inverse = np.maximum(inverse, 1)  # a condition number, but for rounding
     reach = np.log(np.sqrt(condition) / tol + np.sqrt(condition / tol**2 - 1))
-    return 1 + reach / -np.log(1 - 2 / (1 + np.sqrt(inverse)))
+    with np.errstate(divide="ignore"):  # a diagonal matrix at omega = 1: one iteration
+        return 1 + reach / -np.log(1 - 2 / (1 + np.sqrt(inverse)))
 
 
 def _host(value, function: str, argument: str) -> np.ndarray:
     alternative = "in a compiled function use young_rate and surrogate"
-    return np.asarray(concrete(value, function, argument, alternative), np.float64)
+    value = np.asarray(concrete(value, function, argument, alternative), np.float64)
+    if not np.all(np.isfinite(value)):
+        raise ValueError(f"{function}: expected finite numbers for {argument}, got a NaN or an infinity")
+    return value
 
 
 def _square(matrix, function: str) -> np.ndarray:
     a = _host(matrix, function, "matrix")
     if a.ndim != 2 or a.shape[0] != a.shape[1] or a.shape[0] == 0:
         raise ValueError(f"{function}: expected a square matrix (n, n) with n >= 1, got shape {a.shape}")
+    return a
+
+
+def _definite(matrix, function: str) -> np.ndarray:
+    """A symmetric positive definite matrix."""
+    a = _square(matrix, function)
+    if not np.allclose(a, a.T, rtol=0, atol=1e-12 * np.abs(a).max()) or np.linalg.eigvalsh(a)[0] <= 0:
+        raise ValueError(f"{function}: expected a symmetric positive definite matrix")
     return a
 
 

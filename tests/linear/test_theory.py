@@ -10,6 +10,11 @@ from jaxsci.core import status
 
 T, M = linear.theory, linear.methods
 SHAPE = (6, 9)
+INDEFINITE = np.array([[1.0, 2.0], [2.0, 1.0]])
+
+
+def grid():
+    return linear.operators.shifted_laplacian((3, 4))
 
 
 def matrix(shape, shift):
@@ -38,6 +43,45 @@ def test_young_to_rounding(shift):
         close = 1e-7 if omega == best else 1e-12  # a double root at omega*
         np.testing.assert_allclose(T.young_rate(omega, radius), np.abs(pairs).max(), rtol=close)
     np.testing.assert_allclose(T.young_rate(best, radius), best - 1, rtol=1e-7)
+
+
+@pytest.mark.x64
+@pytest.mark.parametrize("shape", [(1,), (7,), (1, 1), (4, 5, 6), (2, 1, 3, 2)])
+def test_radius_in_any_dimension(shape):
+    """Against dense eigenvalues of Kronecker sums; below 1 exactly where all of them have one sign."""
+    a = np.zeros((1, 1))
+    for n in shape:
+        line = 2 * np.eye(n) - np.eye(n, k=1) - np.eye(n, k=-1)
+        a = np.kron(a, np.eye(n)) + np.kron(np.eye(len(a)), line)
+    for shift in (0.5, -0.2, -1.5 * len(shape), -5.0 * len(shape)):
+        b = a + shift * np.eye(len(a))
+        radius = float(T.laplacian_radius(shape, shift))
+        waves = np.linalg.eigvalsh(np.eye(len(b)) - b / b[0, 0])
+        np.testing.assert_allclose(radius, np.abs(waves).max(), rtol=1e-12, atol=1e-15)
+        values = np.linalg.eigvalsh(b)
+        assert (radius < 1) == (values[0] > 0 or values[-1] < 0)
+    assert float(T.laplacian_radius(shape, -2.0 * len(shape))) == np.inf
+
+
+def test_a_nan_stays_one():
+    for value in (
+        T.laplacian_radius((3, 3), np.nan),
+        T.young_omega(np.nan),
+        T.young_rate(1.5, np.nan),
+        T.young_rate(np.nan, 0.5),
+        T.surrogate(np.nan, 0.1, 1e-8),
+        T.surrogate(0.5, np.nan, 1e-8),
+    ):
+        assert np.isnan(float(value))
+
+
+def test_bounds_of_diagonal_matrices():
+    """No lower triangle: SOR multiplies the error by 1 - omega, and SSOR-PCG with omega = 1 takes one iteration."""
+    omegas = np.array([0.3, 1.0, 1.6])
+    for a in (np.array([[3.0]]), np.diag([1.0, 4.0, 9.0])):
+        np.testing.assert_allclose(T.energy_bound(a, omegas), np.abs(1 - omegas), atol=1e-7)
+        bound = T.ssor_pcg_bound(a, omegas, 1e-8)
+        assert bound[1] == 1 and np.all(bound >= 1) and np.all(np.isfinite(bound))
 
 
 @pytest.mark.x64
@@ -143,16 +187,37 @@ def test_bounds_hold_the_spectrum_and_serve_chebyshev(key):
     np.testing.assert_allclose(discs.high, (np.diag(a + a.T) + radius).max(), rtol=1e-12)
 
 
+def test_gershgorin_of_sums_and_products():
+    """A sum of one kind is exact, a product at least as wide as its matrix, a sum of two kinds refused."""
+    a = linear.operators.dense(jnp.array([[4.0, -1.0], [2.0, 5.0]]), symmetric=False)
+    b = linear.operators.dense(jnp.array([[1.0, 1.0], [-2.0, 1.0]]), symmetric=False)
+    total = linear.bounds.gershgorin(linear.operators.add(a, b))
+    assert (float(total.low), float(total.high)) == (5.0, 6.0)
+    product = linear.bounds.gershgorin(linear.operators.compose(a, b))  # [[6, 3], [-8, 7]]
+    assert float(product.low) <= -1 and 15 <= float(product.high)
+    diagonal = linear.operators.banded(jnp.ones((1, 2)), (0,))
+    with pytest.raises(TypeError, match=r"bounds\.power"):
+        linear.bounds.gershgorin(linear.operators.add(a, diagonal))
+
+
 def test_trouble_is_a_status():
-    op = linear.operators.shifted_laplacian((3, 4))
-    bad, zero = jnp.full((3, 4), jnp.nan), jnp.zeros((3, 4))
-    for start, code in ((bad, status.NONFINITE_INPUT), (zero, status.DEGENERATE)):
+    """Statuses say what is wrong with the start or the operator, and every figure stays finite."""
+    good, worse = (linear.operators.shifted_laplacian((3, 4), shift) for shift in (0.0, np.nan))
+    one, bad, zero = jnp.ones((3, 4)), jnp.full((3, 4), jnp.nan), jnp.zeros((3, 4))
+    for op, start, code in (
+        (good, bad, status.NONFINITE_INPUT),
+        (worse, one, status.NONFINITE_INPUT),
+        (good, zero, status.OUT_OF_RANGE),
+    ):
         for found in (
             linear.lanczos.extreme_eigenvalues(op, start, num_steps=3),
+            linear.lanczos.tridiagonal(op, start, num_steps=3),
             linear.bounds.power(op, start, num_steps=3),
         ):
-            assert int(found.status) == code and np.isfinite(float(found.high))
-    assert int(linear.bounds.gershgorin(linear.operators.shifted_laplacian((3, 4), jnp.nan)).status)
+            assert int(found.status) == code
+            assert all(bool(jnp.all(jnp.isfinite(a))) for a in jax.tree.leaves(found))
+    discs = linear.bounds.gershgorin(worse)
+    assert int(discs.status) == status.NONFINITE_INPUT and float(discs.low) == float(discs.high) == 0
 
 
 @pytest.mark.bad_input
@@ -162,6 +227,24 @@ def test_trouble_is_a_status():
         (lambda: T.energy_bound(np.ones((2, 3)), 1.0), ValueError, "square matrix"),
         (lambda: T.energy_bound(np.eye(2), 2.0), ValueError, r"\(0, 2\)"),
         (lambda: T.ssor_pcg_bound(np.eye(2), -1.0, 1e-8), ValueError, r"\(0, 2\)"),
+        (lambda: T.energy_bound(INDEFINITE, 1.0), ValueError, "positive definite"),
+        (lambda: T.energy_bound(-np.eye(2), 1.0), ValueError, "positive definite"),
+        (lambda: T.energy_bound(np.diag([1.0, 0.0]), 1.0), ValueError, "positive definite"),
+        (lambda: T.energy_bound(np.array([[2.0, 1.0], [0.0, 2.0]]), 1.0), ValueError, "symmetric"),
+        (lambda: T.energy_bound(np.full((2, 2), np.nan), 1.0), ValueError, "finite numbers for matrix"),
+        (lambda: T.energy_bound(0.1 * np.eye(3) + 0.9, 1.0), ValueError, "Jacobi radius below 1"),
+        (lambda: T.ssor_pcg_bound(INDEFINITE, 1.0, 1e-8), ValueError, "positive definite"),
+        (lambda: T.ssor_pcg_bound(np.array([[2.0, 1.0], [0.0, 2.0]]), 1.0, 1e-8), ValueError, "symmetric"),
+        (lambda: T.ssor_pcg_bound(np.eye(2), 1.0, -1.0), ValueError, r"tol must lie in \(0, 1\)"),
+        (lambda: T.ssor_pcg_bound(np.eye(2), 1.0, np.nan), ValueError, "finite numbers for tol"),
+        (lambda: T.surrogate_slack(np.eye(2), [2.5], [3]), ValueError, r"\(0, 2\)"),
+        (lambda: T.surrogate_slack(INDEFINITE, [1.0], [3]), ValueError, "does not converge"),
+        (lambda: T.surrogate_slack(np.diag([1.0, 0.0]), [1.0], [3]), ValueError, "zeros on its diagonal"),
+        (lambda: T.surrogate_slack(np.eye(2), [1.0], [np.nan]), ValueError, "finite numbers for counts"),
+        (lambda: T.laplacian_radius((), 0.0), ValueError, "at least one cell"),
+        (lambda: T.laplacian_radius((3, 0), 0.0), ValueError, "at least one cell"),
+        (lambda: linear.lanczos.tridiagonal(grid(), jnp.ones(12), num_steps=2), ValueError, "tridiagonal: start"),
+        (lambda: linear.bounds.power(grid(), jnp.ones((4, 3))), ValueError, r"power: start .* \(3, 4\)"),
         (lambda: T.surrogate_slack(np.eye(2), [1.0, 1.2], [3]), ValueError, "one shape"),
         (lambda: T.surrogate_slack(np.eye(2), [1.0], [1]), ValueError, "smaller tolerance"),
         (lambda: linear.lanczos.tridiagonal(None, jnp.ones(2), num_steps=0), ValueError, ">= 1"),
