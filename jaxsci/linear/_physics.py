@@ -98,7 +98,8 @@ def physics_policy(
             excess of its costs over the theory's, in mean costs; the probabilities are exchanged when D < 0. So it
             is hardly played where the theory works, and takes over where it does not. None trusts the theory and
             its residuals.
-        tol: tolerance of the solves, traced; it only sets where the search for the constants starts.
+        tol: tolerance of the solves, traced; it only sets where the search for the constants starts, and is clipped
+            to (0, 1/e].
         unit: cost of one iteration if costs are no counts, traced.
         misfit: standard deviation of the theory's systematic error in ln cost, traced.
         num_members: N, size of the ensemble, static.
@@ -131,9 +132,7 @@ def physics_policy(
     if method not in _THEORIES:
         raise ValueError(f"physics_policy: method must be one of {sorted(_THEORIES)}, got {method!r}")
     if num_members < 2 or num_bins < 1:
-        raise ValueError(
-            f"physics_policy: needs num_members >= 2 and num_bins >= 1, got {num_members} and {num_bins}"
-        )
+        raise ValueError(f"physics_policy: needs num_members >= 2 and num_bins >= 1, got {num_members} and {num_bins}")
     low, high, tol, unit, misfit = (jnp.asarray(v, dtype) for v in (low, high, tol, unit, misfit))
     theory = {"arms": arms, "low": low, "high": high, "misfit": misfit, "unit": unit, "fallback": fallback}
     return Policy(
@@ -191,6 +190,8 @@ def _init(theory, tol, key, *, method, num_members, num_bins) -> PhysicsState:
     key = as_typed_key(key, "init")
     dtype, fallback = theory["arms"].dtype, theory["fallback"]
     _, mean, spread = _THEORIES[method]
+    # fmin and fmax rather than clip: a NaN becomes an end of the range too.
+    tol = jnp.fmin(jnp.fmax(tol, jnp.finfo(dtype).tiny), math.exp(-1))
     mean = jnp.asarray(mean, dtype).at[3].add(jnp.log(-jnp.log(tol)))
     draws = jax.random.normal(jax.random.fold_in(key, 0), (num_members, len(spread)), dtype)
     cells = jnp.zeros((num_bins, theory["arms"].shape[0]), dtype)

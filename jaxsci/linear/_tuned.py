@@ -1,7 +1,8 @@
 r"""Tuned sequences: related systems arrive one by one, and a bandit policy picks the solver's parameter for each.
 
 Before solve t the policy sees a context, picks arm $a_t$; the only feedback is the cost of that one solve, by
-default its iteration count. The whole sequence is one `lax.scan`: problem, choice, solve and update, no callbacks.
+default its iteration count. A solve that failed is charged the step cap, however early it gave up, or policies would
+learn to fail. The whole sequence is one `lax.scan`: problem, choice, solve and update, no callbacks.
 
 Reference: Khodak, Chow, Balcan and Talwalkar 2024, Learning to Relax: Setting Solver Parameters Across a Sequence
 of Linear System Instances (ICLR).
@@ -15,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
-from jaxsci.core import tree
+from jaxsci.core import status, tree
 from jaxsci.core.keys import as_typed_key
 from jaxsci.core.protocols import Policy, Stream, StreamCarry
 from jaxsci.linear._solve import solve
@@ -33,7 +34,11 @@ class TunedState(NamedTuple):
 
 
 class Record(NamedTuple):
-    """One entry a round, leading axis T: what was chosen, what it cost, and how the solve went."""
+    """One entry a round, leading axis T: what was chosen, what it cost, and how the solve went.
+
+    steps: done, also where the solve failed and `cost` was told the cap. status: of the solve, and NONFINITE_INPUT
+    where the cost is not finite.
+    """
 
     action: Int[Array, " T"]
     parameter: PyTree
@@ -46,8 +51,14 @@ class Record(NamedTuple):
 
 
 def iterations(result, parameter, context):
-    """The default cost of a solve: its number of steps, as a float."""
+    """The default cost of a solve: its number of steps, as a float; in a sequence `max_steps` where it failed."""
     return result.steps.astype(result.residual.dtype)
+
+
+def _charge(cost, result, max_steps, parameter, context):
+    """What the policy is told: a solve that failed took `max_steps`, whenever it gave up."""
+    steps = jnp.where(result.status == status.OK, result.steps, max_steps)
+    return cost(result._replace(steps=steps), parameter, context)
 
 
 def tuned_init(key, stream: Stream, policy: Policy) -> TunedState:
@@ -100,7 +111,7 @@ def _step(key, state, stream, method, policy, arms, cost, tol, max_steps, norm_r
     result = solve(
         problem.op, problem.b, problem.x0, method=method(parameter), tol=tol, max_steps=max_steps, norm_ref=norm_ref
     )
-    paid = cost(result, parameter, problem.context)
+    paid = _charge(cost, result, max_steps, parameter, problem.context)
     learnt = policy.update(state.policy, decision, paid, problem.context)
     record = Record(
         decision.action,
@@ -108,7 +119,7 @@ def _step(key, state, stream, method, policy, arms, cost, tol, max_steps, norm_r
         paid,
         result.steps,
         result.residual,
-        result.status,
+        result.status | status.flag(~jnp.isfinite(paid), status.NONFINITE_INPUT),
         decision.log_prob,
         problem.context,
     )
@@ -139,13 +150,17 @@ def tuned_sequence(
         arms: the parameter of every arm, an array (K,) or a pytree of arrays with leading axis K, traced; or a
             function (action, context) -> parameter, with which a policy of one arm plays a formula.
         num_rounds: T, static.
-        cost: (result, parameter, context) -> scalar loss that the policy learns from; iterations by default.
-        tol, max_steps, norm_ref: of every solve, see `linear.solve`.
+        cost: (result, parameter, context) -> scalar loss that the policy learns from; iterations by default. In a
+            result whose status is not 0 it finds `max_steps` steps, not those done before the solve failed.
+        tol, max_steps, norm_ref: of every solve, see `linear.solve`. Policies that scale costs by the largest one see
+            little of the differences between good arms where a failure costs far more than any of them, so a cap
+            not far above the worst count worth paying serves them best.
         state: where to go on, from an earlier call with the same key; the start by default.
 
     Returns:
         The final `TunedState` (its ``policy`` is the policy's state, ``carry.solution`` the last solution) and a
-        `Record` of all rounds. A solve that failed carries its status there and the sequence goes on.
+        `Record` of all rounds. A solve that failed carries its status there, as does a cost that is not finite, and
+        the sequence goes on.
 
     Raises:
         ValueError: `num_rounds` negative; arms with unequal or no leading axes.
@@ -162,8 +177,7 @@ def tuned_sequence(
 
     References: Khodak et al. 2024, Learning to Relax, section 2 and algorithm 1.
     """
-    if num_rounds < 0:
-        raise ValueError(f"tuned_sequence: num_rounds must be >= 0, got {num_rounds}")
+    _check_rounds(num_rounds, "tuned_sequence")
     key = as_typed_key(key, "tuned_sequence")
     arms = _as_arms(arms, "tuned_sequence")
     tol, max_steps = jnp.asarray(tol, float), jnp.asarray(max_steps, jnp.int32)
@@ -199,8 +213,13 @@ def cost_table(
 
     Args:
         key, stream, method, arms, num_rounds, cost, tol, max_steps, norm_ref: as in `tuned_sequence`, which meets
-            the same problems at the same key; `arms` must be arrays.
+            the same problems at the same key; `arms` must be arrays. A solve that failed costs what the cap does.
+
+    Raises:
+        ValueError: `num_rounds` negative; arms with unequal or no leading axes.
+        TypeError: arms that are a function.
     """
+    _check_rounds(num_rounds, "cost_table")
     key = as_typed_key(key, "cost_table")
     if callable(arms):
         raise TypeError("cost_table: arms must be arrays with leading axis K, got a function")
@@ -227,7 +246,8 @@ def _table(key, stream, method, arms, tol, max_steps, num_rounds: int, cost, nor
                 max_steps=max_steps,
                 norm_ref=norm_ref,
             )
-            return tree.where(j == 0, result.value, kept), cost(result, parameter, problem.context)
+            paid = _charge(cost, result, max_steps, parameter, problem.context)
+            return tree.where(j == 0, result.value, kept), paid
 
         num_arms = jax.tree.leaves(arms)[0].shape[0]
         solution, costs = jax.lax.scan(play, carry.solution, (jnp.arange(num_arms), arms))
@@ -235,6 +255,11 @@ def _table(key, stream, method, arms, tol, max_steps, num_rounds: int, cost, nor
 
     start = stream.init(jax.random.fold_in(key, _STREAM_START))
     return jax.lax.scan(step, start, jnp.arange(num_rounds, dtype=jnp.int32))[1]
+
+
+def _check_rounds(num_rounds: int, function: str):
+    if num_rounds < 0:
+        raise ValueError(f"{function}: num_rounds must be >= 0, got {num_rounds}")
 
 
 def _parameter(arms, action, context):
