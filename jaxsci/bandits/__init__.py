@@ -12,7 +12,7 @@ from jaxsci.bandits.choose import choose
 from jaxsci.bandits.delayed import DelayedState, delayed, delayed_hold, delayed_settle
 from jaxsci.bandits.exponential import ExponentialState, exp3, exp3_ix, exp3_p, exponential_weights
 from jaxsci.bandits.features import disjoint_features, encoded
-from jaxsci.bandits.forgetting import WindowedState, discounted, windowed
+from jaxsci.bandits.forgetting import DiscountedState, WindowedState, discounted, windowed
 from jaxsci.bandits.gaussian_process import (
     GPState,
     GPSurrogate,
@@ -36,6 +36,7 @@ from jaxsci.bandits.ucb import ucb1, ucb_v
 __all__ = [
     "ChebyshevState",
     "DelayedState",
+    "DiscountedState",
     "ExponentialState",
     "GPState",
     "GPSurrogate",

@@ -1,11 +1,24 @@
-"""Choosing an arm, under a mask: drawn from probabilities, or the one of least score."""
+"""What all policies share: choosing an arm under a mask, drawn from probabilities or the one of least score; and the
+rule of what an update may learn from.
 
+The rule: an update in which nothing was played, or whose loss, weight or context is not finite, or whose weight is 0,
+changes nothing, clocks included. A weight w counts as w plays.
+"""
+
+import operator
+from collections.abc import Callable
+
+import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jax.tree_util import Partial
+from jaxtyping import Array, Bool, Float, PyTree
 
+from jaxsci.core import tree
 from jaxsci.core.keys import as_typed_key
 from jaxsci.core.protocols import Decision
+from jaxsci.core.static import bind
+from jaxsci.core.types import float_dtype
 
 
 def allowed_or_all(mask: Bool[Array, " K"] | None, num_arms: int) -> Bool[Array, " K"]:
@@ -55,7 +68,72 @@ def played(decision: Decision) -> Bool[Array, ""]:
     return decision.log_prob > -jnp.inf
 
 
-def check_num_arms(function: str, num_arms: int) -> None:
-    """Raise the ValueError of every policy factory."""
-    if not isinstance(num_arms, int) or num_arms < 1:
-        raise ValueError(f"{function}: num_arms must be an int >= 1, got {num_arms!r}")
+def asleep(mask: Bool[Array, " K"] | None, num_arms: int) -> Bool[Array, " K"]:
+    """The arms that could not be played, which a decision takes along to its update."""
+    return ~allowed_or_all(mask, num_arms)
+
+
+def as_arrays(context: PyTree) -> PyTree:
+    """The context with its numbers as arrays, which a jitted part traces: other values compile nothing."""
+    return jax.tree.map(jnp.asarray, context)
+
+
+def choosing(select: Callable) -> Partial:
+    """``select(key, state, context, mask)`` as that of a policy: jitted, after its numbers became arrays."""
+    return Partial(_choose, select)
+
+
+def learning(learn: Callable, *, small: bool = True, unlearns: bool = True) -> Partial:
+    """``learn(state, decision, loss, context, weight)`` as the update of a policy, by the rule above: jitted.
+
+    In a round that teaches nothing `learn` is called with loss, weight and context 0.
+
+    Args:
+        learn: of the state's dtype are the loss and the weight that it gets.
+        small: the former state is kept here, leaf by leaf; a large state is not copied so, and False says that
+            `learn` itself keeps it where the weight is 0.
+        unlearns: a negative weight takes back; False is a policy that cannot, to which it teaches nothing.
+    """
+    return Partial(bind(_learn, small=small, unlearns=unlearns), learn)
+
+
+def _choose(select, key, state, context=None, mask=None) -> Decision:
+    return _chosen(select, key, state, as_arrays(context), None if mask is None else jnp.asarray(mask))
+
+
+@eqx.filter_jit
+def _chosen(select, key, state, context, mask) -> Decision:
+    return select(key, state, context, mask)
+
+
+def _learn(learn, state, decision: Decision, loss, context=None, weight=1.0, *, small: bool, unlearns: bool):
+    dtype = float_dtype([a for a in jax.tree.leaves(state) if jnp.issubdtype(a.dtype, jnp.inexact)])
+    loss, weight = (jnp.asarray(v, dtype) for v in (loss, weight))
+    return _learnt(learn, state, decision, loss, as_arrays(context), weight, small=small, unlearns=unlearns)
+
+
+@eqx.filter_jit
+def _learnt(learn, state, decision: Decision, loss, context, weight, *, small, unlearns):
+    real = played(decision) & tree.all_finite((loss, weight, context)) & (weight != 0 if unlearns else weight > 0)
+
+    def harmless(a):
+        return jnp.where(real, a, 0).astype(a.dtype) if jnp.issubdtype(a.dtype, jnp.inexact) else a
+
+    after = learn(state, decision, harmless(loss), jax.tree.map(harmless, context), harmless(weight))
+    return tree.where(real, after, state) if small else after
+
+
+def check_size(function: str, name: str, value, *, least: int = 1) -> int:
+    """A static size as an int, or the ValueError of every factory."""
+    try:
+        size = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        size = None
+    if size is None or size < least:
+        raise ValueError(f"{function}: {name} must be an int >= {least}, got {value!r}")
+    return size
+
+
+def check_num_arms(function: str, num_arms: int) -> int:
+    """The number of arms as an int, or its ValueError."""
+    return check_size(function, "num_arms", num_arms)

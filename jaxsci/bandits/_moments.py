@@ -5,16 +5,16 @@ One record for all of them, so that discounting and sliding windows are written 
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
+from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int
 
-from jaxsci.bandits._draw import played
+from jaxsci.bandits._draw import learning
 from jaxsci.core.protocols import Decision
 
 
 class Moments(NamedTuple):
-    """Of every arm: weighted sums of its losses and of their squares, and its weighted plays; and all updates."""
+    """Of every arm: weighted sums of its losses and of their squares, and its weighted plays; and the rounds learnt."""
 
     total: Float[Array, "*bins K"]
     squares: Float[Array, "*bins K"]
@@ -33,17 +33,13 @@ def init_moments(like: Array, key, *, num_arms: int) -> Moments:
     return Moments(zeros, zeros, zeros, jnp.int32(0))
 
 
-def update_moments(centre: Array, state: Moments, decision: Decision, loss, context=None, weight=1.0) -> Moments:
-    """Add ``weight`` plays of the loss less `centre`; a negative weight takes them back."""
-    dtype = state.total.dtype
-    # Numbers become arrays before the jitted part, so that other values compile nothing.
-    return _learn(state, decision, jnp.asarray(loss, dtype) - centre, jnp.asarray(weight, dtype))
+def learning_moments(centre: Array) -> Partial:
+    """The update of a policy: adds ``weight`` plays of the loss less `centre`; a negative weight takes them back."""
+    return learning(Partial(_learn, centre))
 
 
-@jax.jit
-def _learn(state: Moments, decision: Decision, loss, weight) -> Moments:
-    weight = jnp.where(played(decision), weight, 0)
-    arm = decision.action
+def _learn(centre, state: Moments, decision: Decision, loss, context, weight) -> Moments:
+    arm, loss = decision.action, loss - centre
     return Moments(
         state.total.at[arm].add(weight * loss),
         state.squares.at[arm].add(weight * loss**2),
@@ -52,4 +48,4 @@ def _learn(state: Moments, decision: Decision, loss, weight) -> Moments:
     )
 
 
-__all__ = ["Moments", "init_moments", "update_moments"]
+__all__ = ["Moments", "init_moments", "learning_moments"]

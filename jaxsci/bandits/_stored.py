@@ -35,6 +35,13 @@ def put(stored: Stored, place, decision: Decision, loss, context, weight) -> Sto
             f"of the context, context=..., when wrapping; expected {jax.tree.structure(stored.context)}, got "
             f"{jax.tree.structure(context)}"
         )
+    for (path, kept), a in zip(jax.tree_util.tree_leaves_with_path(stored), jax.tree.leaves(new)):
+        rounded = jnp.issubdtype(kept.dtype, jnp.integer) and not jnp.issubdtype(jnp.result_type(a), jnp.integer)
+        if jnp.shape(a) != kept.shape[1:] or rounded:
+            raise ValueError(
+                f"update: {jax.tree_util.keystr(path)[1:]} must be like that which the policy was built for, "
+                f"{kept.dtype} of shape {kept.shape[1:]}, got {jnp.result_type(a)} of shape {jnp.shape(a)}"
+            )
     return jax.tree.map(lambda kept, a: kept.at[place].set(a), stored, new)
 
 

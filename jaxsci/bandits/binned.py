@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import ArrayLike
 
+from jaxsci.bandits._draw import check_size, choosing, learning
 from jaxsci.core import tree
 from jaxsci.core.protocols import Decision, Policy
 from jaxsci.core.static import bind
@@ -23,18 +24,17 @@ def binned(policy: Policy, num_bins: int, *, low: ArrayLike, high: ArrayLike) ->
     Args:
         policy: any policy; it is called without a context.
         num_bins: m, static.
-        low, high: range of the context, traced.
+        low, high: range of the context, traced; of an empty range (low = high) the middle bin plays alone.
 
     Raises:
         ValueError: num_bins < 1.
     """
-    if num_bins < 1:
-        raise ValueError(f"binned: num_bins must be >= 1, got {num_bins}")
+    num_bins = check_size("binned", "num_bins", num_bins)
     low, high = (jnp.asarray(v, float_dtype(low, high)) for v in (low, high))
     return Policy(
         Partial(bind(_init, num_bins=num_bins), policy),
-        Partial(bind(_select, num_bins=num_bins), policy, low, high),
-        Partial(bind(_update, num_bins=num_bins), policy, low, high),
+        choosing(Partial(bind(_select, num_bins=num_bins), policy, low, high)),
+        learning(Partial(bind(_update, num_bins=num_bins), policy, low, high), small=False),
     )
 
 
@@ -45,17 +45,18 @@ def _init(policy: Policy, key, *, num_bins):
 def _bin(low, high, context, num_bins):
     if context is None or jnp.shape(context) != ():
         raise ValueError(f"binned: needs a scalar context, got {context if context is None else jnp.shape(context)}")
-    position = (context - low) / (high - low) * num_bins
+    span = high - low
+    position = jnp.where(span != 0, (context - low) / jnp.where(span != 0, span, 1), 0.5) * num_bins
     # ceil - 1 rather than floor: the border between two bins belongs to the lower one.
     return jnp.clip(jnp.nan_to_num(jnp.ceil(position) - 1), 0, num_bins - 1).astype(jnp.int32)
 
 
-def _select(policy: Policy, low, high, key, state, context=None, mask=None, *, num_bins) -> Decision:
+def _select(policy: Policy, low, high, key, state, context, mask, *, num_bins) -> Decision:
     here = tree.dynamic_index(state, _bin(low, high, context, num_bins))
     return policy.select(key, here, None, mask)
 
 
-def _update(policy: Policy, low, high, state, decision, loss, context=None, weight=1.0, *, num_bins):
+def _update(policy: Policy, low, high, state, decision, loss, context, weight, *, num_bins):
     j = _bin(low, high, context, num_bins)
     after = policy.update(tree.dynamic_index(state, j), decision, loss, None, weight)
     return jax.tree.map(lambda a, b: a.at[j].set(b), state, after)

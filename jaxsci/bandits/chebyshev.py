@@ -14,13 +14,12 @@ References: Khodak et al. 2024, Learning to Relax, section 4 and algorithm 2; Fo
 import math
 from typing import NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
-from jaxtyping import Array, ArrayLike, Float, Int
+from jaxtyping import Array, ArrayLike, Float
 
-from jaxsci.bandits._draw import check_num_arms, draw, played
+from jaxsci.bandits._draw import check_num_arms, check_size, choosing, draw, learning
 from jaxsci.bandits.inverse_gap import inverse_gap_weights
 from jaxsci.core.protocols import Decision, Policy
 from jaxsci.core.static import bind
@@ -30,7 +29,8 @@ _SWEEPS = 50
 
 
 class ChebyshevState(NamedTuple):
-    """Per arm: triangular factor R, right-hand side z, leftover squares, coefficients. Overall: running sums."""
+    """Per arm: triangular factor R, right-hand side z, leftover squares, coefficients. Overall: running sums
+    and the weighted plays."""
 
     factor: Float[Array, "K m m"]
     target: Float[Array, "K m"]
@@ -41,7 +41,7 @@ class ChebyshevState(NamedTuple):
     sum_predicted2: Float[Array, ""]
     sum_product: Float[Array, ""]
     sum_loss2: Float[Array, ""]
-    rounds: Int[Array, ""]
+    rounds: Float[Array, ""]
 
 
 def cheb_cb(num_arms: int, *, low: ArrayLike, high: ArrayLike, num_features: int = 6, floor: ArrayLike = 0.0) -> Policy:
@@ -49,7 +49,8 @@ def cheb_cb(num_arms: int, *, low: ArrayLike, high: ArrayLike, num_features: int
 
     Args:
         num_arms: K, static.
-        low, high: range [a, b] of the context, traced; contexts outside are clipped.
+        low, high: range [a, b] of the context, traced; contexts outside are clipped, and of an empty range (a = b)
+            all count as its middle.
         num_features: m, Chebyshev polynomials T_0 ... T_{m-1}, static.
         floor: least possible loss, subtracted before fitting, traced; losses are >= floor >= 0.
 
@@ -58,22 +59,22 @@ def cheb_cb(num_arms: int, *, low: ArrayLike, high: ArrayLike, num_features: int
 
     References: Khodak et al. 2024, Learning to Relax, algorithm 2.
     """
-    check_num_arms("cheb_cb", num_arms)
-    if num_features < 1:
-        raise ValueError(f"cheb_cb: num_features must be >= 1, got {num_features}")
+    num_arms, num_features = check_num_arms("cheb_cb", num_arms), check_size("cheb_cb", "num_features", num_features)
     low, high, floor = (jnp.asarray(v, float_dtype(low, high, floor)) for v in (low, high, floor))
     sizes = {"num_arms": num_arms, "num_features": num_features}
     return Policy(
         Partial(bind(_init, **sizes), floor),
-        Partial(bind(_select, **sizes), low, high),
-        Partial(bind(_update, **sizes), low, high, floor),
+        choosing(Partial(bind(_select, **sizes), low, high)),
+        learning(Partial(bind(_learn, **sizes), low, high, floor), unlearns=False),
     )
 
 
 def chebyshev_features(context: Float[ArrayLike, ""], low, high, *, num_features: int) -> Float[Array, " m"]:
     """T_0 ... T_{m-1} at the context mapped from [low, high] to [-1, 1]; clipped there, so all are within [-1, 1]."""
-    x = jnp.clip(2 * (context - low) / (high - low) - 1, -1, 1)
+    span = jnp.asarray(high - low)
+    x = jnp.clip(jnp.where(span != 0, 2 * (context - low) / jnp.where(span != 0, span, 1) - 1, 0 * context), -1, 1)
     # The recurrence rather than cos(n arccos x), which loses digits, and its derivative, at the ends.
+    num_features = check_size("chebyshev_features", "num_features", num_features)
     terms = [jnp.ones_like(x), x]
     for _ in range(2, num_features):
         terms.append(2 * x * terms[-1] - terms[-2])
@@ -104,7 +105,7 @@ def _init(floor, key, *, num_arms, num_features) -> ChebyshevState:
         zeros(),
         zeros(),
         zeros(),
-        jnp.int32(0),
+        zeros(),
     )
 
 
@@ -114,20 +115,12 @@ def _features(low, high, context, num_features):
     return chebyshev_features(context, low, high, num_features=num_features)
 
 
-@eqx.filter_jit
-def _select(low, high, key, state: ChebyshevState, context=None, mask=None, *, num_arms, num_features) -> Decision:
+def _select(low, high, key, state: ChebyshevState, context, mask, *, num_arms, num_features) -> Decision:
     predicted = state.theta @ _features(low, high, context, num_features)
     decision = draw(key, inverse_gap_weights(predicted, state.eta, mask), mask)
     return decision._replace(aux=predicted[decision.action])
 
 
-def _update(low, high, floor, state: ChebyshevState, decision, loss, context=None, weight=1.0, **sizes):
-    # Numbers become arrays before the jitted part, where a Python number would be static.
-    loss, weight = (jnp.asarray(v, state.eta.dtype) for v in (loss, weight))
-    return _learn(low, high, floor, state, decision, loss, context, weight, **sizes)
-
-
-@eqx.filter_jit
 def _learn(
     low, high, floor, state: ChebyshevState, decision: Decision, loss, context, weight, *, num_arms, num_features
 ):
@@ -152,23 +145,22 @@ def _learn(
 
     theta = jax.lax.fori_loop(first, last, refit, state.theta)
 
-    rounds = (state.rounds + 1).astype(dtype)
+    rounds = state.rounds + weight
     predicted = decision.aux.astype(dtype)
-    sum_predicted2 = state.sum_predicted2 + predicted**2
-    sum_product = state.sum_product + predicted * loss
-    sum_loss2 = state.sum_loss2 + loss**2
+    sum_predicted2 = state.sum_predicted2 + weight * predicted**2
+    sum_product = state.sum_product + weight * predicted * loss
+    sum_loss2 = state.sum_loss2 + weight * loss**2
     regret = jnp.maximum(sum_predicted2 - 2 * sum_product / scale + sum_loss2 / scale**2, 0)
     constrained = jnp.any(jnp.abs(theta[arm]) >= box * (1 - 1e-6))
     fit = factors[arm] @ theta[arm] - targets[arm] / scale
     residual = jnp.where(constrained, jnp.sum(fit**2) + leftover[arm] / scale**2, 0)
     m = num_features
     alpha = (math.pi + 2 / math.pi * math.log(2 * m + 1)) / (2 * _slack(m) * (m + 1))
-    eta = 2 * rounds * jnp.sqrt(num_arms * rounds / (jnp.maximum(regret - residual, 0) + 2 * alpha**2 * rounds))
-
-    after = ChebyshevState(
-        factors, targets, leftover, theta, eta, largest, sum_predicted2, sum_product, sum_loss2, state.rounds + 1
+    below = jnp.maximum(regret - residual, 0) + 2 * alpha**2 * rounds
+    eta = 2 * rounds * jnp.sqrt(num_arms * rounds / jnp.where(below > 0, below, 1))
+    return ChebyshevState(
+        factors, targets, leftover, theta, eta, largest, sum_predicted2, sum_product, sum_loss2, rounds
     )
-    return jax.tree.map(lambda new, old: jnp.where(played(decision), new, old), after, state)
 
 
 def _givens(factor, target, row, y):

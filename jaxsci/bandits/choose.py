@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import ArrayLike
 
+from jaxsci.bandits._draw import choosing, learning
 from jaxsci.core.protocols import Decision, Policy
 
 
@@ -30,34 +31,38 @@ def choose(policies: Sequence[Policy], index: ArrayLike) -> Policy:
     if not policies:
         raise ValueError("choose: expected at least one policy, got none")
     index = jnp.clip(jnp.asarray(index, jnp.int32), 0, len(policies) - 1)
-    return Policy(Partial(_init, policies), Partial(_select, policies, index), Partial(_update, policies, index))
+    return Policy(
+        Partial(_init, policies),
+        choosing(Partial(_select, policies, index)),
+        learning(Partial(_update, policies, index), small=False),
+    )
 
 
 def _init(policies, key):
     return tuple(policy.init(key) for policy in policies)
 
 
-def _select(policies, index, key, state, context=None, mask=None) -> Decision:
+def _select(policies, index, key, state, context, mask) -> Decision:
     def asked(policy, own):
         return policy.select(key, own, context, mask)
 
-    empty = tuple(
-        jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(asked, policy, own).aux)
-        for policy, own in zip(policies, state)
-    )
+    shapes = [jax.eval_shape(asked, policy, own) for policy, own in zip(policies, state)]
+    empty = tuple(jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shape.aux) for shape in shapes)
+    dtype = jnp.result_type(*(shape.log_prob.dtype for shape in shapes))
 
     def branch(j):
         def run(state):
             decision = asked(policies[j], state[j])
-            log_prob = decision.log_prob.astype(jnp.result_type(float))
-            return decision._replace(log_prob=log_prob, aux=(*empty[:j], decision.aux, *empty[j + 1 :]))
+            return decision._replace(
+                log_prob=decision.log_prob.astype(dtype), aux=(*empty[:j], decision.aux, *empty[j + 1 :])
+            )
 
         return run
 
     return jax.lax.switch(index, [branch(j) for j in range(len(policies))], state)
 
 
-def _update(policies, index, state, decision: Decision, loss, context=None, weight=1.0):
+def _update(policies, index, state, decision: Decision, loss, context, weight):
     def branch(j):
         def run(state):
             own = decision._replace(aux=decision.aux[j])

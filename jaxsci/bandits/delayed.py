@@ -18,7 +18,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Int, PyTree
 
 from jaxsci.bandits import _stored
-from jaxsci.bandits._draw import played
+from jaxsci.bandits._draw import as_arrays, check_size, choosing, learning, played
 from jaxsci.core import tree
 from jaxsci.core.protocols import Decision, Policy
 from jaxsci.core.static import bind
@@ -51,11 +51,12 @@ def delayed(policy: Policy, capacity: int, *, delay: ArrayLike = 1, context: PyT
         policy: any policy.
         capacity: decisions that can wait at once, the present one included, static: delay + 1 for a constant delay.
         delay: rounds >= 0, an int, or an array (D,) of the delays of rounds 0, 1, ..., repeated from its start when it
-            ends; traced, so random delays are drawn beforehand.
+            ends; traced, so random delays are drawn beforehand. Rounds are those with something to learn: one without
+            a play, of weight 0, or with a loss, weight or context that is not finite changes nothing.
         context: an example of the contexts, for its shapes and dtypes; None for policies without.
 
     Raises:
-        ValueError: capacity < 1; delays of more than one axis; a context unlike the example.
+        ValueError: capacity < 1; delays of more than one axis or that are no integers; a context unlike the example.
 
     Example:
         >>> import jax
@@ -69,15 +70,16 @@ def delayed(policy: Policy, capacity: int, *, delay: ArrayLike = 1, context: PyT
 
     References: Joulani et al. 2013.
     """
-    if not isinstance(capacity, int) or capacity < 1:
-        raise ValueError(f"delayed: capacity must be an int >= 1, got {capacity!r}")
+    capacity = check_size("delayed", "capacity", capacity)
+    if not jnp.issubdtype(jnp.result_type(delay), jnp.integer):
+        raise ValueError(f"delayed: delay must be of an integer dtype, got {jnp.result_type(delay)}")
     delay = jnp.asarray(delay, jnp.int32)
     if delay.ndim > 1 or 0 in delay.shape:
         raise ValueError(f"delayed: delay must be a number or an array of one axis, got shape {delay.shape}")
     return Policy(
         Partial(bind(_init, capacity=capacity), policy, context),
-        Partial(_select, policy),
-        Partial(_update, policy, delay),
+        choosing(Partial(_select, policy)),
+        learning(Partial(_advance, policy, delay), small=False),
     )
 
 
@@ -88,24 +90,18 @@ def _init(policy, context, key, *, capacity) -> DelayedState:
     return DelayedState(inner, pending, free, free, jnp.int32(0), jnp.int32(0))
 
 
-def _select(policy, key, state: DelayedState, context=None, mask=None) -> Decision:
+def _select(policy, key, state: DelayedState, context, mask) -> Decision:
     return policy.select(key, state.policy, context, mask)
 
 
-def _update(policy, delay, state: DelayedState, decision: Decision, loss, context=None, weight=1.0) -> DelayedState:
-    dtype = state.pending.loss.dtype
-    loss, weight = (jnp.asarray(v, dtype) for v in (loss, weight))
-    return _advance(policy, delay, state, decision, loss, context, weight)
-
-
-@eqx.filter_jit
-def _advance(policy, delay, state, decision, loss, context, weight):
-    now = state.rounds
+def _advance(policy, delay, state, decision, loss, context, weight) -> DelayedState:
+    # A round that teaches nothing, which has weight 0 here, is none: the clock stands.
+    now, real = state.rounds, weight != 0
     wait = delay if delay.ndim == 0 else delay[now % delay.shape[0]]
-    state = _enqueue(state, decision, loss, context, weight, now + jnp.maximum(wait, 0))
+    state = tree.where(real, _enqueue(state, decision, loss, context, weight, now + jnp.maximum(wait, 0)), state)
 
     def arrived(state):
-        return (state.due != _FREE) & (state.due <= now)
+        return (state.due != _FREE) & (state.due <= now) & real
 
     def learn_oldest(state):
         place = jnp.argmin(jnp.where(arrived(state), state.ticket, _NEVER))
@@ -115,16 +111,17 @@ def _advance(policy, delay, state, decision, loss, context, weight):
 
 
 def _enqueue(state: DelayedState, decision, loss, context, weight, due) -> DelayedState:
-    """Into a free place; nowhere if there is none, or if nothing was played. The next round begins."""
+    """Into a free place, or nowhere if there is none. The next round begins."""
     place = jnp.argmin(state.due)
-    free, real = state.due[place] == _FREE, played(decision)
-    queued = state._replace(
-        pending=_stored.put(state.pending, place, decision, loss, context, weight),
-        due=state.due.at[place].set(due),
-        ticket=state.ticket.at[place].set(state.rounds),
+    free = state.due[place] == _FREE
+    pending = _stored.put(state.pending, place, decision, loss, context, weight)
+    return state._replace(
+        pending=tree.where(free, pending, state.pending),
+        due=jnp.where(free, state.due.at[place].set(due), state.due),
+        ticket=jnp.where(free, state.ticket.at[place].set(state.rounds), state.ticket),
+        rounds=state.rounds + 1,
+        dropped=state.dropped + ~free,
     )
-    kept = tree.where(free & real, queued, state)
-    return kept._replace(rounds=state.rounds + 1, dropped=state.dropped + (real & ~free))
 
 
 def _learn(policy, state: DelayedState, place, loss) -> DelayedState:
@@ -136,7 +133,8 @@ def _learn(policy, state: DelayedState, place, loss) -> DelayedState:
 def delayed_hold(
     state: DelayedState, decision: Decision, context: PyTree = None, weight: ArrayLike = 1.0
 ) -> tuple[DelayedState, Int[Array, ""]]:
-    """Queue a decision whose loss nobody knows yet; returns the state and the ticket that names it.
+    """Queue a decision whose loss nobody knows yet; returns the state and the ticket that names it, -1 for a round
+    that will teach nothing: no play, weight 0, a weight or context that is not finite.
 
     Args:
         state: of a policy made by `delayed`.
@@ -154,13 +152,15 @@ def delayed_hold(
         >>> print(state.policy.count, state.ticket[state.due >= 0])
         [1. 0. 0.] [0]
     """
-    return _hold(state, decision, context, jnp.asarray(weight, state.pending.weight.dtype))
+    return _hold(state, decision, as_arrays(context), jnp.asarray(weight, state.pending.weight.dtype))
 
 
 @eqx.filter_jit
 def _hold(state, decision, context, weight):
     unknown = jnp.zeros((), state.pending.loss.dtype)
-    return _enqueue(state, decision, unknown, context, weight, jnp.int32(_NEVER)), state.rounds
+    queued = _enqueue(state, decision, unknown, context, weight, jnp.int32(_NEVER))
+    real = played(decision) & tree.all_finite((weight, context)) & (weight != 0)
+    return tree.where(real, queued, state), jnp.where(real, state.rounds, -1)
 
 
 def delayed_settle(policy: Policy, state: DelayedState, ticket: ArrayLike, loss: ArrayLike) -> DelayedState:

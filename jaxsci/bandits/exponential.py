@@ -4,8 +4,12 @@ All three play $p = (1 - \gamma)\,\mathrm{softmax}(-\eta \hat L) + \gamma/K$ and
 sums: importance weighting $\ell/p$ is unbiased, implicit exploration $\ell/(p + \eta/2)$ trades bias for variance, and
 EXP3.P sums gains $g = 1 - \ell$ with a bonus $\beta/p_i$ for every arm, so that its regret holds with high probability.
 
+An arm that the mask puts to sleep is charged what was paid meanwhile ($\ell$; by EXP3.P credited what the arms awake
+gained in the mean, $g + n\beta$ of n arms): no regret while asleep, so that it wakes where it fell asleep.
+
 References: Auer, Cesa-Bianchi, Freund and Schapire 2002, The nonstochastic multiarmed bandit problem; Bubeck and
-Cesa-Bianchi 2012, Regret analysis of bandit problems, sections 3.1 and 3.2; Neu 2015, Explore no more.
+Cesa-Bianchi 2012, Regret analysis of bandit problems, sections 3.1 and 3.2; Neu 2015, Explore no more; Freund,
+Schapire, Singer, Warmuth 1997, Using and combining predictors that specialize (sleeping arms).
 """
 
 from typing import NamedTuple
@@ -13,19 +17,19 @@ from typing import NamedTuple
 import equinox as eqx
 import jax.numpy as jnp
 from jax.tree_util import Partial
-from jaxtyping import Array, ArrayLike, Bool, Float, Int
+from jaxtyping import Array, ArrayLike, Bool, Float
 
-from jaxsci.bandits._draw import allowed_or_all, check_num_arms, draw, played
+from jaxsci.bandits._draw import allowed_or_all, asleep, check_num_arms, choosing, draw, learning, played
 from jaxsci.core.protocols import Decision, Policy
 from jaxsci.core.static import bind
 from jaxsci.core.types import float_dtype
 
 
 class ExponentialState(NamedTuple):
-    """Cumulative estimated losses (for EXP3.P: gains, negative) of the arms, and the rounds learnt from."""
+    """Cumulative estimated losses (for EXP3.P: gains, negative) of the arms, and the weighted rounds learnt from."""
 
     losses: Float[Array, " K"]
-    rounds: Int[Array, ""]
+    rounds: Float[Array, ""]
 
 
 def exp3(num_arms: int, *, mixing: ArrayLike = 0.0) -> Policy:
@@ -47,11 +51,9 @@ def exp3(num_arms: int, *, mixing: ArrayLike = 0.0) -> Policy:
 
     References: Bubeck and Cesa-Bianchi 2012, section 3.1 (anytime form).
     """
-    check_num_arms("exp3", num_arms)
+    num_arms = check_num_arms("exp3", num_arms)
     mixing = jnp.asarray(mixing, float_dtype(mixing))
-    return Policy(
-        Partial(bind(_init, num_arms=num_arms), mixing), Partial(_select_exp3, mixing), Partial(_update_weighted)
-    )
+    return _policy(num_arms, mixing, Partial(_select_exp3, mixing), _learn_weighted)
 
 
 def exp3_ix(num_arms: int, *, rate: ArrayLike = 1.0) -> Policy:
@@ -59,19 +61,21 @@ def exp3_ix(num_arms: int, *, rate: ArrayLike = 1.0) -> Policy:
 
     Args:
         num_arms: K, static.
-        rate: c > 0, traced; with the number of rounds T in place of t, 1 is the rate of the analysis.
+        rate: c > 0, traced. 1 is the analysis's rate for a known number of rounds, with t in place of it;
+            $1/\sqrt 2$ is its rate without a horizon.
 
     References: Neu 2015, algorithm 1 and theorem 1.
     """
-    check_num_arms("exp3_ix", num_arms)
+    num_arms = check_num_arms("exp3_ix", num_arms)
     rate = jnp.asarray(rate, float_dtype(rate))
-    return Policy(Partial(bind(_init, num_arms=num_arms), rate), Partial(_select_ix, rate), Partial(_update_weighted))
+    return _policy(num_arms, rate, Partial(_select_ix, rate), _learn_weighted)
 
 
 def exp3_p(num_arms: int, *, horizon: ArrayLike, failure: ArrayLike = 0.05) -> Policy:
     r"""EXP3.P for a known number of rounds: low regret with probability $1 - \delta$, not only on average.
 
-    $\beta = \sqrt{\ln(K/\delta)/(KT)}$, $\eta = 0.95\sqrt{\ln K/(KT)}$, $\gamma = 1.05\sqrt{K \ln K/T}$ (at most 1).
+    $\beta = \sqrt{\ln(K/\delta)/(KT)}$, $\eta = 0.95\sqrt{\ln K/(KT)}$, $\gamma = 1.05\sqrt{K \ln K/T}$ ($\beta$ and
+    $\gamma$ at most 1).
 
     Args:
         num_arms: K, static.
@@ -80,14 +84,14 @@ def exp3_p(num_arms: int, *, horizon: ArrayLike, failure: ArrayLike = 0.05) -> P
 
     References: Bubeck and Cesa-Bianchi 2012, section 3.2 (figure 3.2 and theorem 3.2).
     """
-    check_num_arms("exp3_p", num_arms)
+    num_arms = check_num_arms("exp3_p", num_arms)
     dtype = float_dtype(horizon, failure)
     horizon, failure = (jnp.asarray(v, dtype) for v in (horizon, failure))
-    return Policy(
-        Partial(bind(_init, num_arms=num_arms), horizon),
-        Partial(_select_p, horizon),
-        Partial(_update_p, horizon, failure),
-    )
+    return _policy(num_arms, horizon, Partial(_select_p, horizon), Partial(_learn_p, horizon, failure))
+
+
+def _policy(num_arms, like, select, learn) -> Policy:
+    return Policy(Partial(bind(_init, num_arms=num_arms), like), choosing(select), learning(learn))
 
 
 def exponential_weights(
@@ -105,8 +109,8 @@ def exponential_weights(
         mask: arms that may be played, all by default.
         mixing: $\gamma$ in [0, 1].
     """
-    losses = jnp.asarray(losses)
-    eta, mixing = (jnp.asarray(v, losses.dtype) for v in (eta, mixing))
+    dtype = float_dtype(losses, eta, mixing)
+    losses, eta, mixing = (jnp.asarray(v, dtype) for v in (losses, eta, mixing))
     return _weights(losses, eta, mixing, allowed_or_all(mask, losses.shape[0]))
 
 
@@ -120,66 +124,56 @@ def _weights(losses, eta, mixing, allowed):
 
 
 def _init(like, key, *, num_arms: int) -> ExponentialState:
-    return ExponentialState(jnp.zeros(num_arms, like.dtype), jnp.int32(0))
+    return ExponentialState(jnp.zeros(num_arms, like.dtype), jnp.zeros((), like.dtype))
 
 
 def _anytime(state: ExponentialState):
     """sqrt(ln K / (K t)) in round t = rounds + 1."""
     num_arms, dtype = state.losses.shape[0], state.losses.dtype
-    return jnp.sqrt(jnp.log(jnp.asarray(num_arms, dtype)) / (num_arms * (state.rounds + 1).astype(dtype)))
+    return jnp.sqrt(jnp.log(jnp.asarray(num_arms, dtype)) / (num_arms * (state.rounds + 1)))
 
 
-# `aux` of the first two is what is added to p in the estimate, `aux` of EXP3.P the probabilities of all arms: an update
-# that comes late must divide by what the choice was made with.
+# What an update needs of its choice, for it may come late. `aux` of the first two is what is added to p in the
+# estimate, `aux` of EXP3.P the probabilities of all arms; and the arms that were asleep.
 
 
-@eqx.filter_jit
-def _select_exp3(mixing, key, state: ExponentialState, context=None, mask=None) -> Decision:
+def _select_exp3(mixing, key, state: ExponentialState, context, mask) -> Decision:
     eta = _anytime(state)
-    return draw(key, exponential_weights(state.losses, eta, mask, mixing=mixing), mask, aux=jnp.zeros_like(eta))
+    p = exponential_weights(state.losses, eta, mask, mixing=mixing)
+    return draw(key, p, mask, aux=(jnp.zeros_like(eta), asleep(mask, p.size)))
 
 
-@eqx.filter_jit
-def _select_ix(rate, key, state: ExponentialState, context=None, mask=None) -> Decision:
+def _select_ix(rate, key, state: ExponentialState, context, mask) -> Decision:
     eta = rate * jnp.sqrt(2) * _anytime(state)
-    return draw(key, exponential_weights(state.losses, eta, mask), mask, aux=eta / 2)
+    p = exponential_weights(state.losses, eta, mask)
+    return draw(key, p, mask, aux=(eta / 2, asleep(mask, p.size)))
 
 
-@eqx.filter_jit
-def _select_p(horizon, key, state: ExponentialState, context=None, mask=None) -> Decision:
+def _select_p(horizon, key, state: ExponentialState, context, mask) -> Decision:
     num_arms = state.losses.shape[0]
     log_arms = jnp.log(jnp.asarray(num_arms, horizon.dtype))
     eta = 0.95 * jnp.sqrt(log_arms / (num_arms * horizon))
     mixing = jnp.minimum(1.05 * jnp.sqrt(num_arms * log_arms / horizon), 1)
     p = exponential_weights(state.losses, eta, mask, mixing=mixing)
-    return draw(key, p, mask, aux=p)
+    return draw(key, p, mask, aux=(p, asleep(mask, num_arms)))
 
 
-def _update_weighted(state: ExponentialState, decision: Decision, loss, context=None, weight=1.0):
-    loss, weight = (jnp.asarray(v, state.losses.dtype) for v in (loss, weight))
-    return _learn_weighted(state, decision, loss, weight)
+def _learn_weighted(state: ExponentialState, decision: Decision, loss, context, weight) -> ExponentialState:
+    added, sleeping = decision.aux
+    share = jnp.where(played(decision), jnp.exp(decision.log_prob) + added, 1)
+    estimate = (weight * loss / share).astype(state.losses.dtype)
+    charged = state.losses + jnp.where(sleeping, weight * loss, 0)
+    return ExponentialState(charged.at[decision.action].add(estimate), state.rounds + weight)
 
 
-@eqx.filter_jit
-def _learn_weighted(state: ExponentialState, decision: Decision, loss, weight) -> ExponentialState:
-    real = played(decision)
-    share = jnp.where(real, jnp.exp(decision.log_prob) + decision.aux, 1)
-    estimate = jnp.where(real, weight * loss / share, 0).astype(state.losses.dtype)
-    return ExponentialState(state.losses.at[decision.action].add(estimate), state.rounds + 1)
-
-
-def _update_p(horizon, failure, state: ExponentialState, decision: Decision, loss, context=None, weight=1.0):
-    loss, weight = (jnp.asarray(v, state.losses.dtype) for v in (loss, weight))
-    return _learn_p(horizon, failure, state, decision, loss, weight)
-
-
-@eqx.filter_jit
-def _learn_p(horizon, failure, state: ExponentialState, decision: Decision, loss, weight) -> ExponentialState:
-    num_arms, p = state.losses.shape[0], decision.aux
-    bonus = jnp.sqrt(jnp.log(num_arms / failure) / (num_arms * horizon))
+def _learn_p(horizon, failure, state: ExponentialState, decision: Decision, loss, context, weight) -> ExponentialState:
+    num_arms, (p, sleeping) = state.losses.shape[0], decision.aux
+    bonus = jnp.minimum(jnp.sqrt(jnp.log(num_arms / failure) / (num_arms * horizon)), 1)
     gain = jnp.full(num_arms, bonus).at[decision.action].add(1 - loss)
-    estimate = jnp.where((p > 0) & played(decision), weight * gain / jnp.where(p > 0, p, 1), 0)
-    return ExponentialState(state.losses - estimate.astype(state.losses.dtype), state.rounds + 1)
+    estimate = jnp.where(p > 0, gain / jnp.where(p > 0, p, 1), 0)
+    # The mean of the estimates over p: the gain, and a bonus for each arm that was awake.
+    estimate = jnp.where(sleeping, jnp.sum(jnp.where(p > 0, gain, 0)), estimate)
+    return ExponentialState(state.losses - (weight * estimate).astype(state.losses.dtype), state.rounds + weight)
 
 
 __all__ = ["ExponentialState", "exp3", "exp3_ix", "exp3_p", "exponential_weights"]

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float
 
-from jaxsci.bandits._draw import check_num_arms
+from jaxsci.bandits._draw import check_num_arms, choosing, learning
 from jaxsci.core.protocols import Decision, Policy
 
 
@@ -35,7 +35,7 @@ def disjoint_features(context: Float[ArrayLike, " d"], *, num_arms: int) -> Floa
         [[1. 2. 0. 0.]
          [0. 0. 1. 2.]]
     """
-    check_num_arms("disjoint_features", num_arms)
+    num_arms = check_num_arms("disjoint_features", num_arms)
     context = jnp.asarray(context)
     if context.ndim != 1:
         raise ValueError(f"disjoint_features: context must be a vector, got shape {context.shape}")
@@ -61,14 +61,18 @@ def encoded(policy: Policy, features: Callable) -> Policy:
         0
     """
     features = features if isinstance(features, Partial) else Partial(features)
-    return Policy(policy.init, Partial(_select, policy, features), Partial(_update, policy, features))
+    return Policy(
+        policy.init,
+        choosing(Partial(_select, policy, features)),
+        learning(Partial(_update, policy, features), small=False),
+    )
 
 
-def _select(policy: Policy, features, key, state, context=None, mask=None) -> Decision:
+def _select(policy: Policy, features, key, state, context, mask) -> Decision:
     return policy.select(key, state, features(context), mask)
 
 
-def _update(policy: Policy, features, state, decision, loss, context=None, weight=1.0):
+def _update(policy: Policy, features, state, decision, loss, context, weight):
     return policy.update(state, decision, loss, features(context), weight)
 
 

@@ -1,57 +1,77 @@
 r"""Worlds that change: forget old losses, gradually or all at once.
 
-`discounted` multiplies what is remembered by $\gamma$ before each update, so the last $1/(1 - \gamma)$ plays or so
-count; `windowed` remembers the last W plays alone. Both wrap any policy whose state is `Moments`: `epsilon_greedy`,
-`ucb1`, `ucb_v`, the Thompson policies, and `binned` ones of these.
+`discounted` lets what is remembered fade by $\gamma$ before each update, so that the last $1/(1 - \gamma)$ plays or so
+count: sums are multiplied by it (and with them the clocks of the adversarial policies, whose learning rates thus stay),
+ridge regression fades towards its prior, $A \leftarrow \gamma A + (1 - \gamma)\lambda I$. `windowed` remembers the last
+W plays alone. Rounds that teach nothing make nothing forgotten.
 
-Reference: Garivier and Moulines 2011, On upper-confidence bound policies for switching bandit problems.
+References: Garivier and Moulines 2011, On upper-confidence bound policies for switching bandit problems; Russac,
+Vernade, Cappe 2019, Weighted linear bandits for non-stationary environments (discounted LinUCB).
 """
 
 from typing import NamedTuple
 
-import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
-from jaxtyping import ArrayLike, PyTree
+from jaxtyping import Array, ArrayLike, Int, PyTree
 
-from jaxsci.bandits import _stored
-from jaxsci.bandits._draw import played
+from jaxsci.bandits import _stored, regressors
+from jaxsci.bandits._draw import check_size, choosing, learning
 from jaxsci.bandits._moments import Moments
+from jaxsci.bandits.exponential import ExponentialState
+from jaxsci.bandits.regressors import RidgeState
+from jaxsci.bandits.tsallis import TsallisState
 from jaxsci.core import tree
 from jaxsci.core.protocols import Decision, Policy
 from jaxsci.core.static import bind
 from jaxsci.core.types import float_dtype
 
 
+class DiscountedState(NamedTuple):
+    """The state of the wrapped policy, which fades."""
+
+    policy: PyTree
+
+
 class WindowedState(NamedTuple):
-    """The wrapped policy's state, and the rounds in the window, a ring."""
+    """The wrapped policy's state, the plays in the window, a ring, and how many there have been."""
 
     policy: Moments
     window: _stored.Stored
+    plays: Int[Array, ""]
 
 
 def discounted(policy: Policy, *, discount: ArrayLike = 0.99) -> Policy:
-    r"""`policy` with the moments of all arms multiplied by $\gamma$ before each update; D-UCB out of `ucb1`.
+    r"""`policy` with its memory of all arms faded by $\gamma$ before each update; D-UCB out of `ucb1`.
 
     Args:
-        policy: a policy whose state is `Moments`.
+        policy: one whose state is `Moments` (`epsilon_greedy`, `ucb1`, `ucb_v`, the Thompson policies),
+            `ExponentialState`, `TsallisState`, or `RidgeState` (`lin_ucb`, `lin_ts`; a round then costs d^3 for every
+            arm), or a `binned` one of these.
         discount: $\gamma$ in (0, 1], traced; 1 forgets nothing.
+
+    The state is a `DiscountedState`.
 
     Raises:
         TypeError: a policy with another state, when it is initialised.
 
-    References: Garivier and Moulines 2011 (D-UCB).
+    References: Garivier and Moulines 2011 (D-UCB); Russac, Vernade, Cappe 2019, algorithm 1.
     """
     discount = jnp.asarray(discount, float_dtype(discount))
-    return Policy(Partial(_init_discounted, policy), policy.select, Partial(_update_discounted, policy, discount))
+    return Policy(
+        Partial(_init_discounted, policy),
+        choosing(Partial(_select_wrapped, policy)),
+        learning(Partial(_learn_discounted, policy, discount)),
+    )
 
 
 def windowed(policy: Policy, length: int, *, context: PyTree = None) -> Policy:
-    """`policy` over the last `length` rounds: each update takes back the one that leaves; SW-UCB out of `ucb1`.
+    """`policy` over the last `length` plays: each update takes back the one that leaves; SW-UCB out of `ucb1`.
 
     Args:
-        policy: a policy whose state is `Moments`.
-        length: W >= 1, rounds remembered, static.
+        policy: a policy whose state is `Moments`, or a `binned` one of such.
+        length: W >= 1, plays remembered, static; rounds that teach nothing are none.
         context: an example of the contexts, for its shapes and dtypes; None for policies without.
 
     Raises:
@@ -60,66 +80,66 @@ def windowed(policy: Policy, length: int, *, context: PyTree = None) -> Policy:
 
     References: Garivier and Moulines 2011 (SW-UCB).
     """
-    if not isinstance(length, int) or length < 1:
-        raise ValueError(f"windowed: length must be an int >= 1, got {length!r}")
+    length = check_size("windowed", "length", length)
     return Policy(
         Partial(bind(_init_windowed, length=length), policy, context),
-        Partial(_select_windowed, policy),
-        Partial(_update_windowed, policy),
+        choosing(Partial(_select_wrapped, policy)),
+        learning(Partial(_slide, policy)),
     )
 
 
-def _moments(function: str, policy: Policy, key) -> Moments:
+def _fade_sums(state, policy, discount):
+    """Everything but integers, which count rounds."""
+    return jax.tree.map(lambda a: (discount * a).astype(a.dtype) if jnp.issubdtype(a.dtype, jnp.inexact) else a, state)
+
+
+def _fade_ridge(state: RidgeState, policy, discount):
+    # Ridge regression starts without a draw, from its prior.
+    return regressors.faded(state, policy.init(jax.random.key(0)), discount.astype(state.theta.dtype))
+
+
+_FADES = {Moments: _fade_sums, ExponentialState: _fade_sums, TsallisState: _fade_sums, RidgeState: _fade_ridge}
+
+
+def _initial(function: str, policy: Policy, key, kinds):
     state = policy.init(key)
-    if not isinstance(state, Moments):
+    if type(state) not in kinds:
         raise TypeError(
-            f"{function}: expected a policy whose state is Moments (epsilon_greedy, ucb1, thompson_*, binned ones of "
-            f"these), got {type(state).__name__}; apply {function} first and other wrappers to what it returns"
+            f"{function}: expected a policy whose state is {' or '.join(kind.__name__ for kind in kinds)}, got "
+            f"{type(state).__name__}; apply {function} first and other wrappers to what it returns, and `discounted` "
+            "or `windowed`, not both"
         )
     return state
 
 
-def _init_discounted(policy, key) -> Moments:
-    return _moments("discounted", policy, key)
+def _init_discounted(policy, key) -> DiscountedState:
+    return DiscountedState(_initial("discounted", policy, key, tuple(_FADES)))
 
 
-def _update_discounted(policy, discount, state: Moments, decision, loss, context=None, weight=1.0) -> Moments:
-    # A round without a play forgets nothing.
-    factor = jnp.where(played(decision), discount, 1).astype(state.total.dtype)
-    faded = state._replace(total=factor * state.total, squares=factor * state.squares, count=factor * state.count)
-    return policy.update(faded, decision, loss, context, weight)
-
-
-def _init_windowed(policy, context, key, *, length) -> WindowedState:
-    state = _moments("windowed", policy, key)
-    return WindowedState(state, _stored.empty(policy, key, state, context, length))
-
-
-def _select_windowed(policy, key, state: WindowedState, context=None, mask=None) -> Decision:
+def _select_wrapped(policy, key, state, context, mask) -> Decision:
     return policy.select(key, state.policy, context, mask)
 
 
-def _update_windowed(policy, state: WindowedState, decision, loss, context=None, weight=1.0) -> WindowedState:
-    dtype = state.window.loss.dtype
-    loss, weight = (jnp.asarray(v, dtype) for v in (loss, weight))
-    return _slide(policy, state, decision, loss, context, weight)
+def _learn_discounted(policy, discount, state: DiscountedState, decision, loss, context, weight) -> DiscountedState:
+    faded = _FADES[type(state.policy)](state.policy, policy, discount)
+    return DiscountedState(policy.update(faded, decision, loss, context, weight))
 
 
-@eqx.filter_jit
+def _init_windowed(policy, context, key, *, length) -> WindowedState:
+    state = _initial("windowed", policy, key, (Moments,))
+    return WindowedState(state, _stored.empty(policy, key, state, context, length), jnp.int32(0))
+
+
 def _slide(policy, state: WindowedState, decision, loss, context, weight) -> WindowedState:
-    # Bins count their own rounds; the ring turns with all of them.
-    place = jnp.sum(state.policy.rounds) % state.window.weight.shape[0]
+    place = state.plays % state.window.weight.shape[0]
     leaving = tree.dynamic_index(state.window, place)
     grown = policy.update(state.policy, decision, loss, context, weight)
     shrunk = policy.update(grown, leaving.decision, leaving.loss, leaving.context, -leaving.weight)
     # What rounding leaves of an arm that has left the window is no play.
     here = shrunk.count > jnp.sqrt(jnp.finfo(shrunk.count.dtype).eps)
     total, squares, count = (jnp.where(here, a, 0) for a in (shrunk.total, shrunk.squares, shrunk.count))
-    # A round without a play keeps its place in the window, with weight 0.
-    real = played(decision)
-    kept = decision._replace(log_prob=jnp.where(real, decision.log_prob, 0))
-    window = _stored.put(state.window, place, kept, loss, context, jnp.where(real, weight, 0))
-    return WindowedState(Moments(total, jnp.maximum(squares, 0), count, grown.rounds), window)
+    window = _stored.put(state.window, place, decision, loss, context, weight)
+    return WindowedState(Moments(total, jnp.maximum(squares, 0), count, grown.rounds), window, state.plays + 1)
 
 
-__all__ = ["WindowedState", "discounted", "windowed"]
+__all__ = ["DiscountedState", "WindowedState", "discounted", "windowed"]

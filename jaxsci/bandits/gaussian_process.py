@@ -27,7 +27,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
 from jaxsci import gp
-from jaxsci.bandits._draw import allowed_or_all, draw, played
+from jaxsci.bandits._draw import allowed_or_all, check_size, choosing, draw, learning
 from jaxsci.core import status, tree
 from jaxsci.core.keys import as_typed_key
 from jaxsci.core.protocols import Decision, Policy
@@ -125,10 +125,8 @@ def gp_surrogate(
         params = {"length": 1.0, "coupling": 1.0, "precision": 1.0}
     if model is not interface_model and log_prior is interface_prior:
         log_prior = None
-    if not isinstance(capacity, int) or capacity < 1:
-        raise ValueError(f"gp_surrogate: capacity must be an int >= 1, got {capacity!r}")
-    if not isinstance(context_size, int) or context_size < 0:
-        raise ValueError(f"gp_surrogate: context_size must be an int >= 0, got {context_size!r}")
+    capacity = check_size("gp_surrogate", "capacity", capacity)
+    context_size = check_size("gp_surrogate", "context_size", context_size, least=0)
     if jnp.ndim(arms) != 2 or jnp.shape(arms)[0] < 1:
         raise ValueError(f"gp_surrogate: arms must have shape (K, p) with K >= 1, got {jnp.shape(arms)}")
     dtype = float_dtype(arms, params, center)
@@ -138,9 +136,9 @@ def gp_surrogate(
 
     return GPSurrogate(
         number(arms),
-        _as_tree(model),
+        gp.kernels.as_tree(model),
         jax.tree.map(number, params),
-        None if log_prior is None else _as_tree(log_prior),
+        None if log_prior is None else gp.kernels.as_tree(log_prior),
         number(center),
         number(jitter),
         *(jnp.asarray(v, jnp.int32) for v in (warmup, refit_every, refit_steps)),
@@ -156,7 +154,8 @@ def gp_ucb(surrogate: GPSurrogate, *, exploration: ArrayLike = 1.0) -> Policy:
         surrogate: from `gp_surrogate`.
         exploration: beta, traced; 0 is greedy: the same state can be played out with it after learning.
 
-    The state is a `GPState`, the decision's aux the predicted loss of the arm.
+    The state is a `GPState`, the decision's aux the predicted loss of the arm. After the warm-up the choice is
+    deterministic: log_prob is 0, and importance weights cannot be taken from it.
 
     Example:
         >>> import jax
@@ -184,25 +183,22 @@ def gp_ts(surrogate: GPSurrogate, *, marginal_max: int | None = None) -> Policy:
         marginal_max: m >= 1 takes instead the best of m independent draws at each arm, as one published program does;
             static. Not Thompson sampling, see the head of this module.
 
-    The state and aux are those of `gp_ucb`. The probability of the arm has no closed form: log_prob is 0, so do not
-    weight by it.
+    The state and aux are those of `gp_ucb`. The probability of the arm has no closed form: log_prob is 0, and
+    importance weights cannot be taken from it.
 
     Raises:
         ValueError: marginal_max < 1.
 
     References: Chowdhury and Gopalan 2017, On Kernelized Multi-armed Bandits, algorithm 2; Zhang et al. 2023.
     """
-    if marginal_max is not None and (not isinstance(marginal_max, int) or marginal_max < 1):
-        raise ValueError(f"gp_ts: marginal_max must be None or an int >= 1, got {marginal_max!r}")
+    if marginal_max is not None:
+        marginal_max = check_size("gp_ts", "marginal_max", marginal_max)
     return _policy(surrogate, Partial(bind(_select_ts, marginal_max=marginal_max), surrogate))
 
 
 def _policy(surrogate, select):
-    return Policy(Partial(_init, surrogate), select, Partial(_update, surrogate))
-
-
-def _as_tree(function):
-    return function if isinstance(function, Partial) else Partial(function)
+    learn = learning(Partial(_learn, surrogate), small=False, unlearns=False)
+    return Policy(Partial(_init, surrogate), choosing(select), learn)
 
 
 @eqx.filter_jit
@@ -235,14 +231,12 @@ def _predict(process: gp.GP, candidates):
     return mean, jnp.sqrt(variance)
 
 
-@eqx.filter_jit
-def _select_ucb(surrogate, exploration, key, state: GPState, context=None, mask=None) -> Decision:
+def _select_ucb(surrogate, exploration, key, state: GPState, context, mask) -> Decision:
     mean, deviation = _predict(state.process, _candidates(surrogate, context))
     return _decide(key, surrogate, state, mean - exploration * deviation, mean, mask)
 
 
-@eqx.filter_jit
-def _select_ts(surrogate, key, state: GPState, context=None, mask=None, *, marginal_max) -> Decision:
+def _select_ts(surrogate, key, state: GPState, context, mask, *, marginal_max) -> Decision:
     key = as_typed_key(key, "select")
     candidates = _candidates(surrogate, context)
     noise_key, key = jax.random.fold_in(key, 0), jax.random.fold_in(key, 1)
@@ -263,18 +257,11 @@ def _decide(key, surrogate: GPSurrogate, state: GPState, scores, mean, mask) -> 
     return decision._replace(aux=surrogate.center + mean[decision.action])
 
 
-def _update(surrogate, state: GPState, decision: Decision, loss, context=None, weight=1.0) -> GPState:
-    # Numbers become arrays before the jitted part, where a Python number would be static.
-    loss, weight = (jnp.asarray(v, surrogate.arms.dtype) for v in (loss, weight))
-    return _learn(surrogate, state, decision, loss, context, weight)
-
-
-@eqx.filter_jit
 def _learn(surrogate: GPSurrogate, state: GPState, decision: Decision, loss, context, weight) -> GPState:
-    useful = played(decision) & (weight > 0)
+    useful = weight > 0
     x = _context(surrogate, context), surrogate.arms[decision.action]
     before = state.process
-    noise = surrogate.model(state.params)[1] / jnp.where(weight > 0, weight, 1)
+    noise = surrogate.model(state.params)[1] / jnp.where(useful, weight, 1)
     process = tree.where(useful, gp.append(before, x, loss - surrogate.center, noise=noise), before)
     weights = jnp.where(process.mask & ~before.mask, weight, state.weight)
     stored = jnp.sum(process.mask)

@@ -15,14 +15,13 @@ regression oracles (elimination).
 
 from typing import NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
-from jaxsci.bandits._draw import allowed_or_all, draw, played
-from jaxsci.bandits.regressors import Regressor, learn
+from jaxsci.bandits._draw import allowed_or_all, choosing, draw, learning
+from jaxsci.bandits.regressors import Regressor
 from jaxsci.core.protocols import Decision, Policy
 from jaxsci.core.static import bind
 from jaxsci.core.types import float_dtype
@@ -113,25 +112,21 @@ def greedy_cb(regressor: Regressor, *, epsilon: ArrayLike = 0.0) -> Policy:
         epsilon: in [0, 1], traced; 0 never explores.
     """
     epsilon = jnp.asarray(epsilon, float_dtype(epsilon))
-    return Policy(Partial(_init, regressor), Partial(_select_greedy, regressor, epsilon), Partial(_update, regressor))
+    return Policy(Partial(_init, regressor), choosing(Partial(_select_greedy, regressor, epsilon)), _learns(regressor))
 
 
 def _policy(function, regressor, exploration, exponent, floor, eliminate, *, relative) -> Policy:
     if eliminate is not None and regressor.leverage is None:
         raise ValueError(f"{function}: eliminate needs a regressor with leverage, such as ridge; got one without")
     numbers = [None if v is None else jnp.asarray(v, float_dtype(v)) for v in (exploration, exponent, floor, eliminate)]
-    return Policy(
-        Partial(_init, regressor),
-        Partial(bind(_select, relative=relative), regressor, *numbers),
-        Partial(_update, regressor),
-    )
+    select = Partial(bind(_select, relative=relative), regressor, *numbers)
+    return Policy(Partial(_init, regressor), choosing(select), _learns(regressor))
 
 
 def _init(regressor: Regressor, key) -> InverseGapState:
     return InverseGapState(regressor.init(key), jnp.int32(0))
 
 
-@eqx.filter_jit
 def _select(
     regressor: Regressor,
     exploration,
@@ -140,8 +135,8 @@ def _select(
     eliminate,
     key,
     state: InverseGapState,
-    context=None,
-    mask=None,
+    context,
+    mask,
     *,
     relative: bool,
 ) -> Decision:
@@ -161,8 +156,7 @@ def _select(
     return draw(key, inverse_gap_weights(predicted, gamma, allowed), mask)
 
 
-@eqx.filter_jit
-def _select_greedy(regressor: Regressor, epsilon, key, state: InverseGapState, context=None, mask=None) -> Decision:
+def _select_greedy(regressor: Regressor, epsilon, key, state: InverseGapState, context, mask) -> Decision:
     predicted = regressor.predict(state.regressor, context)
     num_arms, dtype = predicted.shape[0], predicted.dtype
     best = jnp.argmin(jnp.where(allowed_or_all(mask, num_arms), predicted, jnp.inf))
@@ -171,10 +165,13 @@ def _select_greedy(regressor: Regressor, epsilon, key, state: InverseGapState, c
     return draw(key, epsilon / num_arms + (1 - epsilon) * greedy, mask)
 
 
-def _update(regressor: Regressor, state: InverseGapState, decision, loss, context=None, weight=1.0):
-    learnt = learn(regressor, state.regressor, decision, loss, context, weight)
-    counts = played(decision) & jnp.isfinite(loss) & (jnp.asarray(weight) > 0)
-    return InverseGapState(learnt, state.rounds + counts)
+def _learns(regressor: Regressor) -> Partial:
+    return learning(Partial(_learn, regressor), small=False, unlearns=False)
+
+
+def _learn(regressor: Regressor, state: InverseGapState, decision, loss, context, weight) -> InverseGapState:
+    learnt = regressor.update(state.regressor, context, decision.action, loss, weight)
+    return InverseGapState(learnt, state.rounds + (weight > 0))
 
 
 __all__ = ["InverseGapState", "fast_cb", "greedy_cb", "inverse_gap_weights", "square_cb"]

@@ -9,13 +9,12 @@ References: Li, Chu, Langford, Schapire 2010, A contextual-bandit approach to pe
 recommendation, algorithm 1; Agrawal and Goyal 2013, Thompson sampling for contextual bandits with linear payoffs.
 """
 
-import equinox as eqx
 import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import ArrayLike
 
-from jaxsci.bandits._draw import least
-from jaxsci.bandits.regressors import Regressor, learn, ridge
+from jaxsci.bandits._draw import choosing, least
+from jaxsci.bandits.regressors import Regressor, learns, ridge
 from jaxsci.core.keys import as_typed_key
 from jaxsci.core.protocols import Decision, Policy
 from jaxsci.core.types import float_dtype
@@ -33,7 +32,8 @@ def lin_ucb(num_arms: int, num_features: int, *, alpha: ArrayLike = 1.0, **optio
 
     Losses have any range. The fit starts from loss 0: losses above 0 make every arm look best where it is unknown,
     losses below 0 (minus a reward) leave exploration to `alpha`. Ties go to the lower index. A loss or a context that
-    is not finite teaches nothing.
+    is not finite teaches nothing. The choice is deterministic: log_prob is 0, no importance weights come from it.
+    `discounted` makes it forget.
 
     Raises:
         ValueError: a size below 1; a context of another shape, when it is used.
@@ -53,7 +53,7 @@ def lin_ucb(num_arms: int, num_features: int, *, alpha: ArrayLike = 1.0, **optio
     """
     alpha = jnp.asarray(alpha, float_dtype(alpha))
     regressor = ridge(num_arms, num_features, **options)
-    return Policy(regressor.init, Partial(_select_optimistic, regressor, alpha), Partial(_update, regressor))
+    return Policy(regressor.init, choosing(Partial(_select_optimistic, regressor, alpha)), learns(regressor))
 
 
 def lin_ts(num_arms: int, num_features: int, *, alpha: ArrayLike = 1.0, **options) -> Policy:
@@ -66,7 +66,8 @@ def lin_ts(num_arms: int, num_features: int, *, alpha: ArrayLike = 1.0, **option
         num_arms, num_features, options: as in `lin_ucb`.
         alpha: spread of the draw, >= 0, traced.
 
-    The probability of the arm has no closed form: log_prob is that of the choice given the draw, 0.
+    The probability of the arm has no closed form: log_prob is that of the choice given the draw, 0, and importance
+    weights cannot be taken from it.
 
     Raises:
         ValueError: a size below 1; a context of another shape, when it is used.
@@ -75,24 +76,18 @@ def lin_ts(num_arms: int, num_features: int, *, alpha: ArrayLike = 1.0, **option
     """
     alpha = jnp.asarray(alpha, float_dtype(alpha))
     regressor = ridge(num_arms, num_features, **options)
-    return Policy(regressor.init, Partial(_select_sampled, regressor, alpha), Partial(_update, regressor))
+    return Policy(regressor.init, choosing(Partial(_select_sampled, regressor, alpha)), learns(regressor))
 
 
-@eqx.filter_jit
-def _select_optimistic(regressor: Regressor, alpha, key, state, context=None, mask=None) -> Decision:
+def _select_optimistic(regressor: Regressor, alpha, key, state, context, mask) -> Decision:
     predicted = regressor.predict(state, context)
     width = jnp.sqrt(regressor.leverage(state, context))
     return least(predicted - alpha.astype(predicted.dtype) * width, mask)
 
 
-@eqx.filter_jit
-def _select_sampled(regressor: Regressor, alpha, key, state, context=None, mask=None) -> Decision:
+def _select_sampled(regressor: Regressor, alpha, key, state, context, mask) -> Decision:
     key = as_typed_key(key, "select")
     return least(regressor.sample(key, state, context, alpha.astype(float_dtype(state))), mask)
-
-
-def _update(regressor: Regressor, state, decision, loss, context=None, weight=1.0):
-    return learn(regressor, state, decision, loss, context, weight)
 
 
 __all__ = ["lin_ts", "lin_ucb"]

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
-from jaxsci.bandits._draw import check_num_arms
+from jaxsci.bandits._draw import check_num_arms, check_size
 from jaxsci.bandits.inverse_gap import fast_cb, square_cb
 from jaxsci.bandits.regressors import Regressor, as_features
 from jaxsci.core import tree
@@ -89,11 +89,10 @@ def network(
 
     References: Deb et al. 2024, section 3 (square loss), section 4 (log loss).
     """
-    check_num_arms("network", num_arms)
+    num_arms = check_num_arms("network", num_arms)
+    num_perturbations = check_size("network", "num_perturbations", num_perturbations, least=0)
     if loss not in _LOSSES:
         raise ValueError(f"network: loss must be one of {_LOSSES}, got {loss!r}")
-    if not isinstance(num_perturbations, int) or num_perturbations < 0:
-        raise ValueError(f"network: num_perturbations must be an int >= 0, got {num_perturbations!r}")
     cfg = mlp.config(num_features, tuple(hidden), 1, activation=activation)
     dtype = float_dtype(learning_rate, perturbation, radius)
     learning_rate, perturbation, radius = (jnp.asarray(v, dtype) for v in (learning_rate, perturbation, radius))
@@ -143,7 +142,7 @@ def neu_fast_cb(
         floor: predictions are clipped to [floor, 1], traced.
         options: further arguments of `network`: hidden, activation, perturbation, radius, num_perturbations.
 
-    Losses in [0, 1].
+    Losses in [0, 1]: of one beyond the log loss has no minimum, and the predictions saturate without a status.
 
     Raises:
         ValueError: as `network`.

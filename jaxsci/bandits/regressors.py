@@ -21,9 +21,7 @@ from jax.scipy.linalg import solve_triangular
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
-from jaxsci.bandits._draw import check_num_arms, played
-from jaxsci.core import tree
-from jaxsci.core.protocols import Decision
+from jaxsci.bandits._draw import check_num_arms, check_size, learning
 from jaxsci.core.static import bind
 from jaxsci.core.types import float_dtype
 
@@ -36,7 +34,8 @@ class Regressor(NamedTuple):
     predict: Callable[..., Float[Array, " K"]]
     """``predict(state, context) -> losses`` of all K arms."""
     update: Callable[..., PyTree]
-    """``update(state, context, action, loss, weight) -> state``; weight 0 changes no prediction."""
+    """``update(state, context, action, loss, weight) -> state``; weight 0 changes nothing, and policies give no other
+    weight to a round whose loss, weight or context is not finite."""
     leverage: Callable[..., Float[Array, " K"]] | None = None
     r"""``leverage(state, context)``: for each arm $\phi^\top A^{-1}\phi$, the squared width of the prediction in units
     of the noise; None where there is none."""
@@ -55,17 +54,12 @@ class RidgeState(NamedTuple):
     rounds: Int[Array, ""]
 
 
-def learn(regressor: Regressor, state: PyTree, decision: Decision, loss, context, weight) -> PyTree:
-    """The regressor's state after a round; a round without a play, or with a loss that is not finite, has weight 0."""
-    # Numbers become arrays before the jitted part, where a Python number would be static.
-    dtype = float_dtype(state)
-    return _learn(regressor, state, decision, jnp.asarray(loss, dtype), context, jnp.asarray(weight, dtype))
+def learns(regressor: Regressor) -> Partial:
+    """The update of a policy whose state is the regressor's."""
+    return learning(Partial(_learn, regressor), small=False, unlearns=False)
 
 
-@eqx.filter_jit
-def _learn(regressor: Regressor, state, decision: Decision, loss, context, weight):
-    seen = played(decision) & jnp.isfinite(loss) & tree.all_finite(context)
-    loss, weight = jnp.where(seen, loss, 0), jnp.where(seen, weight, 0)
+def _learn(regressor: Regressor, state, decision, loss, context, weight):
     return regressor.update(state, context, decision.action, loss, weight)
 
 
@@ -103,9 +97,8 @@ def ridge(
 
     References: Abbasi-Yadkori, Pál, Szepesvári 2011, section 4.
     """
-    check_num_arms("ridge", num_arms)
-    check_size("ridge", "num_features", num_features)
-    check_size("ridge", "refresh_every", refresh_every)
+    num_arms, num_features = check_num_arms("ridge", num_arms), check_size("ridge", "num_features", num_features)
+    refresh_every = check_size("ridge", "refresh_every", refresh_every)
     regularization = jnp.asarray(regularization, float_dtype(regularization))
     sizes = {"num_arms": num_arms, "num_features": num_features, "shared": bool(shared)}
     return Regressor(
@@ -115,12 +108,6 @@ def ridge(
         Partial(bind(_leverage, **sizes)),
         Partial(bind(_sample, **sizes)),
     )
-
-
-def check_size(function: str, name: str, value) -> None:
-    """Raise the ValueError of a static size."""
-    if not isinstance(value, int) or value < 1:
-        raise ValueError(f"{function}: {name} must be an int >= 1, got {value!r}")
 
 
 def _matmul(a, b):
@@ -176,25 +163,39 @@ def _sample(key, state: RidgeState, context, scale, **sizes):
 def _update(state: RidgeState, context, action, loss, weight=1.0, *, refresh_every, **sizes) -> RidgeState:
     phi = _features(state, context, **sizes)
     model, row = (0, phi[action]) if sizes["shared"] else (action, phi)
-    root = jnp.sqrt(jnp.asarray(weight, row.dtype))
-    row, target = jnp.where(root > 0, root * row, 0), root * loss
+    weight = jnp.asarray(weight, row.dtype)
+    useful = (weight > 0) & jnp.isfinite(weight)
+    root = jnp.sqrt(jnp.where(useful, weight, 0))
+    row, target = jnp.where(useful, root * row, 0), root * loss
     gram = state.gram.at[model].add(jnp.outer(row, row))
     moment = state.moment.at[model].add(row * target)
     # What is taken away is symmetric to the last bit, and so is the inverse after any number of rounds.
     v = _matmul(state.inverse[model], row)
     one = state.inverse[model] - jnp.outer(v, v) / (1 + jnp.sum(row * v))
     inverse = state.inverse.at[model].set(one)
-    theta = state.theta.at[model].set(_matmul(one, moment[model]))
-    rounds = state.rounds + 1
+    theta = state.theta.at[model].set(jnp.where(useful, _matmul(one, moment[model]), state.theta[model]))
+    rounds = state.rounds + useful
 
     # A loop of no or one pass rather than a `cond`, which under vmap would compute the inverses in every round.
     def refresh(_):
-        fresh = jax.vmap(_inverse)(gram)
-        return jnp.bool_(False), fresh, jax.vmap(_matmul)(fresh, moment)
+        return jnp.bool_(False), *_solved(gram, moment)
 
-    due = rounds % refresh_every == 0
+    due = useful & (rounds % refresh_every == 0)
     _, inverse, theta = jax.lax.while_loop(lambda carry: carry[0], refresh, (due, inverse, theta))
     return RidgeState(gram, inverse, moment, theta, rounds)
+
+
+def faded(state: RidgeState, start: RidgeState, discount) -> RidgeState:
+    r"""$A \leftarrow \gamma A + (1 - \gamma)\lambda I$, $b \leftarrow \gamma b$; `start` knows $\lambda I$."""
+    gram, moment = discount * state.gram + (1 - discount) * start.gram, discount * state.moment
+    inverse, theta = _solved(gram, moment)
+    return state._replace(gram=gram, inverse=inverse, moment=moment, theta=theta)
+
+
+def _solved(gram, moment):
+    """Inverses and coefficients of all models."""
+    inverse = jax.vmap(_inverse)(gram)
+    return inverse, jax.vmap(_matmul)(inverse, moment)
 
 
 def _inverse(gram):

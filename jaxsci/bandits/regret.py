@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float, Int, Real
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, Real
 
+from jaxsci.bandits.replay import Replay
 from jaxsci.core.types import float_dtype
 
 
@@ -25,15 +26,26 @@ class Regret(NamedTuple):
     instance: Float[Array, " T"]
     """Beyond that of the best arm of each round."""
     best_arm: Int[Array, ""]
-    """The arm of least total cost, the first of equal ones."""
+    """The arm against which the regret is greatest, without masks that of least total cost; the first of equal ones."""
 
 
-def regret(actions: Int[ArrayLike, " T"], costs: Real[ArrayLike, "T K"] | Real[ArrayLike, " K"]) -> Regret:
+def regret(
+    actions: Int[ArrayLike, " T"] | Replay,
+    costs: Real[ArrayLike, "T K"] | Real[ArrayLike, " K"],
+    *,
+    masks: Bool[ArrayLike, "T K"] | None = None,
+    log_prob: Float[ArrayLike, " T"] | None = None,
+) -> Regret:
     """Regret curves of the arms played on a table of costs.
 
     Args:
-        actions: the arm of each round, e.g. `Replay.action`.
+        actions: the arm of each round, or the `Replay` itself; arms outside the table count as its nearest.
         costs: of every arm in every round, realised or expected; or the expected costs (K,) of a stationary world.
+        masks: arms that could be played in each round, all by default: others are no comparison.
+        log_prob: of the arms, -inf where nothing was played; that of the `Replay` by default.
+
+    A round without a play, or whose cost paid is not finite, adds nothing to any curve. An arm is compared with what
+    was paid in the rounds in which it could be played and its cost is finite.
 
     Raises:
         ValueError: shapes that do not match.
@@ -49,23 +61,39 @@ def regret(actions: Int[ArrayLike, " T"], costs: Real[ArrayLike, "T K"] | Real[A
 
     References: Bubeck and Cesa-Bianchi 2012, section 1.
     """
+    if isinstance(actions, Replay):
+        actions, log_prob = actions.action, actions.log_prob if log_prob is None else log_prob
     actions, costs = jnp.asarray(actions), jnp.asarray(costs, float_dtype(costs))
     num_rounds = actions.shape[:1]
     if actions.ndim != 1 or costs.ndim not in (1, 2) or costs.shape[:-1] not in ((), num_rounds) or not costs.shape[-1]:
         raise ValueError(
             f"regret: expected actions (T,) and costs (T, K) or (K,) with K >= 1, got {actions.shape}, {costs.shape}"
         )
-    return _regret(actions, costs)
+    costs = jnp.broadcast_to(costs, (*num_rounds, costs.shape[-1]))
+    masks = jnp.ones(costs.shape, bool) if masks is None else jnp.asarray(masks)
+    log_prob = jnp.zeros(num_rounds) if log_prob is None else jnp.asarray(log_prob)
+    if masks.shape != costs.shape or masks.dtype != bool or log_prob.shape != num_rounds:
+        raise ValueError(
+            f"regret: masks must be Bool of shape {costs.shape} and log_prob of shape {num_rounds}, got {masks.dtype} "
+            f"of shape {masks.shape} and {log_prob.shape}"
+        )
+    return _regret(actions, costs, masks, log_prob > -jnp.inf)
 
 
 @jax.jit
-def _regret(actions, costs):
-    costs = jnp.broadcast_to(costs, (actions.shape[0], costs.shape[-1]))
-    best_arm = jnp.argmin(jnp.sum(costs, axis=0)).astype(jnp.int32)
+def _regret(actions, costs, masks, played):
+    actions = jnp.clip(actions, 0, costs.shape[1] - 1)
     paid = jnp.take_along_axis(costs, actions[:, None], axis=1)[:, 0]
+    counts = played & jnp.isfinite(paid)
+    paid = jnp.where(counts, paid, 0)
+    compared = counts[:, None] & masks & jnp.isfinite(costs)
     # Differences are summed, not sums subtracted: in float32 long totals would swallow them.
-    beyond_fixed, beyond_instance = paid - jnp.take(costs, best_arm, axis=1), paid - jnp.min(costs, axis=1)
-    return Regret(*(jnp.cumsum(a) for a in (paid, beyond_fixed, beyond_instance)), best_arm)
+    beyond = jnp.where(compared, paid[:, None] - jnp.where(compared, costs, 0), 0)
+    # The arm that was played is a comparison in any case.
+    instance = jnp.maximum(jnp.max(jnp.where(compared, beyond, -jnp.inf), axis=1), 0)
+    total = jnp.where(jnp.any(compared, axis=0), jnp.sum(beyond, axis=0), -jnp.inf)
+    best_arm = jnp.argmax(total).astype(jnp.int32)
+    return Regret(*(jnp.cumsum(a) for a in (paid, jnp.take(beyond, best_arm, axis=1), instance)), best_arm)
 
 
 __all__ = ["Regret", "regret"]

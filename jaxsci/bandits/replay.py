@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree, Real
 
-from jaxsci.bandits._draw import played
-from jaxsci.core import status
+from jaxsci.bandits._draw import as_arrays, played
+from jaxsci.core import status, tree
 from jaxsci.core.keys import as_typed_key
 from jaxsci.core.protocols import Decision, Policy
 from jaxsci.core.types import float_dtype
@@ -60,9 +60,9 @@ def replay(
         state: where to go on, from an earlier call with the same key; the start by default.
 
     Returns:
-        The final `ReplayState` and the `Replay`. A cost that is not finite is not learnt and sets NONFINITE_INPUT. In a
-        round without an allowed arm nothing is played: cost 0, log-probability -inf, status DEGENERATE. An arm
-        outside the table costs what its last column says, at status OUT_OF_RANGE.
+        The final `ReplayState` and the `Replay`. A round with a cost or a context that is not finite is not learnt
+        and sets NONFINITE_INPUT. In a round without an allowed arm nothing is played: cost 0, log-probability -inf,
+        status DEGENERATE. An arm outside the table costs what its last column says, at status OUT_OF_RANGE.
 
     Raises:
         ValueError: costs without two axes or without arms; contexts or masks of another length.
@@ -78,7 +78,7 @@ def replay(
         (4, 2, 200)
     """
     key = as_typed_key(key, "replay")
-    costs = jnp.asarray(costs, float_dtype(costs))
+    costs, contexts = jnp.asarray(costs, float_dtype(costs)), as_arrays(contexts)
     if costs.ndim != 2 or costs.shape[1] == 0:
         raise ValueError(f"replay: costs must have shape (T, K) with K >= 1, got {costs.shape}")
     lengths = {np.shape(a)[:1] for a in jax.tree.leaves(contexts)}
@@ -86,7 +86,7 @@ def replay(
         raise ValueError(f"replay: contexts must have the leading axis T = {costs.shape[0]} of costs, got {lengths}")
     if masks is not None and np.shape(masks) != costs.shape:
         raise ValueError(f"replay: masks must have the shape of costs, {costs.shape}, got {np.shape(masks)}")
-    return _run(key, costs, policy, contexts, masks, state)
+    return _run(key, costs, policy, contexts, None if masks is None else jnp.asarray(masks), state)
 
 
 @eqx.filter_jit
@@ -99,7 +99,7 @@ def _run(key, costs, policy, contexts, masks, state):
         here = jax.random.fold_in(key, state.round)
         decision = policy.select(jax.random.fold_in(here, _CHOICE), state.policy, context, mask)
         real, cost = played(decision), costs[jnp.minimum(decision.action, costs.shape[0] - 1)]
-        fine = jnp.isfinite(cost)
+        fine = jnp.isfinite(cost) & tree.all_finite(context)
         trouble = status.merge(
             status.flag(real & ~fine, status.NONFINITE_INPUT),
             status.flag(~real, status.DEGENERATE),
@@ -146,7 +146,7 @@ def update_batch(
             f"update_batch: expected one axis of losses and decisions, got {losses.shape}, {np.shape(decisions.action)}"
         )
     weights = jnp.ones_like(losses) if weights is None else jnp.asarray(weights, losses.dtype)
-    return _learn_all(policy, state, decisions, losses, contexts, weights)
+    return _learn_all(policy, state, decisions, losses, as_arrays(contexts), weights)
 
 
 @eqx.filter_jit

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float
 
-from jaxsci.bandits._draw import allowed_or_all, check_num_arms, draw
-from jaxsci.bandits._moments import Moments, init_moments, update_moments
+from jaxsci.bandits._draw import allowed_or_all, check_num_arms, choosing, draw
+from jaxsci.bandits._moments import Moments, init_moments, learning_moments
 from jaxsci.core.protocols import Decision, Policy
 from jaxsci.core.static import bind
 from jaxsci.core.types import float_dtype
@@ -32,10 +32,10 @@ def fixed(num_arms: int, *, arm: ArrayLike) -> Policy:
         num_arms: K, static.
         arm: index in [0, K), traced; values outside are clipped.
     """
-    check_num_arms("fixed", num_arms)
+    num_arms = check_num_arms("fixed", num_arms)
     return Policy(
         Partial(_init_nothing),
-        Partial(bind(_select_fixed, num_arms=num_arms), jnp.asarray(arm, jnp.int32)),
+        choosing(Partial(bind(_select_fixed, num_arms=num_arms), jnp.asarray(arm, jnp.int32))),
         Partial(_update_nothing),
     )
 
@@ -46,19 +46,21 @@ def uniform(num_arms: int) -> Policy:
     Args:
         num_arms: K, static.
     """
-    check_num_arms("uniform", num_arms)
-    return Policy(Partial(_init_nothing), Partial(bind(_select_uniform, num_arms=num_arms)), Partial(_update_nothing))
+    num_arms = check_num_arms("uniform", num_arms)
+    return Policy(
+        Partial(_init_nothing), choosing(Partial(bind(_select_uniform, num_arms=num_arms))), Partial(_update_nothing)
+    )
 
 
 def _init_nothing(key) -> Nothing:
     return Nothing(jnp.zeros(0))
 
 
-def _select_fixed(arm, key, state, context=None, mask=None, *, num_arms) -> Decision:
+def _select_fixed(arm, key, state, context, mask, *, num_arms) -> Decision:
     return draw(key, jax.nn.one_hot(jnp.clip(arm, 0, num_arms - 1), num_arms), mask)
 
 
-def _select_uniform(key, state, context=None, mask=None, *, num_arms) -> Decision:
+def _select_uniform(key, state, context, mask, *, num_arms) -> Decision:
     return draw(key, jnp.full(num_arms, 1 / num_arms), mask)
 
 
@@ -75,16 +77,16 @@ def epsilon_greedy(num_arms: int, *, exploration: ArrayLike = 5.0) -> Policy:
 
     Losses may have any range. References: Auer et al. 2002, figure 3.
     """
-    check_num_arms("epsilon_greedy", num_arms)
+    num_arms = check_num_arms("epsilon_greedy", num_arms)
     exploration = jnp.asarray(exploration, float_dtype(exploration))
     return Policy(
         Partial(bind(init_moments, num_arms=num_arms), exploration),
-        Partial(bind(_select_greedy, num_arms=num_arms), exploration),
-        Partial(update_moments, jnp.zeros_like(exploration)),
+        choosing(Partial(bind(_select_greedy, num_arms=num_arms), exploration)),
+        learning_moments(jnp.zeros_like(exploration)),
     )
 
 
-def _select_greedy(exploration, key, state: Moments, context=None, mask=None, *, num_arms) -> Decision:
+def _select_greedy(exploration, key, state: Moments, context, mask, *, num_arms) -> Decision:
     dtype = exploration.dtype
     allowed = allowed_or_all(mask, num_arms)
     score = jnp.where(allowed, jnp.where(state.count > 0, state.mean, -jnp.inf), jnp.inf)

@@ -2,21 +2,20 @@ r"""Thompson sampling: draw the mean loss of every arm from its posterior and pl
 
 Three conjugate families: Bernoulli losses with Beta priors, normal losses of known spread, and normal losses whose
 mean and variance are both unknown (normal-inverse-gamma prior). The probability with which an arm is drawn has no
-closed form, so `log_prob` is that of the choice given the draw, 0.
+closed form, so `log_prob` is that of the choice given the draw, 0: importance weights cannot be taken from it.
 
 References: Thompson 1933; Agrawal and Goyal 2013, Further optimal regret bounds for Thompson sampling; Gelman et al.
 2013, Bayesian Data Analysis, 3rd edition, sections 2.4, 2.5 and 3.3 (posteriors); Marsaglia and Tsang 2000, A simple
 method for generating gamma variables.
 """
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float
 
-from jaxsci.bandits._draw import check_num_arms, least
-from jaxsci.bandits._moments import Moments, init_moments, update_moments
+from jaxsci.bandits._draw import check_num_arms, choosing, least
+from jaxsci.bandits._moments import Moments, init_moments, learning_moments
 from jaxsci.core.keys import as_typed_key
 from jaxsci.core.protocols import Decision, Policy
 from jaxsci.core.static import bind
@@ -27,8 +26,8 @@ def _policy(num_arms, select, centre, *hyper) -> Policy:
     """All three differ in their draw alone; `centre` is taken from the losses before they are summed."""
     return Policy(
         Partial(bind(init_moments, num_arms=num_arms), centre),
-        Partial(select, *hyper),
-        Partial(update_moments, centre),
+        choosing(Partial(select, *hyper)),
+        learning_moments(centre),
     )
 
 
@@ -41,7 +40,8 @@ def thompson_beta(num_arms: int, *, ones: ArrayLike = 1.0, zeros: ArrayLike = 1.
         num_arms: K, static.
         ones, zeros: a, b > 0, the plays with loss 1 and 0 that the prior is worth, traced.
 
-    The state is `Moments`, so `discounted` and `windowed` apply.
+    The state is `Moments`, so `discounted` and `windowed` apply. The probability of the arm has no closed form:
+    log_prob is 0, and importance weights cannot be taken from it.
 
     Example:
         >>> import jax
@@ -54,7 +54,7 @@ def thompson_beta(num_arms: int, *, ones: ArrayLike = 1.0, zeros: ArrayLike = 1.
 
     References: Agrawal and Goyal 2013, algorithm 1.
     """
-    check_num_arms("thompson_beta", num_arms)
+    num_arms = check_num_arms("thompson_beta", num_arms)
     dtype = float_dtype(ones, zeros)
     ones, zeros = (jnp.asarray(v, dtype) for v in (ones, zeros))
     return _policy(num_arms, _select_beta, jnp.zeros((), dtype), ones, zeros)
@@ -72,10 +72,11 @@ def thompson_gaussian(
         prior_mean, prior_count: $m_0$, and $\kappa_0 > 0$, the plays that the prior is worth, traced.
 
     Losses may have any range; the defaults suit [0, 1]. The state is `Moments` of the losses less `prior_mean`.
+    The probability of the arm has no closed form: log_prob is 0, and importance weights cannot be taken from it.
 
     References: Gelman et al. 2013, section 2.5.
     """
-    check_num_arms("thompson_gaussian", num_arms)
+    num_arms = check_num_arms("thompson_gaussian", num_arms)
     dtype = float_dtype(sigma, prior_mean, prior_count)
     sigma, mean, count = (jnp.asarray(v, dtype) for v in (sigma, prior_mean, prior_count))
     return _policy(num_arms, _select_gaussian, mean, sigma, count)
@@ -102,10 +103,11 @@ def thompson_normal_inverse_gamma(
             true variances costs rounds, since an arm that is not played does not learn its own.
 
     Losses may have any range; the defaults suit [0, 1]. The state is `Moments` of the losses less `prior_mean`.
+    The probability of the arm has no closed form: log_prob is 0, and importance weights cannot be taken from it.
 
     References: Gelman et al. 2013, section 3.3.
     """
-    check_num_arms("thompson_normal_inverse_gamma", num_arms)
+    num_arms = check_num_arms("thompson_normal_inverse_gamma", num_arms)
     dtype = float_dtype(prior_mean, prior_count, prior_shape, prior_scale)
     mean, *hyper = (jnp.asarray(v, dtype) for v in (prior_mean, prior_count, prior_shape, prior_scale))
     return _policy(num_arms, _select_normal_inverse_gamma, mean, *hyper)
@@ -129,8 +131,7 @@ def _log_gamma(key, shape: Float[Array, "*k"]) -> Float[Array, "*k"]:
     return jnp.log(d[0]) + jnp.take_along_axis(log_cube, first, axis=0)[0] + log_u[trials] / shape
 
 
-@eqx.filter_jit
-def _select_beta(ones, zeros, key, state: Moments, context=None, mask=None) -> Decision:
+def _select_beta(ones, zeros, key, state: Moments, context, mask) -> Decision:
     # Sums that a window has taken back may be negative by a rounding error.
     shapes = jnp.stack([ones + jnp.maximum(state.total, 0), zeros + jnp.maximum(state.count - state.total, 0)])
     gammas = _log_gamma(as_typed_key(key, "select"), shapes)
@@ -138,17 +139,13 @@ def _select_beta(ones, zeros, key, state: Moments, context=None, mask=None) -> D
     return least(gammas[0] - gammas[1], mask)
 
 
-@eqx.filter_jit
-def _select_gaussian(sigma, prior_count, key, state: Moments, context=None, mask=None) -> Decision:
+def _select_gaussian(sigma, prior_count, key, state: Moments, context, mask) -> Decision:
     count = prior_count + state.count
     noise = jax.random.normal(as_typed_key(key, "select"), count.shape, count.dtype)
     return least(state.total / count + sigma * noise / jnp.sqrt(count), mask)
 
 
-@eqx.filter_jit
-def _select_normal_inverse_gamma(
-    prior_count, prior_shape, prior_scale, key, state: Moments, context=None, mask=None
-) -> Decision:
+def _select_normal_inverse_gamma(prior_count, prior_shape, prior_scale, key, state: Moments, context, mask) -> Decision:
     precision_key, mean_key = jax.random.split(as_typed_key(key, "select"))
     count = prior_count + state.count
     scale = prior_scale + jnp.maximum(state.squares - state.total**2 / count, 0) / 2

@@ -4,19 +4,21 @@ Plays from $p = \arg\min_p \langle p, \hat L\rangle - \frac{4}{\eta_t}\sum_i \sq
 (\eta_t (\hat L_i - x))^2$ with the normaliser $x < \min \hat L$ that makes them sum to 1, $\eta_t = 2/\sqrt t$, and
 $\hat L$ the cumulative importance-weighted losses. The reduced-variance estimator weights only what differs from a
 baseline: $\hat\ell_i = B_i + 1[i = a](\ell - B_i)/p_i$, $B_i = \frac12 1[p_i \ge \eta_t^2]$, with $\eta_t = 4/\sqrt t$.
+An arm that the mask puts to sleep is charged what was paid meanwhile: no regret while asleep, so that it wakes where it
+fell asleep.
 
-Reference: Zimmert and Seldin 2021, Tsallis-INF (JMLR 22:28), section 3 and algorithm 1.
+References: Zimmert and Seldin 2021, Tsallis-INF (JMLR 22:28), section 3 and algorithm 1; Freund, Schapire, Singer,
+Warmuth 1997, Using and combining predictors that specialize (sleeping arms).
 """
 
 from typing import NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
-from jaxtyping import Array, ArrayLike, Bool, Float, Int
+from jaxtyping import Array, ArrayLike, Bool, Float
 
-from jaxsci.bandits._draw import allowed_or_all, check_num_arms, draw, played
+from jaxsci.bandits._draw import allowed_or_all, asleep, check_num_arms, choosing, draw, learning
 from jaxsci.core.protocols import Decision, Policy
 from jaxsci.core.static import bind
 from jaxsci.core.types import float_dtype
@@ -26,11 +28,11 @@ _NEWTON_STEPS = 15
 
 
 class TsallisState(NamedTuple):
-    """Cumulative estimated losses above the floor, the plain sum of those seen, and the rounds played."""
+    """Cumulative estimated losses above the floor, the plain sum of those seen, and the rounds: weighted plays."""
 
     losses: Float[Array, " K"]
     total: Float[Array, ""]
-    rounds: Int[Array, ""]
+    rounds: Float[Array, ""]
 
 
 def tsallis_inf(
@@ -61,7 +63,7 @@ def tsallis_inf(
     References: Zimmert and Seldin 2021, algorithm 1; Khodak et al. 2024, Learning to Relax, algorithm 1 (running
     scale).
     """
-    check_num_arms("tsallis_inf", num_arms)
+    num_arms = check_num_arms("tsallis_inf", num_arms)
     if estimator not in ("iw", "rv"):
         raise ValueError(f"tsallis_inf: estimator must be 'iw' or 'rv', got {estimator!r}")
     if estimator == "rv" and normalize:
@@ -70,47 +72,37 @@ def tsallis_inf(
     floor = jnp.asarray(floor, float_dtype(floor))
     return Policy(
         Partial(bind(_init, num_arms=num_arms), floor),
-        Partial(bind(_select, normalize=normalize, estimator=estimator)),
-        Partial(_update, floor),
+        choosing(Partial(bind(_select, normalize=normalize, estimator=estimator))),
+        learning(Partial(_learn, floor)),
     )
 
 
 def _init(floor, key, *, num_arms: int) -> TsallisState:
-    return TsallisState(jnp.zeros(num_arms, floor.dtype), jnp.zeros((), floor.dtype), jnp.int32(0))
+    zero = jnp.zeros((), floor.dtype)
+    return TsallisState(jnp.zeros(num_arms, floor.dtype), zero, zero)
 
 
-@eqx.filter_jit
-def _select(key, state: TsallisState, context=None, mask=None, *, normalize, estimator) -> Decision:
-    dtype = state.losses.dtype
+def _select(key, state: TsallisState, context, mask, *, normalize, estimator) -> Decision:
     losses = state.losses
     if normalize:
-        mean = state.total / jnp.maximum(state.rounds, 1)
+        mean = state.total / jnp.where(state.rounds > 0, state.rounds, 1)
         # All losses at the floor: any positive scale gives the same 0 / scale.
         losses = losses / jnp.where(mean > 0, mean, 1)
-    eta = (2 if estimator == "iw" else 4) / jnp.sqrt((state.rounds + 1).astype(dtype))
+    eta = (2 if estimator == "iw" else 4) / jnp.sqrt(state.rounds + 1)
     p = tsallis_probabilities(losses, eta, allowed_or_all(mask, losses.shape[0]))
-    # A late update must use the baseline of the choice.
-    return draw(key, p, mask, aux=None if estimator == "iw" else jnp.where(p >= eta**2, 0.5, 0).astype(dtype))
+    # A late update must use the baseline of the choice, and know which arms were asleep.
+    baseline = None if estimator == "iw" else jnp.where(p >= eta**2, 0.5, 0).astype(losses.dtype)
+    return draw(key, p, mask, aux=(baseline, asleep(mask, p.size)))
 
 
-def _update(floor, state: TsallisState, decision: Decision, loss, context=None, weight=1.0) -> TsallisState:
-    # Numbers become arrays before the jitted part, where a Python number would be static.
-    loss, weight = (jnp.asarray(v, state.losses.dtype) for v in (loss, weight))
-    return _learn(state, decision, loss - floor, weight)
-
-
-@jax.jit
-def _learn(state: TsallisState, decision: Decision, above, weight) -> TsallisState:
-    dtype = state.losses.dtype
-    probability = jnp.exp(decision.log_prob)
-    baseline = jnp.zeros_like(state.losses) if decision.aux is None else decision.aux.astype(dtype)
-    excess = (above - baseline[decision.action]) / jnp.where(probability > 0, probability, 1).astype(dtype)
-    estimate = jnp.where(played(decision), weight * baseline.at[decision.action].add(excess), 0)
-    return TsallisState(
-        state.losses + estimate.astype(dtype),
-        state.total + jnp.where(played(decision), above, 0),
-        state.rounds + 1,
-    )
+def _learn(floor, state: TsallisState, decision: Decision, loss, context, weight) -> TsallisState:
+    above, probability = loss - floor, jnp.exp(decision.log_prob)
+    # A decision made by hand, without aux: importance weighting, all arms awake.
+    baseline, sleeping = (None, False) if decision.aux is None else decision.aux
+    baseline = jnp.zeros_like(state.losses) if baseline is None else baseline.astype(above.dtype)
+    excess = (above - baseline[decision.action]) / jnp.where(probability > 0, probability, 1).astype(above.dtype)
+    estimate = jnp.where(sleeping, above, baseline.at[decision.action].add(excess))
+    return TsallisState(state.losses + weight * estimate, state.total + weight * above, state.rounds + weight)
 
 
 def tsallis_probabilities(
@@ -126,8 +118,9 @@ def tsallis_probabilities(
         eta: learning rate > 0.
         mask: arms that may be played, all by default.
     """
-    losses = jnp.asarray(losses)
-    return _probabilities(losses, jnp.asarray(eta, losses.dtype), allowed_or_all(mask, losses.shape[0]))
+    dtype = float_dtype(losses, eta)
+    losses = jnp.asarray(losses, dtype)
+    return _probabilities(losses, jnp.asarray(eta, dtype), allowed_or_all(mask, losses.shape[0]))
 
 
 @jax.jit

@@ -9,13 +9,12 @@ Audibert, Munos and Szepesvari 2009, Exploration-exploitation tradeoff using var
 multi-armed bandits.
 """
 
-import equinox as eqx
 import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import ArrayLike
 
-from jaxsci.bandits._draw import check_num_arms, least
-from jaxsci.bandits._moments import Moments, init_moments, update_moments
+from jaxsci.bandits._draw import check_num_arms, choosing, least
+from jaxsci.bandits._moments import Moments, init_moments, learning_moments
 from jaxsci.core.protocols import Decision, Policy
 from jaxsci.core.static import bind
 from jaxsci.core.types import float_dtype
@@ -28,8 +27,8 @@ def ucb1(num_arms: int, *, alpha: ArrayLike = 1.0) -> Policy:
         num_arms: K, static.
         alpha: width of the bound, >= 0, traced; losses in [0, b] need b times as much.
 
-    The choice is deterministic, log_prob 0; of equal arms the first is played. The state is `Moments`, so
-    `discounted` and `windowed` apply.
+    The choice is deterministic, so log_prob is 0 and no importance weights come from it; of equal arms the first is
+    played. The state is `Moments`, so `discounted` and `windowed` apply.
 
     Example:
         >>> import jax
@@ -43,12 +42,12 @@ def ucb1(num_arms: int, *, alpha: ArrayLike = 1.0) -> Policy:
 
     References: Auer et al. 2002, figure 1.
     """
-    check_num_arms("ucb1", num_arms)
+    num_arms = check_num_arms("ucb1", num_arms)
     alpha = jnp.asarray(alpha, float_dtype(alpha))
     return Policy(
         Partial(bind(init_moments, num_arms=num_arms), alpha),
-        Partial(_select_ucb1, alpha),
-        Partial(update_moments, jnp.zeros_like(alpha)),
+        choosing(Partial(_select_ucb1, alpha)),
+        learning_moments(jnp.zeros_like(alpha)),
     )
 
 
@@ -60,17 +59,17 @@ def ucb_v(num_arms: int, *, exploration: ArrayLike = 1.2, loss_range: ArrayLike 
         exploration: c in $\zeta = c \ln N$, > 0, traced.
         loss_range: b, losses lie in an interval of this length that starts at 0, traced.
 
-    The choice is deterministic, log_prob 0. The state is `Moments`.
+    The choice is deterministic, so log_prob is 0 and no importance weights come from it. The state is `Moments`.
 
     References: Audibert et al. 2009 (the constant of the last term is 1).
     """
-    check_num_arms("ucb_v", num_arms)
+    num_arms = check_num_arms("ucb_v", num_arms)
     dtype = float_dtype(exploration, loss_range)
     exploration, loss_range = (jnp.asarray(v, dtype) for v in (exploration, loss_range))
     return Policy(
         Partial(bind(init_moments, num_arms=num_arms), exploration),
-        Partial(_select_ucb_v, exploration, loss_range),
-        Partial(update_moments, jnp.zeros_like(exploration)),
+        choosing(Partial(_select_ucb_v, exploration, loss_range)),
+        learning_moments(jnp.zeros_like(exploration)),
     )
 
 
@@ -79,15 +78,13 @@ def _plays(state: Moments):
     return jnp.where(state.count > 0, state.count, 1), jnp.log(jnp.maximum(jnp.sum(state.count), 1))
 
 
-@eqx.filter_jit
-def _select_ucb1(alpha, key, state: Moments, context=None, mask=None) -> Decision:
+def _select_ucb1(alpha, key, state: Moments, context, mask) -> Decision:
     count, log_plays = _plays(state)
     bound = state.mean - alpha * jnp.sqrt(2 * log_plays / count)
     return least(jnp.where(state.count > 0, bound, -jnp.inf), mask)
 
 
-@eqx.filter_jit
-def _select_ucb_v(exploration, loss_range, key, state: Moments, context=None, mask=None) -> Decision:
+def _select_ucb_v(exploration, loss_range, key, state: Moments, context, mask) -> Decision:
     count, log_plays = _plays(state)
     variance = jnp.maximum(state.squares / count - state.mean**2, 0)
     zeta = exploration * log_plays

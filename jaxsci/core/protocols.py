@@ -18,8 +18,9 @@ class Decision(NamedTuple):
     action: Int[Array, ""]
     """The arm played, int32, in [0, K)."""
     log_prob: Float[Array, ""]
-    """Log-probability of `action` under the distribution it was drawn from; 0 if the choice was
-    deterministic, -inf if the mask left no arm."""
+    """Log-probability of `action` under the distribution it was drawn from; 0 if the choice was deterministic or its
+    distribution has no closed form (Thompson sampling: take no importance weights from it), -inf if the mask left no
+    arm."""
     aux: PyTree = None
     """A record of the policy's own, computed at select time (probabilities, scores): an update that
     recomputed them would weight by another distribution than the one sampled."""
@@ -35,7 +36,8 @@ class Policy(NamedTuple):
     is none; `mask` is Bool[K], True where the arm may be played."""
     update: Callable[..., PyTree]
     """``update(state, decision, loss, context=None, weight=1.) -> state``: `loss` is a scalar, `context` the
-    one that `select` saw, `weight` multiplies what is learnt (0 learns nothing)."""
+    one that `select` saw, a `weight` of w counts as w plays. If nothing was played, if loss, weight or context is not
+    finite, or if the weight is 0, the state is returned as it was, leaf for leaf."""
 
 
 class Problem(NamedTuple):

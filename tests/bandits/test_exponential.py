@@ -41,6 +41,7 @@ def test_weights_in_float32_and_under_masks(key):
 
 def _mean_estimate(policy, state, p, aux):
     """E of what one round adds to the cumulative losses, by enumeration of the arms."""
+    aux = jax.tree.map(lambda a: jnp.broadcast_to(a, (4, *a.shape)), aux)
     decisions = Decision(jnp.arange(4, dtype=jnp.int32), jnp.log(p), aux)
     after = jax.vmap(policy.update, (None, 0, 0))(state, decisions, jnp.asarray(LOSSES))
     return np.asarray(p) @ (np.asarray(after.losses) - np.asarray(state.losses))
@@ -50,7 +51,7 @@ def _mean_estimate(policy, state, p, aux):
 @pytest.mark.parametrize("name", ["exp3", "iw", "rv"])
 def test_estimates_are_unbiased(name, key):
     policy = bandits.exp3(4) if name == "exp3" else bandits.tsallis_inf(4, normalize=False, estimator=name)
-    state = policy.init(key)._replace(losses=jnp.array([3.0, 0.0, 1.0, 8.0]), rounds=jnp.int32(70))
+    state = policy.init(key)._replace(losses=jnp.array([3.0, 0.0, 1.0, 8.0]), rounds=jnp.asarray(70.0))
     decision = policy.select(key, state)
     if name == "exp3":
         p = bandits.exponential_weights(state.losses, np.sqrt(np.log(4) / (4 * 71)))
@@ -58,29 +59,29 @@ def test_estimates_are_unbiased(name, key):
         p = bandits.tsallis_probabilities(state.losses, {"iw": 2, "rv": 4}[name] / np.sqrt(71))
     np.testing.assert_allclose(decision.log_prob, jnp.log(p[decision.action]), rtol=1e-9)
     if name == "rv":  # some arms have a baseline, some none
-        np.testing.assert_array_equal(decision.aux, np.where(p >= 16 / 71, 0.5, 0))
-        assert 0 < np.count_nonzero(decision.aux) < 4
-    aux = decision.aux if decision.aux is None else jnp.broadcast_to(decision.aux, (4, *decision.aux.shape))
-    np.testing.assert_allclose(_mean_estimate(policy, state, p, aux), LOSSES, rtol=1e-12)
+        np.testing.assert_array_equal(decision.aux[0], np.where(p >= 16 / 71, 0.5, 0))
+        assert 0 < np.count_nonzero(decision.aux[0]) < 4
+    np.testing.assert_allclose(_mean_estimate(policy, state, p, decision.aux), LOSSES, rtol=1e-12)
 
 
 @pytest.mark.x64
 def test_the_biases_of_ix_and_p_are_those_of_the_formulas(key):
-    state = bandits.ExponentialState(jnp.array([3.0, 0.0, 1.0, 2.0]), jnp.int32(9))
+    state = bandits.ExponentialState(jnp.array([3.0, 0.0, 1.0, 2.0]), jnp.asarray(9.0))
     policy = bandits.exp3_ix(4)
     eta = np.sqrt(2 * np.log(4) / (4 * 10))
     p = np.asarray(bandits.exponential_weights(state.losses, eta))
     aux = policy.select(key, state).aux
-    np.testing.assert_allclose(aux, eta / 2, rtol=1e-12)
-    mean = _mean_estimate(policy, state, p, jnp.broadcast_to(aux, (4,)))
+    np.testing.assert_allclose(aux[0], eta / 2, rtol=1e-12)
+    mean = _mean_estimate(policy, state, p, aux)
     np.testing.assert_allclose(mean, LOSSES * p / (p + eta / 2), rtol=1e-12)
 
     policy, T, delta = bandits.exp3_p(4, horizon=500, failure=0.02), 500, 0.02
     eta, gamma = 0.95 * np.sqrt(np.log(4) / (4 * T)), 1.05 * np.sqrt(4 * np.log(4) / T)
     weights = np.exp(-eta * np.asarray(state.losses))
     p = (1 - gamma) * weights / weights.sum() + gamma / 4
-    np.testing.assert_allclose(policy.select(key, state).aux, p, rtol=1e-12)
-    mean = _mean_estimate(policy, state, p, jnp.broadcast_to(p, (4, 4)))
+    aux = policy.select(key, state).aux
+    np.testing.assert_allclose(aux[0], p, rtol=1e-12)
+    mean = _mean_estimate(policy, state, p, aux)
     np.testing.assert_allclose(mean, -(1 - LOSSES) - np.sqrt(np.log(4 / delta) / (4 * T)) / p, rtol=1e-12)
 
 

@@ -27,7 +27,7 @@ def test_moments_are_those_of_the_weighted_rounds(kind, key):
     else:
         policy, weights = bandits.windowed(bandits.ucb_v(3), LENGTH), (age < LENGTH).astype(float)
     state, record = bandits.replay(key, costs, policy)
-    state = state.policy if kind == "discounted" else state.policy.policy
+    state = state.policy.policy
     for got, expected in zip(state[:3], moments(costs, np.asarray(record.action), weights)):
         np.testing.assert_allclose(got, expected, rtol=1e-11, atol=1e-14)
     assert int(state.rounds) == ROUNDS
@@ -45,13 +45,17 @@ def test_window_leaves_no_crumbs_of_fractional_weights(key):
     assert int(policy.select(key, state).action) == 0
 
 
-def test_rounds_without_a_play_take_a_place_in_the_window(key):
+def test_the_window_holds_the_last_plays_whatever_came_between(key):
+    """Rounds without a play, of weight 0, or with a loss that is not finite take no place in it and drive none out."""
     policy = bandits.windowed(bandits.ucb1(2), 3)
     state = policy.init(key)
-    for i in range(5):
-        mask = jnp.full(2, i < 2)
-        state = policy.update(state, policy.select(key, state, None, mask), 0.5)
-    assert not state.policy.count.any() and all(bool(jnp.isfinite(a).all()) for a in jax.tree.leaves(state))
+    for i, loss in enumerate((0.1, 0.2, jnp.nan, 0.4, jnp.inf, 0.6, 0.7, 0.8)):
+        decision = policy.select(key, state, None, jnp.full(2, i != 3))
+        state = policy.update(state, decision, loss, weight=float(i != 6))
+    # 0.4 had no arm to play, 0.7 no weight.
+    np.testing.assert_allclose(np.sort(state.window.loss), [0.2, 0.6, 0.8], rtol=1e-6)
+    np.testing.assert_allclose([state.policy.total.sum(), state.policy.count.sum()], [1.6, 3.0], rtol=1e-6)
+    assert int(state.policy.rounds) == int(state.plays) == 4
 
 
 def test_both_follow_a_switch(key):
@@ -71,7 +75,15 @@ def test_both_follow_a_switch(key):
 
 @pytest.mark.bad_input
 def test_static_misuse_raises(key):
-    for wrapped in (bandits.discounted(bandits.exp3(3)), bandits.windowed(bandits.delayed(bandits.ucb1(2), 2), 3)):
+    fading = bandits.discounted(bandits.ucb1(2))
+    for wrapped in (
+        bandits.discounted(bandits.cheb_cb(3, low=0.0, high=1.0)),
+        bandits.windowed(bandits.delayed(bandits.ucb1(2), 2), 3),
+        bandits.windowed(fading, 3),
+        bandits.windowed(bandits.binned(fading, 2, low=0.0, high=1.0), 3),
+        bandits.discounted(fading),
+        bandits.discounted(bandits.windowed(bandits.ucb1(2), 3)),
+    ):
         with pytest.raises(TypeError, match="whose state is Moments"):
             wrapped.init(key)
     with pytest.raises(ValueError, match="length must be an int >= 1"):

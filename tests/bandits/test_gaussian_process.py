@@ -8,7 +8,6 @@ import pytest
 import contracts
 import jaxsci
 from jaxsci import bandits, gp
-from jaxsci.core import status
 from jaxsci.core.protocols import Decision
 
 ARMS = ((np.arange(8)[:, None] >> np.arange(3)) & 1).astype(np.float32)
@@ -111,14 +110,6 @@ def test_a_full_memory_keeps_playing_and_says_so(learned):
     assert 0 <= int(policy.select(jax.random.key(9), state).action) < 8
     with pytest.raises(jaxsci.core.status.StatusError, match="no room"):
         jaxsci.check(state, room="gp")
-
-
-def test_a_loss_that_is_not_finite_is_dropped_and_reported(learned, key):
-    _, policy, state = learned
-    after = policy.update(state, policy.select(key, state), jnp.nan)
-    assert int(after.process.status) == status.NONFINITE_INPUT
-    np.testing.assert_array_equal(after.process.mask, state.process.mask)
-    assert int(policy.select(key, after).action) == int(policy.select(key, state).action)
 
 
 def test_it_learns_the_interface_bandit_in_small():

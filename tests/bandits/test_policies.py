@@ -66,8 +66,8 @@ def test_tsallis_two_arms_closed_form():
 def test_importance_weighting_is_unbiased():
     """Enumerate the arms: the mean added estimate is the loss itself."""
     policy = bandits.tsallis_inf(4, floor=1.0)
-    state = policy.init(jax.random.key(0))._replace(losses=jnp.array([3.0, 0.0, 1.0, 2.0]), rounds=jnp.int32(9))
-    state = state._replace(total=jnp.asarray(9.0))
+    state = policy.init(jax.random.key(0))._replace(losses=jnp.array([3.0, 0.0, 1.0, 2.0]))
+    state = state._replace(total=jnp.asarray(9.0), rounds=jnp.asarray(9.0))
     p = bandits.tsallis_probabilities(state.losses, 2 / np.sqrt(10))
     losses = jnp.array([2.0, 5.0, 1.0, 9.0])
     mean = sum(

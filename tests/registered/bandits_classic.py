@@ -124,6 +124,7 @@ ENTRIES = {
     "jaxsci.bandits.update_batch": Compiled(_batch, grad=(2,)),
     "jaxsci.bandits.regret": Compiled(_regret, grad=(1,)),
     "jaxsci.bandits.DelayedState": Record(),
+    "jaxsci.bandits.DiscountedState": Record(),
     "jaxsci.bandits.ExponentialState": Record(),
     "jaxsci.bandits.Moments": Record(),
     "jaxsci.bandits.Regret": Record(),
