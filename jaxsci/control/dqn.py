@@ -178,7 +178,9 @@ def epsilon(cfg: Config, num_transitions: Int[ArrayLike, ""]) -> Float[Array, ""
     return cfg.epsilon_end + (cfg.epsilon_start - cfg.epsilon_end) * fade
 
 
-def optimizer(learning_rate: ArrayLike = 1e-3, *, weight_decay: float = 0.01, clip: float = 100.0) -> Any:
+def optimizer(
+    learning_rate: ArrayLike | Callable[[Any], Any] = 1e-3, *, weight_decay: float = 0.01, clip: float = 100.0
+) -> Any:
     """AdamW with AMSGrad behind a clip of every gradient entry to [-clip, clip], as optax's triple.
 
     Args:

@@ -145,7 +145,7 @@ def euler_maruyama(
     *,
     num_steps: int | None = None,
     dt: ArrayLike | None = None,
-    times: Float[ArrayLike, " K+1"] | None = None,
+    times: Float[ArrayLike, " num_times"] | None = None,
     increments: Float[ArrayLike, "K ..."] | None = None,
 ) -> Path:
     r"""Simulate one path, $X_{k+1} = X_k + b\,\Delta_k + \sigma\,\Delta W_k$, as one compiled scan.
@@ -339,7 +339,7 @@ def rollout(
     policy: Callable | None,
     x0: Float[ArrayLike, "*d"],
     *,
-    times: Float[ArrayLike, " K+1"],
+    times: Float[ArrayLike, " num_times"],
     rtol: ArrayLike = 1e-6,
     atol: ArrayLike = 1e-9,
     max_steps: int = 16_384,

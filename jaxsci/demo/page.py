@@ -35,7 +35,7 @@ class Page:
         print(text, flush=True)
         self._lines.append(text)
 
-    def figure(self, axes: Sequence[Any], file: pathlib.Path, caption: str) -> None:
+    def figure(self, axes: Any, file: pathlib.Path, caption: str) -> None:
         """Save the figure of these Axes as PNG, keep a copy for the page, and close it."""
         import matplotlib.pyplot as plt
 

@@ -160,7 +160,7 @@ def energy_bound(matrix, omega) -> np.ndarray:
     excess = half**2 + product - 0.25
     excess = np.where(excess >= 0, excess, excess * gap / (2 - gap))
     # 0 where a diagonal matrix meets omega = 1, but for rounding.
-    return np.sqrt(np.maximum(1 - 2 * half * gap / (excess + gap / omega), 0))
+    return np.asarray(np.sqrt(np.maximum(1 - 2 * half * gap / (excess + gap / omega), 0)))
 
 
 def ssor_pcg_bound(matrix, omega, tol) -> np.ndarray:

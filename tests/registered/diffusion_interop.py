@@ -84,7 +84,13 @@ ENTRIES = {
     "jaxsci.diffusion.interop.denoiser": Compiled(_denoiser, grad=(0,)),
     "jaxsci.diffusion.from_diffusers": Builder(_from_diffusers, _euler),
     "jaxsci.diffusion.interop.plain_denoiser": Driver(
-        bad=(Bad(lambda f: interop.plain_denoiser(_at_three, None, "noise"), ValueError, "kind must be one of"),),
+        bad=(
+            Bad(
+                lambda f: interop.plain_denoiser(_at_three, schedules.vp_linear(), "noise"),
+                ValueError,
+                "kind must be one of",
+            ),
+        ),
         works=_plain_denoiser,
     ),
     "jaxsci.diffusion.interop.run_plain": Driver(

@@ -82,9 +82,9 @@ class State(NamedTuple):
 
 def config(
     *,
-    step_parameters: Sequence[float] = STEP_PARAMETERS,
+    step_parameters: Sequence[float] | Float[ArrayLike, " num_actions"] = STEP_PARAMETERS,
     reward: int | str = "cubed",
-    weights: Sequence[float] = (3000.0, 0.0, 4.0),
+    weights: Sequence[float] | Float[ArrayLike, " 3"] = (3000.0, 0.0, 4.0),
     observation: str = "cart",
     clock: bool = False,
     interval: ArrayLike = 0.1,

@@ -150,7 +150,7 @@ def train(
     learning_rate: float = 2e-3,
     ema_decay: float = 0.999,
     drop_rate: float = 0.15,
-    save_every: float = 15.0,
+    save_every: float | int = 15.0,
     progress: bool = True,
 ) -> Trained:
     """Train on the digits of scikit-learn: two minutes on one core. Killed and called again, it continues.
