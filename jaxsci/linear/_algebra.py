@@ -10,10 +10,11 @@ import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from jaxsci.core.types import concrete, float_dtype
+from jaxsci.core.types import concrete
 from jaxsci.linear._dense import Dense
 from jaxsci.linear._sparse import Banded, Sparse, banded_as_sparse, from_coordinates
 from jaxsci.linear._stencil import Stencil
+from jaxsci.linear._system import real_dtype
 
 # Operators whose arrays are their entries, so that sums and multiples are those of the arrays.
 _ENTRIES = (Banded, Dense, Sparse, Stencil)
@@ -73,7 +74,8 @@ def matrix_free(
         symmetric: promise that A = A^T (not checked); static.
 
     Raises:
-        ValueError: `mv` does not return the shape of `diagonal`.
+        ValueError: `mv` does not return the shape and dtype of `diagonal`.
+        TypeError: a complex diagonal.
 
     There are no triangular solves: SOR and SSOR raise, cg, chebyshev and jacobi work.
 
@@ -83,11 +85,14 @@ def matrix_free(
         >>> [float(v) for v in linear.solve(op, jnp.ones(2), method=linear.methods.cg(), tol=1e-5).value]
         [0.25, 0.25]
     """
-    diagonal = jnp.asarray(diagonal, float_dtype(diagonal))
+    diagonal = jnp.asarray(diagonal, real_dtype("matrix_free", diagonal))
     mv = _as_partial(mv)
     got = jax.eval_shape(mv, diagonal)
-    if getattr(got, "shape", None) != diagonal.shape:
-        raise ValueError(f"matrix_free: mv must map shape {diagonal.shape}, that of diagonal, to itself, got {got}")
+    if (getattr(got, "shape", None), getattr(got, "dtype", None)) != (diagonal.shape, diagonal.dtype):
+        raise ValueError(
+            f"matrix_free: mv must map shape {diagonal.shape} and dtype {diagonal.dtype}, those of diagonal, to "
+            f"itself, got {got}"
+        )
     return MatrixFree(mv, None if transpose_mv is None else _as_partial(transpose_mv), diagonal, symmetric=symmetric)
 
 
@@ -103,10 +108,11 @@ def shifted(op, shift: ArrayLike):
 
     Differentiable in both.
     """
-    shift = jnp.asarray(shift, op.diagonal.dtype)
-    if shift.ndim and shift.shape != op.diagonal.shape:
-        raise ValueError(f"shifted: expected a scalar or shape {op.diagonal.shape}, got {shift.shape}")
-    shift = jnp.broadcast_to(shift, op.diagonal.shape)
+    like = _like(op)
+    shift = jnp.asarray(shift, like.dtype)
+    if shift.ndim and shift.shape != like.shape:
+        raise ValueError(f"shifted: expected a scalar or shape {like.shape}, got {shift.shape}")
+    shift = jnp.broadcast_to(shift, like.shape)
     if isinstance(op, Dense):
         return dataclasses.replace(op, matrix=op.matrix + jnp.diag(shift))
     if isinstance(op, _ENTRIES):
@@ -120,11 +126,16 @@ def scaled(op, factor: ArrayLike):
     Raises:
         ValueError: `factor` is not a scalar.
     """
-    factor = jnp.asarray(factor, op.diagonal.dtype)
+    factor = jnp.asarray(factor, _like(op).dtype)
     if factor.ndim:
         raise ValueError(f"scaled: factor must be a scalar, got shape {factor.shape}")
     if isinstance(op, _ENTRIES):
         return jax.tree.map(lambda a: factor * a, op)
+    if isinstance(op, Sum):
+        return dataclasses.replace(op, one=scaled(op.one, factor), other=scaled(op.other, factor))
+    if isinstance(op, Product):
+        given = None if op.given is None else factor * op.given
+        return dataclasses.replace(op, outer=scaled(op.outer, factor), given=given)
     mv, back = (Partial(_scaled_mv, factor, each.mv) for each in (op, op.transpose))
     return MatrixFree(mv, back, factor * op.diagonal, symmetric=op.symmetric)
 
@@ -134,7 +145,8 @@ def _scaled_mv(factor, mv, x):
 
 
 def add(a, b):
-    """A + B. Two operators of one kind give that kind, in the order of A; others give a matrix-free operator.
+    """A + B. Two operators whose entries are held in one way give that kind, in the order of A, with the places of
+    both; others give an operator known by its product and diagonal alone.
 
     Raises:
         ValueError: operators of different shapes.
@@ -148,13 +160,54 @@ def add(a, b):
         rows, cols = np.concatenate(places, axis=1)
         op = from_coordinates("add", a.pattern.size, rows, cols, jnp.concatenate(data), symmetric)
         return dataclasses.replace(op, order=a.order)
+    if isinstance(a, Banded) and isinstance(b, Banded):
+        offsets = tuple(dict.fromkeys(a.offsets + b.offsets))
+        a, b = _with_offsets(a, offsets), _with_offsets(b, offsets)
     if type(a) is type(b) and isinstance(a, _ENTRIES):
         same = {"symmetric": symmetric} | ({"order": a.order} if hasattr(a, "order") else {})
         a, b = dataclasses.replace(a, **same), dataclasses.replace(b, **same)
         if jax.tree.structure(a) == jax.tree.structure(b):
             return jax.tree.map(jnp.add, a, b)  # a scalar coefficient may meet one per cell
-    mv, back = Partial(_sum_mv, a.mv, b.mv), Partial(_sum_mv, a.transpose.mv, b.transpose.mv)
-    return MatrixFree(mv, back, a.diagonal + b.diagonal, symmetric=symmetric)
+    return Sum(a, b, symmetric=symmetric)
+
+
+def _with_offsets(op: Banded, offsets: tuple[int, ...]) -> Banded:
+    """The same matrix with a band at each of `offsets`, zeros where it had none."""
+    held = dict(zip(op.offsets, op.bands))
+    bands = [held.get(offset, jnp.zeros_like(op.diagonal)) for offset in offsets]
+    return dataclasses.replace(op, bands=jnp.stack(bands) if bands else op.bands, offsets=offsets)
+
+
+class Sum(eqx.Module):
+    """A + B as a function, from `add`."""
+
+    one: eqx.Module
+    other: eqx.Module
+    symmetric: bool = eqx.field(static=True)
+
+    @property
+    def mv(self):
+        """x -> A x + B x."""
+        return Partial(_sum_mv, self.one.mv, self.other.mv)
+
+    @property
+    def diagonal(self) -> Float[Array, "..."]:
+        """The sum of both diagonals."""
+        return self.one.diagonal + self.other.diagonal
+
+    @property
+    def transpose(self) -> "Sum":
+        """A^T + B^T."""
+        return self if self.symmetric else Sum(self.one.transpose, self.other.transpose, symmetric=False)
+
+    @property
+    def ordered(self):
+        """None: a product alone has no triangles.
+
+        Raises:
+            ValueError: always, naming what to use instead.
+        """
+        raise ValueError(_NO_TRIANGLES)
 
 
 def _sum_mv(mv, other, x):
@@ -240,8 +293,13 @@ def _probe(mv, like):
     return jax.lax.map(entry, jnp.arange(like.size)).reshape(like.shape)
 
 
+def _like(op) -> jax.ShapeDtypeStruct:
+    """Shape and dtype of the operator's vectors, without computing its diagonal."""
+    return eqx.filter_eval_shape(lambda op: op.diagonal, op)
+
+
 def _same_shape(name: str, a, b) -> jax.ShapeDtypeStruct:
-    a, b = (eqx.filter_eval_shape(lambda op: op.diagonal, op) for op in (a, b))
+    a, b = _like(a), _like(b)
     if a.shape != b.shape:
         raise ValueError(f"{name}: operators of one shape expected, got {a.shape} and {b.shape}")
     return a

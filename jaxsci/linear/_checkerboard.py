@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 
 from jaxsci.core.static import bind
 from jaxsci.linear._shift import shift
+from jaxsci.linear._system import over
 
 
 class Checkerboard(eqx.Module):
@@ -120,8 +121,7 @@ def _half(op: Checkerboard, s, *, second: int):
 
 
 def _triangle(op: Checkerboard, omega, *, second: int):
-    inside = op.diagonal != 0
-    scale = jnp.where(inside, omega / jnp.where(inside, op.diagonal, 1), 0).astype(op.diagonal.dtype)
+    scale = over(omega, op.diagonal)
     before, after = (
         tuple(scale[second] * (c[second] if c.ndim else c) for c in part) for part in (op.before, op.after)
     )

@@ -7,8 +7,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
 from jaxsci.core.static import bind
-from jaxsci.core.types import float_dtype
-from jaxsci.linear._system import identity
+from jaxsci.linear._system import identity, real_dtype
 
 
 class Dense(eqx.Module):
@@ -94,8 +93,9 @@ def dense(matrix: Float[Array, "n n"], *, symmetric: bool = False) -> Dense:
 
     Raises:
         ValueError: a matrix that is not square, or empty.
+        TypeError: a complex matrix.
     """
-    matrix = jnp.asarray(matrix, float_dtype(matrix))
+    matrix = jnp.asarray(matrix, real_dtype("dense", matrix))
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or matrix.shape[0] == 0:
         raise ValueError(f"dense: expected a square matrix (n, n) with n >= 1, got shape {matrix.shape}")
     return Dense(matrix, symmetric=symmetric)

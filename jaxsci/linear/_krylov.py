@@ -131,7 +131,12 @@ def _krylov(prepare) -> Solver:
 
 
 def _prepare_pcg(preconditioner, op) -> System:
-    return System(Partial(identity), Partial(identity), op.mv, preconditioner, jnp.int32(status.OK))
+    apply = Partial(_in_dtype, preconditioner)
+    return System(Partial(identity), Partial(identity), op.mv, apply, jnp.int32(status.OK))
+
+
+def _in_dtype(preconditioner, r):
+    return preconditioner(r).astype(r.dtype)
 
 
 def _init(system: System, b, x0) -> KrylovState:
@@ -150,9 +155,12 @@ def _step(system: System, b, state: KrylovState) -> KrylovState:
 
 
 def _step_length(rho, curvature):
-    """rho / curvature; where A or M is not positive definite no step along p makes sense: stay and say so."""
-    broken = (curvature <= 0) | (rho <= 0)
-    return jnp.where(broken, 0, rho / jnp.where(broken, 1, curvature)), status.flag(broken, status.SINGULAR)
+    """rho / curvature; where A or M is not positive definite no step along p makes sense: stay and say so. The squares
+    of a residual far below rounding vanish: then nothing is left to gain."""
+    spent = rho == 0
+    broken = (rho < 0) | ((curvature <= 0) & ~spent)
+    code = status.flag(broken, status.SINGULAR) | status.flag(spent, status.STAGNATED)
+    return jnp.where(code != 0, 0, rho / jnp.where(code != 0, 1, curvature)), code
 
 
 def _prepare_eisenstat(omega, op, *, forward: bool) -> System:

@@ -23,6 +23,7 @@ from jaxtyping import Array, Float, Int
 from jaxsci.core.static import bind
 from jaxsci.linear._colours import sequence
 from jaxsci.linear._pattern import Pattern, Rows, fill, pad_rows
+from jaxsci.linear._system import over
 
 # What starting one more window costs, in unknowns of a window: chooses the width.
 _WINDOW_COST = 64
@@ -178,8 +179,7 @@ def _above(op: Leveled, x):
 
 
 def _triangle(op: Leveled, omega, *, backward: bool):
-    zero = op.diagonal == 0
-    scale = jnp.where(zero, 0, omega / jnp.where(zero, 1, op.diagonal)).astype(op.diagonal.dtype)
+    scale = over(omega, op.diagonal)
     part = op.after if backward else op.before
     function = bind(_substitute, pattern=op.pattern, order=op.order, backward=backward)
     return Partial(function, scale, scale[None] * part)

@@ -18,8 +18,8 @@ from jaxtyping import Array, ArrayLike, Float, Int
 from jaxsci.core import loops, tree
 from jaxsci.core.protocols import Solver
 from jaxsci.core.static import bind
-from jaxsci.linear._system import System, scalar, trouble
-from jaxsci.linear._wavefront import Wavefront, reach, relaxation
+from jaxsci.linear._system import System, over, scalar, trouble
+from jaxsci.linear._wavefront import Wavefront, reach
 
 
 class Chunk(NamedTuple):
@@ -122,7 +122,7 @@ def sweep(op: Wavefront, omega, b, x, *, sweeps: int):
         return jnp.pad(a, [(2 * last, 2 * last), *rest]) if a.ndim else a
 
     initial = jnp.pad(x, [(1, 2 * last + 3), *rest])
-    arrays = jax.tree.map(padded, (b, op.diagonal, relaxation(op, omega), op.before, op.after))
+    arrays = jax.tree.map(padded, (b, op.diagonal, over(omega, op.diagonal), op.before, op.after))
 
     def step(carry, t):
         # Values one, two and three steps ago. The row behind the last lane is the initial iterate, two ahead: the lanes

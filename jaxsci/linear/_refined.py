@@ -20,7 +20,7 @@ from jaxsci.core import tree
 from jaxsci.core.protocols import Solver
 from jaxsci.core.static import bind
 from jaxsci.core.types import float_dtype
-from jaxsci.linear._system import System, scalar
+from jaxsci.linear._system import System, cast, scalar
 
 
 class RefinedState(NamedTuple):
@@ -42,19 +42,21 @@ def refined(method: Solver, *, dtype: str = "float32", factor: ArrayLike = 1e-3,
     recursion again at every refinement and takes somewhat more.
 
     Args:
-        method: from `linear.methods`.
+        method: from `linear.methods`, but not `pipelined_sor`; its arrays are rounded to `dtype`.
         dtype: precision it works in, static; smaller than the operator's.
         factor: a refinement follows when the residual of the correction has fallen by this factor, traced; well above
             what `dtype` reaches on this system.
         max_inner: steps after which a refinement follows in any case, traced.
 
     Raises:
-        ValueError: while tracing, when the operator is not more precise than `dtype`: float64 data need
-            ``jax.config.update("jax_enable_x64", True)``.
+        ValueError: while tracing, when the operator is not more precise than `dtype` (float64 data need
+            ``jax.config.update("jax_enable_x64", True)``), or has one dtype for ever, as functions of lineax;
+            `pipelined_sor`.
 
     References: Higham 2002, chapter 12; Carson and Higham 2018, SIAM Journal on Scientific Computing 40(2).
     """
     dtype = jnp.dtype(dtype).name
+    method = cast(method, dtype)
     limits = (scalar(factor, "factor"), jnp.asarray(max_inner, jnp.int32))
     return Solver(
         Partial(bind(_prepare, dtype=dtype), method.prepare),
@@ -72,10 +74,7 @@ def _prepare(prepare, op, *, dtype: str) -> System:
             'jax.config.update("jax_enable_x64", True)'
         )
 
-    def small(a):
-        return a.astype(dtype) if eqx.is_inexact_array(a) else a
-
-    outer, inner = prepare(op), prepare(jax.tree.map(small, op))
+    outer, inner = prepare(op), prepare(cast(op, dtype))
     return System(outer.pack, outer.unpack, outer.mv, inner, outer.status | inner.status)
 
 
@@ -84,7 +83,10 @@ def _restart(init, system: System, b, x, *, dtype) -> RefinedState:
     scale = tree.norm(r)
     safe = jnp.where(scale > 0, scale, 1)
     rhs = (r / safe).astype(dtype)
-    return RefinedState(x, r, x, scale, rhs, init(system.apply, rhs, jnp.zeros_like(rhs)), jnp.int32(0))
+    inner = init(system.apply, rhs, jnp.zeros_like(rhs))
+    if not isinstance(inner.x, jax.Array):
+        raise ValueError("refined: pipelined_sor keeps several iterates at once, of which none can be refined; use sor")
+    return RefinedState(x, r, x, scale, rhs, inner, jnp.int32(0))
 
 
 def _step(method: Solver, limits, system: System, b, state: RefinedState) -> RefinedState:

@@ -1,5 +1,7 @@
 """Sparse operators, in compressed rows and in diagonals (DIA): the pattern is static, the values are traced."""
 
+import operator
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -8,10 +10,11 @@ from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from jaxsci.core.static import bind
-from jaxsci.core.types import concrete, float_dtype
+from jaxsci.core.types import concrete
 from jaxsci.linear._levels import Leveled, leveled
 from jaxsci.linear._pattern import Pattern, fill, rows_of, split, transposed
 from jaxsci.linear._shift import shift
+from jaxsci.linear._system import real_dtype
 
 
 class Sparse(eqx.Module):
@@ -58,7 +61,7 @@ def _mv_by_entry(diagonal, entries, x, *, pattern: Pattern):
 
 
 def sparse(
-    data: Float[Array, " given"], indices: Int[ArrayLike, " given"], indptr: Int[ArrayLike, " n+1"], *, symmetric=False
+    data: Float[Array, " given"], indices: Int[ArrayLike, " given"], indptr: Int[ArrayLike, " ends"], *, symmetric=False
 ) -> Sparse:
     """A square matrix in compressed sparse rows (CSR): row i holds data[indptr[i]:indptr[i + 1]].
 
@@ -69,7 +72,7 @@ def sparse(
         symmetric: promise that A = A^T (not checked); static. Gradients then reuse the operator itself.
 
     Raises:
-        TypeError: `indices` or `indptr` traced: the pattern is part of the program.
+        TypeError: `indices` or `indptr` traced (the pattern is part of the program) or not integers; complex data.
         ValueError: an empty matrix, lengths that do not agree, a column outside.
 
     Differentiable in `data`. Sweeps go level by level in the order of `reordered`.
@@ -83,7 +86,10 @@ def sparse(
     other = "keep the pattern outside and pass only data through the transform"
     indices = np.asarray(concrete(indices, "sparse", "indices", other))
     indptr = np.asarray(concrete(indptr, "sparse", "indptr", other))
-    size, data = len(indptr) - 1, jnp.asarray(data, float_dtype(data))
+    for name, given in (("indices", indices), ("indptr", indptr)):
+        if given.size and not np.issubdtype(given.dtype, np.integer):
+            raise TypeError(f"sparse: {name} must be integers, got {given.dtype}")
+    size, data = len(indptr) - 1, jnp.asarray(data, real_dtype("sparse", data))
     if size < 1:
         raise ValueError(f"sparse: expected n >= 1 rows, indptr of shape (n + 1,), got shape {indptr.shape}")
     if data.shape != indices.shape or data.ndim != 1 or indptr[0] != 0 or indptr[-1] != len(indices):
@@ -151,6 +157,7 @@ def banded(bands: Float[Array, "k n"], offsets: tuple[int, ...], *, symmetric: b
 
     Raises:
         ValueError: an empty matrix, repeated offsets, or as many offsets as bands not given.
+        TypeError: complex bands, or offsets that are not integers.
 
     Differentiable in `bands`. Sweeps go level by level in the order of `reordered`.
 
@@ -160,7 +167,7 @@ def banded(bands: Float[Array, "k n"], offsets: tuple[int, ...], *, symmetric: b
         >>> [float(v) for v in op.mv(jnp.array([1.0, 2.0, 3.0]))]
         [0.0, 0.0, 4.0]
     """
-    bands, offsets = jnp.asarray(bands, float_dtype(bands)), tuple(int(o) for o in offsets)
+    bands, offsets = jnp.asarray(bands, real_dtype("banded", bands)), tuple(operator.index(o) for o in offsets)
     if bands.ndim != 2 or bands.shape[1] < 1 or len(offsets) != bands.shape[0] or len(set(offsets)) < len(offsets):
         raise ValueError(
             f"banded: expected bands (k, n) with n >= 1 and k different offsets, got {bands.shape} and {offsets}"

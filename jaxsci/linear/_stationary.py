@@ -16,7 +16,7 @@ from jaxtyping import Array, ArrayLike, Float
 from jaxsci.core import tree
 from jaxsci.core.protocols import Solver
 from jaxsci.core.static import bind
-from jaxsci.linear._system import System, identity, scalar, trouble
+from jaxsci.linear._system import System, identity, over, scalar, trouble
 
 
 class StationaryState(NamedTuple):
@@ -77,9 +77,7 @@ def _stationary(prepare) -> Solver:
 
 def _prepare_jacobi(omega, op) -> System:
     omega = omega.astype(op.diagonal.dtype)
-    zero = op.diagonal == 0
-    scale = jnp.where(zero, 0, omega / jnp.where(zero, 1, op.diagonal))
-    apply = Partial(jnp.multiply, scale)
+    apply = Partial(jnp.multiply, over(omega, op.diagonal))
     return System(Partial(identity), Partial(identity), op.mv, apply, trouble(op.diagonal, omega))
 
 

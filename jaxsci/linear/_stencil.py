@@ -6,9 +6,9 @@ import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float
 
-from jaxsci.core.types import float_dtype
 from jaxsci.linear._checkerboard import checkerboard
 from jaxsci.linear._shift import shift
+from jaxsci.linear._system import real_dtype
 from jaxsci.linear._wavefront import wavefront
 
 _ORDERS = {"natural": wavefront, "red-black": checkerboard}
@@ -66,7 +66,7 @@ def _build(name: str, diagonal, before, after, shape, symmetric: bool, axes: str
     shape = next(iter(shapes))
     if min(shape) < 1:
         raise ValueError(f"{name}: expected at least one cell, got shape {shape}")
-    dtype = float_dtype(*given)
+    dtype = real_dtype(name, *given)
     diagonal = jnp.broadcast_to(jnp.asarray(diagonal, dtype), shape)
     before, after = (tuple(jnp.asarray(c, dtype) for c in part) for part in (before, after))
     return Stencil(diagonal, before, after, symmetric=symmetric)
@@ -94,6 +94,7 @@ def stencil5(
 
     Raises:
         ValueError: shapes that do not agree, or none given.
+        TypeError: complex coefficients.
 
     Differentiable in the coefficients.
 
@@ -130,6 +131,7 @@ def stencil7(
 
     Raises:
         ValueError: shapes that do not agree, or none given.
+        TypeError: complex coefficients.
 
     Differentiable in the coefficients.
 
@@ -155,7 +157,7 @@ def shifted_laplacian(shape: tuple[int, ...], shift: ArrayLike = 0.0) -> Stencil
     """
     if len(shape) not in (2, 3):
         raise ValueError(f"shifted_laplacian: expected shape (rows, cols) or (planes, rows, cols), got {shape}")
-    shift = jnp.asarray(shift, float_dtype(shift))
+    shift = jnp.asarray(shift, real_dtype("shifted_laplacian", shift))
     off = -jnp.ones((), shift.dtype)
     make = stencil5 if len(shape) == 2 else stencil7
     return make(2 * len(shape) + shift, *[off] * (2 * len(shape)), shape=tuple(shape), symmetric=True)
@@ -167,19 +169,26 @@ def diffusion(
     r"""Implicit diffusion $I - \tau\,\mathrm{div}(g\,\nabla)$ with no flux through the border.
 
     Args:
-        across_rows: conductance g between cells (i, j) and (i + 1, j), shape (rows - 1, cols).
-        across_cols: conductance g between cells (i, j) and (i, j + 1), shape (rows, cols - 1).
-        step: tau in units of the squared cell width, traced. Every row sums to 1, so the mean is kept.
+        across_rows: conductance g between cells (i, j) and (i + 1, j), shape (rows - 1, cols), traced.
+        across_cols: conductance g between cells (i, j) and (i, j + 1), shape (rows, cols - 1), traced.
+        step: tau in units of the squared cell width, a traced scalar. Every row sums to 1, so the mean is kept.
 
     Raises:
-        ValueError: shapes that do not belong to one grid.
+        ValueError: shapes that do not belong to one grid, or a grid without cells.
+        TypeError: complex conductances.
+
+    Differentiable in all three.
     """
-    rows, cols = across_rows.shape[0] + 1, across_rows.shape[1]
-    if across_cols.shape != (rows, cols - 1):
+    dtype = real_dtype("diffusion", across_rows, across_cols, step)
+    across_rows, across_cols, step = (jnp.asarray(a, dtype) for a in (across_rows, across_cols, step))
+    down, right = across_rows.shape, across_cols.shape
+    if not (len(down) == len(right) == 2 and (down[0] + 1, down[1]) == (right[0], right[1] + 1)):
         raise ValueError(
-            f"diffusion: expected across_cols of shape {(rows, cols - 1)} beside across_rows of shape "
-            f"{across_rows.shape}, got {across_cols.shape}"
+            "diffusion: expected across_rows of shape (rows - 1, cols) and across_cols of shape (rows, cols - 1) with "
+            f"at least one cell, got {down} and {right}"
         )
+    if step.ndim:
+        raise ValueError(f"diffusion: step must be a scalar, got shape {step.shape}")
     vertical, horizontal = step * across_rows, step * across_cols
     north, south = jnp.pad(vertical, ((1, 0), (0, 0))), jnp.pad(vertical, ((0, 1), (0, 0)))
     west, east = jnp.pad(horizontal, ((0, 0), (1, 0))), jnp.pad(horizontal, ((0, 0), (0, 1)))

@@ -1,7 +1,9 @@
-"""What every method prepares from an operator: the `System` that its steps work on, and the checks they share."""
+"""What every method prepares from an operator: the `System` that its steps work on, and what they share."""
 
 from typing import NamedTuple
 
+import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import ArrayLike, Int, PyTree
@@ -37,6 +39,32 @@ def scalar(value: ArrayLike, name: str = "omega"):
     return value
 
 
+def real_dtype(name: str, *trees: PyTree):
+    """`float_dtype` of real data; norms, tests and gradients of this room are those of real systems.
+
+    Raises:
+        TypeError: a complex entry.
+    """
+    dtype = float_dtype(*trees)
+    if jnp.issubdtype(dtype, jnp.complexfloating):
+        raise TypeError(
+            f"{name}: expected real numbers, got {dtype}; write (B + iC)(x + iy) = f + ig as the real system "
+            "[[B, -C], [C, B]] of twice the size"
+        )
+    return dtype
+
+
+def cast(x: PyTree, dtype) -> PyTree:
+    """x with its floating arrays in `dtype`."""
+    return jax.tree.map(lambda a: a.astype(dtype) if eqx.is_inexact_array(a) else a, x)
+
+
+def over(omega, diagonal):
+    """omega / diagonal in the dtype of the diagonal, 0 where the diagonal is 0."""
+    zero = diagonal == 0
+    return jnp.where(zero, 0, omega / jnp.where(zero, 1, diagonal)).astype(diagonal.dtype)
+
+
 def trouble(diagonal, omega=None):
     """Status bits of a zero diagonal and of omega outside (0, 2)."""
     code = status.flag(jnp.any(diagonal == 0), status.SINGULAR)
@@ -46,4 +74,4 @@ def trouble(diagonal, omega=None):
     return code
 
 
-__all__ = ["System", "identity", "scalar", "trouble"]
+__all__ = ["System", "cast", "identity", "over", "real_dtype", "scalar", "trouble"]

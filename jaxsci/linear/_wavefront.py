@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 
 from jaxsci.core.static import bind
 from jaxsci.linear._shift import shift
+from jaxsci.linear._system import over
 
 
 class Triangle(NamedTuple):
@@ -126,19 +127,14 @@ def _inside(op: Wavefront, s):
     return jnp.where(op.diagonal != 0, s, 0)
 
 
-def relaxation(op: Wavefront, omega):
-    """omega / D; outside the grid the diagonal is 0, and so is this: such places stay 0."""
-    inside = op.diagonal != 0
-    return jnp.where(inside, omega / jnp.where(inside, op.diagonal, 1), 0).astype(op.diagonal.dtype)
-
-
 def _lower(op: Wavefront, omega):
-    scale = relaxation(op, omega)
+    # Outside the grid the diagonal is 0, and so is this: such places stay 0.
+    scale = over(omega, op.diagonal)
     return Partial(bind(_substitute, by=1), Triangle(scale, tuple(scale * c for c in op.before)))
 
 
 def _upper(op: Wavefront, omega):
-    scale = relaxation(op, omega)
+    scale = over(omega, op.diagonal)
     return Partial(bind(_substitute, by=-1), Triangle(scale, tuple(scale * c for c in op.after)))
 
 
@@ -155,4 +151,4 @@ def _substitute(triangle: Triangle, r, *, by: int):
     return jax.lax.scan(step, start, (triangle.scale * r, triangle.coefficients), reverse=by < 0)[1]
 
 
-__all__ = ["Triangle", "Wavefront", "reach", "relaxation", "skew", "unskew", "wavefront"]
+__all__ = ["Triangle", "Wavefront", "reach", "skew", "unskew", "wavefront"]

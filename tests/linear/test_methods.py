@@ -213,6 +213,15 @@ def test_damped_jacobi_diverges_where_theory_says(key):
     assert int(result.status) & status.DIVERGED and bool(jnp.all(jnp.isfinite(result.value)))
 
 
+@pytest.mark.parametrize("form", ["plain", "eisenstat"])
+def test_rounding_is_stagnation_not_a_matrix_that_is_singular(form, key):
+    """Without a tolerance the recursion runs until its squares vanish."""
+    b = jax.random.normal(key, SHAPE)
+    result = linear.solve(laplacian(), b, method=M.ssor_pcg(1.3, form=form), tol=0.0)
+    assert int(result.status) == status.STAGNATED and int(result.steps) < 100
+    assert float(result.residual) < 1e-5 * float(jnp.linalg.norm(b))
+
+
 # --- refinement --------------------------------------------------------------------------------------------
 
 
@@ -235,6 +244,20 @@ def test_refinement_reaches_what_float32_does_not(method, extra, key):
     np.testing.assert_allclose(refined.value, full.value, atol=1e-6)
 
 
+@pytest.mark.x64
+def test_a_preconditioner_in_full_precision_is_rounded_with_its_method(key):
+    """Arrays of a Partial are cast, and what a closure returns too."""
+    op, b = laplacian(), jax.random.normal(key, SHAPE)
+    scale = 1 / op.diagonal
+    for preconditioner in (Partial(jnp.multiply, scale), lambda r: scale * r):
+        result = linear.solve(op, b, method=M.refined(M.pcg(preconditioner)), tol=1e-10)
+        assert int(result.status) == 0 and result.value.dtype == jnp.float64
+
+
+def _refined_in_half(method):
+    return linear.solve(laplacian(), jnp.ones(SHAPE), method=M.refined(method, dtype="float16"))
+
+
 @pytest.mark.bad_input
 @pytest.mark.parametrize(
     ("call", "error", "match"),
@@ -245,6 +268,7 @@ def test_refinement_reaches_what_float32_does_not(method, extra, key):
         (lambda: M.chebyshev(1.0, jnp.ones(2)), ValueError, "high must be a scalar"),
         (lambda: linear.solve(laplacian(), jnp.ones(SHAPE), method=M.refined(M.cg())), ValueError, "jax_enable_x64"),
         (lambda: linear.solve(laplacian(), jnp.ones(SHAPE), method=M.cg(), batching="all"), ValueError, "'auto'"),
+        (lambda: _refined_in_half(M.pipelined_sor(1.2)), ValueError, "pipelined_sor keeps several iterates"),
     ],
 )
 def test_misuse_raises(call, error, match):

@@ -10,6 +10,7 @@ from jax.tree_util import Partial
 
 from jaxsci import linear
 from jaxsci.core import status
+from jaxsci.linear import _algebra
 
 O, M = linear.operators, linear.methods
 
@@ -190,6 +191,34 @@ def test_algebra_against_matrices():
 
 
 @pytest.mark.x64
+def test_banded_operators_of_other_offsets_add_up():
+    """Bands of both, in either order of offsets; the sum keeps its sweeps."""
+    bands = jnp.asarray(np.random.default_rng(4).standard_normal((3, 6)))
+    one, two, none = O.banded(bands, (-2, 0, 1)), O.banded(bands, (1, 4, -2)), O.banded(bands[:1], (0,))
+    for a, b in ((one, two), (two, one), (one, none), (none, none)):
+        made = O.add(a, b)
+        assert isinstance(made, O.Banded)
+        _check(made, _matrix(a)[0] + _matrix(b)[0])
+        assert made.ordered is not None
+
+
+def test_a_product_computes_its_diagonal_only_where_it_is_read(monkeypatch):
+    probe = _algebra._probe
+
+    def traced(mv, like):
+        assert isinstance(like, jax.core.Tracer), "computed without being asked for"
+        return probe(mv, like)
+
+    monkeypatch.setattr(_algebra, "_probe", traced)
+    product = O.compose(_free(), O.dense(jnp.eye(3)))
+    made = O.scaled(O.shifted(O.add(product, product), 1.0), 2.0)
+    result = linear.solve(O.add(made, _free()), jnp.full(3, 24.0), method=M.cg(), tol=1e-6)
+    np.testing.assert_allclose(result.value, 2.0, rtol=1e-5)
+    monkeypatch.undo()
+    np.testing.assert_allclose(made.diagonal, 10.0)
+
+
+@pytest.mark.x64
 def test_matrix_free_transpose_and_captured_values(key):
     """JAX transposes the product; gradients flow into the leaves of a Partial."""
     a = jax.random.normal(key, (4, 4)) + 6 * jnp.eye(4)
@@ -295,6 +324,7 @@ def _free():
         (lambda: O.stencil7(6.0, *[-1.0] * 6, shape=(2, 0, 2)), "at least one cell"),
         (lambda: O.shifted_laplacian((3,)), "planes, rows, cols"),
         (lambda: O.matrix_free(lambda x: x[:2], jnp.ones(3)), "to itself"),
+        (lambda: O.matrix_free(lambda x: x.astype(jnp.float16), jnp.ones(3)), "dtype float32"),
         (lambda: O.shifted(O.dense(jnp.eye(3)), jnp.ones(2)), "scalar or shape"),
         (lambda: O.scaled(O.dense(jnp.eye(3)), jnp.ones(3)), "must be a scalar"),
         (lambda: O.add(O.dense(jnp.eye(3)), O.dense(jnp.eye(2))), "one shape"),
@@ -315,6 +345,8 @@ def test_static_misuse_raises(call, match):
 
 @pytest.mark.bad_input
 def test_wrong_kinds_and_traced_patterns_name_the_remedy():
+    with pytest.raises(TypeError, match="indices must be integers"):
+        O.sparse(jnp.ones(2), [0.7, 1.2], [0, 1, 2])
     with pytest.raises(TypeError, match="stencil, banded or sparse"):
         O.as_sparse(O.dense(jnp.eye(2)))
     with pytest.raises(TypeError, match="concrete"):
