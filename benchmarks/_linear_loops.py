@@ -57,17 +57,18 @@ def _bump(points, centre, radius):
 def heat(num_cells: int, steps: int, omega: float | None):
     """Crank-Nicolson steps by SciPy's cg, preconditioned by SSOR with factored triangles unless omega is None.
 
-    Returns the number of iterations in all and the last solution.
+    Returns the number of iterations of every step and the last solution.
     """
     dt, points = 1e-3, np.arange(1, num_cells) / num_cells
     n = (num_cells - 1) ** 2
     minus_laplacian, eye = laplacian(num_cells - 1, num_cells - 1) * num_cells**2, sp.eye(n, format="csr")
-    u, total = _bump(points, (0.5, 0.5), 0.25).ravel(), [0]
-
-    def count(_):
-        total[0] += 1
+    u, counts = _bump(points, (0.5, 0.5), 0.25).ravel(), np.zeros(steps, int)
 
     for i in range(steps):
+
+        def count(_, i=i):
+            counts[i] += 1
+
         t = i * dt + dt / 2
         wave = np.sin(2 * np.pi * t)
         number, angle = 0.5 * max(0.1 * wave, -10 * wave) * dt, 16 * np.pi * t
@@ -76,7 +77,7 @@ def heat(num_cells: int, steps: int, omega: float | None):
         b = 2 * u - a @ u + dt * source
         preconditioner = None if omega is None else _ssor(a, omega)
         u, _ = spla.cg(a, b, x0=u, rtol=1e-8, atol=0.0, M=preconditioner, callback=count, maxiter=10_000)
-    return total[0], u
+    return counts, u
 
 
 def _ssor(a, omega):
