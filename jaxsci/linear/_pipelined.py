@@ -1,8 +1,10 @@
-r"""Natural-order SOR on grids, several sweeps in flight at once: the iterates of `sor`, in longer vectors.
+r"""SOR on grids, several sweeps at once: the iterates of `sor`, in longer vectors or in one kernel.
 
-Sweep s may update anti-diagonal q as soon as sweep s - 1 has left q + 1, so at step t of one scan sweep s works on
-$q = t - 2s$: K sweeps advance as one (K, rows) array and take $2(K-1)$ steps more than one sweep alone. Residual norms
-of all K come out as well, so the solve still stops at the first sweep that meets the tolerance; the
+In natural order sweep s may update anti-diagonal q as soon as sweep s - 1 has left q + 1: at step t of one scan sweep s
+works on $q = t - 2s$: K sweeps advance as one (K, rows) array and take $2(K-1)$ steps more than one sweep alone.
+In red-black order, in the plane, `pallas_kernels.sor` runs K sweeps in one call, on accelerators by a kernel.
+
+Residual norms of all K come out as well, so the solve still stops at the first sweep that meets the tolerance; the
 iterate of that sweep is computed again from the start of its chunk.
 
 Reference: Lamport 1974, The parallel execution of DO loops (the hyperplane method).
@@ -18,16 +20,18 @@ from jaxtyping import Array, ArrayLike, Float, Int
 from jaxsci.core import loops, tree
 from jaxsci.core.protocols import Solver
 from jaxsci.core.static import bind
-from jaxsci.linear._system import System, over, scalar, trouble
+from jaxsci.linear._checkerboard import Checkerboard
+from jaxsci.linear._system import System, identity, over, scalar, trouble
 from jaxsci.linear._wavefront import Wavefront, reach
+from pallas_kernels import sor as red_black
 
 
 class Chunk(NamedTuple):
     """Where a pipelined solve stands: `count` sweeps after `start`, of a chunk that leads to `end`."""
 
-    start: Float[Array, "diagonals *rows"]
-    end: Float[Array, "diagonals *rows"]
-    b: Float[Array, "diagonals *rows"]
+    start: Float[Array, "..."]
+    end: Float[Array, "..."]
+    b: Float[Array, "..."]
     count: Int[Array, ""]
 
 
@@ -40,17 +44,19 @@ class PipelinedState(NamedTuple):
 
 
 def pipelined_sor(omega: ArrayLike, *, sweeps: int = 16) -> Solver:
-    r"""`sor` on a stencil in natural order, with `sweeps` sweeps in flight; counts and results are those of `sor`.
+    r"""`sor` on a stencil, `sweeps` sweeps at once; counts and results are those of `sor`.
 
-    It pays on large grids. Lanes of a plain `jax.vmap` compute a whole chunk at every step, so batch by
-    `jax.lax.map`.
+    In natural order they are in flight together; in red-black order, in the plane, they are one call of
+    `pallas_kernels.sor`, on TPU and GPU a kernel. It pays on large grids. Lanes of a plain `jax.vmap` compute a whole
+    chunk at every step, so batch by `jax.lax.map`.
 
     Args:
         omega: relaxation parameter, traced; outside (0, 2) the result carries `status.OUT_OF_RANGE` and no sweep runs.
         sweeps: how many at once, static.
 
     Raises:
-        ValueError: fewer than one sweep, or (in the solve) an operator that is not a stencil in natural order.
+        ValueError: fewer than one sweep, or (in the solve) an operator that is neither a stencil in natural order nor
+            one in the plane in red-black order.
 
     Example:
         >>> from jaxsci import linear
@@ -69,23 +75,40 @@ def pipelined_sor(omega: ArrayLike, *, sweeps: int = 16) -> Solver:
 
 
 def _prepare(omega, op, *, sweeps: int) -> System:
-    ordered = op.ordered
-    if not isinstance(ordered, Wavefront):
-        raise ValueError(
-            f"pipelined_sor: expected a stencil in natural order, got {type(op).__name__} with sweeps by "
-            f"{type(ordered).__name__}; use methods.sor"
-        )
-    omega = omega.astype(op.diagonal.dtype)
-    finish = Partial(_finish, ordered, ordered.lower(omega), ordered.unpack)
-    apply = Partial(bind(sweep, sweeps=sweeps), ordered, omega)
-    return System(ordered.pack, finish, ordered.mv, apply, trouble(op.diagonal, omega))
+    ordered, omega, code = op.ordered, omega.astype(op.diagonal.dtype), trouble(op.diagonal, omega)
+    if isinstance(ordered, Wavefront):
+        finish = Partial(_finish, Partial(_sweep, ordered.mv, ordered.lower(omega)), ordered.unpack)
+        apply = Partial(bind(sweep, sweeps=sweeps), ordered, omega)
+        return System(ordered.pack, finish, ordered.mv, apply, code)
+    if isinstance(ordered, Checkerboard) and op.diagonal.ndim == 2:
+        (north, west), (south, east) = op.before, op.after
+        matrix = (op.diagonal, north, south, west, east)
+        matrix = jnp.stack([jnp.broadcast_to(c, op.diagonal.shape) for c in matrix])
+        finish = Partial(_finish, Partial(_red_black_sweep, matrix, omega), Partial(identity))
+        return System(Partial(identity), finish, op.mv, Partial(bind(_red_black, sweeps=sweeps), matrix, omega), code)
+    raise ValueError(
+        "pipelined_sor: expected a stencil in natural order, or one in the plane in red-black order, got "
+        f"{type(op).__name__} with sweeps by {type(ordered).__name__}; use methods.sor"
+    )
 
 
-def _finish(ordered: Wavefront, lower, unpack, chunk: Chunk):
+def _sweep(mv, lower, b, x):
+    return x + lower(b - mv(x))
+
+
+def _red_black_sweep(matrix, omega, b, x):
+    return red_black(x, b, matrix, omega).value
+
+
+def _red_black(matrix, omega, b, x, *, sweeps: int):
+    return red_black(x, b, matrix, omega, num_sweeps=sweeps, residuals=True)[:2]
+
+
+def _finish(one, unpack, chunk: Chunk):
     """The iterate that the count belongs to, by single sweeps from the start of the chunk."""
 
     def body(x):
-        return x + lower(chunk.b - ordered.mv(x))
+        return one(chunk.b, x)
 
     return unpack(loops.bounded_while(lambda x: True, body, chunk.start, max_steps=chunk.count)[0])
 
