@@ -109,6 +109,14 @@ def test_norms_are_not_understated_at_the_floor_of_float32(key):
         assert ends[1].residuals[-2] > 0.5 * true, "an earlier one takes the change of a relaxed colour as exact"
 
 
+def test_norms_whose_squares_vanish_are_rounded_up(key):
+    u, b, coefficients = system(key, (5, 7), False)
+    out = by_reference(1e-21 * u, 1e-21 * b, coefficients, 1.3)
+    value, norms = plain_loop(1e-21 * u, 1e-21 * b, coefficients, 1.3, 4)
+    np.testing.assert_allclose(out.value, value, rtol=1e-4)
+    assert np.all(out.residuals >= norms) and np.all(out.residuals < 1e-18) and int(out.status) == 0
+
+
 def test_packing_is_undone_by_unpacking(key):
     for shape in ((3, 5), (2, 4)):
         x, _, _ = system(key, shape, False)
