@@ -216,15 +216,38 @@ class OnGrid(NamedTuple):
     """L and S at the nodes."""
     steps: Stretch
     """N of them, from node to node."""
+    lam: Float[Array, " N+1"] | None = None
+    """The nodes, as they were given."""
+    coefficients: Coefficients | None = None
+    """What was integrated: on other nodes it is integrated again."""
 
 
 def on_nodes(c: Coefficients, lams: Float[ArrayLike, " nodes"]) -> OnGrid:
     """`OnGrid` of rising nodes; beyond the levels the outermost pieces go on, infinite host nodes stand for nothing."""
-    if namespace(c, lams) is not np:
-        return _on_traced_nodes(jax.tree.map(jnp.asarray, c), jnp.asarray(lams, c.lam.dtype))
-    lams = np.clip(lams, min(c.lam[0], lams[1]), max(c.lam[-1], lams[-2]))
-    steps = _join(np.stack, [_between(np, c, *lams[n : n + 2]) for n in range(len(lams) - 1)])
-    return _at_nodes(np, c, lams, steps)
+    if namespace(c, lams) is np:
+        finite = np.clip(lams, min(c.lam[0], lams[1]), max(c.lam[-1], lams[-2]))
+        steps = _join(np.stack, [_between(np, c, *finite[n : n + 2]) for n in range(len(finite) - 1)])
+        on = _at_nodes(np, c, finite, steps)
+    else:
+        on = _on_traced_nodes(jax.tree.map(jnp.asarray, c), jnp.asarray(lams, c.lam.dtype))
+    return on._replace(lam=lams, coefficients=c)
+
+
+def stretch_of(c: Coefficients | OnGrid, lams: Float[ArrayLike, " nodes"], first: int, last: int) -> tuple[OnGrid, int]:
+    """`OnGrid` that holds the nodes first .. last of a grid, and the index of node `first` in it.
+
+    What was integrated before serves if it stands on the very same nodes, as far as that can be told: traced nodes
+    must be the same array. Otherwise the part of the grid is integrated anew.
+    """
+    if isinstance(c, OnGrid):
+        if lams is c.lam:
+            return c, first
+        mine, theirs = lams[first : last + 1], c.lam[first : last + 1]
+        traced = isinstance(mine, jax.core.Tracer) or isinstance(theirs, jax.core.Tracer)
+        if not traced and np.array_equal(mine, theirs):
+            return c, first
+        c = c.coefficients
+    return on_nodes(c, lams[first : last + 1]), 0
 
 
 @jax.jit
@@ -246,4 +269,15 @@ def span(xp, on: OnGrid, start: int, end: int) -> Stretch:
     return chain(xp, part(on.steps, slice(start, end)))
 
 
-__all__ = ["QUADRATURES", "TERMS", "Coefficients", "OnGrid", "Stretch", "chain", "coefficients", "on_nodes", "span"]
+__all__ = [
+    "QUADRATURES",
+    "TERMS",
+    "Coefficients",
+    "OnGrid",
+    "Stretch",
+    "chain",
+    "coefficients",
+    "on_nodes",
+    "span",
+    "stretch_of",
+]

@@ -256,7 +256,8 @@ def rule(decisions: Decisions, statistics: Statistics | None = None, grid: grids
     Args:
         decisions: concrete but for `coefficient`; its nodes are not used, those of the grid are.
         statistics: of the model, for rows of kind "v3"; traced or host.
-        grid: the grid that the rule will stand on, if it is known: integrals of the statistics are then made once.
+        grid: the grid that the rule will stand on, if it is known: integrals of the statistics are then made once. On
+            other nodes they are made anew.
 
     Raises:
         ValueError, TypeError: see `check`.

@@ -26,7 +26,7 @@ from jaxsci.core.static import bind
 from jaxsci.diffusion import _exponential as expo
 from jaxsci.diffusion import grids, rules
 from jaxsci.diffusion._namespace import concrete, host, namespace
-from jaxsci.diffusion._v3_integrals import QUADRATURES, Coefficients, OnGrid, coefficients, on_nodes, span
+from jaxsci.diffusion._v3_integrals import QUADRATURES, Coefficients, OnGrid, coefficients, on_nodes, span, stretch_of
 from jaxsci.diffusion.grids import TimeGrid
 from jaxsci.diffusion.statistics import Statistics
 from jaxsci.diffusion.tables import Row, SolverTable, Step, tabulate
@@ -65,20 +65,18 @@ def v3_row(
         base: slot of the expansion point: 0 for a multistep predictor, 1 for its corrector, others for singlestep.
         target: node to arrive at.
         stencils: for k = 1, 2, ... (4 at most) the slots, without `base`, that derivative k is made of.
-        coefficients: from `coefficients`, or from `place` on this grid, which integrates once for all rows. Those of
-            quadrature "trapezoid" need nodes on their levels (see `snap`).
+        coefficients: from `coefficients`, or from `place` on this grid, which integrates once for all rows; placed on
+            other nodes they are integrated again. Those of quadrature "trapezoid" need nodes on their levels
+            (see `snap`).
         factors: multiplies derivative k (relaxation); None is 1.
 
     Returns:
         `Row` whose entries have the data's shape.
     """
     s, num = i - base, len(stencils) + 1
-    if not isinstance(coefficients, OnGrid):
-        used = [target, s, *(i - slot for stencil in stencils for slot in stencil)]
-        first = min(used)
-        on = on_nodes(coefficients, grid.lam[first : max(used) + 1])
-    else:
-        first, on = 0, coefficients
+    used = [target, s, *(i - slot for stencil in stencils for slot in stencil)]
+    on, index = stretch_of(coefficients, grid.lam, min(used), max(used))
+    first = min(used) - index  # node 0 of `on`
     xp = namespace(grid, on)
     at = lambda n: (on.levels[n - first], *on.integrals[:, n - first])  # noqa: E731
     (_, L_s, S_s), (_, L_t, _) = at(s), at(target)
@@ -148,6 +146,7 @@ def v3(
             guidance half of the nodes are usual, such as ``grid.t[:-1] <= 0.5``.
         quadrature: see `coefficients`.
         grid: the grid that the rule is for, when it is known (traced or host): integrals are then shared by the rows.
+            On other nodes they are made anew, as without it.
 
     Raises:
         ValueError: an order outside 1 to 4 or an unknown name.

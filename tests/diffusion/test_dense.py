@@ -7,20 +7,27 @@ import pytest
 
 from diffusion import mixture
 from jaxsci import diffusion
-from jaxsci.diffusion import dense, grids, rules, tables
+from jaxsci.diffusion import dense, grids, rules, statistics, tables, unified, v3
 from jaxsci.diffusion.tables import Row, Step
 
 PROBLEM = mixture.problem_a()
 VP = PROBLEM.schedule
 DENOISER = mixture.denoiser(PROBLEM.mixture, VP)
 X = PROBLEM.x_T[:32]
+SEVEN = grids.logsnr(VP, 7)
+_LAMS = statistics.constant(VP, num_lams=20).lam
+_LEVEL = VP.alpha_sigma(_LAMS)[1] ** 2  # 1 in noise, where the steps of lower order at the start must do no harm
+STATS = statistics.Statistics(_LAMS, _LEVEL, -0.2 * (1 - _LEVEL), 0.3 * _LEVEL * (1 - _LEVEL))
 RULES = {
     "ddim": (rules.ddim(), 1),
     "2m": (rules.multistep(2), 2),
     "unipc": (rules.multistep(3, relaxation="bh2", corrector=True), 3),
     "noise": (rules.multistep(3, kind="noise"), 3),
     "t-ab": (rules.adams_bashforth(3), 3),
+    "v3": (v3.v3(STATS, 3, grid=SEVEN), 3),
 }
+_DECISIONS = unified.uniform(SEVEN.lam, kind="v3", order=3, corrector=True)
+OF_SEVEN = {name: rule for name, (rule, _) in RULES.items()} | {"unified": unified.rule(_DECISIONS, STATS, SEVEN)}
 
 
 def _curve(rule, grid, lams):
@@ -43,11 +50,29 @@ def test_order_between_the_nodes(name):
 
 
 @pytest.mark.x64
-@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("name", OF_SEVEN)
 def test_nodes_come_back(name):
-    grid = grids.logsnr(VP, 7)
-    curve, trajectory = _curve(RULES[name][0], grid, grid.lam)
+    curve, trajectory = _curve(OF_SEVEN[name], SEVEN, SEVEN.lam)
     np.testing.assert_allclose(curve, trajectory.x, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.x64
+def test_rules_placed_on_a_grid_serve_any_other():
+    """Integrals made for one grid are not those of another: rows equal those of a rule that knows no grid."""
+    pairs = (
+        (v3.v3(STATS, 3, grid=SEVEN), v3.v3(STATS, 3)),
+        (OF_SEVEN["unified"], unified.rule(_DECISIONS, STATS)),
+    )
+    for placed, free in pairs:
+        for grid in (grids.time(VP, 7), grids.with_zero(grids.logsnr(VP, 6)), SEVEN):
+            one, other = (tables.tabulate(rule, grid) for rule in (placed, free))
+            jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12), one, other)
+        points = [dense.outputs(rule, SEVEN, [SEVEN.lam[2] + 0.3]).rows for rule in (placed, free)]
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12), *points)
+    in_graph = jax.jit(lambda rule, lams: tables.tabulate(rule, grids.at_lams(VP, lams)).predictor.data)
+    other = grids.time(VP, 2)
+    expected = tables.tabulate(pairs[0][1], other).predictor.data
+    np.testing.assert_allclose(in_graph(pairs[0][0], other.lam), expected, rtol=1e-7, atol=1e-10)
 
 
 @pytest.mark.x64
