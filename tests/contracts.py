@@ -333,7 +333,8 @@ def check_method(make: Callable, key, dtype, *, tol: float):
     zero = linear.solve(op, 0 * b, method=make(), tol=tol)
     assert int(zero.steps) == 0 and int(zero.status) == 0 and not bool(jnp.any(zero.value))
     nan = linear.solve(op, b.at[0, 0].set(jnp.nan), method=make(), tol=tol)
-    assert int(nan.status) & status.NONFINITE_INPUT and bool(jnp.all(jnp.isfinite(nan.value)))
+    assert int(nan.status) == status.NONFINITE_INPUT and bool(jnp.all(jnp.isfinite(nan.value)))
+    assert float(nan.residual) == np.inf
     capped = linear.solve(op, b, method=make(), tol=tol, max_steps=1)
     assert int(capped.status) & status.MAX_STEPS and int(capped.steps) == 1
 
