@@ -138,6 +138,19 @@ def test_pytrees_are_vectors():
 
 
 @pytest.mark.x64
+def test_shapes_inside_are_as_documented():
+    """Functions keep the shape of their one array; diagonals and matrices act on vectors; users see no difference."""
+    like = jax.ShapeDtypeStruct((2, 3), float)
+    function = lx.FunctionLinearOperator(lambda x: 2 * x, like, lx.symmetric_tag)
+    identity = lx.IdentityLinearOperator(like)
+    assert from_lineax(function).diagonal.shape == (2, 3)
+    assert from_lineax(function, materialise=True).diagonal.shape == from_lineax(identity).diagonal.shape == (6,)
+    b = jnp.arange(6.0).reshape(2, 3)
+    for theirs, factor in ((function, 2), (identity, 1)):
+        np.testing.assert_allclose(lx.linear_solve(theirs, b, to_lineax(M.cg())).value, b / factor, rtol=1e-6)
+
+
+@pytest.mark.x64
 def test_inside_newton_of_optimistix(key):
     optx = pytest.importorskip("optimistix")
     a, b = matrix(), jax.random.normal(key, (SIZE,))
