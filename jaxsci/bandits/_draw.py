@@ -80,7 +80,7 @@ def as_arrays(context: PyTree) -> PyTree:
 
 def choosing(select: Callable) -> Partial:
     """``select(key, state, context, mask)`` as that of a policy: jitted, after its numbers became arrays."""
-    return Partial(_choose, select)
+    return Partial(_choose, _as_tree(select))
 
 
 def learning(learn: Callable, *, small: bool = True, unlearns: bool = True) -> Partial:
@@ -94,7 +94,12 @@ def learning(learn: Callable, *, small: bool = True, unlearns: bool = True) -> P
             `learn` itself keeps it where the weight is 0.
         unlearns: a negative weight takes back; False is a policy that cannot, to which it teaches nothing.
     """
-    return Partial(bind(_learn, small=small, unlearns=unlearns), learn)
+    return Partial(bind(_learn, small=small, unlearns=unlearns), _as_tree(learn))
+
+
+def _as_tree(function: Callable) -> Partial:
+    # A bare function would be a leaf, and no policy would cross jit.
+    return function if isinstance(function, Partial) else Partial(function)
 
 
 def _choose(select, key, state, context=None, mask=None) -> Decision:

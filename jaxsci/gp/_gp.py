@@ -47,7 +47,7 @@ class GP(NamedTuple):
     mask: Bool[Array, " N"]
     """True where a row counts."""
     noise: Float[Array, " N"]
-    """Noise variance of each row; that of a dead row is used when `append` fills it."""
+    """Noise variance of each row, finite and >= 0; that of a dead row is used when `append` fills it."""
     jitter: Float[Array, ""]
     """What the diagonal holds besides the noise."""
     chol: Float[Array, "N N"]
@@ -103,8 +103,8 @@ def condition(
         size: number of rows N >= n of the result, static; n by default. The others are dead, room for `append`.
 
     Returns:
-        A `GP`. Status: non-finite input (such rows are dead), jitter raised, singular (no jitter helped, or a
-        non-finite kernel: all rows are dead and predictions are the prior's).
+        A `GP`. Status: non-finite input, out of range for negative noise (such rows are dead), jitter raised,
+        singular (no jitter helped, or a non-finite kernel: all rows are dead and predictions are the prior's).
 
     Raises:
         ValueError: shapes that do not fit, a kernel whose value is no scalar, size < n.
@@ -158,11 +158,16 @@ def checked_data(function, dtype, x, y, mask, noise, jitter):
 @eqx.filter_jit
 def _condition(kernel, x, y, mask, noise, jitter, size: int) -> GP:
     n = y.shape[0]
-    # The rows to come have the one noise, or the mean of those that are there.
-    to_come = noise if noise.ndim == 0 else jnp.sum(noise) / max(n, 1)
-    noise = jnp.concatenate([jnp.broadcast_to(noise, (n,)), jnp.broadcast_to(to_come, (size - n,))])
+    # The rows to come have the one noise, or the mean of those that count, as have rows whose own is no variance.
+    usable = _is_variance(noise)
+    counted = mask & usable
+    to_come = noise if noise.ndim == 0 else jnp.sum(jnp.where(counted, noise, 0)) / jnp.maximum(jnp.sum(counted), 1)
+    to_come = jnp.where(_is_variance(to_come), to_come, 0)
+    filled = jnp.broadcast_to(jnp.where(usable, noise, to_come), (n,))
+    told = jnp.concatenate([jnp.broadcast_to(noise, (n,)), jnp.broadcast_to(to_come, (size - n,))])
+    noise = jnp.concatenate([filled, jnp.broadcast_to(to_come, (size - n,))])
     x, y, mask = jax.tree.map(lambda a: jnp.pad(a, [(0, size - n)] + [(0, 0)] * (a.ndim - 1)), (x, y, mask))
-    x, y, live, matrix, code = _system(kernel, x, y, mask, noise, jitter)
+    x, y, live, matrix, code = _system(kernel, x, y, mask, told, jitter)
     chol, extra = factor(matrix)
     singular = jnp.isinf(extra)
     live = live & ~singular
@@ -183,11 +188,17 @@ def evidence(kernel, x, y, mask, noise, jitter):
 def _system(kernel, x, y, mask, noise, jitter):
     """Inputs, targets and mask without the rows that are dead or not finite, the matrix K, and a status."""
     _check_kernel(kernel, x)
-    live = mask & jnp.isfinite(noise) & jax.vmap(tree.all_finite)((x, y))
-    code = status.flag(jnp.any(mask & ~live), status.NONFINITE_INPUT)
+    finite = jnp.isfinite(noise) & jax.vmap(tree.all_finite)((x, y))
+    live = mask & finite & _is_variance(noise)
+    code = status.flag(jnp.any(mask & ~finite), status.NONFINITE_INPUT)
+    code = code | status.flag(jnp.any(mask & (noise < 0)), status.OUT_OF_RANGE)
     x, y = _keep_rows(live, (x, y))
     covariance = jnp.where(live[:, None] & live[None, :], gram(kernel, x, x).astype(y.dtype), 0)
     return x, y, live, covariance + jnp.diag(jnp.where(live, noise + jitter, 1)), code
+
+
+def _is_variance(noise):
+    return jnp.isfinite(noise) & (noise >= 0)
 
 
 @eqx.filter_jit
@@ -202,8 +213,12 @@ def append(gp: GP, x: PyTree, y: ArrayLike, *, noise: ArrayLike | None = None) -
         noise: variance of its noise, traced; what `condition` was told by default.
 
     Returns:
-        A `GP`. Status: no room (every row up to the last is in use; nothing changes), non-finite input or result
-        (nothing changes), jitter raised (f(x) was known to rounding error: its row's diagonal is that error).
+        A `GP`. Status: no room (every row up to the last is in use; nothing changes), non-finite input or result, out
+        of range for negative noise (nothing changes), jitter raised (f(x) was known to rounding error: its row's
+        diagonal is that error).
+
+    Raises:
+        ValueError: an input of another shape than those that the process has; y or noise no scalar.
 
     Differentiable as `condition`.
 
@@ -212,10 +227,13 @@ def append(gp: GP, x: PyTree, y: ArrayLike, *, noise: ArrayLike | None = None) -
     num_rows = gp.y.shape[0]
     last = jnp.max(jnp.where(gp.mask, jnp.arange(1, num_rows + 1), 0))
     full, slot = last >= num_rows, jnp.minimum(last, num_rows - 1)
-    x = jax.tree.map(lambda a, b: jnp.asarray(a, b.dtype), x, gp.x)
-    y = jnp.asarray(y, gp.y.dtype)
+    _check_one("gp.append", gp, x)
+    x, y = jax.tree.map(lambda a, b: jnp.asarray(a, b.dtype), x, gp.x), jnp.asarray(y, gp.y.dtype)
     noise = gp.noise[slot] if noise is None else jnp.asarray(noise, gp.y.dtype)
-    good = tree.all_finite((x, y, noise))
+    if y.shape != () or noise.shape != ():
+        raise ValueError(f"gp.append: y and noise must be scalars, got shapes {y.shape} and {noise.shape}")
+    finite = tree.all_finite((x, y, noise))
+    good = finite & (noise >= 0)
     x, y, noise = jax.tree.map(lambda a: jnp.where(good, a, jnp.zeros_like(a)), (x, y, noise))
 
     row = solve_triangular(gp.chol, _against(gp, x), lower=True)
@@ -230,7 +248,8 @@ def append(gp: GP, x: PyTree, y: ArrayLike, *, noise: ArrayLike | None = None) -
         return rows.at[slot].set(jnp.where(usable, new, rows[slot]))
 
     chol, targets = put(gp.chol, row), put(gp.y, y)
-    code = status.flag(~good, status.NONFINITE_INPUT) | status.flag(full, FULL)
+    code = status.flag(~finite, status.NONFINITE_INPUT) | status.flag(full, FULL)
+    code = code | status.flag(finite & ~good, status.OUT_OF_RANGE)
     code = code | status.flag(good & ~full & ~usable, status.NONFINITE_RESULT) | status.flag(usable & known, JITTERED)
     return GP(
         gp.kernel,
@@ -257,10 +276,14 @@ def predict(gp: GP, x: PyTree) -> Prediction:
         A `Prediction`; the variance is clipped at 0, add the noise's for that of an observation. Status: the GP's, and
         non-finite result (mean 0 and variance 0) where x or the kernel is not finite.
 
+    Raises:
+        ValueError: an input of another shape than those that the process has.
+
     Differentiable in everything.
 
     References: Rasmussen and Williams 2006, algorithm 2.1.
     """
+    _check_one("gp.predict", gp, x)
     mean, covariance, code = joint(gp, jax.tree.map(lambda a: jnp.asarray(a)[None], x))
     return Prediction(mean[0], jnp.maximum(covariance[0, 0], 0), code)
 
@@ -277,10 +300,14 @@ def joint(gp: GP, xs: PyTree) -> Joint:
         A `Joint`; as a difference of matrices the covariance is positive semi-definite to rounding error only.
         Status: as `predict`, with all zeros.
 
+    Raises:
+        ValueError: inputs of another shape than those that the process has.
+
     Differentiable in everything.
 
     References: Rasmussen and Williams 2006, equation 2.24.
     """
+    _check_several("gp.joint", gp, xs)
     covariances = jnp.where(gp.mask[:, None], gram(gp.kernel, gp.x, xs).astype(gp.y.dtype), 0)
     mean = jnp.matmul(covariances.T, gp.alpha, precision=_HIGHEST)
     reduced = solve_triangular(gp.chol, covariances, lower=True)
@@ -304,11 +331,15 @@ def sample(key: KeyArray, gp: GP, xs: PyTree) -> Sample:
         A `Sample`. The covariance's diagonal is raised by its own rounding error, (N + m) eps max k(x, x), so that
         points already known exactly can be drawn; more than that is reported as jitter raised.
 
+    Raises:
+        ValueError: inputs of another shape than those that the process has.
+
     Differentiable in everything.
 
     References: Rasmussen and Williams 2006, section A.2.
     """
     key = as_typed_key(key, "gp.sample")
+    _check_several("gp.sample", gp, xs)
     mean, covariance, code = joint(gp, xs)
     m = mean.shape[0]
     prior = jax.vmap(lambda x: gp.kernel(x, x))(xs).astype(mean.dtype)
@@ -353,6 +384,27 @@ def leave_one_out(gp: GP) -> Prediction:
     return Prediction(
         jnp.where(gp.mask, mean, 0), jnp.where(gp.mask, variance, 0), jnp.broadcast_to(gp.status, (num_rows,))
     )
+
+
+def _check_one(function: str, gp: GP, x) -> None:
+    _check_inputs(function, gp, x, "one input", ())
+
+
+def _check_several(function: str, gp: GP, xs) -> None:
+    lead = {jnp.shape(a)[:1] for a in jax.tree.leaves(xs)}
+    _check_inputs(function, gp, xs, "m inputs", lead.pop() if len(lead) == 1 else (-1,))
+
+
+def _check_inputs(function: str, gp: GP, x, what: str, lead: tuple) -> None:
+    """The ValueError for inputs that would be broadcast against those of the process."""
+    rows = [a.shape[1:] for a in jax.tree.leaves(gp.x)]
+    same = jax.tree.structure(x) == jax.tree.structure(gp.x)
+    got = [jnp.shape(a) for a in jax.tree.leaves(x)]
+    if not same or got != [(*lead, *row) for row in rows]:
+        raise ValueError(
+            f"{function}: expected {what}, each of shape {rows} as those of the process, got {got}; for several "
+            "inputs use gp.joint, or jax.vmap over gp.predict"
+        )
 
 
 def _against(gp: GP, x):

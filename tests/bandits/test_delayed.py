@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import contracts
 from jaxsci import bandits
 from jaxsci.core.protocols import Decision
 
@@ -85,6 +86,23 @@ def test_contexts_wait_with_their_decisions(key):
     np.testing.assert_allclose(state.policy.total, [[0.1, 0], [0.3, 0]], rtol=1e-6)
 
 
+def test_rounds_that_teach_nothing_are_no_rounds(key):
+    """The clock stands, so nothing arrives; a ticket of such a round is -1."""
+    ucb = bandits.ucb1(2)
+    policy = bandits.delayed(ucb, 3, delay=1)
+    state = policy.init(key)
+    decision = policy.select(key, state)
+    state = policy.update(state, decision, 0.5)
+    nothing = policy.select(key, state, None, jnp.zeros(2, bool))
+    for decided, loss, weight in ((decision, jnp.nan, 1.0), (decision, 0.5, 0.0), (nothing, 0.5, 1.0)):
+        contracts.assert_close(policy.update(state, decided, loss, weight=weight), state, 0.0, "state")
+    held, ticket = bandits.delayed_hold(state, nothing)
+    assert int(ticket) == -1
+    contracts.assert_close(held, state, 0.0, "held")
+    state = policy.update(state, decision, 0.7)
+    np.testing.assert_allclose(state.policy.total, [0.5, 0.0], rtol=1e-6)
+
+
 @pytest.mark.bad_input
 def test_static_misuse_raises(key):
     with pytest.raises(ValueError, match="capacity must be an int >= 1"):
@@ -95,3 +113,16 @@ def test_static_misuse_raises(key):
     state = policy.init(key)
     with pytest.raises(ValueError, match="name an example"):
         policy.update(state, policy.select(key, state), 0.5, jnp.float32(0.3))
+    with pytest.raises(ValueError, match="delay must be of an integer dtype"):
+        bandits.delayed(bandits.ucb1(2), 3, delay=2.9)
+    for wrap in (bandits.delayed, bandits.windowed):
+        policy = wrap(bandits.lin_ucb(2, 3) if wrap is bandits.delayed else bandits.ucb1(2), 3, context=jnp.zeros(3))
+        state = policy.init(key)
+        decision = policy.select(key, state, jnp.zeros(3))
+        for context in (2.0, jnp.zeros(2), jnp.zeros((1, 3))):
+            with pytest.raises(ValueError, match=r"context must be like that .* of shape \(3,\)"):
+                policy.update(state, decision, 0.5, context)
+    whole = bandits.delayed(bandits.ucb1(2), 3, context=0)
+    state = whole.init(key)
+    with pytest.raises(ValueError, match="context must be like that"):
+        whole.update(state, whole.select(key, state), 0.5, 0.5)

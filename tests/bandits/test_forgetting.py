@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import contracts
 from jaxsci import bandits
 
 ROUNDS, LENGTH, GAMMA = 60, 7, 0.9
@@ -31,6 +32,43 @@ def test_moments_are_those_of_the_weighted_rounds(kind, key):
     for got, expected in zip(state[:3], moments(costs, np.asarray(record.action), weights)):
         np.testing.assert_allclose(got, expected, rtol=1e-11, atol=1e-14)
     assert int(state.rounds) == ROUNDS
+
+
+@pytest.mark.x64
+@pytest.mark.parametrize("shared", [False, True])
+def test_discounted_ridge_is_least_squares_with_weights(shared, key):
+    """A = sum gamma^(age) phi phi^T + lambda I, b alike, from the rounds themselves."""
+    contexts = np.asarray(jax.random.normal(key, (25, 2, 3) if shared else (25, 3)))
+    costs = np.asarray(jax.random.uniform(key, (25, 2)))
+    inner = bandits.lin_ucb(2, 3, regularization=0.5, shared=shared)
+    state, record = bandits.replay(key, costs, bandits.discounted(inner, discount=GAMMA), jnp.asarray(contexts))
+    assert not record.status.any()
+    ridge, actions = state.policy.policy, np.asarray(record.action)
+    for model in range(1 if shared else 2):
+        gram, moment = 0.5 * np.eye(3), np.zeros(3)
+        for t, arm in enumerate(actions):
+            if shared or arm == model:
+                phi = contexts[t, arm] if shared else contexts[t]
+                gram += GAMMA ** (24 - t) * np.outer(phi, phi)
+                moment += GAMMA ** (24 - t) * costs[t, arm] * phi
+        np.testing.assert_allclose(ridge.gram[model], gram, rtol=1e-9)
+        np.testing.assert_allclose(ridge.inverse[model], np.linalg.inv(gram), rtol=1e-7, atol=1e-9)
+        np.testing.assert_allclose(ridge.theta[model], np.linalg.solve(gram, moment), rtol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["exp3", "tsallis"])
+def test_adversarial_policies_fade_sums_and_clock(name, key):
+    policy = {"exp3": bandits.exp3(2, mixing=0.2), "tsallis": bandits.tsallis_inf(2)}[name]
+    fading = bandits.discounted(policy, discount=0.5)
+    state = fading.init(key)
+    plain = state.policy
+    for i, loss in enumerate((0.9, jnp.nan, 0.3, 0.6)):
+        decision = fading.select(jax.random.fold_in(key, i), state)
+        state = fading.update(state, decision, loss)
+        if np.isfinite(loss):
+            plain = policy.update(jax.tree.map(lambda a: 0.5 * a, plain), decision, loss)
+    contracts.assert_close(state.policy, plain, 1e-6, name)
+    np.testing.assert_allclose(state.policy.rounds, 1.75)
 
 
 def test_window_leaves_no_crumbs_of_fractional_weights(key):
@@ -68,9 +106,12 @@ def test_both_follow_a_switch(key):
             "plain": bandits.ucb1(2, alpha=0.3),
             "discounted": bandits.discounted(bandits.ucb1(2, alpha=0.3), discount=0.97),
             "windowed": bandits.windowed(bandits.ucb1(2, alpha=0.3), 60),
+            "exp3": bandits.exp3(2),
+            "discounted exp3": bandits.discounted(bandits.exp3(2), discount=0.97),
         }.items()
     }
     assert max(late["discounted"], late["windowed"]) < 0.6 * late["plain"], late
+    assert late["discounted exp3"] < 0.8 * late["exp3"], late
 
 
 @pytest.mark.bad_input

@@ -194,26 +194,42 @@ def test_lin_ucb_learns_digits_in_a_thousand_rounds():
 def test_mistakes_on_digits():
     """4000 rounds: the published means over 8 seeds, their order, and a greedy network's larger spread.
 
-    Published: NeuFastCB 775 +- 87, NeuSquareCB 862 +- 72, greedy 1198 +- 402, LinUCB (alpha = 1) 462 +- 25. Order and
-    spreads are compared over 32 seeds: a spread of 8 is itself uncertain by a fourth and more, and the two neural
-    policies differ by less than the standard error of 8.
+    Published: NeuFastCB 775 +- 87, NeuSquareCB 862 +- 72, greedy 1198 +- 402, LinUCB (alpha = 1) 462 +- 25. Spreads are
+    compared over 32 seeds, the order of the two neural policies seed by seed over 64: measured over the first 32,
+    NeuSquareCB makes 28 +- 18 mistakes more, so that 8 seeds do not tell them apart.
     """
     counts = {
         "LinUCB": digits.mistakes(bandits.lin_ucb(10, 64), 8, 4000).sum(1),
-        "NeuFastCB": digits.mistakes(digits.neural(bandits.neu_fast_cb(10, 640)), 32, 4000).sum(1),
-        "NeuSquareCB": digits.mistakes(digits.neural(bandits.neu_square_cb(10, 640)), 32, 4000).sum(1),
+        "NeuFastCB": digits.mistakes(digits.neural(bandits.neu_fast_cb(10, 640)), 64, 4000).sum(1),
+        "NeuSquareCB": digits.mistakes(digits.neural(bandits.neu_square_cb(10, 640)), 64, 4000).sum(1),
         "greedy": digits.mistakes(digits.greedy(), 32, 4000).sum(1),
     }
+    more = counts["NeuSquareCB"] - counts["NeuFastCB"]
+    print("NeuSquareCB - NeuFastCB", more.mean(), "+-", more.std(ddof=1) / 8)
     eight = {name: float(c[:8].mean()) for name, c in counts.items()}
-    mean, spread = ({n: float(f(c)) for n, c in counts.items()} for f in (np.mean, lambda c: np.std(c, ddof=1)))
+    mean, spread = ({n: float(f(c[:32])) for n, c in counts.items()} for f in (np.mean, lambda c: np.std(c, ddof=1)))
     print(eight, mean, spread)
     assert 650 <= eight["NeuFastCB"] <= 900
     assert abs(eight["LinUCB"] - 462) <= 5 * 25
     assert abs(eight["NeuSquareCB"] - 862) <= 5 * 72
-    error = tolerances.STANDARD_ERRORS * np.hypot(spread["NeuFastCB"], spread["NeuSquareCB"]) / np.sqrt(32)
-    assert mean["LinUCB"] < mean["NeuFastCB"] < mean["NeuSquareCB"] + error
+    assert mean["LinUCB"] < mean["NeuFastCB"] and more.mean() > 0
     assert max(mean["NeuFastCB"], mean["NeuSquareCB"]) < mean["greedy"] < 0.5 * 3600
     assert spread["greedy"] >= 2 * max(spread["NeuFastCB"], spread["NeuSquareCB"])
+
+
+@pytest.mark.slow
+def test_perturbation_and_blind_exploration_on_digits():
+    """Published over 8 seeds: NeuSquareCB at g = 10 with the perturbation c_p = .1 in closed form 1244 +- 104, without
+    915 +- 141; a greedy network that explores with epsilon = .05 899 +- 94."""
+    square = {c: bandits.neu_square_cb(10, 640, exploration=10.0, perturbation=c) for c in (0.0, 0.1)}
+    counts = {c: digits.mistakes(digits.neural(policy), 8, 4000).sum(1) for c, policy in square.items()}
+    counts["epsilon"] = digits.mistakes(digits.greedy(0.05), 8, 4000).sum(1)
+    for name, (mean, spread) in {0.0: (915, 141), 0.1: (1244, 104), "epsilon": (899, 94)}.items():
+        own = counts[name].std(ddof=1)
+        print(name, counts[name].mean(), own)
+        assert abs(counts[name].mean() - mean) <= tolerances.STANDARD_ERRORS * np.hypot(own, spread) / np.sqrt(8)
+    more = counts[0.1] - counts[0.0]
+    assert more.mean() > 2 * more.std(ddof=1) / np.sqrt(8), "the perturbation costs mistakes"
 
 
 @pytest.mark.slow

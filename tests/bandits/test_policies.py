@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax.tree_util import Partial
 
 import contracts
 from jaxsci import bandits
 from jaxsci.core.protocols import Decision
+from jaxsci.core.static import bind
 
 
 def play(policy, key, losses, rounds):
@@ -97,7 +99,9 @@ def test_tsallis_beats_epsilon_greedy_and_uniform_on_bernoulli_arms():
     def mean(policy):
         return float(jax.vmap(lambda k: play(policy, k, losses, 10_000))(keys).mean())
 
-    tsallis = mean(bandits.tsallis_inf(10, normalize=False))
+    tsallis, greedy = mean(bandits.tsallis_inf(10, normalize=False)), mean(bandits.epsilon_greedy(10))
+    print(tsallis, greedy)
+    assert tsallis < greedy
     assert tsallis < 0.5 * mean(bandits.uniform(10))
 
 
@@ -143,14 +147,16 @@ def test_cheb_cb_state_equals_least_squares_from_scratch(key):
 
     policy = bandits.cheb_cb(3, low=0.0, high=1.0, num_features=4, floor=1.0)
     state = policy.init(key)
-    data = []
+    data, etas = [], []
     for i in range(60):
         k = jax.random.fold_in(key, i)
         context = jax.random.uniform(jax.random.fold_in(k, 7))
         decision = policy.select(k, state, context)
         loss = 1 + (3 + int(decision.action)) * float(context) ** 2 * (1 + i // 20)
         data.append((int(decision.action), float(context), loss, float(decision.aux)))
+        largest = state.largest
         state = policy.update(state, decision, loss, context)
+        etas = [*etas, float(state.eta)] if state.largest == largest else [float(state.eta)]
     slack = 2 + 4 * (1 + np.log(4))
     scale = max(d[2] for d in data) * slack
     box = np.array([1 / slack, *(2 / (slack * j) for j in (1, 2, 3))])
@@ -162,12 +168,18 @@ def test_cheb_cb_state_equals_least_squares_from_scratch(key):
         theta = np.asarray(state.theta[arm])
         assert np.all(np.abs(theta) <= box * (1 + 1e-12))
         assert np.sum((a @ theta - y) ** 2) <= 2 * exact.cost * (1 + 1e-6) + 1e-12
-    # The square-loss regret inside eta, from running sums against the data themselves.
+        if arm == data[-1][0]:
+            residual = np.sum((a @ theta - y) ** 2) if np.any(np.abs(theta) >= box * (1 - 1e-6)) else 0
+    # eta from the data themselves: square-loss regret of the predictions, less the residual of the last arm's fit
+    # where the box constrains it, and the error of the best series of a Lipschitz function.
     t = len(data)
     regret = sum((d[3] - d[2] / scale) ** 2 for d in data)
     sums = state.sum_predicted2 - 2 * state.sum_product / scale + state.sum_loss2 / scale**2
     np.testing.assert_allclose(sums, regret, rtol=1e-9)
-    assert float(state.eta) >= 2 * t * np.sqrt(3 * t / (regret + 1)) * 0.1 and np.isfinite(float(state.eta))
+    alpha = (np.pi + 2 / np.pi * np.log(2 * 4 + 1)) / (2 * slack * (4 + 1))
+    eta = 2 * t * np.sqrt(3 * t / (max(regret - residual, 0) + 2 * alpha**2 * t))
+    np.testing.assert_allclose(state.eta, eta, rtol=1e-8)
+    assert np.all(np.diff(etas) > 0), "eta increases while the scale stands"
 
 
 @pytest.mark.x64
@@ -254,12 +266,70 @@ def test_choose_plays_as_the_chosen_policy_does(key):
     np.testing.assert_array_equal(together[2], run(several[2]))
 
 
-def test_weight_zero_learns_nothing(key):
-    for policy in (bandits.tsallis_inf(3), bandits.epsilon_greedy(3)):
+@pytest.mark.parametrize("name", ["tsallis", "rv", "exp3", "exp3_p", "cheb"])
+def test_weight_two_is_two_plays(name, key):
+    """Every leaf, clocks and running scales included; and rounds that teach nothing leave the running mean alone."""
+    policy = {
+        "tsallis": bandits.tsallis_inf(3, floor=1.0),
+        "rv": bandits.tsallis_inf(3, estimator="rv"),
+        "exp3": bandits.exp3(3),
+        "exp3_p": bandits.exp3_p(3, horizon=50),
+        "cheb": bandits.cheb_cb(3, low=0.0, high=1.0, num_features=2),
+    }[name]
+    state, context = policy.init(key), jnp.float32(0.3)
+    decision = policy.select(key, state, context)
+    twice = policy.update(policy.update(state, decision, 3.0, context), decision, 3.0, context)
+    contracts.assert_close(policy.update(state, decision, 3.0, context, 2.0), twice, 1e-6, name)
+
+
+def test_costs_that_are_not_finite_leave_the_running_mean(key):
+    policy = bandits.tsallis_inf(3, floor=1.0)
+    costs = jnp.where(jnp.arange(40)[:, None] < 5, jnp.full((40, 3), 50.0), jnp.nan)
+    state, _ = bandits.replay(key, costs, policy)
+    np.testing.assert_allclose(state.policy.total / state.policy.rounds, 49.0)
+
+
+def test_an_empty_range_of_contexts_is_harmless(key):
+    for policy in (
+        bandits.cheb_cb(3, low=0.4, high=0.4, num_features=2),
+        bandits.binned(bandits.tsallis_inf(3), 5, low=0.4, high=0.4),
+    ):
+        costs = jax.random.uniform(key, (20, 3))
+        state, record = bandits.replay(key, costs, policy, jnp.linspace(0.0, 1.0, 20))
+        assert not record.status.any() and all(bool(jnp.isfinite(a).all()) for a in jax.tree.leaves(state))
+    assert np.flatnonzero(np.asarray(state.policy.rounds)).tolist() == [2]
+
+
+def test_python_numbers_as_contexts_compile_once(key):
+    series = Partial(bind(bandits.chebyshev_features, num_features=2), low=0.0, high=1.0)
+    square = bandits.encoded(bandits.square_cb(bandits.ridge(2, 2)), series)
+    for policy in (square, bandits.windowed(bandits.binned(bandits.ucb1(2), 2, low=0.0, high=1.0), 3, context=0.5)):
         state = policy.init(key)
-        after = policy.update(state, policy.select(key, state), 0.7, weight=0.0)
-        before = jax.tree.leaves(state)[0]
-        np.testing.assert_array_equal(jax.tree.leaves(after)[0], before)
+
+        def play(context, policy=policy, state=state):
+            state = policy.update(state, policy.select(key, state, context), 0.5, context)
+            jax.block_until_ready(policy.update(state, policy.select(key, state, context), 0.5, context))
+
+        play(0.3)
+        with contracts.count_compilations() as events:
+            play(0.4)
+        assert not events
+
+
+@pytest.mark.x64
+def test_choose_keeps_the_dtype_of_its_members(key):
+    policy = bandits.choose([bandits.exp3(3, mixing=jnp.float32(0.1)), bandits.ucb1(3, alpha=jnp.float32(1))], 0)
+    decision = policy.select(key, policy.init(key))
+    assert decision.log_prob.dtype == jnp.float32
+
+
+def test_probabilities_of_integer_losses():
+    """The rate keeps its digits, whatever dtype the losses have."""
+    losses = jnp.array([0, 1, 2])
+    exact = np.exp(-0.5 * np.arange(3))
+    np.testing.assert_allclose(bandits.exponential_weights(losses, 0.5), exact / exact.sum(), rtol=1e-6)
+    expected = bandits.tsallis_probabilities(losses.astype(float), 0.5)
+    np.testing.assert_array_equal(bandits.tsallis_probabilities(losses, 0.5), expected)
 
 
 @pytest.mark.bad_input
@@ -268,6 +338,9 @@ def test_weight_zero_learns_nothing(key):
     [
         (lambda: bandits.tsallis_inf(0), "num_arms must be an int >= 1"),
         (lambda: bandits.uniform(2.5), "num_arms must be an int >= 1"),
+        (lambda: bandits.uniform(True), "num_arms must be an int >= 1"),
+        (lambda: bandits.binned(bandits.uniform(2), 2.5, low=0.0, high=1.0), "num_bins must be an int >= 1, got 2.5"),
+        (lambda: bandits.cheb_cb(3, low=0.0, high=1.0, num_features=2.5), "num_features must be an int >= 1, got 2.5"),
         (lambda: bandits.fixed(-1, arm=0), "num_arms"),
         (lambda: bandits.cheb_cb(3, low=0.0, high=1.0, num_features=0), "num_features"),
         (lambda: bandits.choose([], 0), "at least one policy"),
@@ -286,6 +359,11 @@ def test_static_misuse_raises(call, match):
 def _select(policy, **kwargs):
     key = jax.random.key(0)
     return policy.select(key, policy.init(key), **kwargs)
+
+
+def test_sizes_may_be_integers_of_numpy():
+    policy = bandits.windowed(bandits.ucb1(np.int64(3)), np.int32(2))
+    assert policy.init(jax.random.key(0)).window.loss.shape == (2,)
 
 
 def test_untyped_key_raises():

@@ -61,6 +61,18 @@ def test_masks_and_bad_costs_carry_a_status(key):
     assert record.status.tolist() == [status.OUT_OF_RANGE] * 2
 
 
+def test_a_context_that_is_not_finite_carries_a_status(key):
+    contexts = jnp.linspace(0.0, 1.0, 8).at[3].set(jnp.nan).at[5].set(jnp.inf)
+    for policy in (
+        bandits.cheb_cb(3, low=0.0, high=1.0, num_features=2),
+        bandits.binned(bandits.ucb1(3), 2, low=0.0, high=1.0),
+    ):
+        state, record = bandits.replay(key, jnp.full((8, 3), 0.5), policy, contexts)
+        assert np.flatnonzero(np.asarray(record.status) == status.NONFINITE_INPUT).tolist() == [3, 5]
+        assert float(state.policy.rounds.sum()) == 6
+        assert all(bool(jnp.isfinite(a).all()) for a in jax.tree.leaves(state))
+
+
 def test_no_rounds(key):
     state, record = bandits.replay(key, jnp.zeros((0, 3)), bandits.ucb1(3))
     assert record.cost.shape == (0,) and int(state.round) == 0
@@ -94,6 +106,28 @@ def test_regret_of_a_table(key):
     np.testing.assert_array_equal(means.fixed, means.instance)
 
 
+def test_regret_leaves_out_what_was_not_played_not_allowed_or_not_finite(key):
+    """Against a loop over rounds and arms; the record brings the rounds without a play."""
+    costs = np.asarray(jax.random.uniform(key, (40, 3))).copy()
+    masks = np.asarray(jax.random.bernoulli(jax.random.fold_in(key, 1), 0.7, (40, 3))).copy()
+    costs[4, 1], costs[7, :], costs[9, 0], masks[11] = np.nan, np.inf, -np.inf, False
+    _, record = bandits.replay(key, costs, bandits.uniform(3), masks=masks)
+    got = bandits.regret(record, costs, masks=masks)
+    total, instance = np.zeros(3), 0.0
+    for t in range(40):
+        paid = costs[t, int(record.action[t])]
+        if masks[t].any() and np.isfinite(paid):
+            beyond = np.where(masks[t] & np.isfinite(costs[t]), paid - costs[t], -np.inf)
+            total += np.where(np.isfinite(beyond), beyond, 0)
+            instance += beyond.max()
+    assert int(got.best_arm) == total.argmax()
+    np.testing.assert_allclose(got.fixed[-1], total.max(), rtol=1e-5)
+    np.testing.assert_allclose(got.instance[-1], instance, rtol=1e-5)
+    np.testing.assert_allclose(got.paid[-1], np.asarray(record.cost)[np.isfinite(record.cost)].sum(), rtol=1e-5)
+    outside = bandits.regret(np.array([7, -2]), np.array([0.5, 0.25, 1.0]))
+    np.testing.assert_array_equal(outside.paid, [1.0, 1.5])
+
+
 @pytest.mark.bad_input
 def test_static_misuse_raises(key):
     policy, costs = bandits.ucb1(3), jnp.zeros((5, 3))
@@ -109,6 +143,8 @@ def test_static_misuse_raises(key):
         bandits.update_batch(policy, policy.init(key), policy.select(key, policy.init(key)), jnp.zeros(2))
     with pytest.raises(ValueError, match=r"costs \(T, K\) or \(K,\)"):
         bandits.regret(jnp.zeros(4, int), costs)
+    with pytest.raises(ValueError, match="masks must be Bool of shape"):
+        bandits.regret(jnp.zeros(5, int), costs, masks=jnp.ones(5, bool))
 
 
 # --- published ratios ---------------------------------------------------------------------------------------

@@ -213,12 +213,36 @@ def test_a_live_row_that_is_not_finite_is_left_out_and_reported(data):
     assert int(lost.status) == status.NONFINITE_RESULT and float(lost.mean) == 0
 
 
+def test_noise_that_is_no_variance_makes_its_row_dead_and_reaches_no_other(data):
+    """One NaN and one negative among the noises: later rows get the mean of the others, and append still works."""
+    x, y, xs = (np.asarray(a, np.float32) for a in data)
+    noise = np.full(8, NOISE, np.float32)
+    noise[2], noise[5] = np.nan, -0.5
+    keep = ~np.isin(np.arange(8), (2, 5))
+    process = gp.condition(kernel(np.float32), x, y, noise=noise, size=10)
+    assert int(process.status) == status.NONFINITE_INPUT | status.OUT_OF_RANGE
+    np.testing.assert_array_equal(process.mask[:8], keep)
+    np.testing.assert_allclose(process.noise, NOISE, rtol=1e-6)
+    grown = gp.append(process, xs[0], 0.3)
+    assert int(grown.mask.sum()) == 7
+    expected = gp.condition(
+        kernel(np.float32), np.vstack([x[keep], xs[:1]]), np.append(y[keep], np.float32(0.3)), noise=NOISE
+    )
+    np.testing.assert_allclose(gp.predict(grown, xs[1]).mean, gp.predict(expected, xs[1]).mean, atol=1e-4)
+    refused = gp.append(gp.condition(kernel(np.float32), x, y, noise=NOISE, size=10), xs[0], 0.3, noise=-0.5)
+    assert int(refused.status) == status.OUT_OF_RANGE and int(refused.mask.sum()) == 8
+
+
 def test_an_empty_process_is_the_prior_and_grows():
     process = gp.condition(K.rbf(1.0), jnp.zeros((0, 1)), jnp.zeros(0), noise=0.1, size=3)
     mean, variance, code = gp.predict(process, jnp.ones(1))
     assert (float(mean), float(variance), int(code)) == (0.0, 1.0, 0)
     process = gp.append(process, jnp.ones(1), 2.0)
     np.testing.assert_allclose(gp.predict(process, jnp.ones(1))[:2], [2 / 1.1, 1 - 1 / 1.1], rtol=1e-5)
+
+
+def _process(x, y):
+    return gp.condition(K.rbf(1.0), x, y, noise=1.0, size=4)
 
 
 @pytest.mark.bad_input
@@ -232,6 +256,14 @@ def test_an_empty_process_is_the_prior_and_grows():
         (lambda x, y: gp.condition(K.rbf(1.0), x, y, noise=y[:2]), "noise must be a scalar"),
         (lambda x, y: gp.condition(K.rbf(1.0), x, y, noise=1.0, size=2), "size must be an int >= "),
         (lambda x, y: gp.condition(lambda a, b: a * b, x, y, noise=1.0), "kernel must give a scalar"),
+        (lambda x, y: gp.predict(_process(x, y), x), "gp.predict: expected one input.*jax.vmap"),
+        (lambda x, y: gp.predict(_process(x, y), 0.5), "gp.predict: expected one input"),
+        (lambda x, y: gp.predict(_process(x, y), (x[0],)), "gp.predict: expected one input"),
+        (lambda x, y: gp.joint(_process(x, y), x[:, :1]), "gp.joint: expected m inputs"),
+        (lambda x, y: gp.joint(_process(x, y), x[0]), "gp.joint: expected m inputs"),
+        (lambda x, y: gp.sample(jax.random.key(0), _process(x, y), x[:, :1]), "gp.sample: expected m inputs"),
+        (lambda x, y: gp.append(_process(x, y), 0.5, 1.0), "gp.append: expected one input"),
+        (lambda x, y: gp.append(_process(x, y), x[0], y), "y and noise must be scalars"),
     ],
 )
 def test_static_misuse_raises(call, match):

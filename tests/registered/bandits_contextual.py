@@ -84,16 +84,6 @@ def _encoded(exploration):
     return bandits.encoded(bandits.epsilon_greedy(4, exploration=exploration), DISJOINT)
 
 
-def _neural_square(key, dtype):
-    """To the last leaf inverse gap weighting over a network, whose parts other entries check."""
-    hyper = [jnp.asarray(h, dtype) for h in (1.0, 3.0, 0.1, 2.0)]
-    policy = _neural(bandits.neu_square_cb, *hyper)
-    more = {"learning_rate": hyper[0], "perturbation": hyper[2], "radius": hyper[3]}
-    parts = bandits.square_cb(bandits.network(4, 2, hidden=(5,), **more), exploration=2 * hyper[1])
-    assert jax.tree.structure(policy) == jax.tree.structure(parts)
-    contracts.assert_close(jax.tree.leaves(policy), jax.tree.leaves(parts), 0.0, "gamma = g sqrt(K t)")
-
-
 def _disjoint(key, dtype):
     return DISJOINT, (jax.random.normal(key, (3,), dtype),)
 
@@ -104,7 +94,9 @@ ENTRIES = {
     "jaxsci.bandits.square_cb": _policy(_square, hyper=(1.0, 10.0, 0.5)),
     "jaxsci.bandits.fast_cb": _policy(_fast, hyper=(1.0, 10.0, 1e-3)),
     "jaxsci.bandits.greedy_cb": _policy(_greedy, hyper=(1.0, 0.1)),
-    "jaxsci.bandits.neu_square_cb": Family(_neural_square),
+    "jaxsci.bandits.neu_square_cb": _policy(
+        lambda *h: _neural(bandits.neu_square_cb, *h), hyper=(1.0, 3.0, 0.1, 2.0), context=ROWS
+    ),
     "jaxsci.bandits.neu_fast_cb": _policy(
         lambda *h: _neural(bandits.neu_fast_cb, *h), hyper=(3.0, 10.0, 0.1, 2.0), context=ROWS
     ),
