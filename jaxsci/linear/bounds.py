@@ -33,11 +33,11 @@ def gershgorin(op) -> Bounds:
 
     Args:
         op: a `linear.operators` operator whose leaves are coefficients, as those of stencils, dense, banded and sparse
-            matrices are and sums of two of one kind: the row sums of |A| are the product of the operator of their
-            moduli with ones. For products of such operators the interval is wider than that of the assembled matrix.
+            matrices are: the row sums of |A| are the product of the operator of their moduli with ones. For products,
+            and sums of different kinds, the interval may be wider than that of the assembled matrix.
 
     Raises:
-        TypeError: an operator that is a function, as sums of different kinds are: its entries are unknown; use `power`.
+        TypeError: an operator that is a function: its entries are unknown; use `power`.
 
     Differentiable in `op` wherever the extreme row is unique.
 
