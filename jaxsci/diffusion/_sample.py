@@ -37,7 +37,7 @@ class Result(NamedTuple):
     nfe: Int[Array, ""]
     """Model calls made: the active rows that were evaluated."""
     status: Int[Array, ""]
-    """NONFINITE_INPUT, NONFINITE_RESULT; 0 = ok."""
+    """NONFINITE_INPUT; NONFINITE_RESULT: of the last state or of any prediction on the way, before hooks; 0 = ok."""
     trajectory: Trajectory | None
     """Of ``save="trajectory"``, else None."""
 
@@ -148,15 +148,16 @@ def _run(key, denoiser, table, x_T, cond, w, denoised_hook, state_hook, save):
                 return data, (x - row["alpha"] * data) / row["sigma"]
 
             data, noise = _choose(row["evaluate"], row["any_evaluate"], model, known, x)
+        finite = jnp.all(jnp.isfinite(data) & jnp.isfinite(noise))  # hooks may hide it, and later rows overwrite it
         if denoised_hook is not None:
             data = denoised_hook(data, x, row["t"], key)
             noise = (x - row["alpha"] * data) / row["sigma"]
-        return data, noise
+        return data, noise, finite
 
     def advance(carry, row):
-        x, xs, datas, noises = carry
+        x, xs, datas, noises, finite = carry
         mine = None if key is None else jax.random.fold_in(key, row["i"])
-        data, noise = predictions(x, row, None if mine is None else jax.random.fold_in(mine, 1))
+        data, noise, good = predictions(x, row, None if mine is None else jax.random.fold_in(mine, 1))
         datas = (data, *datas)[: depth[0]]
         noises = (noise, *noises)[: depth[1]]
         if corrector is not None:
@@ -167,7 +168,8 @@ def _run(key, denoiser, table, x_T, cond, w, denoised_hook, state_hook, save):
             new = new + row["predictor"].std * jax.random.normal(jax.random.fold_in(mine, 0), x.shape, dtype)
         if state_hook is not None:
             new = state_hook(new, row["t_next"], None if mine is None else jax.random.fold_in(mine, 2))
-        return (new, xs[:past], datas[: max(depth[0] - 1, 0)], noises[: max(depth[1] - 1, 0)]), (x, data, noise)
+        past_predictions = datas[: max(depth[0] - 1, 0)], noises[: max(depth[1] - 1, 0)]
+        return (new, xs[:past], *past_predictions, finite & good), (x, data, noise)
 
     def stay(carry, _):
         return carry, (carry[0], first, second)
@@ -180,13 +182,13 @@ def _run(key, denoiser, table, x_T, cond, w, denoised_hook, state_hook, save):
         return carry, seen if save == "trajectory" else None
 
     zeros = jnp.zeros_like(x_T)
-    carry = (x_T, (zeros,) * past, *((zeros,) * max(d - 1, 0) for d in depth))
-    (x, *_), seen = jax.lax.scan(body, carry, steps)
+    carry = (x_T, (zeros,) * past, *((zeros,) * max(d - 1, 0) for d in depth), jnp.asarray(True))
+    (x, *_, finite), seen = jax.lax.scan(body, carry, steps)
     used = jnp.ones(size, bool) if table.active is None else table.active
     evaluated = used if table.evaluate is None else used & table.evaluate
     bits = status.merge(
         status.flag(~jnp.all(jnp.isfinite(x_T)), status.NONFINITE_INPUT),
-        status.flag(~jnp.all(jnp.isfinite(x)), status.NONFINITE_RESULT),
+        status.flag(~(finite & jnp.all(jnp.isfinite(x))), status.NONFINITE_RESULT),
     )
     trajectory = None
     if save == "trajectory":

@@ -37,7 +37,7 @@ class Result(NamedTuple):
     lam: Float[Array, ""]
     """Where the run stands: lam of t_min, unless it stopped early."""
     status: Int[Array, ""]
-    """MAX_STEPS, NONFINITE_INPUT, NONFINITE_RESULT; 0 = ok."""
+    """MAX_STEPS, NONFINITE_INPUT, OUT_OF_RANGE (ends of the time; the value is NaN), NONFINITE_RESULT; 0 = ok."""
 
 
 class _Carry(NamedTuple):
@@ -79,7 +79,7 @@ def sample(
         x_T: the state at t_max.
         order: 2 (DPM-Solver-12) or 3 (DPM-Solver-23) (static).
         kind: "noise" (DPM-Solver) or "data" (DPM-Solver++): which prediction is interpolated (static).
-        t_min, t_max: ends; those of the schedule by default (traced).
+        t_min, t_max: ends; those of the schedule by default (traced). lam must be finite there, and rise from t_max on.
         h_init: first step in lam (traced).
         atol, rtol: a and r (traced); the defaults are for data in [-1, 1], 1/128 is one grey level.
         safety: theta (traced).
@@ -191,14 +191,17 @@ def _run(denoiser, schedule, x_T, cond, numbers, max_steps, order, kind):
 
     zero, zeros = jnp.int32(0), jnp.zeros_like(x_T)
     yes = jnp.asarray(True)
-    start = _Carry(lam_start, h_init, x_T, x_T, zeros, zeros, yes, zero, zero, zero, jnp.all(jnp.isfinite(x_T)))
+    outside = ~(lam_end > lam_start) | ~jnp.isfinite(lam_end) | ~jnp.isfinite(lam_start)
+    finite = jnp.all(jnp.isfinite(x_T)) & ~outside
+    start = _Carry(lam_start, h_init, x_T, x_T, zeros, zeros, yes, zero, zero, zero, finite)
     carry, _ = loops.bounded_while(lambda c: (c.lam < lam_end) & c.finite, body, start, max_steps=max_steps)
     bits = status.merge(
         status.flag(~jnp.all(jnp.isfinite(x_T)), status.NONFINITE_INPUT),
-        status.flag(~(carry.finite & jnp.all(jnp.isfinite(carry.x))), status.NONFINITE_RESULT),
+        status.flag(outside, status.OUT_OF_RANGE),
+        status.flag(~outside & ~(carry.finite & jnp.all(jnp.isfinite(carry.x))), status.NONFINITE_RESULT),
         status.flag(carry.finite & (carry.lam < lam_end), status.MAX_STEPS),
     )
-    return Result(carry.x, carry.nfe, carry.accepted, carry.rejected, carry.lam, bits)
+    return Result(jnp.where(outside, jnp.nan, carry.x), carry.nfe, carry.accepted, carry.rejected, carry.lam, bits)
 
 
 __all__ = ["Result", "sample"]

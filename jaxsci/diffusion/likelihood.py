@@ -41,14 +41,14 @@ class LogProb(NamedTuple):
     steps: Int[Array, ""]
     """Steps of the integrator, rejected ones included."""
     status: Int[Array, ""]
-    """NONFINITE_INPUT, OUT_OF_RANGE (ends of the time), MAX_STEPS, NONFINITE_RESULT; 0 = ok."""
+    """NONFINITE_INPUT, OUT_OF_RANGE (ends of the time), MAX_STEPS, NONFINITE_RESULT (then NaN); 0 = ok."""
 
 
 class Transport(NamedTuple):
     """The end of a trajectory of the probability-flow ODE."""
 
     value: Float[Array, "*d"]
-    """The state at the other end; with MAX_STEPS as far as it got, NaN where the status tells bad input."""
+    """The state at the other end; with MAX_STEPS as far as it got, NaN with any other status."""
     steps: Int[Array, ""]
     """Steps of the integrator, rejected ones included."""
     status: Int[Array, ""]
@@ -241,7 +241,7 @@ def _log_prob(key, denoiser, schedule, prior, cond, arrays, trace, solver, max_s
         density = jnp.asarray(prior(latent), x.dtype)
         if density.shape != ():
             raise TypeError(f"likelihood.log_prob: prior must return a scalar, got shape {density.shape}")
-    value = density + change
+    value = jnp.where(jnp.isnan(change), jnp.nan, density + change)  # a prior may be finite for a NaN
     code = status.merge(code, status.flag((code == status.OK) & ~jnp.isfinite(value), status.NONFINITE_RESULT))
     return LogProb(value, latent, steps, code)
 
@@ -273,6 +273,12 @@ def _flow(denoiser, schedule, cond, arrays, lam):
     return jnp.asarray(schedule.rate(lam), dtype), jnp.asarray(schedule.alpha_sigma(lam)[1], dtype), noise
 
 
+def _norm(y):
+    """Root mean square, infinite for an error that is none: the step is then shortened, NaN would stay for ever."""
+    size = extras.require("optimistix", "ode", "diffusion.likelihood").rms_norm(y)
+    return jnp.where(jnp.isfinite(size), size, jnp.inf)
+
+
 def _integrate(field, schedule, arrays, start, solver, max_steps, to_noise):
     """Follow `field` between the two ends; returns the end, the steps and the status."""
     dfx = extras.require("diffrax", "ode", "diffusion.likelihood")
@@ -291,7 +297,10 @@ def _integrate(field, schedule, arrays, start, solver, max_steps, to_noise):
         noise if to_noise else data,
         None,
         safe,
-        stepsize_controller=dfx.PIDController(rtol=arrays.rtol, atol=arrays.atol),
+        # Where the model's output is not finite every step is refused, until it is too short to move.
+        stepsize_controller=dfx.PIDController(
+            rtol=arrays.rtol, atol=arrays.atol, norm=_norm, dtmin=jnp.finfo(dtype).tiny, force_dtmin=False
+        ),
         max_steps=max_steps,
         throw=False,
     )
@@ -299,9 +308,11 @@ def _integrate(field, schedule, arrays, start, solver, max_steps, to_noise):
     capped = solution.result == dfx.RESULTS.max_steps_reached
     failed = (solution.result != dfx.RESULTS.successful) | ~tree.all_finite(end)
     late = status.flag(capped, status.MAX_STEPS) | status.flag(failed & ~capped, status.NONFINITE_RESULT)
-    end = tree.where(code == status.OK, end, jax.tree.map(lambda a: jnp.full_like(a, jnp.nan), end))
     steps = jnp.where(code == status.OK, solution.stats["num_steps"], 0).astype(jnp.int32)
-    return end, steps, jnp.where(code == status.OK, late, code)
+    code = jnp.where(code == status.OK, late, code)
+    known = (code == status.OK) | (code == status.MAX_STEPS)
+    end = tree.where(known, end, jax.tree.map(lambda a: jnp.full_like(a, jnp.nan), end))
+    return end, steps, code
 
 
 __all__ = ["LogProb", "Transport", "bits_per_dimension", "decode", "encode", "log_prob"]

@@ -175,9 +175,14 @@ def denoiser(
 
 
 def clip(data: Float[Array, "*d"], radius: ArrayLike = 1.0) -> Float[Array, "*d"]:
-    """Static thresholding: every entry into [-radius, radius]."""
+    """Static thresholding: every entry into [-radius, radius]. An infinite one is no prediction: it becomes NaN."""
     radius = jnp.asarray(radius, data.dtype)
-    return jnp.clip(data, -radius, radius)
+    return _hide_nothing(data, jnp.clip(data, -radius, radius))
+
+
+def _hide_nothing(data, limited):
+    """NaN where `data` are not finite: limits must not make a sample of an overflow."""
+    return jnp.where(jnp.isfinite(data), limited, jnp.asarray(jnp.nan, limited.dtype))
 
 
 def dynamic_threshold(
@@ -192,13 +197,13 @@ def dynamic_threshold(
             the paper has no such bound.
 
     Returns:
-        Entries in [-1, 1], computed in at least float32.
+        Entries in [-1, 1], computed in at least float32; NaN where those of `data` are not finite.
     """
     wide = data.astype(jnp.promote_types(data.dtype, jnp.float32))
     quantile, max_value = jnp.asarray(quantile, wide.dtype), jnp.asarray(max_value, wide.dtype)
     q = jnp.quantile(jnp.abs(wide).reshape(-1), quantile)
     q = jnp.minimum(jnp.maximum(q, 1.0), max_value)
-    return (jnp.clip(wide, -q, q) / q).astype(data.dtype)
+    return _hide_nothing(data, (jnp.clip(wide, -q, q) / q).astype(data.dtype))
 
 
 __all__ = ["KINDS", "clip", "convert", "denoiser", "dynamic_threshold"]

@@ -139,6 +139,18 @@ def test_trouble_is_reported():
     assert int(result.status) == status.NONFINITE_RESULT and bool(jnp.all(jnp.isfinite(result.value)))
 
 
+def test_ends_without_a_way_between_them_are_reported():
+    """Reversed, equal or NaN ends, and ends of pure noise or pure data: no state is claimed to be a sample."""
+    flow = schedules.flow()  # lam(1) = -inf, lam(0) = inf
+    for schedule, ends in (
+        (VP, dict(t_min=0.9, t_max=0.1)), (VP, dict(t_min=0.5, t_max=0.5)), (VP, dict(t_min=jnp.nan)),
+        (flow, dict(t_max=1.0, t_min=0.1)), (flow, dict(t_max=0.9, t_min=0.0)),
+    ):  # fmt: skip
+        result = adaptive.sample(DENOISER, schedule, X[0], **ends)
+        assert int(result.status) == status.OUT_OF_RANGE and int(result.nfe) == 0
+        assert bool(jnp.all(jnp.isnan(result.value)))
+
+
 @pytest.mark.bad_input
 def test_bad_input():
     for keywords, match in ((dict(order=1), "order must be 2 or 3, got 1"), (dict(kind="v"), "kind must be 'data'")):

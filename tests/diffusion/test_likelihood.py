@@ -198,17 +198,27 @@ def _float32(**options):
 
 
 def test_trouble_is_reported():
-    def broken(x, t, cond, w):
-        return x, jnp.where(t > 0.5, jnp.nan, x)
-
     assert int(_float32().status) == 0
     assert int(_float32(x=jnp.array([jnp.nan, 0.0])).status) == status.NONFINITE_INPUT
     assert int(_float32(t_min=0.9, t_max=0.1).status) == status.OUT_OF_RANGE
     capped = _float32(max_steps=3)
     assert int(capped.status) == status.MAX_STEPS and int(capped.steps) == 3
-    assert int(_float32(denoiser=broken, max_steps=64).status) & (status.NONFINITE_RESULT | status.MAX_STEPS)
     flow = schedules.flow()  # t_max = 1 is pure noise, where lam is -inf
     assert int(likelihood.encode(lambda x, t, c, w: (x, x), flow, jnp.zeros(2)).status) == status.OUT_OF_RANGE
+
+
+def test_a_model_without_finite_output_is_reported():
+    """Everywhere, or from the middle of the way on: never the density that some prior has."""
+
+    def broken(x, t, cond, w):
+        return x, jnp.where(t >= cond[0], cond[1], x)
+
+    for start, value in ((0.0, jnp.nan), (0.0, jnp.inf), (0.5, jnp.nan), (0.5, jnp.inf)):
+        found = _float32(denoiser=broken, prior=jnp.max, cond=jnp.array([start, value]))
+        assert int(found.status) == status.NONFINITE_RESULT and int(found.steps) < 100
+        assert np.isnan(found.value) and np.isnan(found.latent).all()
+    found = likelihood.encode(broken, schedules.vp_linear(), jnp.zeros(2), cond=jnp.array([0.5, jnp.nan]))
+    assert int(found.status) == status.NONFINITE_RESULT and np.isnan(found.value).all()
 
 
 def test_a_bad_lane_does_not_touch_the_others():

@@ -11,7 +11,7 @@ import jaxsci
 from diffusion import mixture
 from jaxsci import diffusion
 from jaxsci.core import status
-from jaxsci.diffusion import grids, predictions, rules, solvers, tables
+from jaxsci.diffusion import grids, hooks, interop, predictions, rules, solvers, tables
 from jaxsci.diffusion.tables import Row, Step
 
 PROBLEM = mixture.problem_a()
@@ -258,6 +258,27 @@ def test_not_a_number_is_a_status():
         jaxsci.check(result)
     lanes = jax.vmap(lambda x: diffusion.sample(None, DENOISER, _unipc(), x))(jnp.stack([x, jnp.asarray(X, "f4")]))
     assert lanes.status.tolist()[1] == 0 and bool(jnp.all(jnp.isfinite(lanes.value[1])))
+
+
+def test_trouble_on_the_way_is_a_status():
+    """Hooks, an import's own limit and a state that is overwritten hide nothing; padding and other lanes are apart."""
+    table = tables.pad(_unipc(5), 7)
+
+    def sick(x, t, cond, w):  # an overflow in one of the rows
+        return jnp.where(jnp.abs(t - table.t[2]) < 1e-4, w, 0.0) + 0.1 * x, x
+
+    run = lambda w, **options: diffusion.sample(None, sick, table, X, guidance_scale=w, **options)  # noqa: E731
+    for w, code in ((jnp.inf, status.NONFINITE_RESULT), (2.0, 0)):
+        assert int(run(w, denoised_hook=hooks.clip(1.0)).status) == code
+        clipped = run(w, denoised_hook=lambda D, x, t, key: jnp.clip(D, -1, 1))
+        assert bool(jnp.all(jnp.isfinite(clipped.value))) and int(clipped.status) == code
+        reset = run(w, state_hook=lambda x, t, key: jnp.where(t < table.t[3], X, 0 * X))
+        assert bool(jnp.all(jnp.isfinite(reset.value))) and int(reset.status) == code
+    lanes = jax.vmap(lambda w: run(w, denoised_hook=hooks.clip(1.0)).status)(jnp.asarray([1.0, jnp.nan, 3.0]))
+    assert lanes.tolist() == [0, status.NONFINITE_RESULT, 0]
+    it = interop.from_diffusers({"_class_name": "DDPMScheduler"}, 5)  # clips
+    denoiser = interop.denoiser(it, lambda x, t, cond: jnp.where(t == it.timesteps[2], jnp.inf, x))
+    assert int(diffusion.sample(jax.random.key(0), denoiser, it.table, X).status) == status.NONFINITE_RESULT
 
 
 @pytest.mark.bad_input
