@@ -235,7 +235,8 @@ def check_builder(entry: Builder) -> None:
     for x, y in zip(jax.tree.leaves(first), jax.tree.leaves(entry.truth(*args))):
         np.testing.assert_allclose(x, y, rtol=entry.tol, atol=entry.tol)
     if "tracer" not in entry.skip:
-        with pytest.raises(TypeError, match="concrete"):
+        # The second is what the type hook of `make test-types` says.
+        with pytest.raises(TypeError, match="concrete|Type-check error"):
             jax.jit(function)(*args)
 
 
@@ -259,13 +260,25 @@ def check_driver(entry: Driver, folder) -> None:
 
 
 def check_policy(
-    make: Callable, key, num_arms: int, *, hyper: tuple = (), context=None, losses=(0.0, 1.0), dtype="float32"
+    make: Callable,
+    key,
+    num_arms: int,
+    *,
+    hyper: tuple = (),
+    context=None,
+    losses=(0.0, 1.0),
+    dtype="float32",
+    learns: tuple = (),
 ):
     """A bandit policy keeps its promises.
 
-    `make(*hyper)` builds it; every hyper-parameter is an array leaf. Actions lie in range and respect masks,
-    log-probabilities belong to the distribution that was sampled, the state's structure never changes, and the
-    policy runs under jit, scan and vmap with one compilation for all hyper-parameters.
+    `make(*hyper)` builds it; every hyper-parameter is an array leaf. Actions lie in range and respect masks, the
+    log-probability is a function of the arm alone (draws of an arm agree) and either 0 for all or belongs to
+    probabilities that sum to at most 1, the state's structure never changes, and the policy runs under jit, scan and
+    vmap over seeds and hyper-parameters with one compilation for all of their values.
+
+    An update with a loss or a context that is not finite, of weight 0, or in which nothing was played returns the
+    state leaf for leaf; `learns` names those of "nan", "inf", "context" from which a policy learns by design.
     """
     low, high = losses
     hyper = tuple(jnp.asarray(h, dtype) for h in hyper)
@@ -293,29 +306,64 @@ def check_policy(
 
         return jax.lax.scan(step, policy.init(key), jnp.arange(40))
 
-    keys = jax.random.split(key, 3)
+    # Lanes: three seeds, and the first once more with other hyper-parameters.
+    others = tuple(h * 1.1 for h in hyper)
+    keys = jax.random.split(key, 3)[jnp.array([0, 1, 2, 0])]
+    lanes = tuple(jnp.stack([h, h, h, o]) for h, o in zip(hyper, others))
     jitted = jax.jit(run)
-    one = [jitted(k, *hyper) for k in keys]
-    batched = jax.vmap(run, in_axes=(0, *(None for _ in hyper)))(keys, *hyper)
-    loop = stacked(one)
-    assert_close(batched[1].action, loop[1].action, 0.0, "vmap over seeds plays the same arms")
+    one = [jitted(keys[i], *hyper) for i in range(3)]
+    with count_compilations() as events:
+        one.append(jax.block_until_ready(jitted(keys[3], *others)))
+    assert not events, "a new hyper-parameter value compiled again"
+    batched, loop = jax.vmap(run)(keys, *lanes), stacked(one)
+    assert_close(batched[1].action, loop[1].action, 0.0, "vmap over seeds and hyper-parameters plays the same arms")
     assert bool(jnp.all(jnp.isfinite(loop[1].log_prob) | (loop[1].log_prob <= 0)))
     for leaf in jax.tree.leaves(loop[0]):
         if jnp.issubdtype(leaf.dtype, jnp.inexact):
             assert leaf.dtype == np.dtype(dtype), f"dtype kept: {leaf.dtype}"
-    first, others = keys[0], tuple(h * 1.1 for h in hyper)
-    with count_compilations() as events:
-        jax.block_until_ready(jitted(first, *others))
-    assert not events, "a new hyper-parameter value compiled again"
+    _check_rounds(policy, key, after, context, num_arms, jnp.asarray(high, dtype), learns)
 
-    if num_arms > 1:
-        mask = jnp.arange(num_arms) == num_arms - 1
-        played = jax.vmap(lambda k: policy.select(k, after, context, mask).action)(jax.random.split(key, 16))
-        assert bool(jnp.all(played == num_arms - 1)), "a masked arm was played"
-        nothing = policy.select(key, after, context, jnp.zeros(num_arms, bool))
-        assert 0 <= int(nothing.action) < num_arms and float(nothing.log_prob) == -np.inf, "all arms masked"
-        kept = policy.update(after, nothing, jnp.asarray(high, dtype), context)
-        assert all(bool(jnp.all(jnp.isfinite(a))) for a in jax.tree.leaves(host(kept)) if a.dtype.kind == "f")
+
+def _check_rounds(policy, key, state, context, num_arms, loss, learns):
+    """Draws, masks, and what teaches nothing, in one program."""
+    hole = jax.tree.map(lambda a: jnp.full_like(a, jnp.nan), context)
+    last, nan, one = jnp.arange(num_arms) == num_arms - 1, jnp.nan * loss, jnp.ones_like(loss)
+    bad = {
+        "nan": (nan, context, one),
+        "inf": (jnp.inf * loss, context, one),
+        "weight 0": (loss, context, 0 * one),
+        "NaN at weight 0": (nan, context, 0 * one),
+        "NaN weight": (loss, context, nan),
+        "context": (loss, hole, one),
+    }
+    if context is None:
+        del bad["context"]
+
+    @jax.jit
+    def probe(policy, state, losses, contexts, weights):
+        def select(k, mask=None):
+            return policy.select(k, state, context, mask)
+
+        draws = jax.random.split(key, 64)
+        masked = jax.vmap(select, (0, None))(draws[:16], last)
+        nothing = select(key, jnp.zeros(num_arms, bool))
+        silent = policy.update(state, nothing, loss, context)
+        kept = jax.vmap(policy.update, (None, None, 0, 0, 0))(state, select(key), losses, contexts, weights)
+        return jax.vmap(select)(draws), masked, nothing, silent, kept, policy.select(key, state, hole)
+
+    drawn, masked, nothing, silent, kept, blind = host(probe(policy, state, *stacked(list(bad.values()))))
+    arms, first = np.unique(drawn.action, return_index=True)
+    if np.any(drawn.log_prob != 0):
+        of_arm = drawn.log_prob[first][np.searchsorted(arms, drawn.action)]
+        np.testing.assert_allclose(drawn.log_prob, of_arm, rtol=1e-5, atol=1e-6, err_msg="one arm, one probability")
+        assert np.exp(drawn.log_prob[first]).sum() <= 1 + 1e-5, "the arms drawn are likelier than 1 together"
+    assert 0 <= blind.action < num_arms and blind.log_prob > -np.inf, "no arm in a context that is NaN"
+    assert np.all(masked.action == num_arms - 1), "a masked arm was played"
+    assert 0 <= nothing.action < num_arms and nothing.log_prob == -np.inf, "all arms masked"
+    assert_close(silent, state, 0.0, "a round without a play changes nothing")
+    for i, name in enumerate(bad):
+        if name not in learns:
+            assert_close(jax.tree.map(lambda a, i=i: a[i], kept), state, 0.0, f"an update with {name} changes nothing")
 
 
 def check_method(make: Callable, key, dtype, *, tol: float):
