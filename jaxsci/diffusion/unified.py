@@ -231,6 +231,8 @@ def check(decisions: Decisions, statistics: Statistics | None = None) -> None:
     lam = d.lam[: n + 1]
     if not np.isfinite(lam[:-1]).all() or not (np.diff(lam) > 0).all():
         raise ValueError(f"unified: nodes must be finite (but the last) and rise strictly in lam, got {lam}")
+    if not 0 <= d.first < len(FIRST):
+        raise ValueError(f"unified: first must be in [0, {len(FIRST)}), got {d.first}")
     for i in range(n):
         for name, value, num in (("kind", d.kind[i], 3), ("relaxation", d.relaxation[i], 6), ("start", d.start[i], 3)):
             if not 0 <= value < num:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from diffusion import mixture
-from jaxsci.diffusion import search, unified
+from jaxsci import diffusion
+from jaxsci.diffusion import grids, schedules, search, solvers, statistics, unified
 
 SCHEDULE = mixture.problem_a().schedule
 LOW, HIGH = float(SCHEDULE.lam(1.0)), float(SCHEDULE.lam(1e-3))
@@ -127,8 +128,38 @@ def test_a_search_that_was_stopped_goes_on_as_if_it_had_not(key, tmp_path):
     again = search.search(key, toy, where(), SCHEDULE, num_evaluations=64, out=file, **options)
     np.testing.assert_array_equal(again.history.losses, whole.history.losses)
     jax.tree.map(np.testing.assert_array_equal, again.history.decisions, whole.history.decisions)
-    with pytest.raises(ValueError, match="other calls"):
-        search.search(key, toy, where(4), SCHEDULE, num_evaluations=64, out=file)
+
+
+def test_a_file_of_another_search_is_refused(key, tmp_path):
+    """Whatever gave its losses their meaning: calls, ends, weights, schedule, statistics, mean, objective."""
+    file, small = tmp_path / "found.npz", {"batch": 4, "num_evaluations": 4, "predictor": False}
+    stats = [statistics.constant(SCHEDULE, l, num_lams=3) for l in (1.0, 0.9)]
+    first = search.starting_population(SCHEDULE, where())[:4]
+    run = lambda objective=toy, space=where(), schedule=SCHEDULE, **kw: search.search(  # noqa: E731
+        key, objective, space, schedule, out=file, **{"statistics": stats[0], **small, **kw}
+    )
+    found = run(start=first)
+    again = run(start=first)
+    np.testing.assert_array_equal(found.history.losses, again.history.losses)
+    other_ends = search.space(5, LOW, HIGH - 0.1, kinds=(0.5, 0.5, 0.0))
+    for change, what in (
+        (dict(space=where(4)), "space"), (dict(space=other_ends), "space"),
+        (dict(space=where(kinds=(0.4, 0.6, 0.0))), "space"),
+        (dict(schedule=schedules.vp_cosine()), "schedule"), (dict(statistics=stats[1]), "statistics"),
+        (dict(mean=0.1), "mean"), (dict(objective=lambda table: toy(table) + 0.1), "objective"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=f"belongs to another .*{what}"):
+            run(**change)
+
+
+def test_samples_of_a_matching_draw_their_own_noise(key):
+    """Equal starts under a table with noise do not end at one point, and sample i is that of fold_in(key, i)."""
+    table = solvers.ddim(grids.at_lams(SCHEDULE, np.linspace(LOW, 0.0, 4)), eta=1.0)
+    model = lambda x, t, cond, w: (jnp.tanh(x), x)  # noqa: E731
+    x = jnp.ones((2, 1))
+    ends = [diffusion.sample(jax.random.fold_in(key, i), model, table, x[i]).value for i in range(2)]
+    assert abs(float(ends[0][0] - ends[1][0])) > 1e-2
+    assert float(search.matching(model, x, jnp.stack(ends), key=key)(table)) < 1e-5
 
 
 def test_the_start_is_uniform_schedules_of_both_grids():
@@ -150,8 +181,6 @@ def test_matching_is_the_distance_from_the_teacher():
 @pytest.mark.slow
 def test_problem_b_searched_solvers_beat_uniform_ones_on_held_out_latents(key):
     """Five calls on the digits: at least 12 % under the best uniform schedule, on latents not searched on."""
-    from jaxsci.diffusion import statistics
-
     problem = mixture.digits_mixture()
     denoiser = mixture.denoiser(problem.mixture, SCHEDULE)
     stats = statistics.estimate(key, denoiser, SCHEDULE, problem.mixture.means, num_lams=61, num_samples=128)
@@ -184,5 +213,11 @@ def test_spaces_and_counts_are_checked(key):
         search.search(key, toy, search.space(5, LOW, HIGH), SCHEDULE)
     with pytest.raises(ValueError, match="must be >= 1"):
         search.search(key, toy, where(), SCHEDULE, batch=0)
+    for wrong, match in (
+        (unified.uniform(np.linspace(LOW, HIGH, 6)), r"of 5 calls in 6 rows, candidate 0 has 5 in \(5,\)"),
+        (unified.uniform(np.linspace(LOW, HIGH, 5), size=where().num_rows), "candidate 0 has 4"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            search.search(key, toy, where(), SCHEDULE, start=[wrong])
     with pytest.raises(ValueError, match="needs 6 rows"):
         search.mutate(key, search.random(key, where(3)), where())

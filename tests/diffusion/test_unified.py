@@ -208,6 +208,8 @@ def test_a_clean_last_node_and_pure_noise_at_the_first():
         ({"start": np.array([0, 1, 0, 1, 0])}, "without its start 1"),
         ({"relaxation": np.array([0, 5, 9, 2, 4])}, "relaxation of row 2"),
         ({"num_rows": np.array(6)}, "num_rows"),
+        ({"first": np.array(3)}, "first must be in"),
+        ({"first": np.array(-1)}, "first must be in"),
     ],
 )
 def test_decisions_that_are_no_solver_are_refused(change, message):

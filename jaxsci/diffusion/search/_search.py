@@ -1,5 +1,6 @@
 """The driver: propose, tabulate on the host, evaluate in one compiled call, keep everything."""
 
+import hashlib
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -28,10 +29,11 @@ from jaxsci.diffusion.unified import Decisions
 
 
 def _distance(denoiser, x_T, target, cond, guidance_scale, key, table):
-    def one(x, cond):
-        return sample(key, denoiser, table, x, cond=cond, guidance_scale=guidance_scale).value
+    def one(i, x, cond):
+        mine = None if key is None else jax.random.fold_in(key, i)
+        return sample(mine, denoiser, table, x, cond=cond, guidance_scale=guidance_scale).value
 
-    return jnp.sqrt(jnp.mean((jax.vmap(one)(x_T, cond) - target) ** 2))
+    return jnp.sqrt(jnp.mean((jax.vmap(one)(jnp.arange(x_T.shape[0]), x_T, cond) - target) ** 2))
 
 
 def matching(
@@ -51,7 +53,7 @@ def matching(
         target: where an accurate solver takes them.
         cond: conditions, with the same leading axis, or None.
         guidance_scale: w.
-        key: for tables that draw noise.
+        key: for tables that draw noise; sample i uses ``fold_in(key, i)``.
 
     Returns:
         ``objective(table) -> scalar``, a Partial.
@@ -140,7 +142,8 @@ def search(
     """Look for a solver of ``where.num_calls`` calls that makes `objective` small. A driver: a host loop.
 
     Args:
-        key: one typed key; batch b uses ``fold_in(key, b)``, so a search that goes on equals one that never stopped.
+        key: one typed key; the batch after n evaluations uses ``fold_in(key, n)``. So a search that goes on equals one
+            that never stopped, if `key`, the counts and rates are the same and it was stopped after a whole batch.
         objective: ``objective(table) -> scalar``, vmapped over a batch of tables and compiled once; see `matching`.
             A value that is not finite counts as infinite.
         where: from `space`.
@@ -154,14 +157,16 @@ def search(
         crossover_rate: probability of two parents.
         predictor: use the learned predictor after `warm_up` evaluations; needs the extra ``nets``.
         proposals: children per evaluated candidate, once the predictor chooses.
-        out: npz file of all candidates, written after every batch; an existing one is continued.
+        out: npz file of all candidates, written after every batch; an existing one is continued if it is of the same
+            space, schedule, statistics and mean, and the first batch has the same losses under `objective`.
         report: ``report(evaluated, best_loss)`` after every batch.
 
     Returns:
         `Result`.
 
     Raises:
-        ValueError: "v3" without statistics, `out` of another space, or counts below 1.
+        ValueError: "v3" without statistics, `out` of another search (the message says what differs), a candidate of
+            `start` that is not of this space, or counts below 1.
 
     References: see the module.
     """
@@ -183,15 +188,26 @@ def search(
             found.append(np.where(np.isfinite(values), values, np.inf))
         return np.concatenate(found)
 
+    identity = _identity(where, schedule, statistics, mean)
     if out is not None and Path(out).exists():
         history = load_history(out)
-        if np.shape(history.decisions.kind)[-1] != where.num_rows:
-            raise ValueError(f"search.search: {out} belongs to a space of other calls; name another file")
+        _same_search(out, identity)
+        count = min(batch, len(history.losses))
+        now = losses_of([jax.tree.map(lambda a, i=i: a[i], history.decisions) for i in range(count)])
+        if not np.allclose(now, history.losses[:count], rtol=1e-3, atol=0):
+            raise ValueError(f"search.search: {out} belongs to another objective, by its first losses; name another")
     else:
         first = list(starting_population(schedule, where) if start is None else start)[:num_evaluations]
+        for j, d in enumerate(first):
+            rows, calls = np.shape(d.kind), int(unified.num_calls(d))
+            if rows != (where.num_rows,) or calls != where.num_calls:
+                raise ValueError(
+                    f"search.search: start must be of {where.num_calls} calls in {where.num_rows} rows, candidate {j} "
+                    f"has {calls} in {rows}; pass size={where.num_rows} to unified.uniform"
+                )
         first = first or [random(jax.random.fold_in(key, 2**31 - 1), where)]
         history = History(stack(first), losses_of(first))
-        _keep(out, history, report)
+        _keep(out, history, report, identity)
     while (done := len(history.losses)) < num_evaluations:
         mine = jax.random.fold_in(key, done)
         wanted = min(batch, num_evaluations - done)
@@ -203,7 +219,7 @@ def search(
         found = losses_of([jax.tree.map(lambda a, i=i: a[i], chosen) for i in range(wanted)])
         both = jax.tree.map(lambda a, b: np.concatenate([a, b]), history.decisions, chosen)
         history = History(both, np.concatenate([history.losses, found]))
-        _keep(out, history, report)
+        _keep(out, history, report, identity)
     best = jax.tree.map(lambda a: a[history.best()], history.decisions)
     table = unified.solver(schedule, best, statistics=statistics, mean=mean)
     return Result(best, table, float(history.losses[history.best()]), history)
@@ -250,16 +266,49 @@ def _all_features(stacked, where):
 # --- files --------------------------------------------------------------------------------------------------
 
 
-def _keep(out, history, report):
+def _identity(where, schedule, statistics, mean):
+    """What a history belongs to, by name, as vectors that survive a change of precision."""
+    flat = lambda tree: [np.ravel(np.asarray(a, np.float64)) for a in jax.tree.leaves(tree)]  # noqa: E731
+    lams = np.linspace(*np.asarray(where.ends, np.float64), 7)
+    times = schedule.t_of_lam(lams)
+    probe = (times, schedule.alpha_sigma(lams), schedule.model_time(times))
+
+    def digest(tree):  # may be large, and comes as it is from a file
+        text = b"".join(a.astype(np.float32).tobytes() for a in flat(tree))
+        return np.frombuffer(hashlib.sha256(text).digest(), np.uint8)
+
+    return {
+        "space": np.concatenate([np.atleast_1d(where.num_calls), *flat(where)]),
+        "schedule": np.concatenate(flat(probe)),
+        "statistics": digest(statistics),
+        "mean": digest(mean),
+    }
+
+
+def _same_search(path, identity):
+    """Refuse a file whose search was another one; files without identity pass."""
+    with np.load(path) as file:
+        for name, mine in identity.items():
+            theirs = file[f"identity.{name}"] if f"identity.{name}" in file else mine
+            if theirs.shape != mine.shape or not np.allclose(theirs, mine, rtol=1e-4, atol=1e-6):
+                raise ValueError(f"search.search: {path} belongs to another search: its {name} differs; name another")
+
+
+def _keep(out, history, report, identity):
     if out is not None:
-        save_history(history, out)
+        _write(history, out, identity)
     if report is not None:
         report(len(history.losses), float(history.losses.min()))
 
 
 def save_history(history: History, path: str | Path) -> None:
     """One npz file, written beside and moved into place, so that a kill leaves the old one or the new one."""
+    _write(history, path, {})
+
+
+def _write(history, path, identity):
     arrays = {f"decisions.{name}": np.asarray(a) for name, a in history.decisions._asdict().items()}
+    arrays |= {f"identity.{name}": a for name, a in identity.items()}
     beside = Path(f"{path}.part")
     with open(beside, "wb") as file:
         np.savez(file, losses=history.losses, **arrays)
