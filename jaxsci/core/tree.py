@@ -22,7 +22,7 @@ def dot(x: PyTree, y: PyTree) -> Float[Array, ""]:
 
 
 def norm(x: PyTree) -> Float[Array, ""]:
-    """Euclidean norm over all leaves; its gradient at 0 is 0, not NaN."""
+    """Euclidean norm over all leaves, the squares of which must fit the dtype; its gradient at 0 is 0, not NaN."""
     square = dot(x, x)
     positive = square > 0
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1)), square)

@@ -250,7 +250,7 @@ def _iterate(op, b, x0, method: Solver, limits: _Limits, norm_ref: str, max_hist
     rhs, guess = system.pack(b), system.pack(x0)
     state = method.init(system, rhs, guess)
     norm = tree.norm(state.r)
-    reference = _norm(b) if norm_ref == "b" else norm
+    reference = _norm(rhs) if norm_ref == "b" else norm
     target = tol.astype(norm.dtype) * reference
     ceiling = _DIVERGED * jnp.maximum(reference, norm)
     history = jnp.full(max_history, jnp.nan, norm.dtype)
@@ -293,7 +293,8 @@ def _iterate(op, b, x0, method: Solver, limits: _Limits, norm_ref: str, max_hist
     lost = ~tree.all_finite(up * value)
     value = tree.where(lost, x0, value)
     code = code | status.flag(lost, status.NONFINITE_RESULT | status.DIVERGED)
-    residual = jnp.where(bad, jnp.inf, _norm(b - op.mv(value)))
+    residual = _norm(b - op.mv(value))
+    residual = jnp.where(bad | jnp.isnan(residual), jnp.inf, residual)
     # A solve ends well only if the residual of the returned x says so too.
     drifted = (end.norm <= target) & (residual > _DRIFT * target) & (residual > 0)
     code = code | status.flag(drifted & (steps > 0), status.STAGNATED)

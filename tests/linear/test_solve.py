@@ -269,7 +269,7 @@ def test_gradients_equal_those_of_a_dense_solve(method, key):
 @pytest.mark.x64
 @pytest.mark.parametrize(("method", "norm_ref"), [("sor", "r0"), ("cg", "b")])
 def test_derivatives_do_not_see_the_guess(method, norm_ref, key):
-    """b = A x + sin(s) v, large x and a guess near it, far off any derivative: first by vmap, second forward over both."""
+    """b = A x + sin(s) v with x large and a guess near x: first derivatives by vmap, second ones forward over both."""
     x, v = jax.random.normal(key, (2, 5, 6)) * jnp.array([1e8, 1.0])[:, None, None]
     op, options = laplacian(), {"method": METHODS[method], "norm_ref": norm_ref, "tol": 1e-10}
 
