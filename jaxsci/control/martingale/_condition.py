@@ -24,6 +24,7 @@ from jaxsci.control.simulate import Path, Transition, transitions
 from jaxsci.core.types import float_dtype
 
 _DISCOUNTINGS = ("additive", "multiplicative")
+_SCALES = ("dt", "unit")
 _HIGHEST = jax.lax.Precision.HIGHEST
 
 
@@ -93,15 +94,69 @@ def condition(
     return Condition(value, discount, test, discounting, bool(average), bool(weight_by_discount))
 
 
-def as_unknowns(cond: Condition, params: PyTree) -> Unknowns:
-    """Parameters as `Unknowns`; with `average` the first V is 0 unless it is given."""
+def as_unknowns(cond: Condition, params: PyTree, dts: ArrayLike = ()) -> Unknowns:
+    """Parameters as `Unknowns`, whole numbers as floats; with `average` the first V is 0 unless it is given."""
     if not isinstance(params, Unknowns):
         params = Unknowns(params)
+    dtype = float_dtype(params, dts)
+
+    def real_valued(leaf):
+        leaf = jnp.asarray(leaf)
+        return leaf if jnp.issubdtype(leaf.dtype, jnp.inexact) else leaf.astype(dtype)
+
+    params = jax.tree.map(real_valued, params)
     if cond.average == (params.average is not None):
         return params
     if cond.average:
         return params._replace(average=jnp.zeros((), float_dtype(params.params)))
     raise ValueError("martingale: the unknowns hold an average reward but the condition is not ergodic")
+
+
+def real(data):
+    """A `Path` or a `Transition` in one floating dtype: states may be whole numbers, the arithmetic may not."""
+    names = ("ts", "xs", "rs", "dts") if isinstance(data, Path) else ("t", "x", "reward", "dt", "t_next", "x_next")
+    values = {name: jnp.asarray(getattr(data, name)) for name in names}
+    dtype = float_dtype(*(a for name, a in values.items() if name[0] != "t"))
+    return data._replace(**{name: a.astype(dtype) for name, a in values.items()})
+
+
+def time_weight(cond: Condition, t):
+    """exp(-beta t) where the condition weighs times, else 1."""
+    return jnp.exp(-cond.discount.astype(t.dtype) * t) if cond.weight_by_discount else jnp.ones_like(t)
+
+
+def kept(cond: Condition, decay, dt):
+    r"""What is left of a trace after dt, $(\lambda e^{-\beta})^{dt}$."""
+    return jnp.exp(-cond.discount.astype(dt.dtype) * dt) * decay.astype(dt.dtype) ** dt
+
+
+def scaled(dt, trace_scale: str):
+    """What a test counts in a trace: dt, or 1, and nothing on a step of no length."""
+    return dt if trace_scale == "dt" else (dt > 0).astype(dt.dtype)
+
+
+def checked_scale(function: str, trace_scale: str) -> None:
+    """Raise on an unknown scale."""
+    if trace_scale not in _SCALES:
+        raise ValueError(f"{function}: trace_scale must be one of {_SCALES}, got {trace_scale!r}")
+
+
+def credit(cond: Condition, deltas, dts, decay, trace_scale: str):
+    r"""What multiplies the test of step j: $\sum_k\xi_k\delta_k = \sum_j c_j\,\xi^0_j$ with the tests before any trace.
+
+    Without a trace $c_j = \delta_j$; with one, the errors to come, $c_j = s_j D_j$ and
+    $D_j = \delta_j + (\lambda e^{-\beta})^{\Delta_{j+1}} D_{j+1}$: scalars backward in place of vectors forward.
+    """
+    if decay is None:
+        return deltas
+
+    def back(later, now):
+        delta, dt = now
+        here = delta + later
+        return kept(cond, decay, dt) * here, here
+
+    _, ahead = jax.lax.scan(back, jnp.zeros((), deltas.dtype), (deltas, dts), reverse=True)
+    return scaled(dts, trace_scale) * ahead
 
 
 def residual(cond: Condition, params: PyTree, transition: Transition) -> Residual:
@@ -115,11 +170,12 @@ def residual(cond: Condition, params: PyTree, transition: Transition) -> Residua
     For a linear family the rise of J is formed from differences of features, $\theta\cdot(\phi_{k+1} - \phi_k)$, which
     keeps the digits that J_{k+1} - J_k loses in float32 at small steps.
     """
-    return _residual(cond, as_unknowns(cond, params), transition)
+    return _residual(cond, as_unknowns(cond, params, transition.dt), transition)
 
 
 @eqx.filter_jit
 def _residual(cond: Condition, unknowns: Unknowns, step: Transition) -> Residual:
+    step = real(step)
     dtype = step.x.dtype
     level, level_next, rise, slope, slope_next, slope_rise = _jet(cond.value, unknowns.params, step)
     discount = cond.discount.astype(dtype)
@@ -134,9 +190,7 @@ def _residual(cond: Condition, unknowns: Unknowns, step: Transition) -> Residual
         delta = delta - unknowns.average.astype(dtype) * step.dt
         slope_delta = jnp.append(slope_delta, -step.dt)
         test = jnp.append(test, jnp.ones((), dtype))
-    if cond.weight_by_discount:
-        test = jnp.exp(-discount * step.t) * test
-    return Residual(delta, slope_delta, test)
+    return Residual(delta, slope_delta, time_weight(cond, step.t) * test)
 
 
 def _jet(value: Value, params, step: Transition):
@@ -163,18 +217,39 @@ def _features(value: Value, t, x):
     return out
 
 
-def moments(cond: Condition, params: PyTree, path: Path) -> Float[Array, " m"]:
+def moments(
+    cond: Condition,
+    params: PyTree,
+    path: Path,
+    *,
+    trace_decay: ArrayLike | None = None,
+    trace_scale: str = "dt",
+) -> Float[Array, " m"]:
     r"""$\sum_k \xi_k\delta_k$ along one path: the value function makes its mean over paths zero.
+
+    Args:
+        cond: from `condition`.
+        params: parameters of the family, or `Unknowns`.
+        path: one path. Its status is not looked at: check it before.
+        trace_decay: lambda in [0, 1] per unit of time, traced: the tests are the traces of CTD(lambda), see `ctd`.
+        trace_scale: "dt" or "unit", as in `ctd`; static.
+
+    Raises:
+        ValueError: an unknown `trace_scale`.
 
     Differentiable; nonlinear families are solved by any root finder on the mean of it over a batch.
     """
-    return _moments(cond, as_unknowns(cond, params), path)
+    checked_scale("moments", trace_scale)
+    decay = None if trace_decay is None else jnp.asarray(trace_decay, float_dtype(trace_decay))
+    return _moments(cond, as_unknowns(cond, params, path.dts), path, decay, trace_scale)
 
 
 @eqx.filter_jit
-def _moments(cond, unknowns, path):
+def _moments(cond, unknowns, path, decay, trace_scale: str):
+    path = real(path)
     at = jax.vmap(lambda step: _residual(cond, unknowns, step))(transitions(path))
-    return jnp.einsum("k,km->m", at.delta, at.test, precision=_HIGHEST)
+    weights = credit(cond, at.delta, path.dts, decay, trace_scale)
+    return jnp.einsum("k,km->m", weights, at.test, precision=_HIGHEST)
 
 
 __all__ = ["Condition", "Residual", "Unknowns", "Value", "condition", "moments", "residual"]

@@ -9,34 +9,21 @@ Reference: Jia and Zhou 2022, JMLR 23(154), section 4.2; J. A. Boyan, "Technical
 Difference Learning", 2002.
 """
 
-from typing import NamedTuple
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jax.tree_util import Partial
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import ArrayLike
 
-from jaxsci.control.martingale._condition import Condition, Unknowns, as_unknowns, residual
-from jaxsci.control.martingale._method import Clock, Estimate, Method, clock, trouble
-from jaxsci.control.martingale._temporal_difference import _SCALES, decayed, out_of_range
+from jaxsci.control.martingale._condition import Condition, as_unknowns, checked_scale, residual, time_weight
+from jaxsci.control.martingale._method import Clock, Estimate, Method, Sums, clock, trouble
+from jaxsci.control.martingale._temporal_difference import decayed, out_of_range
 from jaxsci.core import status, tree
 from jaxsci.core.static import bind
 from jaxsci.core.types import float_dtype
 
 _HIGHEST = jax.lax.Precision.HIGHEST
-
-
-class Sums(NamedTuple):
-    """What least squares keeps; states of several batches add."""
-
-    unknowns: Unknowns
-    """The first unknowns: their structure, and the answer when the system is singular."""
-    matrix: Float[Array, "m n"]
-    vector: Float[Array, " m"]
-    trace: Float[Array, " m"]
-    clock: Clock
 
 
 def clstd(
@@ -62,8 +49,7 @@ def clstd(
     Raises:
         ValueError: the family is not linear, or `trace_scale` is unknown; while tracing, x64 is off.
     """
-    if trace_scale not in _SCALES:
-        raise ValueError(f"clstd: trace_scale must be one of {_SCALES}, got {trace_scale!r}")
+    checked_scale("clstd", trace_scale)
     decay = None if trace_decay is None else jnp.asarray(trace_decay, float_dtype(trace_decay))
     return _method("clstd", cond, decay, ridge, allow_float32, trace_scale, False)
 
@@ -146,7 +132,8 @@ def _absorb(cond, decay, state: Sums, steps, *, trace_scale: str, squared: bool)
     trace = state.trace
     if squared:
         # With this sign -A is positive definite, as it is for the other tests, and a ridge adds to it.
-        tests = -here.slope / jnp.where(use, steps.dt, 1)[:, None]
+        weight = time_weight(cond, jnp.where(use, steps.t, 0))
+        tests = -here.slope / jnp.where(use, steps.dt, 1)[:, None] * weight[:, None]
     elif decay is None:
         tests = here.test
     else:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
+from jaxsci.control.martingale._condition import Unknowns
 from jaxsci.control.problems import as_partial
 from jaxsci.control.simulate import Path, Transition, transitions
 from jaxsci.core import status, tree
@@ -47,6 +48,17 @@ class Clock(NamedTuple):
     lost: Float[Array, ""]
     steps: Int[Array, ""]
     status: Int[Array, ""]
+
+
+class Sums(NamedTuple):
+    """What least squares keeps; states of several batches add."""
+
+    unknowns: Unknowns
+    """The first unknowns: their structure, and the answer when the system is singular."""
+    matrix: Float[Array, "m n"]
+    vector: Float[Array, " m"]
+    trace: Float[Array, " m"]
+    clock: Clock
 
 
 def clock(dtype) -> Clock:
@@ -127,8 +139,7 @@ def run(method: Method, params: PyTree, steps: Transition, *, state: PyTree | No
             "fit for a batch"
         )
     dtype = _dtype(params, steps)
-    params, steps = _cast((params, steps), dtype)
-    return _run(method, params, steps, state)
+    return _run(method, _as(params, dtype), _cast(steps, dtype), state)
 
 
 @eqx.filter_jit
@@ -176,7 +187,7 @@ def fit(method: Method, params: PyTree, paths: Path) -> tuple[Estimate, PyTree]:
     if jnp.ndim(paths.dts) != 2:
         raise ValueError(f"fit: paths need one leading batch axis, got dts of shape {jnp.shape(paths.dts)}")
     dtype = _dtype(params, paths)
-    return _fit(method, *_cast((params, paths), dtype))
+    return _fit(method, _as(params, dtype), _cast(paths, dtype))
 
 
 @eqx.filter_jit
@@ -188,7 +199,16 @@ def _fit(method, params, paths):
 
 
 def merge(*states: PyTree) -> PyTree:
-    """The sums of several batches as one state, from which ``method.finish`` gives the joint estimate."""
+    """The sums of several batches as one state, from which ``method.finish`` gives the joint estimate.
+
+    The trace of CLSTD(lambda) starts afresh: batches are different episodes.
+
+    Raises:
+        TypeError: a state that is not made of sums, such as that of `ctd`, or none at all.
+    """
+    other = [type(state).__name__ for state in states if not isinstance(state, Sums)]
+    if other or not states:
+        raise TypeError(f"merge: expected states of least squares (Sums), got {other[0] if other else 'none'}")
     return _merged(jax.tree.map(lambda *a: jnp.stack(a), *states))
 
 
@@ -197,11 +217,16 @@ def _merged(states):
     total = jax.tree.map(lambda a: jnp.sum(a, axis=0, dtype=a.dtype), states)
     codes = status.reduce(states.clock.status, axis=0)
     first = jax.tree.map(lambda a: a[0], states.unknowns)
-    return total._replace(unknowns=first, clock=total.clock._replace(status=codes))
+    return total._replace(unknowns=first, trace=jnp.zeros_like(total.trace), clock=total.clock._replace(status=codes))
 
 
 def _dtype(params, data):
     return float_dtype(params, data.dts if isinstance(data, Path) else data.dt)
+
+
+def _as(params, dtype):
+    """Parameters in `dtype`, whole numbers too: what is learnt is real."""
+    return jax.tree.map(lambda a: jnp.asarray(a).astype(dtype), params)
 
 
 def _cast(trees, dtype):
@@ -212,4 +237,4 @@ def _cast(trees, dtype):
     return jax.tree.map(leaf, trees)
 
 
-__all__ = ["Clock", "Estimate", "Method", "fit", "merge", "run"]
+__all__ = ["Clock", "Estimate", "Method", "Sums", "fit", "merge", "run"]

@@ -16,13 +16,19 @@ from jax.flatten_util import ravel_pytree
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float
 
-from jaxsci.control.martingale._condition import Condition, Unknowns, as_unknowns, residual
+from jaxsci.control.martingale._condition import (
+    Condition,
+    Unknowns,
+    as_unknowns,
+    checked_scale,
+    kept,
+    residual,
+    scaled,
+)
 from jaxsci.control.martingale._method import Clock, Estimate, Method, as_rate, clock, rate_at, tick, trouble
 from jaxsci.core import status
 from jaxsci.core.static import bind
 from jaxsci.core.types import float_dtype
-
-_SCALES = ("dt", "unit")
 
 
 class TDState(NamedTuple):
@@ -55,8 +61,7 @@ def ctd(
 
     References: Jia and Zhou 2022, section 4.2, algorithms of CTD(0) and CTD(lambda).
     """
-    if trace_scale not in _SCALES:
-        raise ValueError(f"ctd: trace_scale must be one of {_SCALES}, got {trace_scale!r}")
+    checked_scale("ctd", trace_scale)
     rate = as_rate(learning_rate, "ctd", "learning_rate")
     decay = None if trace_decay is None else jnp.asarray(trace_decay, float_dtype(trace_decay))
     return Method(
@@ -68,10 +73,8 @@ def ctd(
 
 def decayed(cond: Condition, decay, trace, here, step, trace_scale: str):
     """The trace one step on."""
-    dtype = step.x.dtype
-    kept = jnp.exp(-cond.discount.astype(dtype) * step.dt) * decay.astype(dtype) ** step.dt
-    kept = jnp.where(step.first, 0, kept)
-    return kept * trace + here.test * (step.dt if trace_scale == "dt" else 1)
+    left = jnp.where(step.first, 0, kept(cond, decay, step.dt))
+    return left * trace + here.test * scaled(step.dt, trace_scale)
 
 
 def out_of_range(decay):

@@ -1,7 +1,9 @@
 r"""Losses on whole paths, for any family and any optimiser: what online methods solve step by step, offline.
 
 Each takes one path and returns a scalar to be averaged over a batch by vmap, except `orthogonality`, whose expectation
-stands inside a square and which takes the batch. `jaxsci.core.train` runs them.
+stands inside a square and which takes the batch. `jaxsci.core.train` runs them. A loss has no status: check that of
+the paths before, ``jaxsci.check(paths)``. A path that failed counts up to where it stands still, but a reward that
+`rollout` or `rewarded` reports as not finite makes the loss not finite.
 
 Reference: Jia and Zhou 2022, JMLR 23(154), sections 3 and 4.
 """
@@ -10,10 +12,19 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, ArrayLike, Float, PyTree
 
-from jaxsci.control.martingale._condition import Condition, as_unknowns, residual
+from jaxsci.control.martingale._condition import (
+    Condition,
+    as_unknowns,
+    checked_scale,
+    credit,
+    real,
+    residual,
+    time_weight,
+)
 from jaxsci.control.simulate import Path, transitions
+from jaxsci.core.types import float_dtype
 
 _METRICS = ("identity", "covariance")
 _HIGHEST = jax.lax.Precision.HIGHEST
@@ -44,11 +55,12 @@ def martingale_loss(cond: Condition, params: PyTree, path: Path) -> Float[Array,
     """
     if cond.average:
         raise ValueError("martingale_loss: expected a discounted or finite-horizon condition, got an ergodic one")
-    return _martingale_loss(cond, as_unknowns(cond, params), path)
+    return _martingale_loss(cond, as_unknowns(cond, params, path.dts), path)
 
 
 @eqx.filter_jit
 def _martingale_loss(cond, unknowns, path):
+    path = real(path)
     values = jax.vmap(lambda t, x: cond.value.apply(unknowns.params, t, x))(path.ts, path.xs)
     discount = cond.discount.astype(path.ts.dtype)
     keep = jnp.exp(-discount * path.dts)
@@ -60,31 +72,51 @@ def _martingale_loss(cond, unknowns, path):
 
     end = cond.value.apply(jax.lax.stop_gradient(unknowns.params), path.ts[-1], path.xs[-1])
     _, returns = jax.lax.scan(back, end, (path.rs, path.dts, keep), reverse=True)
-    weight = jnp.exp(-discount * path.ts[:-1]) if cond.weight_by_discount else 1
-    return jnp.sum(weight * path.dts * (returns - values[:-1]) ** 2) / 2
+    return jnp.sum(time_weight(cond, path.ts[:-1]) * path.dts * (returns - values[:-1]) ** 2) / 2
 
 
-def temporal_difference(cond: Condition, params: PyTree, path: Path) -> Float[Array, ""]:
-    r"""CTD(0): a surrogate whose negative gradient is $\sum_k\xi_k\delta_k$; its value means nothing.
+def temporal_difference(
+    cond: Condition,
+    params: PyTree,
+    path: Path,
+    *,
+    trace_decay: ArrayLike | None = None,
+    trace_scale: str = "dt",
+) -> Float[Array, ""]:
+    r"""CTD(0) or CTD($\lambda$): a surrogate whose negative gradient is $\sum_k\xi_k\delta_k$; its value means nothing.
 
     One gradient step of rate alpha is the offline update $\theta\leftarrow\theta + \alpha\sum_k\xi_k\delta_k$.
+
+    Args:
+        cond: from `condition`.
+        params: parameters of the family, or `Unknowns`.
+        path: one path, an episode.
+        trace_decay: lambda in [0, 1] per unit of time, traced; None for CTD(0). Traces are not carried: every test is
+            multiplied by the errors that it is to meet, so that a network costs what it costs without a trace.
+        trace_scale: "dt" or "unit", as in `ctd`; static.
+
+    Raises:
+        ValueError: an unknown `trace_scale`.
     """
-    return _temporal_difference(cond, as_unknowns(cond, params), path)
+    checked_scale("temporal_difference", trace_scale)
+    decay = None if trace_decay is None else jnp.asarray(trace_decay, float_dtype(trace_decay))
+    return _temporal_difference(cond, as_unknowns(cond, params, path.dts), path, decay, trace_scale)
 
 
 @eqx.filter_jit
-def _temporal_difference(cond, unknowns, path):
+def _temporal_difference(cond, unknowns, path, decay, trace_scale: str):
+    path = real(path)
     steps, frozen = transitions(path), jax.lax.stop_gradient(unknowns)
+    at = jax.vmap(lambda step: residual(cond, frozen, step))(steps)
+    weights = credit(cond, at.delta, path.dts, decay, trace_scale)
 
-    def one(step):
-        here = residual(cond, frozen, step)
+    def one(step, test, weight):
         if cond.test is None:
-            weight = jnp.exp(-cond.discount.astype(step.dt.dtype) * step.t) if cond.weight_by_discount else 1
-            level = cond.value.apply(unknowns.params, step.t, step.x)
-            return -weight * here.delta * (level + (unknowns.average if cond.average else 0))
-        return -here.delta * jnp.dot(here.test, ravel_pytree(unknowns)[0], precision=_HIGHEST)
+            level = cond.value.apply(unknowns.params, step.t, step.x) + (unknowns.average if cond.average else 0)
+            return -time_weight(cond, step.t) * weight * level
+        return -weight * jnp.dot(test, ravel_pytree(unknowns)[0], precision=_HIGHEST)
 
-    return jnp.sum(jax.vmap(one)(steps))
+    return jnp.sum(jax.vmap(one)(steps, at.test, weights))
 
 
 def orthogonality(
@@ -106,7 +138,7 @@ def orthogonality(
         raise ValueError(f"orthogonality: metric must be one of {_METRICS}, got {metric!r}")
     if jnp.ndim(paths.dts) != 2:
         raise ValueError(f"orthogonality: paths need one leading batch axis, got dts of shape {jnp.shape(paths.dts)}")
-    return _orthogonality(cond, as_unknowns(cond, params), paths, metric)
+    return _orthogonality(cond, as_unknowns(cond, params, paths.dts), real(paths), metric)
 
 
 @eqx.filter_jit
@@ -136,14 +168,14 @@ def mean_square_td_error(cond: Condition, params: PyTree, path: Path) -> Float[A
         As dt -> 0 it measures the quadratic variation of the martingale part, not the error of J: with enough capacity
         its minimiser is constant in x for every t < T.
     """
-    return _mean_square_td_error(cond, as_unknowns(cond, params), path)
+    return _mean_square_td_error(cond, as_unknowns(cond, params, path.dts), path)
 
 
 @eqx.filter_jit
 def _mean_square_td_error(cond, unknowns, path):
-    steps = transitions(path)
+    steps = transitions(real(path))
     delta = jax.vmap(lambda step: residual(cond, unknowns, step).delta)(steps)
-    return jnp.sum(delta**2 / jnp.where(steps.dt > 0, steps.dt, jnp.inf)) / 2
+    return jnp.sum(time_weight(cond, steps.t) * delta**2 / jnp.where(steps.dt > 0, steps.dt, jnp.inf)) / 2
 
 
 __all__ = ["martingale_loss", "mean_square_td_error", "orthogonality", "temporal_difference"]
