@@ -21,8 +21,8 @@ import scipy.linalg
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from jaxsci.control.integral import UNSTABLE, ControlAffine
-from jaxsci.control.integral._evaluate import require_double
-from jaxsci.control.integral._problem import Matrix, checked_matrices
+from jaxsci.control.integral._evaluate import require_double, rule_trouble
+from jaxsci.control.integral._problem import Matrix, checked_matrices, cost_trouble
 from jaxsci.core import loops, status
 from jaxsci.core.types import concrete
 
@@ -65,7 +65,8 @@ def solve(A: Matrix, B: Matrix, Q: Matrix, R: Matrix) -> Solution:
         A, B, Q, R: (d, d), (d, m), (d, d), (m, m), built.
 
     Raises:
-        ValueError: shapes that do not fit, entries that are not finite, or no stabilising solution.
+        ValueError: shapes that do not fit, entries that are not finite, Q or R not symmetric, R not positive, or no
+            stabilising solution.
         TypeError: a traced argument; `kleinman` is the in-graph alternative.
 
     Example:
@@ -82,6 +83,8 @@ def solve(A: Matrix, B: Matrix, Q: Matrix, R: Matrix) -> Solution:
             f"riccati.solve: expected A (d, d), B (d, m), Q (d, d), R (m, m), got {A.shape}, {B.shape}, {Q.shape}, "
             f"{R.shape}"
         )
+    if np.isfinite(R).all() and np.array_equal(R, R.T) and not np.linalg.eigvalsh(R).min(initial=1) > 0:
+        raise ValueError(f"riccati.solve: R must be positive definite, got eigenvalues {np.linalg.eigvalsh(R)}")
     try:
         P = scipy.linalg.solve_continuous_are(A, B, Q, R)
     except np.linalg.LinAlgError as error:
@@ -102,8 +105,10 @@ def kleinman(
         num_iterations: static.
 
     Returns:
-        A `History`, entry i after i + 1 evaluations. Status: non-finite input or result; unstable policy when some P
-        is not positive: with Q positive, exactly when the gain before did not stabilise.
+        A `History`, entry i after i + 1 evaluations. Status: non-finite input or result; out of range (Q or R not
+        symmetric, R negative); singular (R); unstable policy when some P is not positive: with Q positive, exactly
+        when the gain before did not stabilise; step cap when the last residual is above the square root of the
+        rounding unit, relative to the terms of the equation.
 
     Raises:
         ValueError: shapes that do not fit, or no iteration.
@@ -133,12 +138,15 @@ def _kleinman(A, B, Q, R, K0, num_iterations: int) -> History:
         operator = jnp.kron(closed.T, eye) + jnp.kron(eye, closed.T)
         P = _symmetric(jnp.linalg.solve(operator, -_paid(Q, R, K).reshape(-1)).reshape(A.shape))
         K = jnp.linalg.solve(R, _mm(B.T, P))
-        residual = jnp.linalg.norm(_mm(A.T, P) + _mm(P, A) - _mm(_mm(P, B), K) + Q)
-        return K, (P, K, residual, _indefinite(P))
+        terms = (_mm(A.T, P) + _mm(P, A), _mm(_mm(P, B), K), Q)
+        residual = jnp.linalg.norm(terms[0] - terms[1] + Q)
+        size = sum(jnp.linalg.norm(jax.lax.stop_gradient(term)) for term in terms)
+        return K, (P, K, residual, _indefinite(P), size)
 
-    _, (P, K, residual, negative) = jax.lax.scan(step, K0, None, length=num_iterations)
-    code = _trouble((A, B, Q, R, K0), P) | status.flag(jnp.any(negative), UNSTABLE)
-    return History(P, K, residual, code)
+    _, (P, K, residual, negative, size) = jax.lax.scan(step, K0, None, length=num_iterations)
+    code = _trouble((A, B, K0), P) | cost_trouble(Q, R) | status.flag(jnp.any(negative), UNSTABLE)
+    far = residual[-1] > jnp.sqrt(jnp.finfo(A.dtype).eps) * size[-1]
+    return History(P, K, residual, code | status.flag(far & (code == status.OK), status.MAX_STEPS))
 
 
 def integral_fixed_point(
@@ -169,7 +177,9 @@ def integral_fixed_point(
         allow_float32: run in float32 nevertheless, static.
 
     Returns:
-        A `FixedPoint`; status: non-finite input or result, unstable policy, step cap.
+        A `FixedPoint`; status: non-finite input or result, out of range (an interval that is not positive, nodes that
+        are not increasing or leave it, weights whose sum misses it by more than a tenth; Q or R not symmetric, R
+        negative), singular (R), unstable policy, step cap.
 
     Raises:
         ValueError: shapes that do not fit; float32 without `allow_float32`.
@@ -223,13 +233,17 @@ def _fixed_point(A, B, Q, R, K0, rule, numbers) -> FixedPoint:
         change = jnp.linalg.norm(P - loop.P) / jnp.linalg.norm(P)
         return _Loop(P, jnp.linalg.solve(R, _mm(B.T, P)), change, loop.negative | _indefinite(P))
 
+    _, misplaced = rule_trouble(rule, interval)
+
     def unfinished(loop: _Loop):
-        return (loop.change > tol) & ~loop.negative  # a NaN ends it
+        # A NaN ends it, that of a tolerance at the cap.
+        return ~(loop.change <= tol) & ~jnp.isnan(loop.change) & ~loop.negative
 
     first = _Loop(jnp.zeros_like(A), K0, jnp.asarray(jnp.inf, A.dtype), jnp.asarray(False))
     end, steps = loops.bounded_while(unfinished, step, first, max_steps=max_steps)
-    code = _trouble((A, B, Q, R, K0, rule, interval), end.P) | status.flag(end.negative, UNSTABLE)
-    code = code | status.flag((end.change > tol) & (code == status.OK), status.MAX_STEPS)
+    code = _trouble((A, B, K0, rule, interval, tol), end.P) | status.flag(end.negative, UNSTABLE)
+    code = code | cost_trouble(Q, R) | misplaced
+    code = code | status.flag(~(end.change <= tol) & (code == status.OK), status.MAX_STEPS)
     return FixedPoint(end.P, end.K, steps, end.change, code)
 
 
@@ -253,7 +267,7 @@ def hjb_residual(value: Callable[[Array], Array], problem: ControlAffine, x: Flo
     slope = jax.grad(value)(x)
     into = _mm(problem.input_matrix(x, problem.args).T, slope)
     gain = jnp.dot(into, jnp.linalg.solve(problem.control_cost, into), precision=jax.lax.Precision.HIGHEST) / 4
-    return jnp.dot(slope, problem.drift(x, problem.args)) - gain + jnp.dot(x, _mm(problem.state_cost, x))
+    return _mm(slope, problem.drift(x, problem.args)) - gain + _mm(x, _mm(problem.state_cost, x))
 
 
 def _mm(a, b):

@@ -90,7 +90,9 @@ def from_measurements(n, tol):
         paths = measured(w, x, n, tol)
         # a rule padded to 15 nodes repeats one of them with weight 0
         samples = np.concatenate([paths, np.repeat(paths[:, -1:], 15 - n, axis=1)], axis=1)
-        found = integral.evaluate_samples(problem, integral.quadratic, jnp.asarray(w), samples, rule_weights)
+        found = integral.evaluate_samples(
+            problem, integral.quadratic, jnp.asarray(w), samples, rule_weights, starts=paths[:, 0], ends=paths[:, -1]
+        )
         assert int(found.status) == 0 and int(found.rank) == 3
         previous, w, x = w, np.asarray(found.weights), paths[-1, -1]
         if np.linalg.norm(w - previous) < 1e-3:
@@ -146,12 +148,19 @@ def test_bad_measurements_are_reported():
     weights = RULES.trapezoid(3, 0.0, DELTA)[1]
     broken = samples.copy()
     broken[2, 1, 0] = np.nan
+
+    def evaluated(data, problem=problem):
+        return integral.evaluate_samples(
+            problem, integral.quadratic, np.zeros(6), data, weights, starts=data[:, 0], ends=data[:, -1]
+        )
+
     for data, bit in ((broken, status.NONFINITE_INPUT), (0 * samples, integral.RANK_LOST)):
-        found = integral.evaluate_samples(problem, integral.quadratic, np.zeros(6), data, weights)
+        found = evaluated(data)
         assert int(found.status) & bit and np.isfinite(found.weights).all()
     # states that move up the value they should move down
     growing = np.repeat(np.cumsum(np.abs(samples), axis=0)[:, :1], 3, axis=1) * np.array([1.0, 1.1, 1.2])[:, None]
-    assert int(integral.evaluate_samples(problem, integral.quadratic, np.zeros(6), growing, weights).status)
+    assert int(evaluated(growing).status)
+    assert int(evaluated(samples, problem._replace(control_cost=jnp.zeros((1, 1)))).status) == status.SINGULAR
 
 
 @pytest.mark.x64
@@ -170,7 +179,8 @@ def test_bad_measurements_are_reported():
 def test_measurements_of_the_wrong_kind_are_refused(samples, rule_weights, more, message):
     cost = np.eye(samples.shape[-1], dtype=samples.dtype)
     problem = integral.ControlAffine(None, input_matrix, cost, np.eye(1, dtype=samples.dtype))
-    more = {"weights": np.zeros(6)} | more
+    end = np.ones((samples.shape[0], samples.shape[-1]))
+    more = {"weights": np.zeros(6), "starts": end, "ends": end} | more
     with pytest.raises(ValueError, match=message):
         integral.evaluate_samples(problem, integral.quadratic, more.pop("weights"), samples, rule_weights, **more)
 

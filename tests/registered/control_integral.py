@@ -42,8 +42,8 @@ def _samples(key, dtype):
     def run(weights, samples, *matrices):
         problem = integral.linear_quadratic(*matrices)
         found = integral.evaluate_samples(
-            problem, integral.quadratic, weights, samples, jnp.asarray(RULE[1], samples.dtype), cutoff=1e-9,
-            allow_float32=True,
+            problem, integral.quadratic, weights, samples, jnp.asarray(RULE[1], samples.dtype),
+            starts=samples[:, 0], ends=samples[:, -1], cutoff=1e-9, allow_float32=True,
         )  # fmt: skip
         return found.weights, found.residual, found.rank, found.status
 

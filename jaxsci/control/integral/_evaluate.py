@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from jaxsci.control.integral._problem import ControlAffine, policy
+from jaxsci.control.integral._problem import ControlAffine, cost_trouble, policy
 from jaxsci.core import status
 from jaxsci.core.extras import require
 from jaxsci.core.types import float_dtype
@@ -40,6 +40,8 @@ RANK_LOST = status.register(
 _HIGHEST = jax.lax.Precision.HIGHEST
 # A value function is taken for not positive when it falls below minus this share of its largest size.
 _NEGATIVE = 1e-6
+# Weights of a rule may add up to this share of the interval more or less than it: those of few Bayesian nodes do.
+_WEIGHED = 0.1
 
 
 class Evaluation(NamedTuple):
@@ -105,13 +107,15 @@ def evaluate(
         scale_rows: divide every row by its norm, static: late, small rows then count as much as early ones.
         cutoff: singular values below this share of the largest are dropped, traced.
         rtol, atol: tolerances of the ODE solver (Tsitouras 5/4), traced.
-        max_growth: the state may grow to this many times its start, traced.
+        max_growth: the state may grow to this many times its start, infinity for any; traced.
         max_ode_steps: cap in one interval, static.
         allow_float32: run in float32 nevertheless, static.
 
     Returns:
         An `Evaluation`; its weights are finite, 0 where a solve failed. Status bits: non-finite input, out of range
-        (nodes that are not increasing or leave the interval), step cap, unstable policy, rank lost.
+        (an interval that is not positive, nodes that are not increasing or leave it, weights whose sum misses it by
+        more than a tenth; costs that are not symmetric, R negative), singular (R), step cap, unstable policy, rank
+        lost.
 
     Raises:
         ValueError: shapes that do not fit; fewer rows than `rank`; float32 without `allow_float32`.
@@ -178,6 +182,20 @@ def prepare(function, problem, features, weights, x, rule, numbers, num_rows, ra
     return weights, x, rule, Settings(*(jnp.asarray(v, dtype) for v in numbers)), rank
 
 
+def rule_trouble(rule, interval):
+    """The nodes in order inside [0, interval], and the status of a rule that is said to stand there.
+
+    A rule for another interval gives finite numbers and wrong ones: its nodes, or the sum of its weights, tell.
+    """
+    code = status.flag(interval <= 0, status.OUT_OF_RANGE)
+    if rule is None:
+        return None, code
+    nodes, weights = rule
+    ordered = jnp.sort(jnp.clip(nodes, 0, interval))
+    missed = jnp.abs(jnp.sum(weights) - interval) > _WEIGHED * interval
+    return ordered, code | status.flag(jnp.any(ordered != nodes) | missed, status.OUT_OF_RANGE)
+
+
 def require_double(function: str, dtype, allow_float32: bool) -> None:
     """Refuse what float32 cannot resolve: rows that differ by far less than its rounding."""
     if dtype != jnp.float64 and not allow_float32:
@@ -195,12 +213,16 @@ def _evaluate(problem, features, weights, x, rule, settings, static) -> Evaluati
 def evaluation(problem, features, weights, x, rule, settings: Settings, static) -> Evaluation:
     """The body of `evaluate`, for use in a loop that is compiled already."""
     num_rows, rank, scale_rows, max_ode_steps = static
-    code = status.flag(~_finite(weights, x, rule, settings), status.NONFINITE_INPUT)
-    if rule is not None:
-        nodes = rule[0]
-        ordered = jnp.sort(jnp.clip(nodes, 0, settings.interval))
-        code = code | status.flag(jnp.any(ordered != nodes), status.OUT_OF_RANGE)
-        rule = (ordered, rule[1])
+    given = settings._replace(max_growth=jnp.where(settings.max_growth == jnp.inf, 0, settings.max_growth))
+    code = status.flag(~_finite(weights, x, rule, given), status.NONFINITE_INPUT)
+    ordered, misplaced = rule_trouble(rule, settings.interval)
+    rule = None if rule is None else (ordered, rule[1])
+    Q, R = (jnp.asarray(M, x.dtype) for M in (problem.state_cost, problem.control_cost))
+    useless = cost_trouble(Q, R)
+    # Such costs are put aside, so that what is left to run is short and finite.
+    Q, R = (jnp.where(useless == status.OK, M, jnp.eye(M.shape[0], dtype=M.dtype)) for M in (Q, R))
+    problem = problem._replace(state_cost=Q, control_cost=R)
+    code = code | misplaced | useless
     origin = features(jnp.zeros_like(x))
     limit = settings.max_growth * jnp.linalg.norm(x)
 
@@ -240,8 +262,8 @@ def evaluate_samples(
     samples: Float[ArrayLike, "num_rows n d"],
     rule_weights: Float[ArrayLike, " n"],
     *,
-    starts: Float[ArrayLike, "num_rows d"] | None = None,
-    ends: Float[ArrayLike, "num_rows d"] | None = None,
+    starts: Float[ArrayLike, "num_rows d"],
+    ends: Float[ArrayLike, "num_rows d"],
     rank: int | None = None,
     scale_rows: bool = False,
     cutoff: ArrayLike = 1e-13,
@@ -258,12 +280,13 @@ def evaluate_samples(
         samples: states at the rule's nodes in every interval, (num_rows, n, d), traced. The intervals need not follow
             one another.
         rule_weights: of the quadrature rule on one interval, (n,), traced.
-        starts, ends: states at both ends of every interval, (num_rows, d), traced; by default the first and the last
-            sample, which is right for rules with nodes at both ends.
+        starts, ends: states at both ends of every interval, (num_rows, d), traced. With nodes at both ends of the
+            rule they are ``samples[:, 0]`` and ``samples[:, -1]``; Gauss rules have none there.
         rank, scale_rows, cutoff, allow_float32: as for `evaluate`.
 
     Returns:
-        An `Evaluation` whose x is the last end. Status bits: non-finite input, unstable policy, rank lost.
+        An `Evaluation` whose x is the last end. Status bits: non-finite input, out of range (costs that are not
+        symmetric, R negative), singular (R), unstable policy, rank lost.
 
     Raises:
         ValueError: shapes that do not fit; fewer rows than `rank`; float32 without `allow_float32`.
@@ -278,7 +301,7 @@ def evaluate_samples(
         >>> t, w = quadrature.rules.simpson(5, 0.0, 0.1)
         >>> measured = jnp.exp(-jnp.asarray(t))[None, :, None]  # x' = -x without control: V = x^2 / 2
         >>> found = integral.evaluate_samples(problem, integral.quadratic, jnp.zeros(1), measured, w,
-        ...     allow_float32=True)
+        ...     starts=measured[:, 0], ends=measured[:, -1], allow_float32=True)
         >>> print(f"{found.weights[0]:.3f} {found.status}")
         0.500 0
 
@@ -293,8 +316,7 @@ def evaluate_samples(
             f"{function}: expected samples (num_rows, n, d) and rule_weights (n,), got {samples.shape} and "
             f"{rule_weights.shape}"
         )
-    starts = samples[:, 0] if starts is None else jnp.asarray(starts, dtype)
-    ends = samples[:, -1] if ends is None else jnp.asarray(ends, dtype)
+    starts, ends = jnp.asarray(starts, dtype), jnp.asarray(ends, dtype)
     num_rows, _, d = samples.shape
     for name, value in (("starts", starts), ("ends", ends)):
         if value.shape != (num_rows, d):
@@ -313,6 +335,7 @@ def evaluate_samples(
 def _evaluate_samples(problem, features, numbers, rank: int, scale_rows: bool) -> Evaluation:
     weights, samples, rule_weights, starts, ends, cutoff = numbers
     code = status.flag(~_finite(numbers), status.NONFINITE_INPUT)
+    code = code | cost_trouble(*(jnp.asarray(M, weights.dtype) for M in (problem.state_cost, problem.control_cost)))
     # A NaN would reach the decomposition: run it on zeros and report.
     samples, starts, ends = (jnp.where(code == status.OK, a, 0) for a in (samples, starts, ends))
     paid = jax.vmap(jax.vmap(lambda x: _running_cost(problem, policy(problem, features, weights, x), x)))(samples)

@@ -157,7 +157,8 @@ def newton_bound(c: ArrayLike, eps: ArrayLike) -> Float[Array, "..."]:
         eps: error of one evaluation >= 0, traced; shapes broadcast.
 
     Returns:
-        The bound; infinite where $4c\bar\varepsilon > 1$, since nothing is guaranteed there.
+        The bound; infinite where $4c\bar\varepsilon > 1$, since nothing is guaranteed there; NaN where c or eps is
+        negative or NaN.
 
     Differentiable where $4c\bar\varepsilon < 1$.
 
@@ -171,7 +172,8 @@ def newton_bound(c: ArrayLike, eps: ArrayLike) -> Float[Array, "..."]:
     room = 1 - 4 * c * eps
     # 2 eps / (1 + root) is the same without the cancellation, and holds at c = 0.
     root = jnp.sqrt(jnp.where(room > 0, room, 1)) * (room > 0)
-    return jnp.where(room >= 0, 2 * eps / (1 + root), jnp.inf)
+    bound = jnp.where(room >= 0, 2 * eps / (1 + root), jnp.inf)
+    return jnp.where((c >= 0) & (eps >= 0), bound, jnp.nan)
 
 
 __all__ = ["RANK_LOST", "UNSTABLE", "Result", "newton_bound", "policy_iteration"]

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
+from jaxsci.core import status
 from jaxsci.core.types import float_dtype
 
 _HIGHEST = jax.lax.Precision.HIGHEST
@@ -67,6 +68,24 @@ def checked_matrices(function: str, A, B, Q, R) -> tuple[Array, Array, Array, Ar
             expected = "two axes (d, m)" if name == "B" else str(shape)
             raise ValueError(f"{function}: {name} must have shape {expected} with B of shape (d, m), got {M.shape}")
     return A, B, Q, R
+
+
+def cost_trouble(Q, R):
+    """Status of the two cost matrices: not finite; not symmetric, or R negative somewhere; R singular."""
+    Q, R = jax.lax.stop_gradient((Q, R))
+    finite = jnp.all(jnp.isfinite(Q)) & jnp.all(jnp.isfinite(R))
+    few = 100 * jnp.finfo(R.dtype).eps
+
+    def skewed(M):
+        return jnp.max(jnp.abs(M - M.T)) > few * jnp.max(jnp.abs(M))
+
+    values = jnp.linalg.eigvalsh(R)
+    size = jnp.max(jnp.abs(values), initial=0)
+    negative = jnp.any(values < -few * size)
+    singular = ~negative & jnp.any(values <= few * size)
+    code = status.flag(~finite, status.NONFINITE_INPUT)
+    code = code | status.flag(finite & (skewed(Q) | skewed(R) | negative), status.OUT_OF_RANGE)
+    return code | status.flag(finite & singular, status.SINGULAR)
 
 
 def quadratic(x: Float[Array, " d"]) -> Float[Array, " p"]:
@@ -127,4 +146,13 @@ def _constant_input(x, args):
     return args[1]
 
 
-__all__ = ["ControlAffine", "Matrix", "checked_matrices", "kronecker", "linear_quadratic", "policy", "quadratic"]
+__all__ = [
+    "ControlAffine",
+    "Matrix",
+    "checked_matrices",
+    "cost_trouble",
+    "kronecker",
+    "linear_quadratic",
+    "policy",
+    "quadratic",
+]
