@@ -84,6 +84,13 @@ OPTIONS = {
 }  # fmt: skip
 """Options of every class that `interop.from_diffusers` knows, with their defaults."""
 
+NAMES = {
+    "final_sigmas_type": ("zero", "sigma_min"), "timestep_spacing": ("linspace", "leading", "trailing"),
+    "interpolation_type": ("linear", "log_linear"), "timestep_type": ("discrete", "continuous"),
+    "sigma_schedule": ("karras", "exponential"), "time_shift_type": ("exponential", "linear"),
+}  # fmt: skip
+"""What the options of names may be: checked whether or not this call uses them."""
+
 # Options that files carry over from a class they were written for; the library passes over them as well.
 _FOREIGN = {"skip_prk_steps"}.union(*OPTIONS.values())
 
@@ -109,7 +116,10 @@ def read(config) -> tuple[str, dict]:
     unknown = sorted(key for key in config if not key.startswith("_") and key not in _FOREIGN)
     if unknown:
         raise refuse(f"{unknown[0]}={config[unknown[0]]!r}", "no scheduler has this option; is it misspelt?")
-    return name, {key: config.get(key, default) for key, default in OPTIONS[name].items()}
+    options = {key: config.get(key, default) for key, default in OPTIONS[name].items()}
+    for option in [option for option in NAMES if option in options]:
+        one_of(options, option, NAMES[option])
+    return name, options
 
 
 def one_of(options, name: str, allowed) -> str:
@@ -185,7 +195,7 @@ def shift_of(options: dict, mu: float | None, static: str) -> float:
         return float(options[static])
     if mu is None:
         raise refuse("use_dynamic_shifting=True", "it needs the argument mu")
-    return float(np.exp(mu)) if one_of(options, "time_shift_type", ("exponential", "linear")) == "exponential" else mu
+    return float(np.exp(mu)) if options["time_shift_type"] == "exponential" else mu
 
 
 def _stretch(values, terminal):
@@ -195,7 +205,7 @@ def _stretch(values, terminal):
 
 def _last(options, rho, values, repeated):
     """The level of the last node: 0, the least of the chain, or the one before once more."""
-    if one_of(options, "final_sigmas_type", ("zero", "sigma_min")) == "zero":
+    if options["final_sigmas_type"] == "zero":
         return 0.0
     return values[-1] if repeated else rho[0]
 
@@ -253,7 +263,7 @@ def multistep_levels(name: str, options: dict, num_steps, timesteps, mu) -> Leve
         used = size - int(np.sum(-np.log(rho) < options.get("lambda_min_clipped", -np.inf)))
         kind, offset = "linspace", options.get("steps_offset", 0)
         if "timestep_spacing" in options:
-            kind = one_of(options, "timestep_spacing", ("linspace", "leading", "trailing"))
+            kind = options["timestep_spacing"]
         steps = _in_chain(grids.spacing(kind, num_steps, num_train=size, offset=offset, num_used=used), size, options)
     values = np.interp(steps, np.arange(size), rho)
     return Levels(np.append(values, rho[0] if deis else _last(options, rho, values, False)), steps.astype(np.float64))
@@ -261,7 +271,7 @@ def multistep_levels(name: str, options: dict, num_steps, timesteps, mu) -> Leve
 
 def spaced_steps(options: dict, size: int, num_steps: int, *, rounded: bool) -> np.ndarray:
     """The spacings of the classes that count N steps and not N + 1."""
-    kind = one_of(options, "timestep_spacing", ("linspace", "leading", "trailing"))
+    kind = options["timestep_spacing"]
     if not 1 <= num_steps <= size:
         raise ValueError(f"interop.from_diffusers: num_steps must be in [1, {size}], got {num_steps}")
     if kind == "linspace":
@@ -272,6 +282,19 @@ def spaced_steps(options: dict, size: int, num_steps: int, *, rounded: bool) -> 
     else:
         steps = np.round(np.arange(size, 0, -size / num_steps))[:num_steps] - 1
     return _in_chain(steps.astype(np.float64), size, options)
+
+
+def _continuous(options):
+    return options.get("timestep_type") == "continuous" and options["prediction_type"] == "v_prediction"
+
+
+def times_of_chain(law: str, options: dict) -> tuple[np.ndarray, np.ndarray]:
+    """Levels, rising, and what the network takes for time there: of the whole trained chain."""
+    if law == "flow":
+        steps = np.arange(1.0, options["num_train_timesteps"] + 1)
+        return steps / len(steps), steps
+    rho = np.geomspace(1e-4, 1e4, options["num_train_timesteps"]) if law == "ve" else chain(options)
+    return rho, np.log(rho) / 4 if law == "ve" or _continuous(options) else np.arange(float(len(rho)))
 
 
 def sigma_levels(name: str, options: dict, num_steps, timesteps) -> Levels:
@@ -286,7 +309,6 @@ def sigma_levels(name: str, options: dict, num_steps, timesteps) -> Levels:
         steps = spaced_steps(options, size, num_steps, rounded=False)
     values = np.interp(steps, np.arange(size), rho)
     if options.get("interpolation_type", "linear") != "linear":
-        one_of(options, "interpolation_type", ("linear", "log_linear"))
         if which:
             raise refuse("interpolation_type='log_linear'", f"use_{which} levels are set as well")
         return Levels(np.exp(np.linspace(np.log(rho[-1]), np.log(rho[0]), num_steps + 1)), steps)
@@ -297,10 +319,8 @@ def sigma_levels(name: str, options: dict, num_steps, timesteps) -> Levels:
         if name.startswith("KDPM2") and which == "karras":
             steps = np.round(steps)
     last = _last(options, rho, values, False) if "final_sigmas_type" in options else 0.0
-    continuous = options.get("timestep_type", "discrete")
-    if continuous != "discrete" and one_of(options, "timestep_type", ("discrete", "continuous")) == "continuous":
-        if options["prediction_type"] == "v_prediction":
-            steps = np.log(values) / 4
+    if _continuous(options):
+        steps = np.log(values) / 4
     return Levels(np.append(values, last), steps)
 
 
@@ -323,8 +343,9 @@ def flow_levels(options: dict, num_steps, timesteps, mu) -> Levels:
 
 def edm_levels(options: dict, num_steps) -> Levels:
     """Karras or exponential levels between two given ends; time is log(sigma)/4."""
-    which = one_of(options, "sigma_schedule", ("karras", "exponential"))
-    values = curve(which, options["sigma_max"], options["sigma_min"], num_steps, power=options["rho"])
+    values = curve(
+        options["sigma_schedule"], options["sigma_max"], options["sigma_min"], num_steps, power=options["rho"]
+    )
     return Levels(np.append(values, _last(options, None, values, True)), np.log(values) / 4)
 
 
@@ -344,8 +365,6 @@ def chain_levels(name: str, options: dict, num_steps, timesteps) -> Levels:
                 "use 'leading', a divisor of the chain's length with 'trailing', or the argument timesteps",
             )
     values = np.interp(steps, np.arange(size), rho)
-    if np.isinf(values[0]) and options["prediction_type"] == "epsilon":
-        raise refuse("rescale_betas_zero_snr=True", "prediction_type='epsilon' says nothing at pure noise")
     clean = options.get("set_alpha_to_one", True)
     return Levels(np.append(values, rho[int(last)] if last >= 0 else 0.0 if clean else rho[0]), steps)
 
@@ -376,6 +395,8 @@ def levels(name: str, options: dict, num_steps, timesteps, sigmas, mu) -> tuple[
     if mu is not None and law != "flow":
         raise refuse(f"mu={mu}", "it shifts flow levels only")
     if sigmas is not None:
+        if mu is not None:
+            raise refuse(f"mu={mu}", "sigmas are kept as given; shift them before")
         return law, given_levels(options, law, sigmas, timesteps)
     if num_steps is None and timesteps is not None:
         num_steps = len(timesteps)

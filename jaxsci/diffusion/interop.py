@@ -35,7 +35,7 @@ class Imported(NamedTuple):
     """A scheduler of another library, in our terms."""
 
     schedule: NoiseSchedule
-    """Its time is sigma/alpha (sigma for flows); ``model_time`` is right at the nodes and interpolates between them."""
+    """Its time is sigma/alpha (sigma for flows); ``model_time`` is right at the nodes, elsewhere that of the chain."""
     kind: str
     """Prediction kind, one of `predictions.KINDS`."""
     table: SolverTable
@@ -49,13 +49,41 @@ class Imported(NamedTuple):
     """``limit(D, eps, x, t) -> (D, eps)``: clipping or thresholding as configured; `denoiser` applies it; or None."""
 
 
-def _node_time(knots, values, t):
+def _node_time(knots, values, t, *, log):
+    """Interpolation between knots, in log rho or rho; exact at a knot in any precision."""
     xp = namespace(knots, t)
-    return xp.interp(xp.minimum(xp.asarray(t), _FAR), xp.asarray(knots), xp.asarray(values))
+    knots, values = xp.asarray(knots), xp.asarray(values)
+    t = xp.clip(xp.asarray(t), knots[0], knots[-1])
+    i = xp.clip(xp.searchsorted(knots, t, side="right") - 1, 0, knots.shape[0] - 2)
+    low, high = knots[i], knots[i + 1]
+    if log:
+        ratio = xp.where(high > low, high / low, 2.0)
+        share = xp.log(t / low) / xp.log(ratio)
+    else:
+        share = (t - low) / xp.where(high > low, high - low, 1.0)
+    return values[i] + share * (values[i + 1] - values[i])
 
 
-def _grid(law, levels, steps, further=()):
-    """Nodes at given levels, and a schedule that knows the network's times there and at `further` (level, time)."""
+def _knots(chain, nodes):
+    """The trained chain (levels, times), with each node (level, time), both rising, in place of the nearest knot.
+
+    So the number of knots is that of the chain, whatever the steps are, and programs are shared.
+    """
+    (levels, times), (mine, of_network) = (tuple(np.array(a, np.float64) for a in pair) for pair in (chain, nodes))
+    size, num = len(levels), len(mine)
+    if num > size:
+        return mine, of_network
+    log = np.log(levels)
+    right = np.clip(np.searchsorted(log, np.log(mine)), 1, size - 1)
+    nearest = right - (np.log(mine) - log[right - 1] < log[right] - np.log(mine))
+    ramp = np.arange(num)  # one knot each: pushed up where they crowd, and down from the end
+    index = np.minimum(np.maximum.accumulate(nearest - ramp), size - num) + ramp
+    levels[index], times[index] = mine, of_network
+    return levels, times
+
+
+def _grid(law, levels, steps, chain, further=()):
+    """Nodes at given levels, and a schedule that knows the network's times: there, at `further` and of the chain."""
     ve, values = schedules.ve(), np.asarray(levels, np.float64)
     base = {"vp": schedules.vp_linear(), "ve": ve, "flow": schedules.flow()}[law]
     if law == "vp":  # the level is the time, whatever the chain: exact also in float32
@@ -72,11 +100,11 @@ def _grid(law, levels, steps, further=()):
             f"interop.from_diffusers: noise levels must fall, but node {i + 1} does not: {values[i]:.6g} then "
             f"{values[i + 1]:.6g}; are time steps repeated? Use fewer steps or another spacing"
         )
-    knots = sorted([*zip(np.minimum(values[:-1], _FAR), steps), *further])
-    times, of_network = (np.asarray(column, np.float64) for column in zip(*knots))
+    nodes = sorted([*zip(np.minimum(values[:-1], _FAR), steps), *further])
+    knots = _knots(chain, tuple(zip(*nodes)))
     alpha, sigma = base.alpha_sigma(lam)
     schedule = base._replace(
-        model_time=Partial(_node_time, times, of_network), t_min=values[values > 0].min(), t_max=values[0]
+        model_time=Partial(bind(_node_time, log=law != "flow"), *knots), t_min=values[values > 0].min(), t_max=values[0]
     )
     return TimeGrid(values, lam, alpha, sigma, schedule)
 
@@ -109,12 +137,13 @@ def from_diffusers(
     Args:
         config: as in ``scheduler_config.json``; ``_class_name`` picks the class, missing options have the library's
             defaults, options of other known classes are passed over as the library does.
-        num_steps: number of inference steps (built); the classes with two stages make 2 num_steps - 1 calls.
+        num_steps: number of inference steps (built), without `timesteps` and `sigmas`; the classes with two stages
+            make 2 num_steps - 1 calls.
         timesteps: steps of the chain instead, falling; or those that belong to `sigmas`.
         sigmas: levels sigma/alpha instead (sigma for flows), falling, the last node included; they are kept as given.
         begin: leave out the first steps, to start from a noisy image; the history starts there.
         eta: noise of DDIM, 0 to 1.
-        mu: shift of the configurations with ``use_dynamic_shifting``.
+        mu: shift of the configurations with ``use_dynamic_shifting``; not with `sigmas`, which are shifted already.
         weights: "published": third-order rows of DPM-Solver as the library has them, of order 2 only; "exact".
 
     Returns:
@@ -143,15 +172,20 @@ def from_diffusers(
         raise refuse(f"eta={eta}", f"{name} has no such argument")
     if not 0 <= eta <= 1:
         raise ValueError(f"interop.from_diffusers: eta must be in [0, 1], got {eta}")
+    for given, value in (("sigmas", sigmas), ("timesteps", timesteps)):
+        if num_steps is not None and value is not None:
+            raise refuse(f"num_steps={num_steps}", f"the argument {given} says how many steps there are")
     law, (values, steps) = _diffusers.levels(name, options, num_steps, timesteps, sigmas, mu)
     if not 0 <= begin < len(steps):
         raise ValueError(f"interop.from_diffusers: begin must be in [0, {len(steps) - 1}], got {begin}")
     kind, rule = CLASSES[name](options, Wanted(len(steps), begin, weights, float(eta), bool(steps[-1] > 0)))
     values, steps, further = values[begin:], steps[begin:], ()
+    if kind == "epsilon" and (values[0] == 1 if law == "flow" else np.isinf(values[0])):
+        raise refuse("prediction_type='epsilon'", "the network's output says nothing about data at pure noise")
     if rule is solvers.dpm_singlestep:
         middle = np.sqrt(values[:-2] * values[1:-1])
         further = tuple(zip(middle, _diffusers.steps_of(middle, _diffusers.chain(options))))
-    grid = _grid(law, values, steps, further)
+    grid = _grid(law, values, steps, _diffusers.times_of_chain(law, options), further)
     staged = rule in (solvers.heun, solvers.dpm_singlestep)
     table = rule(grid) if staged else tabulate(rule, grid)
     return Imported(

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import contracts
 from jaxsci import diffusion
 from jaxsci.diffusion import grids, interop, predictions, schedules, solvers, tables
 
@@ -160,6 +161,34 @@ def test_times_reach_the_network_exactly():
     np.testing.assert_allclose(lam, it.table.lam[:-1], rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("config", [DPM | SD | {"use_karras_sigmas": True}, DDIM, DPM | {"use_flow_sigmas": True}])
+def test_between_the_nodes_time_is_that_of_the_trained_chain(config):
+    """Half a step of rounded times at most, wherever the few nodes lie."""
+    it, chain = interop.from_diffusers(config, 5), interop.from_diffusers(config, 900)
+    np.testing.assert_allclose(it.schedule.model_time(it.table.t[:-1]), it.timesteps, rtol=1e-12)
+    levels = chain.table.t[:-1]
+    levels, times = (a[(levels > it.table.t[4]) & (levels < it.table.t[0])] for a in (levels, chain.timesteps))
+    assert np.abs(it.schedule.model_time(levels) - times).max() < 2
+
+
+def test_imports_of_any_number_of_steps_share_a_program():
+    it = [interop.from_diffusers(DPM | SD, n) for n in (5, 7, 9)]
+    many = tables.unify([i.table for i in it])
+    network = jax.tree_util.Partial(lambda x, t, cond: x + t / 1000)
+    run = lambda i: diffusion.sample(None, interop.denoiser(it[i], network), many[i], jnp.zeros(2)).value  # noqa: E731
+    run(0).block_until_ready()
+    with contracts.count_compilations() as events:
+        run(1), run(2).block_until_ready()
+    assert not events
+
+
+def test_crowded_nodes_keep_their_times():
+    """More nodes between two steps of the chain than one knot each would leave room for, at both ends too."""
+    for sigmas in (np.linspace(0.1501, 0.15, 30), np.geomspace(150, 145, 9), np.geomspace(0.0102, 0.0100001, 9)):
+        it = interop.from_diffusers(DPM, sigmas=sigmas, timesteps=np.arange(len(sigmas) - 1)[::-1])
+        np.testing.assert_array_equal(it.schedule.model_time(sigmas[:-1]), it.timesteps)
+
+
 def test_limits():
     """Clipping keeps the network's eps in DDIM and follows D elsewhere; thresholding is that of `predictions`."""
     x, far = jnp.array([0.3, -0.2]), lambda x, t, cond: jnp.full(2, 9.0)
@@ -208,7 +237,14 @@ def test_limits():
         (DPM | {"trained_betas": [0.1, 0.2]}, {}, r"trained_betas is not supported: it has shape \(2,\)"),
         (DDIM | {"timestep_spacing": "linspace"}, {}, "timestep_spacing='linspace' with 10 steps is not supported"),
         (DDIM | {"timestep_spacing": "trailing"}, {"num_steps": 7}, "timestep_spacing='trailing' with 7 steps"),
-        (DDIM | {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}, {}, "rescale_betas_zero_snr=True"),
+        (DDIM | {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}, {}, "'epsilon'.*at pure noise"),
+        (FLOW, {"sigmas": [1.0, 0.5, 0.0], "mu": 1.0}, "mu=1.0 is not supported: sigmas are kept as given"),
+        (FLOW | {"use_dynamic_shifting": True}, {"sigmas": [1.0, 0.0], "mu": 1.0}, "mu=1.0 is not supported"),
+        (DPM, {"timesteps": [9, 5], "num_steps": 2}, "num_steps=2 is not supported: the argument timesteps"),
+        (DPM, {"sigmas": [9.0, 5.0], "num_steps": 3}, "num_steps=3 is not supported: the argument sigmas"),
+        (DPM | {"final_sigmas_type": "none"}, {"sigmas": [2.0, 0.0]}, "final_sigmas_type='none' is not supported"),
+        (DPM | {"timestep_spacing": "none"}, {"timesteps": [9, 5]}, "timestep_spacing='none' is not supported"),
+        (UNIPC | {"use_flow_sigmas": True}, {"sigmas": [1.0, 0.5, 0.0]}, "'epsilon' is not supported.*at pure noise"),
         ({"_class_name": "DDPMScheduler", "variance_type": "learned"}, {}, "variance_type='learned' is not supported"),
         (FLOW | {"invert_sigmas": True}, {}, "invert_sigmas=True is not supported"),
         (FLOW | {"use_dynamic_shifting": True}, {}, "use_dynamic_shifting=True is not supported: .* mu"),
@@ -228,7 +264,9 @@ def test_limits():
 def test_unsupported_options_are_named(config, kwargs, message):
     """Nothing is silently changed."""
     with pytest.raises(ValueError, match=message):
-        interop.from_diffusers(config, **{"num_steps": 10} | kwargs)
+        interop.from_diffusers(
+            config, **({} if kwargs.keys() & {"sigmas", "timesteps"} else {"num_steps": 10}) | kwargs
+        )
 
 
 @pytest.mark.bad_input
