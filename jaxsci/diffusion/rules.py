@@ -82,8 +82,11 @@ def _ddim(eta, grid, i):
     sigma, alpha = grid.sigma[i + 1], grid.alpha[i + 1]
     if namespace(eta) is np and eta == 0:
         return Step(Row({}, {0: alpha}, {0: sigma}))
-    std = eta * sigma * xp.sqrt(-xp.expm1(-2 * (grid.lam[i + 1] - grid.lam[i])))
-    return Step(Row({}, {0: alpha}, {0: xp.sqrt(sigma**2 - std**2)}, std=std))
+    h = grid.lam[i + 1] - grid.lam[i]
+    std = eta * sigma * xp.sqrt(-xp.expm1(-2 * h))
+    # sigma^2 - s^2 without cancellation, which eta = 1 in single precision would take below 0
+    kept = sigma * xp.sqrt(xp.exp(-2 * h) - (1 - eta**2) * xp.expm1(-2 * h))
+    return Step(Row({}, {0: alpha}, {0: kept}, std=std))
 
 
 def ddim(eta: ArrayLike = 0.0) -> Partial:
@@ -91,7 +94,12 @@ def ddim(eta: ArrayLike = 0.0) -> Partial:
 
     eta = 0 is DDIM, Euler in sigma/alpha, flow-matching Euler and DPM-Solver-1, all one step; eta = 1 is the ancestral
     sampler.
+
+    Raises:
+        ValueError: a concrete eta outside [0, 1].
     """
+    if not isinstance(eta, jax.core.Tracer) and not np.all((np.asarray(eta) >= 0) & (np.asarray(eta) <= 1)):
+        raise ValueError(f"rules.ddim: eta must be in [0, 1], got {eta}")
     return Partial(_ddim, np.float64(eta) if isinstance(eta, (int, float)) else eta)
 
 
@@ -142,10 +150,11 @@ def multistep(
             multistep codes do. It costs an order; for parity only.
         lower_order_final: fall to first order at the last node: stability on very unequal steps.
         corrector: UniC of one order more, at no further model call.
-        tau: noise of the reverse SDE, 0 to 1; "data" only.
+        tau: noise of the reverse SDE, >= 0 (1 is the SDE's own); "data" only.
 
     Raises:
-        ValueError: an order outside 1 to 4, an unknown name, or noise with kind "noise" or with a corrector.
+        ValueError: an order outside 1 to 4, an unknown name, tau negative or not finite, or noise with kind "noise" or
+            with a corrector.
     """
     if order not in (1, 2, 3, 4):
         raise ValueError(f"rules.multistep: order must be 1, 2, 3 or 4, got {order}")
@@ -153,6 +162,8 @@ def multistep(
         raise ValueError(f"rules.multistep: kind must be 'data' or 'noise', got {kind!r}")
     if relaxation not in ("exact", "bh1", "bh2"):
         raise ValueError(f"rules.multistep: relaxation must be 'exact', 'bh1' or 'bh2', got {relaxation!r}")
+    if not 0 <= float(tau) < np.inf:
+        raise ValueError(f"rules.multistep: tau must be >= 0 and finite, got {tau}")
     if tau and (kind == "noise" or corrector):
         raise ValueError("rules.multistep: tau > 0 needs kind='data' and no corrector")
     return Partial(
@@ -217,7 +228,10 @@ def _ipndm(grid, i, *, order):
         return Step(_clean(grid, i))
     xp = namespace(grid)
     h = grid.lam[i + 1] - grid.lam[i]
-    coefficients = _UNIFORM_ADAMS[min(order, i + 1) - 1]
+    slots = _history(grid, i, order)
+    if not slots:  # the first node is pure noise: the data step is finite there, and no later row looks back to it
+        return Step(exponential_row(grid, i, 0, i + 1, "data", ()))
+    coefficients = _UNIFORM_ADAMS[len(slots) - 1]
     scale = -grid.sigma[i + 1] * xp.expm1(h)
     return Step(Row({0: grid.alpha[i + 1] / grid.alpha[i]}, {}, {k: scale * c for k, c in enumerate(coefficients)}))
 

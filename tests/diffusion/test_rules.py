@@ -182,6 +182,19 @@ def test_traced_equals_host(name):
         np.testing.assert_allclose(b, a, rtol=1e-10, atol=1e-12)
 
 
+def test_ancestral_rows_in_single_precision():
+    """eta = 1 leaves sigma_t exp(-h) of eps: no square root of a rounded difference, and slopes in eta."""
+    lams = np.linspace(-6, 9, 61)
+    grid = grids.at_lams(VP, lams)
+
+    def noise(eta, lams):
+        return tables.tabulate(rules.ddim(eta), grids.at_lams(VP, lams)).predictor.noise[:, 0]
+
+    got, slope = (f(jnp.float32(1), jnp.asarray(lams, jnp.float32)) for f in (jax.jit(noise), jax.jacfwd(noise)))
+    np.testing.assert_allclose(got, grid.sigma[1:] * np.exp(-np.diff(lams)), rtol=1e-5)
+    assert np.all(np.isfinite(slope))
+
+
 def test_rules_are_equal_by_value():
     assert jax.tree.structure(rules.multistep(3)) == jax.tree.structure(rules.multistep(3))
     assert jax.tree.structure(rules.multistep(3)) != jax.tree.structure(rules.multistep(2))
@@ -198,6 +211,11 @@ def test_bad_input():
         (lambda: rules.adams_bashforth(0), "points must be 1, 2, 3 or 4"),
         (lambda: rules.adams_bashforth(2, variable="s"), "variable must be 't', 'rho' or 'lam'"),
         (lambda: rules.ipndm(7), "ipndm: order must be 1, 2, 3 or 4"),
+        (lambda: rules.ddim(1.5), r"ddim: eta must be in \[0, 1\], got 1.5"),
+        (lambda: rules.ddim(jnp.asarray(-0.1)), r"ddim: eta must be in \[0, 1\]"),
+        (lambda: rules.ddim(np.nan), r"ddim: eta must be in \[0, 1\]"),
+        (lambda: rules.multistep(1, tau=-1.0), "tau must be >= 0 and finite, got -1.0"),
+        (lambda: rules.multistep(1, tau=np.inf), "tau must be >= 0 and finite"),
     ):
         with pytest.raises(ValueError, match=match):
             call()
