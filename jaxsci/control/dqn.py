@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree
 
@@ -126,7 +127,7 @@ def config(
     epsilon_decay: ArrayLike = 10_000,
     target_rate: ArrayLike = 0.005,
     huber: ArrayLike = 1.0,
-    warm_up: ArrayLike = 100,
+    warm_up: ArrayLike | None = None,
 ) -> Config:
     """A validated configuration.
 
@@ -142,11 +143,13 @@ def config(
         discount: gamma, traced.
         epsilon_start, epsilon_end, epsilon_decay: see `epsilon`; traced.
         target_rate: tau, traced.
-        huber: where the loss turns from quadratic to linear, traced.
-        warm_up: rows in the buffer before the first update, at least `num_returns`; traced.
+        huber: where the loss turns from quadratic to linear, > 0, traced.
+        warm_up: rows in the buffer before the first update, from `num_returns` to `capacity`, which limit a traced one;
+            100 by default, or the nearest of these two.
 
     Raises:
-        ValueError: a size below 1, more returns than the buffer has rows, or an unknown batch.
+        ValueError: a size below 1, more returns than the buffer has rows, an unknown batch; a number, unless it is
+            traced, that is not finite or out of its range.
     """
     sizes = {
         "num_envs": num_envs,
@@ -164,6 +167,24 @@ def config(
         raise ValueError(f"dqn.config: batch must be 'vmap' or 'map', got {batch!r}")
     floats = (discount, epsilon_start, epsilon_end, epsilon_decay, target_rate, huber)
     dtype = float_dtype(*(a for a in floats if hasattr(a, "dtype")))
+    if warm_up is None:
+        warm_up = max(num_returns, min(100, capacity))
+    checks = {
+        "discount": (discount, np.isfinite, "finite"),
+        "epsilon_start": (epsilon_start, np.isfinite, "finite"),
+        "epsilon_end": (epsilon_end, np.isfinite, "finite"),
+        "epsilon_decay": (epsilon_decay, lambda a: np.isfinite(a) & (a > 0), "finite and > 0"),
+        "target_rate": (target_rate, np.isfinite, "finite"),
+        "huber": (huber, lambda a: a > 0, "> 0"),
+        "warm_up": (
+            warm_up,
+            lambda a: (num_returns <= a) & (a <= capacity),
+            f"between num_returns {num_returns} and capacity {capacity}",
+        ),
+    }
+    for name, (value, good, expected) in checks.items():
+        if not isinstance(value, jax.core.Tracer) and not np.all(good(np.asarray(value))):
+            raise ValueError(f"dqn.config: {name} must be {expected}, got {value}")
     floats = (jnp.asarray(a, dtype) for a in floats)
     return Config(*sizes.values(), double, batch, *floats, jnp.asarray(warm_up, jnp.int32))
 
@@ -320,7 +341,7 @@ def _learn(key, network, state, buffer, cfg, optimizer):
     def none(carry):
         return *carry, jnp.zeros((), state.total.dtype)
 
-    ready = buffer.size >= jnp.maximum(cfg.warm_up, cfg.num_returns)
+    ready = buffer.size >= jnp.clip(cfg.warm_up, cfg.num_returns, cfg.capacity)
     return jax.lax.cond(ready, updates, none, (state.learner, state.target))
 
 

@@ -16,6 +16,8 @@ from jaxsci.control.simulate import Path, increments
 from jaxsci.core import keys, status, tree
 from jaxsci.core.types import KeyArray, float_dtype
 
+# Below this size of z the quotient (1 - exp(-z)) / z is summed as a series, right to rounding in float64.
+_SMALL = 1e-3
 # Steps fold in 0, 1, 2, ...; the stationary start folds in the other end of the range.
 _START = 0xFFFF_FFFF
 
@@ -123,8 +125,12 @@ def _ornstein(key, x0, dt, rate, mean, volatility, num_steps: int):
         code = status.flag(~(rate > 0), status.OUT_OF_RANGE)
         spread = volatility / jnp.sqrt(2 * jnp.where(rate > 0, rate, 1))
         x0 = mean + spread * jax.random.normal(jax.random.fold_in(key, _START), (), dt.dtype)
-    safe = jnp.where(rate == 0, 1, rate)
-    variance = jnp.where(rate == 0, dt, -jnp.expm1(-2 * safe * dt) / (2 * safe))
+    # Both sides of the choice have derivatives in the rate, 0 included, where this is Brownian motion.
+    z = 2 * rate * dt
+    small = jnp.abs(z) < _SMALL
+    safe = jnp.where(small, 1, rate)
+    series = 1 - z / 2 * (1 - z / 3 * (1 - z / 4 * (1 - z / 5)))
+    variance = jnp.where(small, dt * series, -jnp.expm1(-2 * safe * dt) / (2 * safe))
     noise = increments(key, num_steps, jnp.ones((num_steps,), dt.dtype), x0.shape)
     kept, shocks = jnp.exp(-rate * dt), (volatility * jnp.sqrt(variance))[None] * noise
 

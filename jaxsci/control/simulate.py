@@ -113,19 +113,23 @@ def step(
 def _step(key, problem, policy, state, dt, increment, t_next):
     if increment is None:
         shape = _noise_shape(problem, policy, state.t, state.x)
-        increment = _normal(_drawing(key, "simulate.step"), state.index, shape, dt.dtype) * jnp.sqrt(jnp.maximum(dt, 0))
+        increment = _normal(_drawing(key, "simulate.step"), state.index, shape, dt.dtype) * _root(dt)
     return _advance(key, problem, policy, state, dt, increment, state.t + dt if t_next is None else t_next)
 
 
-def _advance(key, problem, policy, state, dt, increment, t_next):
-    t, x = state.t, state.x
+def _advance(key, problem, policy, state, dt, increment, t_next, live=None):
+    """One step; `live` is (t, x) where the functions are evaluated in a step of length 0."""
+    # Nothing happens in a step of length 0, whatever the functions give there: a drift with a pole at the horizon. They
+    # are evaluated where the path last moved, since the derivative of a pole that is not selected is still a NaN.
+    still = dt == 0
+    t, x = (state.t, state.x) if live is None else tree.where(still, live, (state.t, state.x))
     u = _control(policy, key, state.index, t, x)
     drift = _shaped(problem.drift(t, x, u, problem.args), x.shape, x.dtype, "drift")
     diffusion = jnp.asarray(problem.diffusion(t, x, u, problem.args), x.dtype)
     reward = _shaped(problem.reward(t, x, u, problem.args), (), x.dtype, "reward")
-    # Nothing happens in a step of length 0, whatever the functions give there: a drift with a pole at the horizon.
-    still = dt == 0
-    new = tree.where(still, x, x + drift * dt + _product(diffusion, increment, x.shape))
+    new = x + drift * dt + _product(diffusion, increment, x.shape)
+    t, x = state.t, state.x
+    new = tree.where(still, x, new)
     reward, u = tree.where(still, tree.zeros_like((reward, u)), (reward, u))
     code = state.status | status.flag(~(dt >= 0) | ~(problem.discount >= 0), status.OUT_OF_RANGE)
     code = code | status.flag(~tree.all_finite((new, reward, u)), status.NONFINITE_RESULT)
@@ -164,7 +168,7 @@ def euler_maruyama(
 
     Returns:
         A `Path`. Status bits: non-finite input (x0), non-finite result, out of range (times that descend, a negative
-        discount, no dt and no finite horizon).
+        discount, a horizon that is NaN or negative, no dt and no finite horizon).
 
     Raises:
         ValueError: a function or `increments` of the wrong shape, or no grid (both or neither of its two forms).
@@ -199,10 +203,12 @@ def _simulate(key, problem, policy, x0, num_steps: int, dt, times, dw):
         shape = _noise_shape(problem, policy, state.t, state.x)
         dw = _drawn(_drawing(key, "euler_maruyama"), dts, shape)
 
-    def body(state, here):
-        return _advance(key, problem, policy, state, *here)
+    def body(carry, here):
+        state, live = carry
+        after, row = _advance(key, problem, policy, state, *here, live)
+        return (after, tree.where(row.dt == 0, live, (state.t, state.x))), row
 
-    end, rows = jax.lax.scan(body, state, (dts, dw, ts[1:]))
+    (end, _), rows = jax.lax.scan(body, (state, (state.t, state.x)), (dts, dw, ts[1:]))
     start = jax.tree.map(lambda a: a[None], (state.t, state.x))
     ts, xs = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), start, (rows.t_next, rows.x_next))
     return Path(ts, xs, rows.u, rows.reward, rows.dt, end.status)
@@ -210,8 +216,11 @@ def _simulate(key, problem, policy, x0, num_steps: int, dt, times, dw):
 
 def _grid(horizon, num_steps: int, dt, times):
     """Grid points, step lengths and their status."""
+    sound = horizon >= 0
     if times is not None:
-        return times, jnp.diff(times), status.flag(~tree.all_finite(times), status.NONFINITE_INPUT)
+        code = status.flag(~tree.all_finite(times), status.NONFINITE_INPUT)
+        return times, jnp.diff(times), code | status.flag(~sound, status.OUT_OF_RANGE)
+    horizon = jnp.where(sound, horizon, 0)
     dt = horizon / max(num_steps, 1) if dt is None else dt
     good = jnp.isfinite(dt)
     dt = jnp.where(good, dt, 1)
@@ -220,7 +229,7 @@ def _grid(horizon, num_steps: int, dt, times):
     past = k * dt > horizon - _SNAP * dt
     ts = jnp.where(past, horizon, k * dt)
     dts = jnp.where(past[1:], ts[1:] - ts[:-1], dt)
-    return ts, jnp.where(past[:-1], 0, dts), status.flag(~good, status.OUT_OF_RANGE)
+    return ts, jnp.where(past[:-1], 0, dts), status.flag(~(good & sound), status.OUT_OF_RANGE)
 
 
 def increments(
@@ -253,7 +262,12 @@ def _increments(key, dt, num_steps: int, shape):
 def _drawn(key, dts, shape):
     # All at once: a draw inside the loop costs several times the step itself.
     normals = jax.vmap(lambda k: _normal(key, k, shape, dts.dtype))(jnp.arange(dts.shape[0], dtype=jnp.int32))
-    return normals * jnp.sqrt(jnp.maximum(dts, 0)).reshape(-1, *(1 for _ in shape))
+    return normals * _root(dts).reshape(-1, *(1 for _ in shape))
+
+
+def _root(dt):
+    """sqrt(dt), 0 where there is none, with derivatives of 0 there."""
+    return jnp.where(dt > 0, jnp.sqrt(jnp.where(dt > 0, dt, 1)), 0)
 
 
 def _normal(key, index, shape, dtype):
@@ -272,7 +286,9 @@ def coarsen(
             steps stack and the factor may be a vmapped axis. Blocks past `num_steps` are dropped.
 
     Raises:
-        ValueError: factor is static and below 1, or does not divide K.
+        ValueError: factor is static and no integer >= 1, or does not divide K.
+
+    A traced factor below 1 gives NaN, which `euler_maruyama` reports.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -284,6 +300,8 @@ def coarsen(
     """
     fine = jnp.asarray(fine)
     length = fine.shape[0]
+    if not isinstance(factor, jax.Array) and (factor < 1 or factor != int(factor)):
+        raise ValueError(f"coarsen: factor must be an integer >= 1, got {factor}")
     if num_steps is None:
         if isinstance(factor, jax.core.Tracer):
             raise TypeError("coarsen: factor must be static without num_steps; pass num_steps to pad the result")
@@ -295,8 +313,9 @@ def coarsen(
 
 @eqx.filter_jit
 def _coarsen(fine, factor, num_steps: int):
-    blocks = jnp.arange(fine.shape[0], dtype=jnp.int32) // factor
-    return jax.ops.segment_sum(fine, blocks, num_segments=num_steps, indices_are_sorted=True)
+    blocks = jnp.arange(fine.shape[0], dtype=jnp.int32) // jnp.maximum(factor, 1)
+    sums = jax.ops.segment_sum(fine, blocks, num_segments=num_steps, indices_are_sorted=True)
+    return jnp.where(factor >= 1, sums, jnp.nan)
 
 
 def transitions(path: Path) -> Transition:
@@ -308,30 +327,41 @@ def transitions(path: Path) -> Transition:
 
 
 def rewarded(problem: SDE | ODE, path: Path) -> Path:
-    """The same path with the reward rates of `problem`."""
-    return path._replace(rs=_rewards(problem, path))
+    """The same path with the reward rates of `problem`, 0 on steps of length 0; one that is not finite is reported."""
+    return _rewarded(problem, path)
 
 
 @eqx.filter_jit
-def _rewards(problem, path):
+def _rewarded(problem, path):
     def one(t, x, u):
         return _shaped(problem.reward(t, x, u, problem.args), (), x.dtype, "reward")
 
-    return jax.vmap(one)(path.ts[:-1], path.xs[:-1], path.us)
+    moves = path.dts != 0
+    # As in `_advance`: no step of length 0 is evaluated where it stands.
+    live = jax.lax.cummax(jnp.where(moves, jnp.arange(moves.size, dtype=jnp.int32), 0))
+    rs = jax.vmap(one)(*jax.tree.map(lambda a: a[live], (path.ts, path.xs, path.us)))
+    rs = jnp.where(moves, rs, 0)
+    return path._replace(rs=rs, status=path.status | status.flag(~tree.all_finite(rs), status.NONFINITE_RESULT))
 
 
 def discounted_return(problem: SDE | ODE, path: Path) -> Float[Array, ""]:
-    r"""$\sum_k e^{-\beta(t_k - t_0)} r_k \Delta_k + e^{-\beta(t_K - t_0)} h(X_K)$, with h where there is one."""
+    r"""$\sum_k e^{-\beta(t_k - t_0)} r_k \Delta_k + e^{-\beta(t_K - t_0)} h(X_K)$, with h where there is one.
+
+    h is paid at the horizon alone: a path that ends before it, or whose status is not 0, has earned its rewards so far.
+    """
     return _return(problem, path)
 
 
 @eqx.filter_jit
 def _return(problem, path):
-    weight = jnp.exp(-problem.discount.astype(path.ts.dtype) * (path.ts - path.ts[0]))
+    dtype = path.ts.dtype
+    weight = jnp.exp(-problem.discount.astype(dtype) * (path.ts - path.ts[0]))
     total = jnp.sum(weight[:-1] * path.rs * path.dts)
     if problem.terminal is None:
         return total
-    return total + weight[-1] * _shaped(problem.terminal(path.xs[-1]), (), path.xs.dtype, "terminal")
+    end = _shaped(problem.terminal(path.xs[-1]), (), path.xs.dtype, "terminal")
+    near = problem.horizon.astype(dtype) - _SNAP * jnp.max(path.dts, initial=0)
+    return total + jnp.where((path.ts[-1] >= near) & (path.status == status.OK), weight[-1] * end, 0)
 
 
 def rollout(
@@ -359,6 +389,7 @@ def rollout(
     Returns:
         A `Path` with reward rates at the left ends. Status bits: non-finite input, cap reached, non-finite result, out
         of range (times that do not ascend, a negative discount); the path then stands still at the last good sample.
+        A reward or a control that is not finite is reported as a non-finite result and stays where it is.
 
     Raises:
         ValueError: `times` is not a vector of at least two, or a function gives the wrong shape.
@@ -409,8 +440,10 @@ def _rollout(problem, policy, x0, times, rtol, atol, max_steps: int):
     index = jnp.minimum(jnp.arange(times.shape[0]), index)
     ts, xs = times[index], jnp.where(good[0], solution.ys[index], x0)
     us = None if policy is None else jax.vmap(lambda t, x: policy(None, t, x))(ts[:-1], xs[:-1])
-    path = Path(ts, xs, us, jnp.zeros_like(ts[1:]), jnp.diff(ts), code)
-    return path._replace(rs=_rewards(problem, path))
+    dts = jnp.diff(ts)
+    us = jax.tree.map(lambda u: jnp.where((dts != 0).reshape(-1, *(1 for _ in u.shape[1:])), u, 0), us)
+    code = code | status.flag(~tree.all_finite(us), status.NONFINITE_RESULT)
+    return _rewarded(problem, Path(ts, xs, us, jnp.zeros_like(ts[1:]), dts, code))
 
 
 def _control(policy, key, index, t, x):

@@ -215,6 +215,39 @@ def test_windows_are_consecutive_in_one_lane_and_all_occur(key, added, length):
 
 
 @pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("warm_up", 11),
+        ("warm_up", 1),
+        ("huber", 0.0),
+        ("huber", np.nan),
+        ("epsilon_decay", 0),
+        ("epsilon_end", np.nan),
+        ("epsilon_start", np.inf),
+        ("discount", np.nan),
+        ("target_rate", np.array([0.1, np.nan])),
+    ],
+)
+def test_settings_with_which_nothing_is_learnt_are_refused(option, value):
+    with pytest.raises(ValueError, match=f"{option} must be"):
+        dqn.config(**({"capacity": 10, "num_returns": 2} | {option: value}))
+
+
+def test_learning_starts_however_small_the_buffer(key):
+    """100 rows to warm up, or as many as there are; a traced number is limited by the buffer."""
+    sizes = {"batch_size": 4, "discount": DISCOUNT}
+    assert [int(dqn.config(capacity=n, **sizes).warm_up) for n in (10, 1000)] == [10, 100]
+    assert int(dqn.config(capacity=1000, num_returns=200, **sizes).warm_up) == 200
+
+    def losses(warm_up):
+        cfg = dqn.config(capacity=5, warm_up=warm_up, **sizes)
+        return dqn.run(key, CHAIN, TABLE, cfg=cfg, optimizer=EXACT, num_steps=8).history.loss
+
+    np.testing.assert_array_equal(jax.jit(losses)(50) != 0, np.arange(8) >= 4)
+
+
+@pytest.mark.bad_input
 def test_bad_rows_and_windows(key):
     buffer = replay.init(jnp.zeros(2), 4)
     with pytest.raises(ValueError, match="expected leaves of shape"):

@@ -52,6 +52,23 @@ def test_rate_zero_is_brownian_motion(key):
     np.testing.assert_allclose(ou.xs, control.exact.brownian(key, 0.2, num_steps=5, dt=0.1).xs, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.x64
+def test_derivatives_in_the_rate_are_smooth_through_zero(key):
+    """Against central differences at rates around 0, where the law is that of Brownian motion."""
+
+    def last(rate):
+        return control.exact.ornstein_uhlenbeck(key, 0.5, num_steps=5, dt=0.2, rate=rate).xs[-1]
+
+    # Series and quotient meet at a rate of 2.5e-3, where they are one function.
+    meet, h = 2.5e-3, 1e-5
+    rates = jnp.array([-0.5, -1e-3, 0.0, 1e-3, 0.5, meet * (1 - 1e-12), meet * (1 + 1e-12)])
+    values, slopes = jax.vmap(jax.value_and_grad(last))(jnp.concatenate([rates, rates + h, rates - h]))
+    _, above, below = values.reshape(3, 7)
+    np.testing.assert_allclose(slopes[:7], (above - below) / (2 * h), rtol=1e-8)
+    np.testing.assert_allclose(values[5], values[6], rtol=1e-13)
+    np.testing.assert_allclose(slopes[5], slopes[6], rtol=1e-9)
+
+
 def test_vector_states_have_their_own_parameters(key):
     path = control.exact.ornstein_uhlenbeck(
         key, jnp.ones(3), num_steps=400, dt=0.5, rate=jnp.array([1.0, 2.0, 3.0]), volatility=jnp.array([0.0, 0.1, 1.0])

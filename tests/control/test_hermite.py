@@ -122,6 +122,20 @@ def test_units_of_the_study():
 
 
 @pytest.mark.x64
+def test_bodies_at_rest_have_derivatives():
+    """They meet by falling, t_c^2 = |r|^(3/2) / (m_i + m_j)^(1/2): the crossing time, infinite, adds nothing."""
+    x = jnp.array([[0.0, 0.0], [2.0, 0.0], [0.0, 3.0]])
+
+    def collision_time(x, v):
+        return hermite.forces(jnp.array([0.3, 0.3, 0.4]), x, v)[-1]
+
+    by_position, by_velocity = jax.grad(collision_time, (0, 1))(x, jnp.zeros((3, 2)))
+    expected = 1.5 * np.sqrt(2.0**3 / 0.6) / 2.0
+    np.testing.assert_allclose(by_position, [[-expected, 0], [expected, 0], [0, 0]], rtol=1e-12)
+    np.testing.assert_array_equal(by_velocity, 0.0)
+
+
+@pytest.mark.x64
 def test_lands_exactly_and_counts_every_evaluation():
     """The same steps taken by hand: all but the last of size mu t_c, the last what is left."""
     bodies, left, count = pair(0.3), 2.5, 0

@@ -324,6 +324,97 @@ def test_padding_never_looks_past_the_horizon(key):
     )
 
 
+@pytest.mark.x64
+def test_gradients_do_not_look_past_the_horizon_either(key):
+    """The same bridge, differentiated through drift, policy and reward: padded steps add exactly nothing."""
+
+    def bridge(t, x, u, args):
+        return args * (u - x) / (1 - t)
+
+    def reward(t, x, u, args):
+        return args * x / (1 - t)
+
+    def policy(key, t, x):
+        return 1 / (1 - t)
+
+    def total(args, end, x0, num_steps):
+        problem = control.sde(bridge, _unit, reward, _square, args=args, horizon=end)
+        path = control.euler_maruyama(key, problem, policy, x0, num_steps=num_steps, dt=0.25)
+        again = control.rewarded(problem, path)
+        return jnp.stack([control.discounted_return(problem, p) for p in (path, again)])
+
+    slopes = [jax.jacrev(total, (0, 1, 2))(1.0, 1.0, 0.3, n) for n in (8, 4)]
+    assert np.all(np.isfinite(slopes[0])) and np.all(slopes[0][0] != 0)
+    np.testing.assert_allclose(*slopes, rtol=1e-12)
+
+    def at_times(times):
+        return control.euler_maruyama(key, control.sde(_nothing, _unit), None, 0.0, times=times).xs[-1]
+
+    assert np.all(np.isfinite(jax.grad(at_times)(jnp.array([0.0, 0.5, 0.5, 1.0]))))
+
+
+@pytest.mark.parametrize("horizon", [-1.0, jnp.nan])
+def test_a_horizon_that_is_none_is_reported(horizon):
+    problem = control.sde(_nothing, _unit, _state, horizon=horizon)
+    for grid in ({"num_steps": 3, "dt": 0.5}, {"num_steps": 3}, {"times": jnp.arange(4.0)}):
+        path = control.euler_maruyama(jax.random.key(0), problem, None, 1.0, **grid)
+        assert int(path.status) == status.OUT_OF_RANGE
+        np.testing.assert_array_equal(path.dts, 0)
+        np.testing.assert_array_equal(path.xs, 1.0)
+        assert np.all(np.isfinite(path.ts))
+
+
+def _root_of(t, x, u, args):
+    return jnp.sqrt(0.5 - t)
+
+
+def test_rewards_that_are_not_finite_are_reported():
+    """A reward of NaN from t = .75 on, at the samples of a rollout and on a path that was there before."""
+    times = jnp.linspace(0.0, 1.0, 5)
+    path = control.rollout(control.ode(_linear, _root_of, args=(-1.0,)), None, 1.0, times=times)
+    assert int(path.status) == status.NONFINITE_RESULT and np.isnan(path.rs[-1])
+    before = control.exact.brownian(jax.random.key(0), 0.0, num_steps=4, dt=0.25)
+    after = control.rewarded(control.ode(_linear, _root_of), before)
+    assert int(before.status) == status.OK and int(after.status) == status.NONFINITE_RESULT
+    # Steps of length 0 earn nothing, not even what cannot be said.
+    still = before._replace(dts=before.dts.at[3:].set(0.0), ts=before.ts.at[4:].set(0.75))
+    after = control.rewarded(control.ode(_linear, _root_of), still)
+    assert int(after.status) == status.OK
+    np.testing.assert_allclose(after.rs, [np.sqrt(0.5), 0.5, 0.0, 0.0], rtol=1e-6)
+
+
+def test_the_terminal_reward_is_paid_at_the_horizon_alone(key):
+    """Paths that end before it, or that failed on the way, have earned their rewards so far."""
+
+    def breaking(t, x, u, args):
+        return jnp.where(t >= 0.5, jnp.nan, 0.0)
+
+    def value(drift, horizon=1.0, **grid):
+        problem = control.sde(drift, _none, _state, _square, horizon=horizon)
+        path = control.euler_maruyama(key, problem, None, 2.0, **grid)
+        return float(control.discounted_return(problem, path))
+
+    assert value(_nothing, num_steps=4) == 2 + 4
+    assert value(_nothing, num_steps=12, dt=0.1) == pytest.approx(2 + 4, rel=1e-6)
+    assert value(_nothing, num_steps=3, dt=0.25) == 1.5
+    assert value(_nothing, horizon=jnp.inf, num_steps=4, dt=0.25) == 2
+    assert value(breaking, num_steps=4) == 1
+    assert value(_nothing, horizon=0.0, num_steps=4, dt=0.25) == 4
+
+
+@pytest.mark.bad_input
+def test_blocks_of_no_steps(key):
+    fine = control.increments(key, 12, 0.1)
+    for factor in (0, -1, 1.5):
+        for num_steps in (None, 12):
+            with pytest.raises(ValueError, match="factor must be an integer >= 1"):
+                control.coarsen(fine, factor, num_steps=num_steps)
+    coarse = jax.jit(lambda factor: control.coarsen(fine, factor, num_steps=12))(0)
+    problem = control.sde(_nothing, _unit)
+    path = control.euler_maruyama(None, problem, None, 0.0, num_steps=12, dt=0.1, increments=coarse)
+    assert int(path.status) == status.NONFINITE_RESULT
+
+
 @pytest.mark.parametrize("what", ["reward", "policy"])
 def test_a_nan_reward_or_control_ends_the_path(what, key):
     def reward(t, x, u, args):

@@ -166,7 +166,8 @@ def forces(
         acceleration += other[:, None] * pull - jnp.roll(mass[:, None] * pull, s, 0)
         jerk += other[:, None] * change - jnp.roll(mass[:, None] * change, s, 0)
         # Fourth powers of both times, so that one root is enough; two bodies at rest meet by falling alone.
-        crossing = jnp.where(v2 > 0, (r2 / v2) ** 2, jnp.inf)
+        moving = v2 > 0
+        crossing = jnp.where(moving, (r2 / jnp.where(moving, v2, 1)) ** 2, jnp.inf)
         least = jnp.minimum(least, jnp.minimum(crossing, r2**3 / (mass + other) ** 2))
     return acceleration, jerk, jnp.sqrt(jnp.sqrt(jnp.min(least)))
 
