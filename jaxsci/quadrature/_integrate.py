@@ -44,7 +44,8 @@ def integrate(
         The pytree of f, integrated, in the dtype of a and b where they are arrays, else of the rule.
 
     Raises:
-        ValueError: only one end is given; nodes and weights of other shapes than (n,).
+        ValueError: only one end is given; nodes and weights of other shapes than (n,); `source` is two equal numbers
+            (equal arrays give an infinity or NaN).
 
     Differentiable in a, b, `source`, the rule, and the variables that f closes over or its Partial holds.
 
@@ -67,6 +68,8 @@ def integrate(
     if (a is None) != (b is None):
         raise ValueError("integrate: expected both ends or none, got one of a and b")
     moved = a is not None
+    if moved and not any(isinstance(x, jax.Array) for x in source) and source[0] == source[1]:
+        raise ValueError(f"integrate: source must be an interval of some length, got {source}")
     typed = [x for x in (a, b, *source) if hasattr(x, "dtype")] if moved else []
     dtype = float_dtype(typed) if typed else float_dtype(nodes, weights)
     nodes, weights = jnp.asarray(nodes, dtype), jnp.asarray(weights, dtype)
@@ -121,7 +124,8 @@ def pad(rule: tuple[ArrayLike, ArrayLike], num_nodes: int) -> Rule:
         num_nodes: at least n, static.
 
     Raises:
-        ValueError: fewer nodes than the rule has. TypeError: a traced argument.
+        ValueError: fewer nodes than the rule has, or nodes and weights of other shapes than (n,), n >= 1.
+        TypeError: a traced argument, or `num_nodes` that is no integer.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -133,6 +137,10 @@ def pad(rule: tuple[ArrayLike, ArrayLike], num_nodes: int) -> Rule:
     """
     alternative = "pad the rule on the host before it enters the compiled function"
     nodes, weights, size = concrete((*rule, num_nodes), "quadrature.pad", "the rule and num_nodes", alternative)
+    if nodes.ndim != 1 or nodes.shape != weights.shape or nodes.size == 0:
+        raise ValueError(f"pad: expected nodes and weights of one shape (n,), got {nodes.shape} and {weights.shape}")
+    if size.ndim or not np.issubdtype(size.dtype, np.integer):
+        raise TypeError(f"pad: num_nodes must be an integer, got {num_nodes!r}")
     nodes, weights, extra = nodes.astype(np.float64), weights.astype(np.float64), int(size) - len(nodes)
     if extra < 0:
         raise ValueError(f"pad: num_nodes must be >= {len(nodes)}, the rule's own number, got {int(size)}")
@@ -169,10 +177,15 @@ def cumulative_simpson(samples: ArrayLike, spacing: ArrayLike, axis: int = 0) ->
         axis: static.
 
     Raises:
-        ValueError: fewer than 3 samples.
+        ValueError: fewer than 3 samples, or a spacing that is no scalar.
 
     Differentiable in both.
     """
+    if np.ndim(spacing):
+        raise ValueError(
+            f"cumulative_simpson: spacing must be a scalar, got shape {np.shape(spacing)}; nodes of any spacing go to "
+            "cumulative_trapezoid"
+        )
     f, dtype = _leading("cumulative_simpson", samples, axis, None, 3)
     left = (5 * f[:-2] + 8 * f[1:-1] - f[2:]) / 12  # integral over the first interval of each triple
     right = (-f[:-2] + 8 * f[1:-1] + 5 * f[2:]) / 12  # over the second

@@ -142,3 +142,19 @@ BAD = [
 def test_static_misuse_raises(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.bad_input
+def test_rules_and_spacings_that_are_none():
+    nodes = np.linspace(0.0, 1.0, 3)
+    for rule in ((nodes, nodes[:2]), (nodes[None], nodes[None]), (nodes[:0], nodes[:0])):
+        with pytest.raises(ValueError, match="one shape"):
+            quadrature.pad(rule, 4)
+    for size in (4.5, 4.0, np.array([4])):
+        with pytest.raises(TypeError, match="num_nodes must be an integer"):
+            quadrature.pad((nodes, nodes), size)
+    for source in ((1.0, 1.0), (np.float64(2.0), 2)):
+        with pytest.raises(ValueError, match="source must be an interval"):
+            quadrature.integrate(jnp.sin, (nodes, nodes), 0.0, 1.0, source=source)
+    with pytest.raises(ValueError, match="spacing must be a scalar"):
+        quadrature.cumulative_simpson(np.ones(4), np.full(3, 0.1))
