@@ -63,7 +63,7 @@ def sample(
         table: from `solvers`, `tables.tabulate`, `tables.load` or the search; cast to the dtype of `x_T`.
         x_T: the state at node 0: unit normal for variance-preserving schedules, times sigma(node 0) for VE.
         cond: condition, any record; None is unconditional.
-        guidance_scale: w, traced; 1 is the conditional model.
+        guidance_scale: w, traced; 1 is the conditional model. A denoiser made without guidance ignores it.
         denoised_hook: ``hook(D, x, t, key) -> D`` after every evaluation; eps is recomputed as (x - alpha D)/sigma.
             See `hooks`.
         state_hook: ``hook(x, t_next, key) -> x`` after every step.
@@ -74,7 +74,8 @@ def sample(
 
     Raises:
         ValueError: no key though the table draws noise, an unknown `save`, or coefficients that do not fit `x_T`.
-        TypeError: x_T is not floating, a key that is not typed, or a denoiser that does not give two arrays like x.
+        TypeError: x_T is not floating, a key that is not typed, or a denoiser that does not give two arrays like x,
+            or a hook one.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -150,7 +151,7 @@ def _run(key, denoiser, table, x_T, cond, w, denoised_hook, state_hook, save):
             data, noise = _choose(row["evaluate"], row["any_evaluate"], model, known, x)
         finite = jnp.all(jnp.isfinite(data) & jnp.isfinite(noise))  # hooks may hide it, and later rows overwrite it
         if denoised_hook is not None:
-            data = denoised_hook(data, x, row["t"], key)
+            data = _like(x, "denoised_hook", denoised_hook(data, x, row["t"], key))
             noise = (x - row["alpha"] * data) / row["sigma"]
         return data, noise, finite
 
@@ -167,7 +168,8 @@ def _run(key, denoiser, table, x_T, cond, w, denoised_hook, state_hook, save):
         if row["predictor"].std is not None:
             new = new + row["predictor"].std * jax.random.normal(jax.random.fold_in(mine, 0), x.shape, dtype)
         if state_hook is not None:
-            new = state_hook(new, row["t_next"], None if mine is None else jax.random.fold_in(mine, 2))
+            mine = None if mine is None else jax.random.fold_in(mine, 2)
+            new = _like(x, "state_hook", state_hook(new, row["t_next"], mine))
         past_predictions = datas[: max(depth[0] - 1, 0)], noises[: max(depth[1] - 1, 0)]
         return (new, xs[:past], *past_predictions, finite & good), (x, data, noise)
 
@@ -194,6 +196,13 @@ def _run(key, denoiser, table, x_T, cond, w, denoised_hook, state_hook, save):
     if save == "trajectory":
         trajectory = Trajectory(jnp.concatenate([seen[0], x[None]]), *seen[1:])
     return Result(x, jnp.sum(evaluated, dtype=jnp.int32), bits, trajectory)
+
+
+def _like(x, name, value):
+    """What a hook gave, in the dtype of the state."""
+    if jnp.shape(value) != x.shape:
+        raise TypeError(f"diffusion.sample: {name} must return an array of shape {x.shape}, got {jnp.shape(value)}")
+    return jnp.asarray(value, x.dtype)
 
 
 # A `cond` on a batched flag becomes a select that gives every lane a copy of all the model holds, weights included.

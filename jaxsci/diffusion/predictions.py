@@ -106,6 +106,8 @@ def _denoise(model, schedule, null, classifier, sigma_data, x, t, cond, w, *, ki
         return model(xs, ts, pair) if batched else jax.vmap(model)(xs, ts, pair)
 
     if guidance == "classifier_free":
+        if cond is None:
+            raise ValueError("predictions.denoiser: classifier_free guidance needs cond; pass cond=null for w = 1")
         output = call_both(inputs, time, cond, null)
         output = _combine(output[0], output[1], w)
     else:
@@ -154,7 +156,8 @@ def denoiser(
         The denoiser, a Partial: it crosses jit, and stacks under vmap.
 
     Raises:
-        ValueError: an unknown kind or guidance, or its argument is missing.
+        ValueError: an unknown kind or guidance, an argument of it that is missing, or one of another guidance; when
+            called: classifier_free guidance without a condition.
     """
     if kind not in KINDS:
         raise ValueError(f"predictions.denoiser: kind must be one of {KINDS}, got {kind!r}")
@@ -166,6 +169,11 @@ def denoiser(
         raise ValueError("predictions.denoiser: classifier_free guidance needs null, the condition that means none")
     if guidance == "classifier" and classifier is None:
         raise ValueError("predictions.denoiser: classifier guidance needs classifier(x, t, cond) -> log p(cond | x)")
+    for name, value, owner in (("null", null, "classifier_free"), ("classifier", classifier, "classifier")):
+        if value is not None and guidance != owner:
+            raise ValueError(
+                f"predictions.denoiser: {name} has no effect with guidance={guidance!r}; pass guidance={owner!r}"
+            )
     model, classifier = (f if f is None or isinstance(f, Partial) else Partial(f) for f in (model, classifier))
     rule = bind(_denoise, kind=kind, guidance=guidance, batched=bool(batched))
     return Partial(rule, model, schedule, jax.tree.map(leaf, null), classifier, leaf(sigma_data))

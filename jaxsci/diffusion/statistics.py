@@ -61,6 +61,8 @@ def _levels(name, schedule, num_lams, lams, t_min, t_max):
     if lams is not None:
         if np.ndim(lams) != 1 or np.shape(lams)[0] < 2:
             raise ValueError(f"statistics.{name}: lams must be a vector of at least 2 levels, got {np.shape(lams)}")
+        if not isinstance(lams, jax.core.Tracer) and not np.all(np.diff(np.asarray(lams)) > 0):
+            raise ValueError(f"statistics.{name}: lams must rise, from noise to data, got {np.asarray(lams)}")
         return lams
     if num_lams < 1:
         raise ValueError(f"statistics.{name}: num_lams must be >= 1, got {num_lams}")
@@ -129,7 +131,8 @@ def estimate(
         `Statistics` in the dtype of the data.
 
     Raises:
-        ValueError: sizes below 1, levels of a wrong shape, or a model whose outputs are not shaped like x.
+        ValueError: sizes below 1, levels of a wrong shape or that do not rise, or a model whose outputs are not shaped
+            like x.
         TypeError: integer data.
 
     Example:

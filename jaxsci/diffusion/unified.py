@@ -173,6 +173,8 @@ def _finite(grid, i, stencils):
 
 
 def _row(coefficient, c, grid, i, *, plan):
+    if i == 0 and any(row.kind == "v3" for row in plan):
+        v3.check_concrete("unified.rule", grid, c)
     fix = None
     if i > 0 and plan[i - 1].corrector and not rules._infinite(grid.lam[i - 1 - plan[i - 1].start], -1):
         last = plan[i - 1]

@@ -18,6 +18,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import ArrayLike, Bool
@@ -105,6 +106,10 @@ def _stencils(slots, num, pseudo):
 
 def _v3(c, grid, i, *, order, pseudo, corrector, lower_order_final, mask):
     num_rows = grid.lam.shape[0] - 1
+    if mask is not None and len(mask) != num_rows:
+        raise ValueError(f"v3.v3: corrector_mask must have one entry for each of the {num_rows} rows, got {len(mask)}")
+    if i == 0:
+        check_concrete("v3.v3", grid, c)
     fix = None
     if corrector is not None and i > 0 and (mask is None or mask[i]) and not rules._infinite(grid.lam[i - 1], -1):
         points = rules._order(order, i - 1, num_rows, lower_order_final) + (corrector != "same")
@@ -135,7 +140,8 @@ def v3(
     """The rule of DPM-Solver-v3: multistep with the statistics as leaves; options are static.
 
     Args:
-        statistics: of the model; traced or host. Levels must cover the nodes: beyond them the last piece goes on.
+        statistics: of the model; traced or host. Levels must cover the nodes, which is checked where both are
+            concrete; beyond them the last piece goes on.
         order: 1 to 4: points of the predictor, fewer at the start.
         pseudo: derivative k from the k + 1 nearest points alone; steadier at very few steps.
         corrector: None; "same": as many points as the predictor that came before, the new one among them (none after
@@ -149,7 +155,8 @@ def v3(
             On other nodes they are made anew, as without it.
 
     Raises:
-        ValueError: an order outside 1 to 4 or an unknown name.
+        ValueError: an order outside 1 to 4 or an unknown name; on a grid: a mask of another length, or concrete
+            statistics that do not cover it or are not finite.
 
     References: Zheng et al. 2023, algorithms 1 and 2, section 3.3 (pseudo order and half-corrector).
     """
@@ -195,6 +202,13 @@ def snap(grid: TimeGrid, statistics: Statistics) -> TimeGrid:
     lams = grid.lam.copy()
     lams[finite] = statistics.lam[index]
     return grids.at_lams(grid.schedule, lams)
+
+
+def check_concrete(name: str, grid: TimeGrid, coefficients: Coefficients | OnGrid) -> None:
+    """`check_cover` where all values are known; traced ones go on beyond the levels by the last piece."""
+    c = coefficients.coefficients if isinstance(coefficients, OnGrid) else coefficients
+    if not any(isinstance(a, jax.core.Tracer) for a in (grid.lam, c.lam, c.values)):
+        check_cover(name, host(grid), host(Statistics(c.lam, *c.values)))
 
 
 def check_cover(name, grid, statistics):

@@ -154,10 +154,16 @@ def test_bad_input():
         (dict(kind="eps"), "kind must be one of .* got 'eps'"),
         (dict(kind="epsilon", guidance="cfg"), "guidance must be None, 'classifier_free' or 'classifier', got 'cfg'"),
         (dict(kind="epsilon", guidance="classifier_free"), "needs null"),
+        (dict(kind="epsilon", null=0.0), "null has no effect with guidance=None; pass guidance='classifier_free'"),
+        (dict(kind="epsilon", classifier=model), "classifier has no effect with guidance=None"),
+        (dict(kind="epsilon", guidance="classifier_free", null=0, classifier=model), "classifier has no effect"),
         (dict(kind="epsilon", guidance="classifier"), r"needs classifier\(x, t, cond\)"),
     ):
         with pytest.raises(ValueError, match=match):
             predictions.denoiser(model, vp, **keywords)
+    guided = predictions.denoiser(model, vp, "epsilon", guidance="classifier_free", null=0.0)
+    with pytest.raises(ValueError, match="classifier_free guidance needs cond"):
+        guided(jnp.zeros(2), 0.5, None, 2.0)
     with pytest.raises(ValueError, match="output must have the shape of x"):
         predictions.convert("epsilon", jnp.zeros(3), jnp.zeros(2), 0.6, 0.8)
     with pytest.raises(ValueError, match="kind must be one of"):

@@ -114,8 +114,12 @@ def test_float32_follows_float64():
 
 
 def test_low_precision_keeps_its_dtype():
-    result = diffusion.sample(None, DENOISER, _unipc(), jnp.asarray(X, jnp.bfloat16))
+    x = jnp.asarray(X, jnp.bfloat16)
+    result = diffusion.sample(None, DENOISER, _unipc(), x)
     assert result.value.dtype == jnp.bfloat16 and int(result.status) == 0
+    wide = lambda value, *_: value.astype(jnp.float32)  # noqa: E731
+    hooked = diffusion.sample(None, DENOISER, _unipc(), x, denoised_hook=wide, state_hook=wide)
+    assert hooked.value.dtype == jnp.bfloat16 and int(hooked.status) == 0
 
 
 @pytest.mark.x64
@@ -293,7 +297,15 @@ def test_bad_input():
         (lambda: diffusion.sample(jax.random.PRNGKey(0), DENOISER, noisy, X), TypeError, "key must be a typed key"),
         (lambda: diffusion.sample(None, lambda x, t, c, w: x, _unipc(), X), TypeError, r"return \(D, eps\)"),
         (lambda: diffusion.sample(None, lambda x, t, c, w: (x, x[:1]), _unipc(), X), TypeError, r"shape \(2,\), got"),
-    ):
+        (
+            lambda: diffusion.sample(None, DENOISER, _unipc(), X, denoised_hook=lambda D, x, t, key: D.sum()),
+            TypeError, r"denoised_hook must return an array of shape \(2,\), got \(\)",
+        ),
+        (
+            lambda: diffusion.sample(None, DENOISER, _unipc(), X, state_hook=lambda x, t, key: x[:1]),
+            TypeError, r"state_hook must return an array of shape \(2,\), got \(1,\)",
+        ),
+    ):  # fmt: skip
         with pytest.raises(error, match=match):
             call()
 

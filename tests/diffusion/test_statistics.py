@@ -209,6 +209,9 @@ def test_bad_input(key, tmp_path):
         statistics.estimate(key, DENOISER, schedules.flow(), DRAW, num_lams=2, num_samples=2)
     with pytest.raises(ValueError, match="lams must be a vector"):
         statistics.constant(VP, lams=np.ones((2, 2)))
+    for wrong in (np.linspace(4, -4, 5), np.asarray([0.0, 1.0, 1.0]), np.asarray([0.0, np.nan, 1.0])):
+        with pytest.raises(ValueError, match="statistics.estimate: lams must rise"):
+            statistics.estimate(key, DENOISER, VP, DRAW, lams=wrong, num_samples=2)
     with pytest.raises(ValueError, match="layout must be"):
         statistics.save(_random(), tmp_path / "x", layout="zip")
     uneven = _random()

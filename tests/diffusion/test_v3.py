@@ -12,7 +12,7 @@ from scipy.interpolate import CubicHermiteSpline
 
 from diffusion import mixture
 from jaxsci import diffusion
-from jaxsci.diffusion import grids, schedules, solvers, statistics, tables, v3
+from jaxsci.diffusion import grids, schedules, solvers, statistics, tables, unified, v3
 from jaxsci.diffusion._namespace import host
 
 PROBLEM = mixture.problem_a()
@@ -339,6 +339,14 @@ def test_bad_input():
         v3.dpm_v3(grid, stats, quadrature="simpson")
     with pytest.raises(ValueError, match="one entry for each of the 6 rows"):
         v3.dpm_v3(grid, stats, corrector_mask=[True])
+    with pytest.raises(ValueError, match="one entry for each of the 6 rows, got 5"):
+        tables.tabulate(v3.v3(stats, corrector_mask=[True] * 5), grid)
+    beyond, d = grids.time(VP, 6, t_min=1e-4), unified.uniform(grid.lam, kind="v3")
+    for rule in (v3.v3(stats), v3.v3(jax.tree.map(jnp.asarray, stats)), unified.rule(d, stats)):
+        with pytest.raises(ValueError, match="the statistics cover lam in"):
+            tables.tabulate(rule, beyond)
+    with pytest.raises(ValueError, match="statistics.s is not finite"):
+        tables.tabulate(v3.v3(stats._replace(s=np.full(21, np.nan))), grid)
     with pytest.raises(ValueError, match="meet at level"):
         v3.dpm_v3(grids.time(VP, 40), stats, quadrature="trapezoid")
     with pytest.raises(TypeError, match="concrete.*v3.v3"):
