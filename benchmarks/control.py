@@ -15,6 +15,15 @@ from benchmarks._harness import compare, compiled, host, installed, main, row
 from jaxsci import quadrature
 from jaxsci.control import exact, exploratory, martingale, riccati, simulate
 
+
+def _within(bound, result):
+    """The row, ok only if its accuracy is measured and no larger than `bound`, too; the note says so."""
+    if result["accuracy"] is None:
+        return result | {"ok": None}
+    right = result["accuracy"] <= bound
+    return result | {"ok": right and result["ok"] is not False, "note": f"{result['note']}; to be within {bound:.0e}"}
+
+
 # --- quadrature --------------------------------------------------------------------------------------------
 
 
@@ -38,10 +47,10 @@ def _quadax(seconds):
         return np.abs(np.asarray(ours) - truth).max()
 
     error = "" if peer is None else f", quadax's {worst(peer.call(), None):.1e}"
-    yield compare(
+    yield _within(1e-12, compare(
         "1000 integrals, vmapped", ours, peer, peer_name="quadax quadgk, epsabs 1e-10", accuracy=worst, target=10.0,
         seconds=seconds, note=f"18 Gauss-Legendre nodes; accuracy: our largest error{error}",
-    )  # fmt: skip
+    ))  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -85,12 +94,12 @@ def _probnum(seconds):
                 return bayesquad_from_data(nodes[:, None], values, kernel=covariance, domain=(0.0, 0.1))[0].mean
 
         for n in (5, 9):
-            yield compare(
+            yield _within(1e-12, compare(
                 f"Bayesian quadrature, {n} nodes", host(ours, n), None if peer is None else host(peer, n),
                 peer_name="probnum bayesquad_from_data", seconds=seconds,
                 accuracy=lambda a, b: abs(a - b) if b is not None else np.nan,
                 note="nodes, weights and integral; accuracy: difference of the two means",
-            )  # fmt: skip
+            ))  # fmt: skip
 
 
 # --- Riccati equations -------------------------------------------------------------------------------------
@@ -113,16 +122,16 @@ def _riccati(fast, seconds):
     A, B, Q, R = _systems(num, 4, 2)
     ours = compiled(jax.vmap(lambda A, B: riccati.kleinman(A, B, Q, R).P[-1]), jnp.asarray(A), jnp.asarray(B))
     scipy_loop = host(lambda: np.stack([scipy.linalg.solve_continuous_are(a, b, Q, R) for a, b in zip(A, B)]))
-    yield compare(
+    yield _within(1e-10, compare(
         f"{num} Riccati equations, 4 states", ours, scipy_loop, peer_name="scipy solve_continuous_are, loop",
         accuracy=_largest, seconds=seconds, note="12 Kleinman steps, vmapped; accuracy: largest relative difference",
-    )  # fmt: skip
+    ))  # fmt: skip
     control = installed("control")
     peer = None if control is None else host(lambda: control.lqr(A[0], B[0], Q, R)[1])
-    yield compare(
+    yield _within(1e-10, compare(
         "one Riccati equation, host", host(lambda: riccati.solve(A[0], B[0], Q, R).P), peer, peer_name="control.lqr",
         accuracy=_largest, seconds=seconds, note="accuracy: largest relative difference",
-    )  # fmt: skip
+    ))  # fmt: skip
 
 
 # --- policy evaluation -------------------------------------------------------------------------------------
@@ -167,11 +176,11 @@ def _rlax(fast, seconds):
             return now.T @ errors
 
         peer = compiled(theirs, theta, steps)
-    yield compare(
+    yield _within(1e-12, compare(
         f"TD(lambda) update, {num_steps} steps", compiled(ours, theta, steps), peer, peer_name="rlax td_lambda",
         accuracy=_largest, seconds=seconds, note="accuracy: largest relative difference; ours is the update at every"
         " theta, from traces of the features, rlax's that at one, from a scan of scalars backward over the stored path",
-    )  # fmt: skip
+    ))  # fmt: skip
 
 
 def _numpy_ctd(xs, rate):
@@ -223,8 +232,9 @@ def _online_ctd(fast):
     )  # fmt: skip
     yield row(
         f"online CTD(0), 5 rates x 8 seeds x {num_steps} steps", ours_seconds, unit="s", accuracy=error,
-        ok=bool(ours_seconds < 10 * num_steps / 200_000) and not bool(jnp.any(bad)),
-        note=f"to take 10 s at 200000 steps; compiled in {ours.compile_seconds:.3g} s; accuracy: {note}",
+        ok=bool(ours_seconds < 10 * num_steps / 200_000) and not bool(jnp.any(bad)) and (fast or bool(error <= 0.03)),
+        note=f"to take 10 s at 200000 steps and be within .03 there; compiled in {ours.compile_seconds:.3g} s;"
+        f" accuracy: {note}",
     )  # fmt: skip
 
 
