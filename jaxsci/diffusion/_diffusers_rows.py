@@ -200,11 +200,10 @@ def _dpm_singlestep(o, wanted):
     _fixed_variance(o)
     algorithm = one_of(o, "algorithm_type", ("dpmsolver++", "dpmsolver", "sde-dpmsolver++"))
     order, relaxation, num = _order(o, 3), _relaxation(o), wanted.num_rows
-    zero, final, stochastic = o["final_sigmas_type"] == "zero", o["lower_order_final"], algorithm.startswith("sde")
+    zero, stochastic = o["final_sigmas_type"] == "zero", algorithm.startswith("sde")
+    final = o["lower_order_final"] or zero or num % order  # the library switches it on, with a warning
     if zero and algorithm == "dpmsolver":
         raise refuse("final_sigmas_type='zero'", "algorithm_type='dpmsolver' divides by zero there; use 'sigma_min'")
-    if not final and (zero or num % order):
-        raise refuse("lower_order_final=False", "not with final_sigmas_type='zero' or rows left over; set it to True")
     if order == 3 and stochastic and relaxation == "exact" and wanted.weights == "published":
         raise refuse("solver_order=3", f"{algorithm!r} has a wrong sign there in the library; pass weights='exact'")
     orders = ([1, 2, 3][:order] * num)[:num]

@@ -85,9 +85,11 @@ def _checked(name: str, grid: TimeGrid) -> TimeGrid:
     return grid
 
 
-def _ends(name, schedule, num_steps, t_min, t_max):
-    """Validated schedule, number of steps and end times of a builder, all on the host."""
-    concrete(f"grids.{name}", _INGRAPH, schedule, t_min, t_max)
+def _ends(name, schedule, num_steps, t_min, t_max, power=1.0):
+    """Validated schedule, number of steps and end times of a builder, all on the host; and its power."""
+    concrete(f"grids.{name}", _INGRAPH, schedule, t_min, t_max, power)
+    if not 0 < float(power) < np.inf:
+        raise ValueError(f"grids.{name}: power must be positive, got {power}")
     if not isinstance(num_steps, (int, np.integer)) or num_steps < 1:
         raise ValueError(f"grids.{name}: num_steps must be an integer >= 1, got {num_steps!r}")
     schedule = host(schedule)
@@ -120,7 +122,7 @@ def time(schedule: NoiseSchedule, num_steps: int, *, power: float = 1.0, t_min=N
 
     Raises:
         TypeError: a traced argument.
-        ValueError: num_steps below 1 or ends out of order.
+        ValueError: num_steps below 1, ends out of order, or a power that is not positive.
 
     Example:
         >>> from jaxsci.diffusion import grids, schedules
@@ -128,7 +130,7 @@ def time(schedule: NoiseSchedule, num_steps: int, *, power: float = 1.0, t_min=N
         >>> print(grid.t.round(3))
         [1.    0.75  0.5   0.251 0.001]
     """
-    schedule, num_steps, low, high = _ends("time", schedule, num_steps, t_min, t_max)
+    schedule, num_steps, low, high = _ends("time", schedule, num_steps, t_min, t_max, power)
     times = np.linspace(high ** (1 / power), low ** (1 / power), num_steps + 1) ** power
     times[0], times[-1] = high, low
     return _checked("time", at_times(schedule, times))
@@ -143,7 +145,7 @@ def logsnr(schedule: NoiseSchedule, num_steps: int, *, t_min=None, t_max=None) -
 
 def karras(schedule: NoiseSchedule, num_steps: int, *, power: float = 7.0, t_min=None, t_max=None) -> TimeGrid:
     r"""Uniform in $\rho^{1/\kappa}$, $\rho = \sigma/\alpha$; kappa = 7 is the grid of EDM. Arguments as in `time`."""
-    schedule, num_steps, low, high = _ends("karras", schedule, num_steps, t_min, t_max)
+    schedule, num_steps, low, high = _ends("karras", schedule, num_steps, t_min, t_max, power)
     first, last = np.exp(-np.asarray(_lam_ends("karras", schedule, low, high)))
     rhos = np.linspace(first ** (1 / power), last ** (1 / power), num_steps + 1) ** power
     return _checked("karras", at_lams(schedule, -np.log(rhos)))
@@ -284,7 +286,7 @@ def spacing(kind: str, num_steps: int, *, num_train: int = 1000, offset: int = 0
         NumPy int64[N].
 
     Raises:
-        ValueError: an unknown kind, or more steps than the chain has.
+        ValueError: an unknown kind, or more steps than the chain has room for.
 
     References: S. Lin et al. 2024, table 2.
     """
@@ -299,6 +301,10 @@ def spacing(kind: str, num_steps: int, *, num_train: int = 1000, offset: int = 0
         steps = np.round(np.arange(used, 0, -num_train / num_steps))[:num_steps] - 1
     else:
         raise ValueError(f"grids.spacing: kind must be 'linspace', 'leading' or 'trailing', got {kind!r}")
+    if np.any(np.diff(steps) >= 0):
+        raise ValueError(
+            f"grids.spacing: num_steps={num_steps} of {kind!r} in a chain of {used} repeats steps; use fewer"
+        )
     return steps.astype(np.int64)
 
 

@@ -8,6 +8,8 @@ References: those of `solvers` and `grids`; the names are the ones of k-diffusio
 
 from collections.abc import Callable
 
+import numpy as np
+
 from jaxsci.diffusion import grids
 from jaxsci.diffusion.grids import TimeGrid
 from jaxsci.diffusion.schedules import NoiseSchedule
@@ -72,7 +74,7 @@ def named(name: str, where: NoiseSchedule | TimeGrid, num_steps: int | None = No
         return solver(where, **extra | options)
     if not isinstance(where, NoiseSchedule):
         raise TypeError(f"solvers.named: where must be a NoiseSchedule or a TimeGrid, got {type(where).__name__}")
-    if not isinstance(num_steps, int) or num_steps < 1:
+    if not isinstance(num_steps, (int, np.integer)) or num_steps < 1:
         raise ValueError(f"solvers.named: num_steps must be an integer >= 1, got {num_steps!r}")
     return solver(_ending_clean(GRIDS[grid], where, num_steps), **extra | options)
 

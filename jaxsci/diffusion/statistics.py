@@ -25,7 +25,7 @@ from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from jaxsci.core import keys
 from jaxsci.core.types import KeyArray
-from jaxsci.diffusion._namespace import concrete, host, namespace
+from jaxsci.diffusion._namespace import arrays_of, concrete, host, namespace
 from jaxsci.diffusion.schedules import NoiseSchedule
 
 _FORMAT = "jaxsci.Statistics.1"
@@ -348,15 +348,15 @@ def load(path: str | Path, schedule: NoiseSchedule | None = None, *, t_min=None,
     if path.is_dir():
         if schedule is None:
             raise ValueError(f"statistics.load: {path} holds no noise levels; pass the model's schedule and its ends")
-        with np.load(path / "l.npz") as first, np.load(path / "sb.npz") as second:
-            l, s, b = first["l"], second["s"], second["b"]  # noqa: E741
+        first, second = (arrays_of("statistics.load", path / name, "statistics") for name in ("l.npz", "sb.npz"))
+        l, s, b = first["l"], second["s"], second["b"]  # noqa: E741
         if not l.shape == s.shape == b.shape:
             raise ValueError(f"statistics.load: l, s and b must have one shape, got {l.shape}, {s.shape} and {b.shape}")
         return host(Statistics(_levels("load", host(schedule), l.shape[0] - 1, None, t_min, t_max), l, s, b))
-    with np.load(path) as file:
-        if "format" not in file or str(file["format"]) != _FORMAT:
-            raise ValueError(f"statistics.load: {path} holds no statistics")
-        return host(Statistics(*(file[name] for name in Statistics._fields)))
+    file = arrays_of("statistics.load", path, "statistics")
+    if str(file.get("format")) != _FORMAT:
+        raise ValueError(f"statistics.load: {path} holds no statistics")
+    return host(Statistics(*(file[name] for name in Statistics._fields)))
 
 
 __all__ = ["Statistics", "constant", "estimate", "load", "save", "slopes"]

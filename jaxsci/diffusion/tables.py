@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from jaxsci.diffusion._namespace import concrete, namespace
+from jaxsci.diffusion._namespace import arrays_of, concrete, namespace
 from jaxsci.diffusion.grids import TimeGrid
 
 
@@ -213,16 +213,19 @@ def num_rows(table: SolverTable) -> int:
     return table.t.shape[-1] - 1
 
 
-def amplification(table: SolverTable) -> Float[Array, " N"] | Float[np.ndarray, " N"]:
+def amplification(table: SolverTable) -> Float[Array, "*batch N"] | Float[np.ndarray, "*batch N"]:
     r"""$\sum_k |W_k| / |\sum_k W_k|$ of each row's predictions: 1 is harmless, above about 10 errors are blown up.
+
+    Of one table or of a stack of them.
 
     Very unequal steps do that to high orders; ``lower_order_final`` is the usual remedy where the last step is long.
     """
     xp = namespace(table)
     rows = table.predictor
-    over = tuple(range(1, rows.data.ndim))
+    slot = table.t.ndim  # after the axes of the stack and the rows
+    over = tuple(range(slot, rows.data.ndim))
     size = sum(xp.abs(weights).sum(over) for weights in (rows.data, rows.noise))
-    total = sum(xp.abs(weights.sum(1)).sum(over[:-1]) for weights in (rows.data, rows.noise))
+    total = sum(xp.abs(weights.sum(slot)).sum(over[:-1]) for weights in (rows.data, rows.noise))
     return size / xp.where(total == 0, 1.0, total)
 
 
@@ -356,10 +359,9 @@ def load(path: str | Path) -> SolverTable:
     Raises:
         ValueError: the file is no table.
     """
-    with np.load(path) as file:
-        if "format" not in file or not str(file["format"]).startswith("jaxsci.SolverTable."):
-            raise ValueError(f"tables.load: {path} holds no solver table")
-        arrays = {name: file[name] for name in file.files}
+    arrays = arrays_of("tables.load", path, "solver table")
+    if not str(arrays.get("format")).startswith("jaxsci.SolverTable."):
+        raise ValueError(f"tables.load: {path} holds no solver table")
 
     def rows(field):
         if f"{field}.x" not in arrays:

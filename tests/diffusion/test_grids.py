@@ -128,6 +128,13 @@ def test_bad_ends_and_kinds():
         grids.spacing("middle", 3)
     with pytest.raises(ValueError, match=r"num_steps must be in \[1, 1000\]"):
         grids.spacing("linspace", 1001)
+    with pytest.raises(ValueError, match="num_steps=1000 of 'linspace' in a chain of 1000 repeats steps"):
+        grids.spacing("linspace", 1000)
+    for power in (0, -1.0, np.nan, np.inf):
+        with pytest.raises(ValueError, match="power must be positive"):
+            grids.time(VP, 3, power=power)
+        with pytest.raises(ValueError, match="karras: power must be positive"):
+            grids.karras(VP, 3, power=power)
 
 
 @pytest.mark.bad_input

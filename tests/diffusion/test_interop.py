@@ -182,6 +182,15 @@ def test_imports_of_any_number_of_steps_share_a_program():
     assert not events
 
 
+def test_singlestep_defaults_switch_the_lower_order_on():
+    """As the library does where the last level is 0 or rows are left over; otherwise the option is as given."""
+    end, on = {"final_sigmas_type": "sigma_min"}, {"lower_order_final": True}
+    for config, num in ((SINGLE, 12), (SINGLE | end, 11), (SINGLE | end | {"solver_order": 3}, 10)):
+        equal(interop.from_diffusers(config, num).table, interop.from_diffusers(config | on, num).table)
+    kept, lowered = (interop.from_diffusers(SINGLE | end | option, 12).table for option in ({}, on))
+    assert np.abs(kept.predictor.data - lowered.predictor.data).max() > 1e-3
+
+
 def test_crowded_nodes_keep_their_times():
     """More nodes between two steps of the chain than one knot each would leave room for, at both ends too."""
     for sigmas in (np.linspace(0.1501, 0.15, 30), np.geomspace(150, 145, 9), np.geomspace(0.0102, 0.0100001, 9)):
@@ -230,7 +239,6 @@ def test_limits():
         (DPM, {"mu": 1.0}, "mu=1.0 is not supported"),
         (DPM, {"eta": 1.0}, "eta=1.0 is not supported"),
         (DPM | {"steps_offset": 900, "timestep_spacing": "leading"}, {}, "steps_offset=900 is not supported"),
-        (SINGLE, {}, "lower_order_final=False is not supported.*set it to True"),
         (UNIPC | {"predict_x0": False}, {}, "final_sigmas_type='zero' is not supported"),
         (UNIPC | {"solver_p": {}}, {}, "solver_p is not supported"),
         (UNIPC | {"shift_terminal": 0.1}, {}, "shift_terminal=0.1 is not supported"),

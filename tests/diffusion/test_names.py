@@ -44,6 +44,11 @@ def test_every_name_gives_a_table(name, grid):
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(table.predictor))
 
 
+def test_numbers_of_steps_may_come_from_an_array():
+    for num_steps in np.asarray([3, 5]):
+        assert names.named("DPM++ 2M", VP, num_steps).t.shape == (num_steps + 1,)
+
+
 @pytest.mark.bad_input
 def test_bad_names():
     """Unknown names list the known ones; grids are not given twice."""

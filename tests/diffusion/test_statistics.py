@@ -220,6 +220,9 @@ def test_bad_input(key, tmp_path):
     statistics.save(_random(), tmp_path / "folder", layout="official")
     with pytest.raises(ValueError, match="pass the model's schedule"):
         statistics.load(tmp_path / "folder")
+    np.save(tmp_path / "bare.npy", np.ones(3))
+    with pytest.raises(ValueError, match="holds no statistics"):
+        statistics.load(tmp_path / "bare.npy")
     np.savez(tmp_path / "other.npz", a=np.ones(2))
     with pytest.raises(ValueError, match="holds no statistics"):
         statistics.load(tmp_path / "other.npz")

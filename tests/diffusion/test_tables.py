@@ -104,6 +104,8 @@ def test_amplification():
     got = tables.amplification(solvers.dpm_multistep(_grid(), order=2, lower_order_final=False))
     np.testing.assert_allclose(got, expected)
     assert got[3] > 1.5
+    many = [solvers.unipc(_grid()), solvers.deis(_grid(), variable="lam")]
+    np.testing.assert_allclose(tables.amplification(tables.stack(many)), [tables.amplification(t) for t in many])
 
 
 @pytest.mark.x64
@@ -178,6 +180,11 @@ def test_bad_input(tmp_path):
     with pytest.raises(ValueError, match="different shapes"):
         wide = [tables.tabulate(lambda g, i, n=n: Step(Row({0: np.ones(n)}, {}, {})), _grid()) for n in (2, 3)]
         tables.unify(wide)
+    np.save(tmp_path / "bare.npy", np.ones(3))
+    (tmp_path / "text.npz").write_text("t, lam")
+    for file in ("bare.npy", "text.npz"):
+        with pytest.raises(ValueError, match="tables.load: .* holds no solver table"):
+            tables.load(tmp_path / file)
     np.savez(tmp_path / "other.npz", a=np.ones(3))
     with pytest.raises(ValueError, match="holds no solver table"):
         tables.load(tmp_path / "other.npz")

@@ -17,6 +17,7 @@ from jaxsci import nn
 from jaxsci.core import keys
 from jaxsci.core.types import KeyArray
 from jaxsci.diffusion import tables, unified
+from jaxsci.diffusion._namespace import arrays_of
 from jaxsci.diffusion._sample import sample
 from jaxsci.diffusion.schedules import NoiseSchedule
 from jaxsci.diffusion.search._predictor import _features, _fit, _scores
@@ -287,11 +288,11 @@ def _identity(where, schedule, statistics, mean):
 
 def _same_search(path, identity):
     """Refuse a file whose search was another one; files without identity pass."""
-    with np.load(path) as file:
-        for name, mine in identity.items():
-            theirs = file[f"identity.{name}"] if f"identity.{name}" in file else mine
-            if theirs.shape != mine.shape or not np.allclose(theirs, mine, rtol=1e-4, atol=1e-6):
-                raise ValueError(f"search.search: {path} belongs to another search: its {name} differs; name another")
+    file = arrays_of("search.search", path, "history of a search")
+    for name, mine in identity.items():
+        theirs = file.get(f"identity.{name}", mine)
+        if theirs.shape != mine.shape or not np.allclose(theirs, mine, rtol=1e-4, atol=1e-6):
+            raise ValueError(f"search.search: {path} belongs to another search: its {name} differs; name another")
 
 
 def _keep(out, history, report, identity):
@@ -321,11 +322,11 @@ def load_history(path: str | Path) -> History:
     Raises:
         ValueError: another file.
     """
-    with np.load(path) as file:
-        names = [f"decisions.{name}" for name in Decisions._fields]
-        if "losses" not in file or not all(name in file for name in names):
-            raise ValueError(f"search.load_history: {path} holds no history of a search")
-        return History(Decisions(*(file[name] for name in names)), file["losses"])
+    file = arrays_of("search.load_history", path, "history of a search")
+    names = [f"decisions.{name}" for name in Decisions._fields]
+    if "losses" not in file or not all(name in file for name in names):
+        raise ValueError(f"search.load_history: {path} holds no history of a search")
+    return History(Decisions(*(file[name] for name in names)), file["losses"])
 
 
 __all__ = [
