@@ -1,6 +1,6 @@
 """Linear solvers, and sequences of solves whose parameters are tuned while they run.
 
-Builds on: core. Start reading at `_solve.py` (the driver), then `methods.py` (what it drives).
+Builds on: core and the kernel `sor`. Start reading at `_solve.py` (the driver), then `methods.py` (what it drives).
 `operators` says what A is, `methods` how to iterate, `solve` does it; `streams` are sequences of related systems,
 `tuned_sequence` solves one under a bandit policy in one scan; `theory` predicts the best parameter.
 """
