@@ -12,7 +12,7 @@ from jax.tree_util import Partial
 
 from benchmarks._harness import Candidate, compare, compiled, host, installed, main, row
 from jaxsci import diffusion
-from jaxsci.diffusion import grids, interop, predictions, schedules, solvers, tables
+from jaxsci.diffusion import grids, interop, predictions, schedules, search, solvers, tables
 
 VP = schedules.vp_linear()
 _MULTISTEP = {"_class_name": "DPMSolverMultistepScheduler", "final_sigmas_type": "sigma_min"}
@@ -269,6 +269,30 @@ def _model_calls(seconds, batch):
     )  # fmt: skip
 
 
+def _search(evaluations):
+    """Seconds of a search for a solver of five calls on the mixture, and what it found against where it began."""
+    golden = _golden()
+    if golden is None:
+        return
+    leaves = [jnp.asarray(a, jnp.float32) for a in (golden.WEIGHTS, golden.MEANS, golden.WIDTHS)]
+    denoiser = predictions.denoiser(Partial(_mixture_noise, *leaves), VP, "epsilon")
+    noise = jax.random.normal(jax.random.key(2), (64, 2))
+    fine = jax.tree.map(jnp.asarray, solvers.unipc(grids.logsnr(VP, 100), order=3))
+    truth = jax.vmap(lambda x: diffusion.sample(None, denoiser, fine, x).value)(noise)
+    where = search.space(5, *(float(VP.lam(t)) for t in (VP.t_max, VP.t_min)), kinds=(0.5, 0.5, 0.0))
+    begun = time.perf_counter()
+    found = search.search(
+        jax.random.key(3), search.matching(denoiser, noise, truth), where, VP, num_evaluations=evaluations,
+        predictor=False,
+    )  # fmt: skip
+    seconds = time.perf_counter() - begun
+    uniform = float(found.history.losses[:24].min())
+    yield row(
+        f"search: {evaluations} solvers of 5 calls", seconds, unit="s", accuracy=found.loss,
+        note=f"compilation included; distance from the teacher {found.loss:.3f}, of the best uniform one {uniform:.3f}",
+    )  # fmt: skip
+
+
 def rows(fast: bool):
     """All rows."""
     seconds = 0.5 if fast else 2.0
@@ -276,6 +300,7 @@ def rows(fast: bool):
     yield from _overhead(seconds)
     yield from _sweep(seconds, 256 if fast else 4096)
     yield from _model_calls(seconds, 1024)
+    yield from _search(64 if fast else 400)
 
 
 if __name__ == "__main__":
