@@ -160,8 +160,8 @@ def test_the_first_update_by_hand(key):
 
 def test_exploration_fades_over_the_whole_training(key):
     """The rate falls on across episodes, and that share of the actions is random."""
-    options = {"epsilon_start": 0.9, "epsilon_end": 0.1, "epsilon_decay": 2000, "warm_up": 10**6}
-    cfg = dqn.config(num_envs=16, capacity=500, discount=DISCOUNT, **options)
+    options = {"epsilon_start": 0.9, "epsilon_end": 0.1, "epsilon_decay": 2000, "warm_up": 501}  # nothing is learnt
+    cfg = dqn.config(num_envs=16, capacity=501, discount=DISCOUNT, **options)
     result = dqn.run(key, CHAIN, TABLE, cfg=cfg, optimizer=EXACT, num_steps=500)
     n = 16 * np.arange(500)
     np.testing.assert_allclose(result.history.epsilon, 0.1 + 0.8 * np.exp(-n / 2000), rtol=1e-5)
