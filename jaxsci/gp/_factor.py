@@ -80,6 +80,7 @@ def _log_density_jvp(primals, tangents):
 
 
 def factor_status(extra):
+    """The status of a factorisation from the jitter it took: none, some, or as much as there is without success."""
     bad = jnp.isinf(extra)
     return status.flag(bad, status.SINGULAR) | status.flag((extra > 0) & ~bad, JITTERED)
 
