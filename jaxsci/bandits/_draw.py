@@ -139,6 +139,6 @@ def check_size(function: str, name: str, value, *, least: int = 1) -> int:
     return size
 
 
-def check_num_arms(function: str, num_arms: int) -> int:
+def check_num_arms(function: str, num_arms) -> int:
     """The number of arms as an int, or its ValueError."""
     return check_size(function, "num_arms", num_arms)

@@ -12,10 +12,10 @@ from jaxsci.bandits._draw import check_size, choosing, learning
 from jaxsci.core import tree
 from jaxsci.core.protocols import Decision, Policy
 from jaxsci.core.static import bind
-from jaxsci.core.types import float_dtype
+from jaxsci.core.types import Size, float_dtype
 
 
-def binned(policy: Policy, num_bins: int, *, low: ArrayLike, high: ArrayLike) -> Policy:
+def binned(policy: Policy, num_bins: Size, *, low: ArrayLike, high: ArrayLike) -> Policy:
     """Independent copies of `policy`, the one whose bin centre lies nearest to the scalar context plays.
 
     Centres stand at low + (high - low)(j + 1/2)/m. A context midway between two centres goes to the lower one, one

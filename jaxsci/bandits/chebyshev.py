@@ -23,7 +23,7 @@ from jaxsci.bandits._draw import check_num_arms, check_size, choosing, draw, lea
 from jaxsci.bandits.inverse_gap import inverse_gap_weights
 from jaxsci.core.protocols import Decision, Policy
 from jaxsci.core.static import bind
-from jaxsci.core.types import float_dtype
+from jaxsci.core.types import Size, float_dtype
 
 _SWEEPS = 50
 
@@ -44,7 +44,9 @@ class ChebyshevState(NamedTuple):
     rounds: Float[Array, ""]
 
 
-def cheb_cb(num_arms: int, *, low: ArrayLike, high: ArrayLike, num_features: int = 6, floor: ArrayLike = 0.0) -> Policy:
+def cheb_cb(
+    num_arms: Size, *, low: ArrayLike, high: ArrayLike, num_features: Size = 6, floor: ArrayLike = 0.0
+) -> Policy:
     """Contextual bandit for smooth costs of a scalar context; scales itself to losses of any positive range.
 
     Args:
@@ -69,7 +71,7 @@ def cheb_cb(num_arms: int, *, low: ArrayLike, high: ArrayLike, num_features: int
     )
 
 
-def chebyshev_features(context: Float[ArrayLike, ""], low, high, *, num_features: int) -> Float[Array, " m"]:
+def chebyshev_features(context: Float[ArrayLike, ""], low, high, *, num_features: Size) -> Float[Array, " m"]:
     """T_0 ... T_{m-1} at the context mapped from [low, high] to [-1, 1]; clipped there, so all are within [-1, 1]."""
     span = jnp.asarray(high - low)
     x = jnp.clip(jnp.where(span != 0, 2 * (context - low) / jnp.where(span != 0, span, 1) - 1, 0 * context), -1, 1)

@@ -22,6 +22,7 @@ from jaxsci.bandits._draw import as_arrays, check_size, choosing, learning, play
 from jaxsci.core import tree
 from jaxsci.core.protocols import Decision, Policy
 from jaxsci.core.static import bind
+from jaxsci.core.types import Size
 
 _FREE, _NEVER = -1, jnp.iinfo(jnp.int32).max
 
@@ -41,7 +42,7 @@ class DelayedState(NamedTuple):
     """Decisions whose loss is never learnt because the queue was full."""
 
 
-def delayed(policy: Policy, capacity: int, *, delay: ArrayLike = 1, context: PyTree = None) -> Policy:
+def delayed(policy: Policy, capacity: Size, *, delay: ArrayLike = 1, context: PyTree = None) -> Policy:
     """`policy`, which learns the loss of round t at the end of round t + delay.
 
     Losses that arrive in the same round are learnt in the order of their decisions. When the queue is full the newest

@@ -17,12 +17,12 @@ from typing import NamedTuple
 import equinox as eqx
 import jax.numpy as jnp
 from jax.tree_util import Partial
-from jaxtyping import Array, ArrayLike, Bool, Float
+from jaxtyping import Array, ArrayLike, Bool, Float, Real
 
 from jaxsci.bandits._draw import allowed_or_all, asleep, check_num_arms, choosing, draw, learning, played
 from jaxsci.core.protocols import Decision, Policy
 from jaxsci.core.static import bind
-from jaxsci.core.types import float_dtype
+from jaxsci.core.types import Size, float_dtype
 
 
 class ExponentialState(NamedTuple):
@@ -32,7 +32,7 @@ class ExponentialState(NamedTuple):
     rounds: Float[Array, ""]
 
 
-def exp3(num_arms: int, *, mixing: ArrayLike = 0.0) -> Policy:
+def exp3(num_arms: Size, *, mixing: ArrayLike = 0.0) -> Policy:
     r"""EXP3 without a horizon: $\eta_t = \sqrt{\ln K/(K t)}$, estimates $\ell/p$.
 
     Args:
@@ -56,7 +56,7 @@ def exp3(num_arms: int, *, mixing: ArrayLike = 0.0) -> Policy:
     return _policy(num_arms, mixing, Partial(_select_exp3, mixing), _learn_weighted)
 
 
-def exp3_ix(num_arms: int, *, rate: ArrayLike = 1.0) -> Policy:
+def exp3_ix(num_arms: Size, *, rate: ArrayLike = 1.0) -> Policy:
     r"""EXP3-IX: $\eta_t = c\sqrt{2 \ln K/(K t)}$, estimates $\ell/(p + \eta_t/2)$ with the rate of the choice.
 
     Args:
@@ -71,7 +71,7 @@ def exp3_ix(num_arms: int, *, rate: ArrayLike = 1.0) -> Policy:
     return _policy(num_arms, rate, Partial(_select_ix, rate), _learn_weighted)
 
 
-def exp3_p(num_arms: int, *, horizon: ArrayLike, failure: ArrayLike = 0.05) -> Policy:
+def exp3_p(num_arms: Size, *, horizon: ArrayLike, failure: ArrayLike = 0.05) -> Policy:
     r"""EXP3.P for a known number of rounds: low regret with probability $1 - \delta$, not only on average.
 
     $\beta = \sqrt{\ln(K/\delta)/(KT)}$, $\eta = 0.95\sqrt{\ln K/(KT)}$, $\gamma = 1.05\sqrt{K \ln K/T}$ ($\beta$ and
@@ -95,7 +95,7 @@ def _policy(num_arms, like, select, learn) -> Policy:
 
 
 def exponential_weights(
-    losses: Float[Array, " K"],
+    losses: Real[Array, " K"],
     eta: Float[ArrayLike, ""],
     mask: Bool[Array, " K"] | None = None,
     *,

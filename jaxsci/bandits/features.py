@@ -12,9 +12,10 @@ from jaxtyping import Array, ArrayLike, Float
 
 from jaxsci.bandits._draw import check_num_arms, choosing, learning
 from jaxsci.core.protocols import Decision, Policy
+from jaxsci.core.types import Size
 
 
-def disjoint_features(context: Float[ArrayLike, " d"], *, num_arms: int) -> Float[Array, "K Kd"]:
+def disjoint_features(context: Float[ArrayLike, " d"], *, num_arms: Size) -> Float[Array, "K Kd"]:
     r"""Row a is $x \otimes e_a$: the context in block a, zeros elsewhere. A model of the arms' features then has
     parameters of its own for every arm.
 

@@ -25,7 +25,7 @@ from jaxsci.bandits.tsallis import TsallisState
 from jaxsci.core import tree
 from jaxsci.core.protocols import Decision, Policy
 from jaxsci.core.static import bind
-from jaxsci.core.types import float_dtype
+from jaxsci.core.types import Size, float_dtype
 
 
 class DiscountedState(NamedTuple):
@@ -66,7 +66,7 @@ def discounted(policy: Policy, *, discount: ArrayLike = 0.99) -> Policy:
     )
 
 
-def windowed(policy: Policy, length: int, *, context: PyTree = None) -> Policy:
+def windowed(policy: Policy, length: Size, *, context: PyTree = None) -> Policy:
     """`policy` over the last `length` plays: each update takes back the one that leaves; SW-UCB out of `ucb1`.
 
     Args:

@@ -24,7 +24,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
-from jaxtyping import Array, ArrayLike, Float, Int, PyTree
+from jaxtyping import Array, ArrayLike, Float, Int, PyTree, Real
 
 from jaxsci import gp
 from jaxsci.bandits._draw import allowed_or_all, check_size, choosing, draw, learning
@@ -32,7 +32,7 @@ from jaxsci.core import status, tree
 from jaxsci.core.keys import as_typed_key
 from jaxsci.core.protocols import Decision, Policy
 from jaxsci.core.static import bind
-from jaxsci.core.types import float_dtype
+from jaxsci.core.types import Size, float_dtype
 
 
 class GPSurrogate(eqx.Module):
@@ -81,10 +81,10 @@ def interface_prior(params: dict) -> Float[Array, ""]:
 
 
 def gp_surrogate(
-    arms: Float[ArrayLike, "K p"],
+    arms: Real[ArrayLike, "K p"],
     *,
-    capacity: int,
-    context_size: int = 0,
+    capacity: Size,
+    context_size: Size = 0,
     model: Callable[[PyTree], tuple[Any, Any]] = interface_model,
     params: PyTree = None,
     log_prior: Callable[[PyTree], Any] | None = interface_prior,
@@ -175,7 +175,7 @@ def gp_ucb(surrogate: GPSurrogate, *, exploration: ArrayLike = 1.0) -> Policy:
     return _policy(surrogate, Partial(_select_ucb, surrogate, jnp.asarray(exploration, surrogate.arms.dtype)))
 
 
-def gp_ts(surrogate: GPSurrogate, *, marginal_max: int | None = None) -> Policy:
+def gp_ts(surrogate: GPSurrogate, *, marginal_max: Size | None = None) -> Policy:
     r"""Thompson sampling: draws the losses of all arms from their joint posterior and plays the least.
 
     Args:

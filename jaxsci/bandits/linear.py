@@ -17,10 +17,10 @@ from jaxsci.bandits._draw import choosing, least
 from jaxsci.bandits.regressors import Regressor, learns, ridge
 from jaxsci.core.keys import as_typed_key
 from jaxsci.core.protocols import Decision, Policy
-from jaxsci.core.types import float_dtype
+from jaxsci.core.types import Size, float_dtype
 
 
-def lin_ucb(num_arms: int, num_features: int, *, alpha: ArrayLike = 1.0, **options) -> Policy:
+def lin_ucb(num_arms: Size, num_features: Size, *, alpha: ArrayLike = 1.0, **options) -> Policy:
     r"""LinUCB: plays the arm of least optimistic loss, $\hat\theta_a^\top\phi - \alpha\sqrt{\phi^\top A_a^{-1}\phi}$.
 
     Args:
@@ -56,7 +56,7 @@ def lin_ucb(num_arms: int, num_features: int, *, alpha: ArrayLike = 1.0, **optio
     return Policy(regressor.init, choosing(Partial(_select_optimistic, regressor, alpha)), learns(regressor))
 
 
-def lin_ts(num_arms: int, num_features: int, *, alpha: ArrayLike = 1.0, **options) -> Policy:
+def lin_ts(num_arms: Size, num_features: Size, *, alpha: ArrayLike = 1.0, **options) -> Policy:
     r"""Linear Thompson sampling: draws $\tilde\theta \sim N(\hat\theta, \alpha^2 A^{-1})$ and plays its best arm.
 
     Shared parameters are drawn through the Cholesky factor of A. Of parameters of its own an arm shows only their

@@ -29,7 +29,7 @@ from jaxsci.bandits.regressors import Regressor, as_features
 from jaxsci.core import tree
 from jaxsci.core.protocols import Policy
 from jaxsci.core.static import bind
-from jaxsci.core.types import float_dtype
+from jaxsci.core.types import Size, float_dtype
 from jaxsci.nn import mlp
 
 _LOSSES = ("square", "log")
@@ -44,8 +44,8 @@ class NetworkState(NamedTuple):
 
 
 def network(
-    num_arms: int,
-    num_features: int,
+    num_arms: Size,
+    num_features: Size,
     *,
     hidden: Sequence[int] = (100,),
     activation: str = "relu",
@@ -53,7 +53,7 @@ def network(
     learning_rate: ArrayLike = 1.0,
     perturbation: ArrayLike = 0.0,
     radius: ArrayLike = jnp.inf,
-    num_perturbations: int = 0,
+    num_perturbations: Size = 0,
 ) -> Regressor:
     r"""A perceptron of the arms' features, trained online: one projected gradient step per observed loss.
 
@@ -105,7 +105,7 @@ def network(
 
 
 def neu_square_cb(
-    num_arms: int, num_features: int, *, learning_rate: ArrayLike = 1.0, exploration: ArrayLike = 3.0, **options
+    num_arms: Size, num_features: Size, *, learning_rate: ArrayLike = 1.0, exploration: ArrayLike = 3.0, **options
 ) -> Policy:
     r"""NeuSquareCB: `square_cb` over a `network` with square loss, $\gamma_t = g\sqrt{Kt}$.
 
@@ -126,8 +126,8 @@ def neu_square_cb(
 
 
 def neu_fast_cb(
-    num_arms: int,
-    num_features: int,
+    num_arms: Size,
+    num_features: Size,
     *,
     learning_rate: ArrayLike = 3.0,
     exploration: ArrayLike = 10.0,

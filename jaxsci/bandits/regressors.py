@@ -23,7 +23,7 @@ from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
 from jaxsci.bandits._draw import check_num_arms, check_size, learning
 from jaxsci.core.static import bind
-from jaxsci.core.types import float_dtype
+from jaxsci.core.types import Size, float_dtype
 
 
 class Regressor(NamedTuple):
@@ -64,12 +64,12 @@ def _learn(regressor: Regressor, state, decision, loss, context, weight):
 
 
 def ridge(
-    num_arms: int,
-    num_features: int,
+    num_arms: Size,
+    num_features: Size,
     *,
     regularization: ArrayLike = 1.0,
     shared: bool = False,
-    refresh_every: int = 1000,
+    refresh_every: Size = 1000,
 ) -> Regressor:
     r"""Ridge regression of losses on features: $\hat\theta = A^{-1}\sum y\phi$, $A = \lambda I + \sum\phi\phi^\top$.
 

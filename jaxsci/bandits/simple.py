@@ -16,7 +16,7 @@ from jaxsci.bandits._draw import allowed_or_all, check_num_arms, choosing, draw
 from jaxsci.bandits._moments import Moments, init_moments, learning_moments
 from jaxsci.core.protocols import Decision, Policy
 from jaxsci.core.static import bind
-from jaxsci.core.types import float_dtype
+from jaxsci.core.types import Size, float_dtype
 
 
 class Nothing(NamedTuple):
@@ -25,7 +25,7 @@ class Nothing(NamedTuple):
     empty: Float[Array, " 0"]
 
 
-def fixed(num_arms: int, *, arm: ArrayLike) -> Policy:
+def fixed(num_arms: Size, *, arm: ArrayLike) -> Policy:
     """Always plays `arm`; where that arm is masked, a uniformly drawn allowed one.
 
     Args:
@@ -40,7 +40,7 @@ def fixed(num_arms: int, *, arm: ArrayLike) -> Policy:
     )
 
 
-def uniform(num_arms: int) -> Policy:
+def uniform(num_arms: Size) -> Policy:
     """Plays every allowed arm with equal probability.
 
     Args:
@@ -68,7 +68,7 @@ def _update_nothing(state, decision, loss, context=None, weight=1.0):
     return state
 
 
-def epsilon_greedy(num_arms: int, *, exploration: ArrayLike = 5.0) -> Policy:
+def epsilon_greedy(num_arms: Size, *, exploration: ArrayLike = 5.0) -> Policy:
     r"""Explores with probability $\min(1, cK/t)$, else plays the arm of least mean loss, arms not yet played first.
 
     Args:

@@ -19,7 +19,7 @@ from jaxsci.bandits._moments import Moments, init_moments, learning_moments
 from jaxsci.core.keys import as_typed_key
 from jaxsci.core.protocols import Decision, Policy
 from jaxsci.core.static import bind
-from jaxsci.core.types import float_dtype
+from jaxsci.core.types import Size, float_dtype
 
 
 def _policy(num_arms, select, centre, *hyper) -> Policy:
@@ -31,7 +31,7 @@ def _policy(num_arms, select, centre, *hyper) -> Policy:
     )
 
 
-def thompson_beta(num_arms: int, *, ones: ArrayLike = 1.0, zeros: ArrayLike = 1.0) -> Policy:
+def thompson_beta(num_arms: Size, *, ones: ArrayLike = 1.0, zeros: ArrayLike = 1.0) -> Policy:
     r"""Bernoulli losses: $\theta_i \sim \mathrm{Beta}(a + \sum\ell, b + n - \sum\ell)$, the least is played.
 
     Losses between 0 and 1 count as that part of a one.
@@ -61,7 +61,7 @@ def thompson_beta(num_arms: int, *, ones: ArrayLike = 1.0, zeros: ArrayLike = 1.
 
 
 def thompson_gaussian(
-    num_arms: int, *, sigma: ArrayLike = 0.25, prior_mean: ArrayLike = 0.5, prior_count: ArrayLike = 1.0
+    num_arms: Size, *, sigma: ArrayLike = 0.25, prior_mean: ArrayLike = 0.5, prior_count: ArrayLike = 1.0
 ) -> Policy:
     r"""Normal losses of known spread: $\theta_i \sim N((m_0\kappa_0 + \sum\ell)/\kappa_n, \sigma^2/\kappa_n)$, where
     $\kappa_n = \kappa_0 + n$.
@@ -83,7 +83,7 @@ def thompson_gaussian(
 
 
 def thompson_normal_inverse_gamma(
-    num_arms: int,
+    num_arms: Size,
     *,
     prior_mean: ArrayLike = 0.5,
     prior_count: ArrayLike = 1.0,

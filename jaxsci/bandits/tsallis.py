@@ -16,12 +16,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
-from jaxtyping import Array, ArrayLike, Bool, Float
+from jaxtyping import Array, ArrayLike, Bool, Float, Real
 
 from jaxsci.bandits._draw import allowed_or_all, asleep, check_num_arms, choosing, draw, learning
 from jaxsci.core.protocols import Decision, Policy
 from jaxsci.core.static import bind
-from jaxsci.core.types import float_dtype
+from jaxsci.core.types import Size, float_dtype
 
 # Newton steps; from the start below 12 reach rounding error for 512 arms, whatever the losses and dtype.
 _NEWTON_STEPS = 15
@@ -36,7 +36,7 @@ class TsallisState(NamedTuple):
 
 
 def tsallis_inf(
-    num_arms: int, *, floor: ArrayLike = 0.0, normalize: bool | None = None, estimator: str = "iw"
+    num_arms: Size, *, floor: ArrayLike = 0.0, normalize: bool | None = None, estimator: str = "iw"
 ) -> Policy:
     """Tsallis-INF (power 1/2).
 
@@ -106,7 +106,7 @@ def _learn(floor, state: TsallisState, decision: Decision, loss, context, weight
 
 
 def tsallis_probabilities(
-    losses: Float[Array, " K"], eta: Float[ArrayLike, ""], mask: Bool[Array, " K"] | None = None
+    losses: Real[Array, " K"], eta: Float[ArrayLike, ""], mask: Bool[Array, " K"] | None = None
 ) -> Float[Array, " K"]:
     r"""$p_i = 4/(\eta(L_i - x))^2$ with the x that makes them sum to 1; masked arms get 0.
 

@@ -17,10 +17,10 @@ from jaxsci.bandits._draw import check_num_arms, choosing, least
 from jaxsci.bandits._moments import Moments, init_moments, learning_moments
 from jaxsci.core.protocols import Decision, Policy
 from jaxsci.core.static import bind
-from jaxsci.core.types import float_dtype
+from jaxsci.core.types import Size, float_dtype
 
 
-def ucb1(num_arms: int, *, alpha: ArrayLike = 1.0) -> Policy:
+def ucb1(num_arms: Size, *, alpha: ArrayLike = 1.0) -> Policy:
     r"""UCB1: least mean less $\alpha\sqrt{2 \ln N/n}$, N all plays so far. Losses in [0, 1].
 
     Args:
@@ -51,7 +51,7 @@ def ucb1(num_arms: int, *, alpha: ArrayLike = 1.0) -> Policy:
     )
 
 
-def ucb_v(num_arms: int, *, exploration: ArrayLike = 1.2, loss_range: ArrayLike = 1.0) -> Policy:
+def ucb_v(num_arms: Size, *, exploration: ArrayLike = 1.2, loss_range: ArrayLike = 1.0) -> Policy:
     r"""UCB-V: bounds from the variance of each arm's losses, so that arms that hardly vary are settled sooner.
 
     Args:

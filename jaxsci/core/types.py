@@ -4,7 +4,7 @@ Symbols in shape strings: ``T`` steps or rounds, ``K`` arms, ``n`` unknowns, ``m
 grid.
 """
 
-from typing import Any, TypeAlias
+from typing import Any, SupportsIndex, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,9 @@ from jaxtyping import Array, Key, PyTree
 
 KeyArray: TypeAlias = Key[Array, ""]
 """One typed key, ``jax.random.key(seed)``; consumed once."""
+
+Size: TypeAlias = SupportsIndex
+"""A static number of things: an int, or an integer of NumPy."""
 
 
 def float_dtype(*trees: PyTree) -> np.dtype:
@@ -38,4 +41,4 @@ def concrete(value: Any, function: str, argument: str, alternative: str) -> Any:
     return jax.tree.map(np.asarray, value)
 
 
-__all__ = ["KeyArray", "concrete", "float_dtype"]
+__all__ = ["KeyArray", "Size", "concrete", "float_dtype"]

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from jaxsci.core import keys
-from jaxsci.core.types import KeyArray
+from jaxsci.core.types import KeyArray, Size
 from jaxsci.diffusion._namespace import concrete, host, namespace
 from jaxsci.diffusion.schedules import NoiseSchedule
 
@@ -111,7 +111,7 @@ def _lam_ends(name, schedule, low, high):
     return lams
 
 
-def time(schedule: NoiseSchedule, num_steps: int, *, power: float = 1.0, t_min=None, t_max=None) -> TimeGrid:
+def time(schedule: NoiseSchedule, num_steps: Size, *, power: float = 1.0, t_min=None, t_max=None) -> TimeGrid:
     r"""Uniform in $t^{1/\kappa}$: 1 is uniform in time, 2 the quadratic grid of DEIS.
 
     Args:
@@ -136,14 +136,14 @@ def time(schedule: NoiseSchedule, num_steps: int, *, power: float = 1.0, t_min=N
     return _checked("time", at_times(schedule, times))
 
 
-def logsnr(schedule: NoiseSchedule, num_steps: int, *, t_min=None, t_max=None) -> TimeGrid:
+def logsnr(schedule: NoiseSchedule, num_steps: Size, *, t_min=None, t_max=None) -> TimeGrid:
     """Uniform in lam, that is exponential in sigma/alpha; arguments as in `time`."""
     schedule, num_steps, low, high = _ends("logsnr", schedule, num_steps, t_min, t_max)
     first, last = _lam_ends("logsnr", schedule, low, high)
     return _checked("logsnr", at_lams(schedule, np.linspace(first, last, num_steps + 1)))
 
 
-def karras(schedule: NoiseSchedule, num_steps: int, *, power: float = 7.0, t_min=None, t_max=None) -> TimeGrid:
+def karras(schedule: NoiseSchedule, num_steps: Size, *, power: float = 7.0, t_min=None, t_max=None) -> TimeGrid:
     r"""Uniform in $\rho^{1/\kappa}$, $\rho = \sigma/\alpha$; kappa = 7 is the grid of EDM. Arguments as in `time`."""
     schedule, num_steps, low, high = _ends("karras", schedule, num_steps, t_min, t_max, power)
     first, last = np.exp(-np.asarray(_lam_ends("karras", schedule, low, high)))
@@ -152,7 +152,7 @@ def karras(schedule: NoiseSchedule, num_steps: int, *, power: float = 7.0, t_min
 
 
 def beta(
-    schedule: NoiseSchedule, num_steps: int, *, a: float = 0.6, b: float = 0.6, t_min=None, t_max=None
+    schedule: NoiseSchedule, num_steps: Size, *, a: float = 0.6, b: float = 0.6, t_min=None, t_max=None
 ) -> TimeGrid:
     r"""$\rho$ at the quantiles of a Beta(a, b) law between its ends: dense at both. Arguments as in `time`.
 
@@ -268,7 +268,7 @@ def from_timesteps(
     return grid if last is not None else with_zero(grid)
 
 
-def spacing(kind: str, num_steps: int, *, num_train: int = 1000, offset: int = 0, num_used: int | None = None):
+def spacing(kind: str, num_steps: Size, *, num_train: int = 1000, offset: int = 0, num_used: Size | None = None):
     r"""The integer steps of common implementations: "linspace", "leading" or "trailing", falling.
 
     With T_u = `num_used` steps (T when nothing is clipped): linspace round(linspace(0, T_u - 1, N + 1)) without the

@@ -20,6 +20,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Float, PyTree
 
 from jaxsci.core.static import bind
+from jaxsci.core.types import Size
 from jaxsci.diffusion import _diffusers, predictions, schedules, solvers
 from jaxsci.diffusion._diffusers import Unsupported, refuse
 from jaxsci.diffusion._diffusers_rows import CLASSES, Wanted
@@ -123,7 +124,7 @@ def _limit(schedule, first, second, data, noise, x, t, *, dynamic, again):
 
 def from_diffusers(
     config: dict,
-    num_steps: int | None = None,
+    num_steps: Size | None = None,
     *,
     timesteps: Any = None,
     sigmas: Any = None,

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from jaxsci.core.types import Size
 from jaxsci.diffusion import grids
 from jaxsci.diffusion.grids import TimeGrid
 from jaxsci.diffusion.schedules import NoiseSchedule
@@ -44,7 +45,7 @@ GRIDS: dict[str, Callable[..., TimeGrid]] = {
 """Grid behind the last word of a name."""
 
 
-def named(name: str, where: NoiseSchedule | TimeGrid, num_steps: int | None = None, **options) -> SolverTable:
+def named(name: str, where: NoiseSchedule | TimeGrid, num_steps: Size | None = None, **options) -> SolverTable:
     """A solver table by its usual name, upper and lower case alike. A builder.
 
     Args:

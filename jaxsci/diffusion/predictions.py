@@ -35,7 +35,11 @@ KINDS = ("epsilon", "sample", "v_prediction", "score", "flow_prediction", "edm")
 
 
 def convert(
-    kind: str, output: Float[Array, "*d"], x: Float[Array, "*d"], alpha: Float[Array, ""], sigma: Float[Array, ""]
+    kind: str,
+    output: Float[Array, "*d"],
+    x: Float[Array, "*d"],
+    alpha: Float[ArrayLike, ""],
+    sigma: Float[ArrayLike, ""],
 ) -> tuple[Float[Array, "*d"], Float[Array, "*d"]]:
     """Data and noise prediction from a model's output; the table is in the module's docstring.
 

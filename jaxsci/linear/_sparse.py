@@ -1,6 +1,7 @@
 """Sparse operators, in compressed rows and in diagonals (DIA): the pattern is static, the values are traced."""
 
 import operator
+from collections.abc import Sequence
 
 import equinox as eqx
 import jax
@@ -61,7 +62,11 @@ def _mv_by_entry(diagonal, entries, x, *, pattern: Pattern):
 
 
 def sparse(
-    data: Float[Array, " given"], indices: Int[ArrayLike, " given"], indptr: Int[ArrayLike, " ends"], *, symmetric=False
+    data: Float[Array, " given"],
+    indices: Int[ArrayLike, " given"] | Sequence[int],
+    indptr: Int[ArrayLike, " ends"] | Sequence[int],
+    *,
+    symmetric=False,
 ) -> Sparse:
     """A square matrix in compressed sparse rows (CSR): row i holds data[indptr[i]:indptr[i + 1]].
 

@@ -1,10 +1,12 @@
 """Nearest-neighbour operators on grids: five points in the plane, seven in space; coefficients constant or per cell."""
 
+from collections.abc import Sequence
+
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, ArrayLike, Float, Real
 
 from jaxsci.linear._checkerboard import checkerboard
 from jaxsci.linear._shift import shift
@@ -164,7 +166,9 @@ def shifted_laplacian(shape: tuple[int, ...], shift: ArrayLike = 0.0) -> Stencil
 
 
 def diffusion(
-    across_rows: Float[Array, "rows_minus_1 cols"], across_cols: Float[Array, "rows cols_minus_1"], step: ArrayLike
+    across_rows: Real[ArrayLike, "rows_minus_1 cols"] | Sequence,
+    across_cols: Real[ArrayLike, "rows cols_minus_1"] | Sequence,
+    step: ArrayLike,
 ) -> Stencil:
     r"""Implicit diffusion $I - \tau\,\mathrm{div}(g\,\nabla)$ with no flux through the border.
 

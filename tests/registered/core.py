@@ -190,6 +190,7 @@ ENTRIES = {
     ),
     **{f"jaxsci.core.status.{name}": Constant() for name in CONSTANTS},
     "jaxsci.core.types.KeyArray": Constant(),
+    "jaxsci.core.types.Size": Constant(),
     "jaxsci.core.status.Bit": Record(),
     "jaxsci.core.status.StatusError": Record(),
     "jaxsci.core.types.float_dtype": Driver(works=_float_dtype),
