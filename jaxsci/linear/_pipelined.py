@@ -77,15 +77,16 @@ def pipelined_sor(omega: ArrayLike, *, sweeps: int = 16) -> Solver:
 def _prepare(omega, op, *, sweeps: int) -> System:
     ordered, omega, code = op.ordered, omega.astype(op.diagonal.dtype), trouble(op.diagonal, omega)
     if isinstance(ordered, Wavefront):
-        finish = Partial(_finish, Partial(_sweep, ordered.mv, ordered.lower(omega)), ordered.unpack)
+        finish = Partial(_finish, Partial(_sweep, ordered.mv, ordered.lower(omega)))
         apply = Partial(bind(sweep, sweeps=sweeps), ordered, omega)
-        return System(ordered.pack, finish, ordered.mv, apply, code)
+        return System(ordered.pack, ordered.unpack, ordered.mv, apply, code, finish)
     if isinstance(ordered, Checkerboard) and op.diagonal.ndim == 2:
         (north, west), (south, east) = op.before, op.after
         matrix = (op.diagonal, north, south, west, east)
         matrix = jnp.stack([jnp.broadcast_to(c, op.diagonal.shape) for c in matrix])
-        finish = Partial(_finish, Partial(_red_black_sweep, matrix, omega), Partial(identity))
-        return System(Partial(identity), finish, op.mv, Partial(bind(_red_black, sweeps=sweeps), matrix, omega), code)
+        finish = Partial(_finish, Partial(_red_black_sweep, matrix, omega))
+        apply = Partial(bind(_red_black, sweeps=sweeps), matrix, omega)
+        return System(Partial(identity), Partial(identity), op.mv, apply, code, finish)
     raise ValueError(
         "pipelined_sor: expected a stencil in natural order, or one in the plane in red-black order, got "
         f"{type(op).__name__} with sweeps by {type(ordered).__name__}; use methods.sor"
@@ -104,13 +105,13 @@ def _red_black(matrix, omega, b, x, *, sweeps: int):
     return red_black(x, b, matrix, omega, num_sweeps=sweeps, residuals=True)[:2]
 
 
-def _finish(one, unpack, chunk: Chunk):
+def _finish(one, chunk: Chunk):
     """The iterate that the count belongs to, by single sweeps from the start of the chunk."""
 
     def body(x):
         return one(chunk.b, x)
 
-    return unpack(loops.bounded_while(lambda x: True, body, chunk.start, max_steps=chunk.count)[0])
+    return loops.bounded_while(lambda x: True, body, chunk.start, max_steps=chunk.count)[0]
 
 
 def _init(system: System, b, x0, *, sweeps: int) -> PipelinedState:

@@ -93,7 +93,7 @@ def _step(method: Solver, limits, system: System, b, state: RefinedState) -> Ref
     factor, max_inner = limits
     inner = method.step(system.apply, state.rhs, state.inner)
     age = state.age + 1
-    x = state.base + state.scale * inner.x.astype(state.base.dtype)
+    x = state.base + state.scale * system.apply.iterate(inner.x).astype(state.base.dtype)
     done = (tree.norm(inner.r) <= factor) | (age >= max_inner)
 
     def restart(x):

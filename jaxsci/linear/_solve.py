@@ -286,7 +286,7 @@ def _iterate(op, b, x0, method: Solver, limits: _Limits, norm_ref: str, max_hist
     end, stagnated = jax.lax.while_loop(unfinished, stretch, (start, jnp.asarray(False)))
     steps = end.k
 
-    value = system.unpack(end.state.x)
+    value = system.unpack(system.iterate(end.state.x))
     code = code | method.broken(system, end.state)
     code = code | status.flag(~(end.norm <= ceiling), status.DIVERGED)
     code = code | status.flag(stagnated & (end.norm > target), status.STAGNATED)

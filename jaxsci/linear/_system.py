@@ -12,19 +12,36 @@ from jaxsci.core import status
 from jaxsci.core.types import float_dtype
 
 
+def identity(x):
+    """x itself: the storage of methods without sweeps, and the preconditioner of plain CG."""
+    return x
+
+
 class System(NamedTuple):
-    """A prepared operator: storage changes, the product, what a step applies, and trouble found on the way."""
+    """A prepared operator: storage changes, the product, what a step applies, trouble found on the way, and the iterate
+    of a state's ``x`` in the storage of b."""
 
     pack: Partial
     unpack: Partial
     mv: Partial
     apply: PyTree
     status: Int[ArrayLike, ""]
+    iterate: Partial = Partial(identity)
 
 
-def identity(x):
-    """x itself: the storage of methods without sweeps, and the preconditioner of plain CG."""
-    return x
+class Splitting(NamedTuple):
+    """SOR on A = M + N, M = D/omega + L, in pieces.
+
+    ``start(b, x)`` is both as the others want them, ``iterate(x)`` the x that it was. ``pull(b, x)`` is
+    b - N x up to a scaling of its entries, of which ``solve(pull, x)`` makes the next iterate, in the memory of the
+    last if it likes; ``residual(before, after)`` is that of the second of two pulls.
+    """
+
+    start: Partial
+    iterate: Partial
+    pull: Partial
+    solve: Partial
+    residual: Partial
 
 
 def scalar(value: ArrayLike, name: str = "omega"):
@@ -74,4 +91,4 @@ def trouble(diagonal, omega=None):
     return code
 
 
-__all__ = ["System", "cast", "identity", "over", "real_dtype", "scalar", "trouble"]
+__all__ = ["Splitting", "System", "cast", "identity", "over", "real_dtype", "scalar", "trouble"]

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 
 from jaxsci.core.static import bind
 from jaxsci.linear._shift import shift
-from jaxsci.linear._system import over
+from jaxsci.linear._system import Splitting, over
 
 
 class Triangle(NamedTuple):
@@ -151,4 +151,53 @@ def _substitute(triangle: Triangle, r, *, by: int):
     return jax.lax.scan(step, start, (triangle.scale * r, triangle.coefficients), reverse=by < 0)[1]
 
 
-__all__ = ["Triangle", "Wavefront", "reach", "skew", "unskew", "wavefront"]
+def bordered(op: Wavefront, omega) -> Splitting:
+    """The pieces of SOR, scaled by omega / D, with the iterate in a border of zeros: all neighbours are slices, and a
+    sweep writes over the last iterate, one anti-diagonal after the other."""
+    scale, inverse = over(omega, op.diagonal), op.diagonal / jnp.where(omega == 0, 1, omega)  # omega = 0 is a status
+    before, after = (tuple(scale * c for c in part) for part in (op.before, op.after))
+    return Splitting(
+        Partial(_start, scale),
+        Partial(_cells),
+        Partial(_pull, omega - 1, after),
+        Partial(_advance, before),
+        Partial(_residual, inverse),
+    )
+
+
+def _cells(x, axes=(), by: int = 0):
+    """What is inside the border, or lies `by` places further along all of `axes`."""
+    moves = (by if a in axes else 0 for a in range(x.ndim))
+    return x[tuple(slice(1 + move, n - 1 + move) for move, n in zip(moves, x.shape))]
+
+
+def _near(coefficients, x, by: int, diagonals: tuple[int, ...]):
+    """As `reach`, for x in its border; `diagonals` is the axis of those, where x has one."""
+    total = coefficients[-1] * _cells(x, diagonals, by)
+    for a, coefficient in enumerate(coefficients[:-1]):
+        total = total + coefficient * _cells(x, (*diagonals, len(diagonals) + a), by)
+    return total
+
+
+def _start(scale, b, x):
+    return scale * b, jnp.pad(x, 1)
+
+
+def _pull(relaxed, after, b, x):
+    return b - (relaxed * _cells(x) + _near(after, x, 1, (0,)))
+
+
+def _advance(before, pull, x):
+    def step(k, x):
+        last, pulled, *coefficients = (jax.lax.dynamic_index_in_dim(a, k, keepdims=False) for a in (x, pull, *before))
+        new = pulled - _near(coefficients, last, -1, ())
+        return jax.lax.dynamic_update_slice(x, new[None], (k + 1, *[1] * new.ndim))
+
+    return jax.lax.fori_loop(0, pull.shape[0], step, x)
+
+
+def _residual(inverse, before, after):
+    return inverse * (after - before)
+
+
+__all__ = ["Triangle", "Wavefront", "bordered", "reach", "skew", "unskew", "wavefront"]

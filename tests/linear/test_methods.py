@@ -71,7 +71,7 @@ def iterates(method, op, b, num_steps):
 
         def step(state, _):
             after = method.step(system, system.pack(b), state)
-            return after, (system.unpack(after.x), system.unpack(after.r))
+            return after, (system.unpack(system.iterate(after.x)), system.unpack(after.r))
 
         _, (xs, rs) = jax.lax.scan(step, state, length=num_steps)
         return jnp.concatenate([jnp.zeros_like(b)[None], xs]), rs
