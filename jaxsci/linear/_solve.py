@@ -10,9 +10,9 @@ $\bar b = \lambda$ and $\bar A = -\lambda x^\top$ in reverse, each a solve of it
 right-hand side; the loop is never differentiated.
 
 Under vmap a while loop runs all lanes until the slowest has finished. On CPU the lanes of a batch are solved one after
-the other instead, so each costs its own steps: 40 lanes of SOR on 100 unknowns with omega from 1 to 1.95 took 6 ms
-against 20 ms; with equal steps in all lanes 2.4 ms against 1.6 ms. A layout with the lanes last would help in the
-second case only, and every operator and order would have to be written again for it.
+the other instead, so each costs its own steps and stays in the cache. 40 lanes of SOR took, with omega from 1 to 1.95,
+3.7 ms against 7.1 ms of all lanes at once on 10 x 10 cells and .19 s against .81 s on 100 x 100; with equal omega
+1.9 ms against 0.95 ms and .10 s against .23 s. Only small lanes of equal length are better off together.
 """
 
 import inspect

@@ -1,10 +1,10 @@
 r"""Stationary methods $x \leftarrow x + M^{-1}(b - A x)$: Jacobi, Gauss-Seidel, SOR, SSOR.
 
 With $A = D + L + U$: Jacobi has $M = D/\omega$, SOR $M = D/\omega + L$ (Gauss-Seidel at $\omega = 1$), and SSOR, a
-forward and a backward SOR sweep, $M = (D+\omega L)D^{-1}(D+\omega U)/(\omega(2-\omega))$. Jacobi and SSOR share one
-step, since the stopping test needs the residual in any case.
+forward and a backward SOR sweep, $M = (D+\omega L)D^{-1}(D+\omega U)/(\omega(2-\omega))$. All share one step: the
+residual is needed for the stopping test in any case.
 
-SOR takes half of that product. With $A = M + N$, $N = (1 - 1/\omega) D + U$, a sweep is
+In natural order on a grid SOR takes half of that product. With $A = M + N$, $N = (1 - 1/\omega) D + U$, a sweep is
 $x_{k+1} = M^{-1}(b - N x_k)$, and its residual comes out as $(b - N x_{k+1}) - (b - N x_k)$.
 
 Reference: Saad 2003, Iterative Methods for Sparse Linear Systems, section 4.1; Young 1954.
@@ -30,7 +30,7 @@ class StationaryState(NamedTuple):
     r: Float[Array, "..."]
 
 
-class SorState(NamedTuple):
+class SplitState(NamedTuple):
     """Iterate in the storage of the sweeps, residual, and what `Splitting` made of b and of b - N x."""
 
     x: Float[Array, "..."]
@@ -67,7 +67,7 @@ def sor(omega: ArrayLike) -> Solver:
 
     References: Young 1954; Saad 2003, section 4.1.
     """
-    return Solver(Partial(_prepare_sor, scalar(omega)), Partial(_init_sor), Partial(_step_sor), Partial(_broken))
+    return _stationary(Partial(_prepare_sor, scalar(omega)))
 
 
 def ssor(omega: ArrayLike) -> Solver:
@@ -97,31 +97,11 @@ def _prepare_jacobi(omega, op) -> System:
 def _prepare_sor(omega, op) -> System:
     ordered = op.ordered
     omega = omega.astype(op.diagonal.dtype)
-    parts = bordered(ordered, omega) if isinstance(ordered, Wavefront) else _split(ordered, omega)
-    return System(ordered.pack, ordered.unpack, ordered.mv, parts, trouble(op.diagonal, omega), parts.iterate)
-
-
-def _split(ordered, omega) -> Splitting:
-    """In the storage of the order itself."""
-    factor = 1 - 1 / jnp.where(omega == 0, 1, omega)  # omega = 0 is a status
-    pull = Partial(_pull, factor * ordered.diagonal, ordered.upper_mv)
-    return Splitting(Partial(_as_given), Partial(identity), pull, Partial(_solve, ordered.lower(omega)), Partial(_gap))
-
-
-def _as_given(b, x):
-    return b, x
-
-
-def _pull(diagonal, upper_mv, b, x):
-    return b - (diagonal * x + upper_mv(x))
-
-
-def _solve(lower, pull, x):
-    return lower(pull)
-
-
-def _gap(before, after):
-    return after - before
+    code = trouble(op.diagonal, omega)
+    if isinstance(ordered, Wavefront):
+        parts = bordered(ordered, omega)
+        return System(ordered.pack, ordered.unpack, ordered.mv, parts, code, parts.iterate)
+    return System(ordered.pack, ordered.unpack, ordered.mv, ordered.lower(omega), code)
 
 
 def prepare_ssor(omega, op, *, forward: bool) -> System:
@@ -141,29 +121,26 @@ def _apply_ssor(first, second, middle, r):
     return second(middle * first(r))
 
 
-def _init(system: System, b, x0) -> StationaryState:
-    return StationaryState(x0, tree.sub(b, system.mv(x0)))
+def _init(system: System, b, x0) -> StationaryState | SplitState:
+    parts, r = system.apply, tree.sub(b, system.mv(x0))
+    if not isinstance(parts, Splitting):
+        return StationaryState(x0, r)
+    b, x = parts.start(b, x0)
+    return SplitState(x, r, b, parts.pull(b, x))
 
 
-def _step(system: System, b, state: StationaryState) -> StationaryState:
-    x = state.x + system.apply(state.r)
-    return StationaryState(x, b - system.mv(x))
-
-
-def _init_sor(system: System, b, x0) -> SorState:
-    residual = tree.sub(b, system.mv(x0))
-    b, x = system.apply.start(b, x0)
-    return SorState(x, residual, b, system.apply.pull(b, x))
-
-
-def _step_sor(system: System, b, state: SorState) -> SorState:
-    x = system.apply.solve(state.pull, state.x)
-    pull = system.apply.pull(state.b, x)
-    return SorState(x, system.apply.residual(state.pull, pull), state.b, pull)
+def _step(system: System, b, state: StationaryState | SplitState) -> StationaryState | SplitState:
+    parts = system.apply
+    if not isinstance(parts, Splitting):
+        x = state.x + parts(state.r)
+        return StationaryState(x, b - system.mv(x))
+    x = parts.solve(state.pull, state.x)
+    pull = parts.pull(state.b, x)
+    return SplitState(x, parts.residual(state.pull, pull), state.b, pull)
 
 
 def _broken(system: System, state: StationaryState):
     return system.status
 
 
-__all__ = ["SorState", "StationaryState", "gauss_seidel", "jacobi", "prepare_ssor", "sor", "ssor"]
+__all__ = ["SplitState", "StationaryState", "gauss_seidel", "jacobi", "prepare_ssor", "sor", "ssor"]

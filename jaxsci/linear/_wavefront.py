@@ -155,14 +155,21 @@ def bordered(op: Wavefront, omega) -> Splitting:
     """The pieces of SOR, scaled by omega / D, with the iterate in a border of zeros: all neighbours are slices, and a
     sweep writes over the last iterate, one anti-diagonal after the other."""
     scale, inverse = over(omega, op.diagonal), op.diagonal / jnp.where(omega == 0, 1, omega)  # omega = 0 is a status
-    before, after = (tuple(scale * c for c in part) for part in (op.before, op.after))
+    before, after = (_scaled(scale, part) for part in (op.before, op.after))
     return Splitting(
         Partial(_start, scale),
         Partial(_cells),
-        Partial(_pull, omega - 1, after),
-        Partial(_advance, before),
+        Partial(_pull, omega - 1, *after),
+        Partial(_advance, *before),
         Partial(_residual, inverse),
     )
+
+
+def _scaled(scale, coefficients):
+    """Coefficients and what their sum is multiplied with: constants stay scalars, which saves reading an array each."""
+    if any(c.ndim for c in coefficients):
+        return jnp.ones((), scale.dtype), tuple(scale * c for c in coefficients)
+    return scale, coefficients
 
 
 def _cells(x, axes=(), by: int = 0):
@@ -183,14 +190,16 @@ def _start(scale, b, x):
     return scale * b, jnp.pad(x, 1)
 
 
-def _pull(relaxed, after, b, x):
-    return b - (relaxed * _cells(x) + _near(after, x, 1, (0,)))
+def _pull(relaxed, scale, after, b, x):
+    return b - (relaxed * _cells(x) + scale * _near(after, x, 1, (0,)))
 
 
-def _advance(before, pull, x):
+def _advance(scale, before, pull, x):
     def step(k, x):
-        last, pulled, *coefficients = (jax.lax.dynamic_index_in_dim(a, k, keepdims=False) for a in (x, pull, *before))
-        new = pulled - _near(coefficients, last, -1, ())
+        last, pulled, factor, *coefficients = (
+            jax.lax.dynamic_index_in_dim(a, k, keepdims=False) if a.ndim else a for a in (x, pull, scale, *before)
+        )
+        new = pulled - factor * _near(coefficients, last, -1, ())
         return jax.lax.dynamic_update_slice(x, new[None], (k + 1, *[1] * new.ndim))
 
     return jax.lax.fori_loop(0, pull.shape[0], step, x)

@@ -141,6 +141,13 @@ def _at_once(op, b, omega):
     return ordered.unpack(x), norms
 
 
+@jax.jit
+def _solved(op, b, omega):
+    """As `sor` steps, which on a grid in natural order has a storage of its own."""
+    result = linear.solve(op, b, method=M.sor(omega), tol=0.0, max_steps=4, max_history=5)
+    return result.value, result.history[1:]
+
+
 @pytest.mark.x64
 @pytest.mark.parametrize("shape", [(3, 5), (3, 2, 3)])
 def test_sweeps_equal_the_sequential_loop(shape, key):
@@ -150,7 +157,7 @@ def test_sweeps_equal_the_sequential_loop(shape, key):
     a, flat = _matrix(op), b.reshape(-1)
     plain = O.as_sparse(op)
     np.testing.assert_allclose(_matrix(plain), a, rtol=1e-15)
-    natural = [_sweeps(op, b, omega), _at_once(op, b, omega), _sweeps(plain, flat, omega)]
+    natural = [_sweeps(op, b, omega), _solved(op, b, omega), _at_once(op, b, omega), _sweeps(plain, flat, omega)]
     checkered = [_sweeps(O.reordered(op, "red-black"), b, omega)]
     if len(shape) == 2:  # a corner of the box, not another storage
         natural.append(_sweeps(O.dense(jnp.asarray(a)), flat, omega))
@@ -174,7 +181,7 @@ def test_constant_coefficients_are_those_of_every_cell(order, key):
         full = [jnp.broadcast_to(c, shape) for c in (5.0, north, -0.5, -0.7, -0.2)]
         every = O.stencil5(*full)
         assert one.after[0].shape == () and every.after[0].shape == shape
-        for run in (_sweeps, _at_once) if order == "natural" else (_sweeps,):
+        for run in (_sweeps, _solved, _at_once) if order == "natural" else (_sweeps, _solved):
             got, expected = (run(O.reordered(op, order), b, omega) for op in (one, every))
             np.testing.assert_allclose(got[0], expected[0], rtol=1e-13)
             np.testing.assert_allclose(got[1], expected[1], rtol=1e-12)
