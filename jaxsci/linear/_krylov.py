@@ -25,7 +25,8 @@ from jaxsci.linear._system import System, identity, scalar, trouble
 
 
 class KrylovState(NamedTuple):
-    """Iterate, recursive residual, search direction, r^T M^-1 r, and breakdown bits."""
+    """Iterate, recursive residual, search direction, r^T M^-1 r, and breakdown bits. In plain CG direction and product
+    belong to this residual, in PCG to the one before, so that no M^-1 is spent on the last."""
 
     x: Float[Array, "..."]
     r: Float[Array, "..."]
@@ -61,7 +62,7 @@ def cg() -> Solver:
 
     References: Hestenes and Stiefel 1952; Saad 2003, section 6.7.
     """
-    return pcg(Partial(identity))
+    return Solver(Partial(_prepare_cg), Partial(_init_cg), Partial(_step_cg), Partial(_broken))
 
 
 def pcg(preconditioner) -> Solver:
@@ -124,6 +125,25 @@ def ssor_pcg(omega: ArrayLike, *, sweep_first: str = "forward", form: str = "pla
         return _krylov(Partial(bind(prepare_ssor, forward=forward), omega))
     prepare = Partial(bind(_prepare_eisenstat, forward=forward), omega)
     return Solver(prepare, Partial(_init_eisenstat), Partial(_step_eisenstat), Partial(_broken))
+
+
+def _prepare_cg(op) -> System:
+    return System(Partial(identity), Partial(identity), op.mv, (), jnp.int32(status.OK))
+
+
+def _init_cg(system: System, b, x0) -> KrylovState:
+    r = tree.sub(b, system.mv(x0))
+    return KrylovState(x0, r, r, tree.dot(r, r), jnp.int32(status.OK))
+
+
+def _step_cg(system: System, b, state: KrylovState) -> KrylovState:
+    q = system.mv(state.p)
+    alpha, code = _step_length(state.rho, tree.dot(state.p, q))
+    r = tree.axpy(-alpha, q, state.r)
+    rho = tree.dot(r, r)  # which the stopping test asks for as well: computed once
+    beta = jnp.where(state.rho > 0, rho / jnp.where(state.rho > 0, state.rho, 1), 0)
+    x = tree.axpy(alpha, state.p, state.x)
+    return KrylovState(x, r, tree.axpy(beta, state.p, r), rho, state.status | code)
 
 
 def _krylov(prepare) -> Solver:

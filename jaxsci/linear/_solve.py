@@ -60,7 +60,8 @@ class _Limits(NamedTuple):
 
 
 class _Loop(NamedTuple):
-    """What the inner loop carries: as few scalars as the stopping tests need, since each costs a kernel a sweep."""
+    """What the inner loop carries: few scalars that change, since each costs a kernel a step.
+    It counts itself, so k changes inside only where the history asks for it."""
 
     state: NamedTuple
     norm: Array
@@ -265,10 +266,12 @@ def _iterate(op, b, x0, method: Solver, limits: _Limits, norm_ref: str, max_hist
         return (loop.norm > target) & (loop.norm <= ceiling) & (method.broken(system, loop.state) == status.OK)
 
     def body(loop: _Loop) -> _Loop:
-        k = loop.k + 1
         state = method.step(system, rhs, loop.state)
         norm = tree.norm(state.r)
-        history = loop.history.at[k].set(norm, mode="drop") if max_history else loop.history
+        k, history = loop.k, loop.history
+        if max_history:
+            k = k + 1
+            history = history.at[k].set(norm, mode="drop")
         return _Loop(state, norm, jnp.minimum(loop.best, norm), history, k)
 
     def stretch(carry):
@@ -276,6 +279,7 @@ def _iterate(op, b, x0, method: Solver, limits: _Limits, norm_ref: str, max_hist
         loop, _ = carry
         most = jnp.minimum(patience, max_steps - loop.k)
         after, taken = loops.bounded_while(go_on, body, loop, max_steps=most)
+        after = after._replace(k=loop.k + taken)
         return after, (taken >= patience) & (after.best > _PROGRESS * loop.best)
 
     def unfinished(carry):
