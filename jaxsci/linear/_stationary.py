@@ -139,7 +139,7 @@ def _step(system: System, b, state: StationaryState | SplitState) -> StationaryS
     return SplitState(x, parts.residual(state.pull, pull), state.b, pull)
 
 
-def _broken(system: System, state: StationaryState):
+def _broken(system: System, state: StationaryState | SplitState):
     return system.status
 
 
