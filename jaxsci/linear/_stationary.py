@@ -4,8 +4,8 @@ With $A = D + L + U$: Jacobi has $M = D/\omega$, SOR $M = D/\omega + L$ (Gauss-S
 forward and a backward SOR sweep, $M = (D+\omega L)D^{-1}(D+\omega U)/(\omega(2-\omega))$. All share one step: the
 residual is needed for the stopping test in any case.
 
-In natural order on a grid SOR takes half of that product. With $A = M + N$, $N = (1 - 1/\omega) D + U$, a sweep is
-$x_{k+1} = M^{-1}(b - N x_k)$, and its residual comes out as $(b - N x_{k+1}) - (b - N x_k)$.
+In natural order on a grid SOR takes that product in halves. With $A = M + N$, $N = (1 - 1/\omega) D + U$, a sweep is
+$x_{k+1} = M^{-1}(b - N x_k)$, and of its residual $(b - N x_{k+1}) - M x_{k+1}$ the next sweep needs the first half.
 
 Reference: Saad 2003, Iterative Methods for Sparse Linear Systems, section 4.1; Young 1954.
 """
@@ -136,7 +136,7 @@ def _step(system: System, b, state: StationaryState | SplitState) -> StationaryS
         return StationaryState(x, b - system.mv(x))
     x = parts.solve(state.pull, state.x)
     pull = parts.pull(state.b, x)
-    return SplitState(x, parts.residual(state.pull, pull), state.b, pull)
+    return SplitState(x, parts.residual(pull, x), state.b, pull)
 
 
 def _broken(system: System, state: StationaryState | SplitState):

@@ -34,7 +34,7 @@ class Splitting(NamedTuple):
 
     ``start(b, x)`` is both as the others want them, ``iterate(x)`` the x that it was. ``pull(b, x)`` is
     b - N x up to a scaling of its entries, of which ``solve(pull, x)`` makes the next iterate, in the memory of the
-    last if it likes; ``residual(before, after)`` is that of the second of two pulls.
+    last if it likes; ``residual(pull, x)`` is b - A x of a pull and its own x.
     """
 
     start: Partial

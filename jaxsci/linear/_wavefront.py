@@ -161,7 +161,7 @@ def bordered(op: Wavefront, omega) -> Splitting:
         Partial(_cells),
         Partial(_pull, omega - 1, *after),
         Partial(_advance, *before),
-        Partial(_residual, inverse),
+        Partial(_residual, inverse, *before),
     )
 
 
@@ -205,8 +205,8 @@ def _advance(scale, before, pull, x):
     return jax.lax.fori_loop(0, pull.shape[0], step, x)
 
 
-def _residual(inverse, before, after):
-    return inverse * (after - before)
+def _residual(inverse, scale, before, pull, x):
+    return inverse * (pull - (_cells(x) + scale * _near(before, x, -1, (0,))))
 
 
 __all__ = ["Triangle", "Wavefront", "bordered", "reach", "skew", "unskew", "wavefront"]
