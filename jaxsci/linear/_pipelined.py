@@ -48,7 +48,7 @@ def pipelined_sor(omega: ArrayLike, *, sweeps: int = 16) -> Solver:
 
     In natural order they are in flight together; in red-black order, in the plane, they are one call of
     `pallas_kernels.sor`, on TPU and GPU a kernel. It is meant for accelerators, on which one anti-diagonal alone is too
-    little work; on a CPU `sor` is the faster one (400 x 400 cells: .36 ms a sweep against .72 ms). Lanes of a plain
+    little work; on a CPU `sor` is the faster one (400 x 400 cells: .3 ms a sweep against .7 ms). Lanes of a plain
     `jax.vmap` compute a whole chunk at every step, so batch by `jax.lax.map`.
 
     Args:

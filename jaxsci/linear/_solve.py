@@ -11,8 +11,8 @@ right-hand side; the loop is never differentiated.
 
 Under vmap a while loop runs all lanes until the slowest has finished. On CPU the lanes of a batch are solved one after
 the other instead, so each costs its own steps and stays in the cache. 40 lanes of SOR took, with omega from 1 to 1.95,
-3.7 ms against 7.1 ms of all lanes at once on 10 x 10 cells and .19 s against .81 s on 100 x 100; with equal omega
-1.9 ms against 0.95 ms and .10 s against .23 s. Only small lanes of equal length are better off together.
+3.0 ms against 5.0 ms of all lanes at once on 10 x 10 cells and .18 s against .65 s on 100 x 100; with equal omega
+1.5 ms against 0.9 ms and .09 s against .21 s. Only small lanes of equal length are better off together.
 """
 
 import inspect
