@@ -31,6 +31,7 @@ START = jax.random.normal(jax.random.key(0), (64, 64))
 
 
 def sample(table, start):
+    """Images from all starts by one solver."""
     return jax.vmap(lambda x: diffusion.sample(None, MODEL, table, x).value)(start)
 
 
@@ -38,11 +39,13 @@ EXACT = sample(solvers.unipc(grids.logsnr(SCHEDULE, 200), order=3), START)
 
 
 def point(table):
+    """One solver: its images, and how far they are from the exact ones."""
     images = sample(table, START)
     return {"image": images.reshape(-1, 8, 8), "error": jnp.sqrt(jnp.mean((images - EXACT) ** 2, axis=1))}
 
 
 def study(samples=64, **options):
+    """All grids, solvers and numbers of calls as one labelled data set; `options` are those of `sweep.run`."""
     stats = statistics.estimate(jax.random.key(1), MODEL, SCHEDULE, IMAGES, num_lams=60, num_samples=samples)
     every = [(grid, name, n) for grid in GRIDS for name in SOLVERS for n in CALLS]
     tables = {(grid, name, n): SOLVERS[name](GRIDS[grid](SCHEDULE, n), stats) for grid, name, n in every}

@@ -25,12 +25,14 @@ POLICIES = {
 
 
 def point(key, problem, policy):
+    """One policy on one sequence of problems: a record of every round."""
     stream, method, span, best, tol = PROBLEMS[problem]
     chosen = bandits.choose([make(best, span) for make in POLICIES.values()], policy)
     return linear.tuned_sequence(key, stream, method, chosen, ARMS, num_rounds=ROUNDS, tol=tol)[1]
 
 
 def study(seeds=2, **options):
+    """All problems, policies and seeds as one labelled data set; `options` are those of `sweep.run`."""
     policies = sweep.stack({name: i for i, name in enumerate(POLICIES)}, dims=("policy",))
     space = sweep.product(problem=sweep.static(list(PROBLEMS)), policy=policies, key=sweep.keys(seeds))
     dims = {name.replace("status", "point.status"): ("round",) for name in linear.Record._fields}

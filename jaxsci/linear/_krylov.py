@@ -26,7 +26,7 @@ from jaxsci.linear._system import System, identity, scalar, trouble
 
 class KrylovState(NamedTuple):
     """Iterate, recursive residual, search direction, r^T M^-1 r, and breakdown bits. In plain CG direction and product
-    belong to this residual, in PCG to the one before, so that no M^-1 is spent on the last."""
+    belong to this residual; in PCG to the one before, so that no M^-1 is spent on the last."""
 
     x: Float[Array, "..."]
     r: Float[Array, "..."]

@@ -13,7 +13,7 @@ from jaxsci.core.types import float_dtype
 
 
 def identity(x):
-    """x itself: the storage of methods without sweeps, and the preconditioner of plain CG."""
+    """x itself: the storage of methods without sweeps."""
     return x
 
 
