@@ -1,7 +1,6 @@
 """Suite-wide settings and fixtures: two virtual CPU devices, strict ranks, seeds from the test's name."""
 
 import gc
-import importlib.metadata
 import os
 import zlib
 
@@ -11,10 +10,11 @@ if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", "")
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2".strip()
 if os.environ.get("JAXSCI_TEST_QUICK"):
     # Less optimised programs, compiled several times faster, each by one thread: there is a worker for every core.
-    # Later jaxlibs do not know the third flag, and stop.
-    quick = ["--xla_backend_optimization_level=1", "--xla_cpu_parallel_codegen_split_count=1"]
-    if importlib.metadata.version("jaxlib").startswith("0.10."):
-        quick.append("--xla_cpu_use_fusion_emitters=false")
+    quick = [
+        "--xla_backend_optimization_level=1",
+        "--xla_cpu_parallel_codegen_split_count=1",
+        "--xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters,xla_cpu_disable_loop_unrolling",
+    ]
     given = os.environ["XLA_FLAGS"]  # a worker has those of its parent
     os.environ["XLA_FLAGS"] = " ".join([given, *(f for f in quick if f not in given)])
 os.environ.setdefault("MPLBACKEND", "Agg")
