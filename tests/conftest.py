@@ -1,5 +1,6 @@
 """Suite-wide settings and fixtures: two virtual CPU devices, strict ranks, seeds from the test's name."""
 
+import ctypes
 import gc
 import os
 import zlib
@@ -25,7 +26,8 @@ import pytest
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # Compiled programs pile up in a long session. Each maps memory of its own, and a process that runs out of maps
-# (65530 on Linux) crashes inside the compiler.
+# (65530 on Linux) crashes inside the compiler. glibc keeps what is freed unless it is told to give it back; a process
+# that stays large would drop its programs again and again.
 _CLEAR_ABOVE_BYTES, _CLEAR_ABOVE_MAPS, _LOOK_EVERY = 3 << 30, 30_000, 8
 _tests_done = 0
 
@@ -69,3 +71,6 @@ def bounded_memory():
         return
     if resident > _CLEAR_ABOVE_BYTES or maps > _CLEAR_ABOVE_MAPS:
         jax.clear_caches()
+        libc = ctypes.CDLL(None)
+        if hasattr(libc, "malloc_trim"):
+            libc.malloc_trim(0)
