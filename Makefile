@@ -12,7 +12,7 @@ CACHE := JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.jax_cache/$(VENV) JAX_PERSISTENT_C
 PYTEST := $(CACHE) JAX_PLATFORMS=cpu $(PY) -m pytest -n 2 --dist worksteal
 
 # Compiling is most of what the suite costs, so `make test` takes XLA's quick pipeline (see tests/conftest.py). With QUICK=
-# it is the default one, which `make test-all`, `make test-types` and the gate's other Python use.
+# it is the default one, which `make test-all`, `make test-types` and the gate's double-precision truths use.
 QUICK ?= JAXSCI_TEST_QUICK=1
 
 .PHONY: install demo test test-all test-types lint bench wheel-smoke notebooks clean

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
-from jaxsci.core import _carry, extras, keys, status, tree
+from jaxsci.core import _carry, extras, keys, provenance, status, tree
 from jaxsci.core import checkpoint as _checkpoint
 from jaxsci.core.types import KeyArray
 
@@ -241,12 +241,15 @@ def fit(
     if num_steps < 0:
         raise ValueError(f"train.fit: num_steps must be >= 0, got {num_steps}")
     key = keys.as_typed_key(key, "train.fit")
-    state, losses, saved = init(params, optimizer=optimizer), np.zeros(0), 0
     if checkpoint is not None:
-        parts = {"key": key, "loss": loss, "params": params, "batches": batches, "optimizer": optimizer}
+        # Functions as they are before their first use: a schedule may write to its own closure.
+        parts = {"loss": loss, "batches": batches, "optimizer": optimizer}
+        parts = {name: provenance.fingerprint(part) for name, part in parts.items()}
         if not isinstance(config, dict):
             config = {} if config is None else {"config": config}
-        config = {**parts, **config}
+        config = {"key": key, "params": params, **parts, **config}
+    state, losses, saved = init(params, optimizer=optimizer), np.zeros(0), 0
+    if checkpoint is not None:
         saved = _checkpoint.latest(checkpoint) or 0
         if saved > num_steps:
             raise ValueError(f"train.fit: num_steps must be >= the {saved} steps in {checkpoint}, got {num_steps}")

@@ -258,6 +258,16 @@ def test_fit_continues_refuses_and_extends(key, tmp_path):
     refused(r"\(width: saved absent, now 3\)", config={"width": 3})
 
 
+def test_a_schedule_that_changes_its_closure_in_use_is_still_the_same_optimizer(key, tmp_path):
+    def fitted(num_steps):  # a fresh optimiser each time, as in a new process
+        optimizer = optax.sgd(optax.cosine_decay_schedule(0.1, 20))
+        options = dict(optimizer=optimizer, num_steps=num_steps, progress=False)
+        return train.fit(key, square, PARAMS, draw, checkpoint=tmp_path, **options)
+
+    fitted(5)
+    assert int(fitted(10).state.step) == 10
+
+
 def test_ctrl_c_saves(key, tmp_path, monkeypatch):
     calls = []
 
