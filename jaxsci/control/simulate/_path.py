@@ -1,0 +1,114 @@
+r"""Trajectories on a time grid: what simulations return and learning algorithms consume, and what a path earns.
+
+$\sum_k e^{-\beta(t_k - t_0)} r_k \Delta_k + e^{-\beta(t_K - t_0)} h(X_K)$
+
+Reference: Y. Jia, X. Y. Zhou 2022, Policy evaluation and temporal-difference learning in continuous time and space,
+JMLR 23, section 2.
+"""
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from jaxsci.control.problems import ODE, SDE
+from jaxsci.core import status, tree
+
+# A grid point this near to the horizon, in steps, is the horizon: k * dt is rounded.
+SNAP = 1e-2
+
+
+class Path(NamedTuple):
+    """A trajectory on a grid of K steps."""
+
+    ts: Float[Array, " K+1"]
+    """Times; repeated where nothing happens (past the horizon, after a failure)."""
+    xs: Float[Array, "K+1 *d"]
+    """States."""
+    us: PyTree
+    """Controls over each step, leading axis K; 0 over steps of length 0. None when nothing is controlled."""
+    rs: Float[Array, " K"]
+    """Reward rates at the left end of each step; 0 on steps of length 0."""
+    dts: Float[Array, " K"]
+    """Lengths of the steps, more accurate than differences of `ts`."""
+    status: Int[Array, ""]
+    """0 = ok; otherwise the path stands still from the first bad step on."""
+
+
+class Transition(NamedTuple):
+    """One step of a path: what learning algorithms consume."""
+
+    t: Float[Array, ""]
+    x: Float[Array, "*d"]
+    u: PyTree
+    reward: Float[Array, ""]
+    """Rate r at (t, x, u); the step earns r dt."""
+    dt: Float[Array, ""]
+    t_next: Float[Array, ""]
+    x_next: Float[Array, "*d"]
+    first: Bool[Array, ""]
+    """True on the first step of an episode: eligibility traces start afresh."""
+
+
+def transitions(path: Path) -> Transition:
+    """The K steps of a path, stacked along the leading axis."""
+    first = jnp.arange(path.dts.shape[0]) == 0
+    return Transition(
+        path.ts[:-1], path.xs[:-1], path.us, path.rs, path.dts, path.ts[1:], path.xs[1:], first
+    )
+
+
+def rewarded(problem: SDE | ODE, path: Path) -> Path:
+    """The same path with the reward rates of `problem`, 0 on steps of length 0; one that is not finite is reported."""
+    return _rewarded(problem, path)
+
+
+@eqx.filter_jit
+def _rewarded(problem, path):
+    def one(t, x, u):
+        return shaped(problem.reward(t, x, u, problem.args), (), x.dtype, "reward")
+
+    moves = path.dts != 0
+    # As in `_advance`: no step of length 0 is evaluated where it stands.
+    live = jax.lax.cummax(jnp.where(moves, jnp.arange(moves.size, dtype=jnp.int32), 0))
+    rs = jax.vmap(one)(*jax.tree.map(lambda a: a[live], (path.ts, path.xs, path.us)))
+    rs = jnp.where(moves, rs, 0)
+    return path._replace(rs=rs, status=path.status | status.flag(~tree.all_finite(rs), status.NONFINITE_RESULT))
+
+
+def discounted_return(problem: SDE | ODE, path: Path) -> Float[Array, ""]:
+    r"""$\sum_k e^{-\beta(t_k - t_0)} r_k \Delta_k + e^{-\beta(t_K - t_0)} h(X_K)$, with h where there is one.
+
+    h is paid at the horizon alone: a path that ends before it, or whose status is not 0, has earned its rewards so far.
+    """
+    return _return(problem, path)
+
+
+@eqx.filter_jit
+def _return(problem, path):
+    dtype = path.ts.dtype
+    weight = jnp.exp(-problem.discount.astype(dtype) * (path.ts - path.ts[0]))
+    total = jnp.sum(weight[:-1] * path.rs * path.dts)
+    if problem.terminal is None:
+        return total
+    end = shaped(problem.terminal(path.xs[-1]), (), path.xs.dtype, "terminal")
+    near = problem.horizon.astype(dtype) - SNAP * jnp.max(path.dts, initial=0)
+    return total + jnp.where((path.ts[-1] >= near) & (path.status == status.OK), weight[-1] * end, 0)
+
+
+def shaped(value, shape, dtype, what: str):
+    """`value` in the dtype of the state; a scalar fills any shape."""
+    value = jnp.asarray(value)
+    if value.shape not in (shape, ()):
+        raise ValueError(f"simulate: {what} must return shape {shape}, got {value.shape}")
+    return jnp.broadcast_to(value.astype(dtype), shape)
+
+
+def num_intervals(times, function: str) -> int:
+    """K of K + 1 sample times; raises where there is no interval."""
+    shape = jnp.shape(times)
+    if len(shape) != 1 or shape[0] < 2:
+        raise ValueError(f"{function}: times must be a vector of at least two, got shape {shape}")
+    return shape[0] - 1
