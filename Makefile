@@ -6,7 +6,7 @@ PY := $(VENV)/bin/python
 ARGS ?=
 
 # A persistent compilation cache makes every run after the first several times faster.
-CACHE := JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.jax_cache/$(VENV) JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 \
+CACHE := JAX_COMPILATION_CACHE_DIR="$(CURDIR)/.jax_cache/$(VENV)" JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 \
          JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES=-1
 # Two workers. Each starts with half of the files, whose tests share compiled functions; who is done early helps.
 PYTEST := $(CACHE) JAX_PLATFORMS=cpu $(PY) -m pytest -n 2 --dist worksteal
@@ -49,4 +49,4 @@ notebooks: install  ## execute every percent script into its .ipynb
 	@$(CACHE) $(PY) notebooks/build.py $(ARGS)
 
 clean:
-	rm -rf .venv .venv-* .jax_cache build dist *.egg-info jaxsci-demo
+	rm -rf .venv .venv-* .jax_cache build dist *.egg-info jaxsci-demo jaxsci-demo-diffusion

@@ -25,18 +25,19 @@ def main(argv: list[str] | None = None) -> int:
     unknown = [name for name in options.subjects if name not in subjects()]
     if unknown:
         parser.error(f"no subject {unknown[0]!r}; there are {there}")
+    _harness.check_writable(parser, options)
     rows, failed = [], []
     for name in options.subjects or subjects():
+        done = []
         try:
-            done = _harness.collect(name, importlib.import_module(f"benchmarks.{name}").rows, options.fast)
+            _harness.collect(name, importlib.import_module(f"benchmarks.{name}").rows, options.fast, done)
         except Exception:  # the other subjects still run; the exit status tells
             traceback.print_exc()
             failed.append(name)
-        else:
-            rows += [{**line, "name": f"{name}: {line['name']}"} for line in done]
+        rows += [{**line, "name": f"{name}: {line['name']}"} for line in done]  # also those before an exception
     _harness.report(" ".join(["benchmarks", *options.subjects]), rows, options)
     if failed:
-        print(f"did not run: {', '.join(failed)}", file=sys.stderr)
+        print(f"did not run to the end: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import datetime
+import errno
 import importlib
 import json
 import math
@@ -192,11 +193,15 @@ def _cell(value):
     return f"{value:.4g}" if isinstance(value, (int, float)) else str(value)
 
 
+def _draft(path: pathlib.Path) -> pathlib.Path:
+    return path.with_name(f".{path.name}.tmp")
+
+
 def write_json(file: str | pathlib.Path, command: str, rows: list[dict[str, Any]]) -> None:
     """Write machine, command and rows; the file appears complete or not at all."""
     path = pathlib.Path(file)
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.tmp")
+    draft = _draft(path)
     draft.write_text(json.dumps({"machine": machine(), "command": command, "rows": rows}, indent=1, allow_nan=False))
     draft.replace(path)
 
@@ -206,8 +211,13 @@ def main(subject: str, rows: Callable[[bool], Iterable[dict[str, Any]]], argv: l
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{subject}")
     add_options(parser)
     options = parser.parse_args(argv)
-    done = collect(subject, rows, options.fast)
-    report(f"benchmarks.{subject}", done, options)
+    check_writable(parser, options)
+    done = []
+    try:
+        collect(subject, rows, options.fast, done)
+    finally:  # a subject that raises half-way has measured something
+        if done or sys.exc_info()[0] is None:
+            report(f"benchmarks.{subject}", done, options)
     return 0
 
 
@@ -217,15 +227,31 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", metavar="FILE", help="write machine and rows to FILE")
 
 
-def collect(subject: str, rows: Callable[[bool], Iterable[dict[str, Any]]], fast: bool) -> list[dict[str, Any]]:
-    """All rows of a subject, with a sign of life for each."""
-    done = []
+def check_writable(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Refuse a FILE that cannot be written before minutes are spent, not after."""
+    if options.json is None:
+        return
+    path = pathlib.Path(options.json)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a folder")
+        probe = _draft(path)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        parser.error(f"cannot write --json {options.json!r} ({error.strerror})")
+
+
+def collect(
+    subject: str, rows: Callable[[bool], Iterable[dict[str, Any]]], fast: bool, done: list[dict[str, Any]]
+) -> None:
+    """Append all rows of a subject to `done`, with a sign of life for each; those there stay if the next one raises."""
     for line in rows(fast):
         if tuple(line) != KEYS:
             raise ValueError(f"benchmarks.{subject}: a row must have the keys {KEYS}, got {tuple(line)}")
         print(f"[{subject}] {line['name']}: {_cell(line['ours'])} {line['unit']}", file=sys.stderr, flush=True)
         done.append(line)
-    return done
 
 
 def report(module: str, rows: list[dict[str, Any]], options: argparse.Namespace) -> None:

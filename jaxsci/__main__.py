@@ -8,27 +8,32 @@ import sys
 
 def main(argv: list[str] | None = None) -> int:
     """Parse the arguments and run; returns the exit status."""
+    _use_all_cores()
+    from jaxsci import demo as scenes
+
     parser = argparse.ArgumentParser(prog="python -m jaxsci", description="jaxsci: functional numerics in JAX")
     commands = parser.add_subparsers(dest="command")
     demo = commands.add_parser("demo", help="run a study: pictures, a labelled data set and a page")
-    demo.add_argument("scene", nargs="?", default="solvers", help="which scene (default: solvers)")
+    demo.add_argument("scene", nargs="?", default="solvers", choices=scenes.SCENES, help="default: solvers")
     demo.add_argument("--fast", action="store_true", help="small sizes, for a machine that only checks that it runs")
-    demo.add_argument("--out", type=pathlib.Path, default=pathlib.Path("jaxsci-demo"), help="folder to write into")
+    told = "folder to write into (default: jaxsci-demo, or jaxsci-demo-SCENE for the other scenes)"
+    demo.add_argument("--out", type=pathlib.Path, help=told)
     arguments = parser.parse_args(argv)
     if arguments.command is None:
         import jaxsci
 
         print(f"jaxsci {jaxsci.__version__}\n\n{jaxsci.__doc__}\nTry: python -m jaxsci demo")
         return 0
-    _use_all_cores()
-    from jaxsci import demo as scenes
     from jaxsci import sweep
 
+    # Each scene has a folder of its own: they write files of the same names.
+    usual = "jaxsci-demo" if arguments.scene == "solvers" else f"jaxsci-demo-{arguments.scene}"
+    folder = arguments.out or pathlib.Path(usual)
     try:
-        return scenes.run(arguments.scene, arguments.out, fast=arguments.fast)
+        return scenes.run(arguments.scene, folder, fast=arguments.fast)
     except sweep.SweepMismatch as error:
-        # What an earlier run under other versions left behind is not thrown away unasked.
-        print(f"{error}\n\ndemo: give another folder with --out, or delete {arguments.out}", file=sys.stderr)
+        # What an earlier run under other versions or settings left behind is not thrown away unasked.
+        print(f"{error}\n\ndemo: give another folder with --out, or delete {folder}", file=sys.stderr)
         return 1
 
 

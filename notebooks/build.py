@@ -26,7 +26,9 @@ def build(source: pathlib.Path) -> None:
 
 
 if __name__ == "__main__":
-    names = sys.argv[1:]
-    for path in sorted(HERE.glob("*.py")):
-        if path.name != "build.py" and (not names or path.stem in names):
+    names, sources = sys.argv[1:], {p.stem: p for p in sorted(HERE.glob("*.py")) if p.name != "build.py"}
+    if unknown := [name for name in names if name not in sources]:
+        raise SystemExit(f"notebooks: there is no {unknown[0]!r}; there are: {', '.join(sources)}")
+    for stem, path in sources.items():
+        if not names or stem in names:
             build(path)

@@ -75,7 +75,7 @@ assert np.all(np.abs(measured - young) <= 2 * 0.95 / (GRID - 1) + 0.03), (measur
 ARMS = jnp.linspace(1.0, 1.95, 20)
 STREAM = linear.streams.shifted_laplacian((10, 10))
 POLICIES = {
-    "best fixed ω": bandits.fixed(20, arm=16),
+    "fixed ω = 1.8": bandits.fixed(20, arm=16),
     "Tsallis-INF": bandits.tsallis_inf(20, floor=1.0),
     "binned Tsallis-INF": bandits.binned(bandits.tsallis_inf(20, floor=1.0), 5, low=-0.15, high=0.65),
     "ChebCB": bandits.cheb_cb(20, low=-0.15, high=0.65, floor=1.0),
@@ -91,12 +91,12 @@ def sequence(key, policy):
 labels = sweep.stack({name: i for i, name in enumerate(POLICIES)}, dims=("policy",))
 dims = {name: ("round",) for name in ("cost", "omega", "context")}
 runs = check(sweep.run(sequence, sweep.product(policy=labels, key=sweep.keys(SEEDS)), dims=dims, progress=False))
-plot.regret(runs["cost"], baseline="best fixed ω", over="key", kind="ratio", title="iterations so far / best fixed ω")
+plot.regret(runs["cost"], baseline="fixed ω = 1.8", over="key", kind="ratio", title="iterations so far / fixed ω = 1.8")
 plt.show()
 
 # %% [markdown]
-# A policy without context can at best approach the best fixed ω from above. ChebCB fits every arm's cost as a Chebyshev
-# series in the context and falls *below* it: it finds Young's curve from iteration counts alone.
+# A policy without context can at best approach the best fixed ω, near 1.8 here, from above. ChebCB fits every arm's
+# cost as a Chebyshev series in the context and falls *below* it: it finds Young's curve from iteration counts alone.
 
 # %%
 last = runs.isel(key=0, round=slice(2 * ROUNDS // 3, None))
@@ -133,9 +133,12 @@ for name in POLICIES:
 print(f"{'instance-optimal':20s} {optimal:10.0f}")
 assert optimal < float(total.min())
 if not FAST:
-    assert float(total.sel(policy="ChebCB")) < 0.8 * float(total.sel(policy="best fixed ω"))
-    assert float(total.sel(policy="Tsallis-INF")) < 1.6 * float(total.sel(policy="best fixed ω"))
+    assert float(total.sel(policy="ChebCB")) < 0.8 * float(total.sel(policy="fixed ω = 1.8"))
+    without = float(total.sel(policy="Tsallis-INF") / total.sel(policy="fixed ω = 1.8"))
+    print(f"Tsallis-INF spends {without:.2f} times what ω = 1.8 does")
+    assert 1.2 < without < 1.4
 
 # %% [markdown]
-# **Take away.** With a context, tuning online beats the best parameter in hindsight; without one, it costs a fifth more
-# at 5000 solves. Next: `make demo` runs the same on a heat equation and on a photograph.
+# **Take away.** With a context, tuning online beats one good parameter for all; without one, Tsallis-INF spends
+# 1.3 times what that parameter does over these 2000 solves. Next: `make demo` runs the same on a heat equation and on a
+# photograph.

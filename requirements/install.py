@@ -1,10 +1,11 @@
 """Make a virtual environment with the pinned packages and jaxsci itself, editable; do nothing when it is current.
 
-    python requirements/install.py VENV [--python NAME]
+    python requirements/install.py VENV [--python NAME] [--probe]
 
 Standard library only, so that any Python >= 3.11 can run it. pip brings uv, which installs some hundred pinned
 wheels in seconds; where uv cannot be had or fails, pip installs the same files. A stamp in the environment holds
-a hash of all that it was made from, so an unchanged checkout costs a few milliseconds.
+a hash of all that it was made from, so an unchanged checkout costs a few milliseconds. --probe only says by the exit
+status whether that Python works: 0, or 3 where there is none.
 """
 
 import argparse
@@ -16,6 +17,10 @@ import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+class NoPython(Exception):
+    """There is no interpreter of that name which runs."""
 
 
 def working_python(name: str) -> tuple[list[str], dict[str, str], tuple[int, int]]:
@@ -41,7 +46,7 @@ def working_python(name: str) -> tuple[list[str], dict[str, str], tuple[int, int
             if (major, minor) < (3, 11):
                 raise SystemExit(f"install: jaxsci needs Python >= 3.11, and {name} is {major}.{minor}")
             return [name], env, (major, minor)
-    raise SystemExit(f"install: no working interpreter called {name!r}; give one with PYTHON=...")
+    raise NoPython(f"install: no working interpreter called {name!r}; give one with PYTHON=...")
 
 
 def main() -> None:
@@ -49,18 +54,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("venv", type=pathlib.Path)
     parser.add_argument("--python", default="python3")
+    parser.add_argument("--probe", action="store_true", help="make nothing; exit status 3 if there is no such Python")
     args = parser.parse_args()
 
-    command, env, version = working_python(args.python)
+    try:
+        command, env, version = working_python(args.python)
+    except NoPython as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(3 if args.probe else 1) from None
+    if args.probe:
+        return
     pins = ROOT / "requirements" / ("py311.txt" if version == (3, 11) else "py312.txt")
     parts = [pins.read_bytes(), (ROOT / "pyproject.toml").read_bytes(), repr(version).encode(), str(ROOT).encode()]
     stamp, wanted = args.venv / ".jaxsci-stamp", hashlib.sha256(b"\0".join(parts)).hexdigest()
-    if stamp.exists() and stamp.read_text() == wanted:
+    python = args.venv / ("Scripts" if os.name == "nt" else "bin") / "python"
+    # An environment links to the interpreter that made it, which may be gone by now: exists() follows the links.
+    if stamp.exists() and stamp.read_text() == wanted and (python.exists() or python.with_suffix(".exe").exists()):
         return
 
     print(f"making {args.venv} (Python {version[0]}.{version[1]}, {pins.name})", flush=True)
     subprocess.run([*command, "-m", "venv", "--clear", str(args.venv)], check=True, env=env)
-    python = str(args.venv / ("Scripts" if os.name == "nt" else "bin") / "python")
+    python = str(python)
     pip = [python, "-m", "pip", "--disable-pip-version-check", "--quiet"]
     got_uv = subprocess.run([*pip, "install", "uv"]).returncode == 0
     # --no-deps: the pins are complete, so nothing is resolved and nothing can backtrack.

@@ -1,20 +1,24 @@
 """Where a result came from: versions, device, and fingerprints of functions and values that agree across processes.
 
-A fingerprint hashes a canonical text: no addresses, no hash order, arrays by content. A function is its source, what
-it closes over (cells, defaults, bound and partial arguments), and the module globals its code names; functions of the
-user's own are followed, functions of installed libraries (and of this one) count by name, since `versions` tells the
-rest. So a changed hyper-parameter in a Partial, a closure or a notebook global changes the fingerprint.
+A fingerprint hashes a canonical text: no addresses, no hash order, arrays by content. A function is its source and
+bytecode, what it closes over (cells, defaults, bound and partial arguments), and what its code names in its module and
+in other modules; functions and classes of the user's own are followed, those of installed libraries (and of this one)
+count by name and version. So a changed hyper-parameter in a Partial, a closure or a notebook global changes the
+fingerprint. Objects count by their fields, or by what pickle would save; only what has neither (a lock, an open file)
+counts by its type alone.
 """
 
 import dataclasses
 import enum
 import functools
 import hashlib
+import importlib.metadata
+import importlib.util
 import inspect
 import os
 import pathlib
 import platform
-import sysconfig
+import sys
 import textwrap
 import types
 from collections.abc import Callable, Sequence
@@ -23,9 +27,12 @@ from typing import Any
 import jax
 import numpy as np
 
-_OWN = ("jaxsci", "pallas_kernels")
+from jaxsci.core._code import OWN, code_text, distributions, imports, is_installed, is_library, lambda_source, names_of
+
 _SHOWN = 16  # arrays up to this size are written out, larger ones are hashed
-_LIBRARIES = tuple({os.path.realpath(sysconfig.get_paths()[k]) for k in ("stdlib", "platstdlib", "purelib", "platlib")})
+_LONG = 2000  # containers and objects with longer texts are hashed: shared parts would make it grow exponentially
+_RULES = ("fwd", "bwd", "jvp", "nondiff_argnums")  # what `jax.custom_vjp` and `jax.custom_jvp` carry
+_PLAIN = (bool, int, float, complex, str, bytes, tuple, list, dict, set, frozenset, np.ndarray, np.generic, jax.Array)
 _FUNCTIONS = (types.FunctionType, types.MethodType, functools.partial)
 
 
@@ -78,7 +85,8 @@ def source_of(function: Any) -> str:
     """
     if not callable(function):
         raise TypeError(f"source_of: expected a callable, got {type(function).__name__}")
-    return "\n".join(_Describer().function_lines(function))
+    describer = _Describer()
+    return "\n".join([*describer.function_lines(function), *describer.library_versions()])
 
 
 def fingerprint(x: Any) -> str:
@@ -99,7 +107,8 @@ def fingerprint(x: Any) -> str:
         >>> provenance.fingerprint({"a": 1, "b": 2}) == provenance.fingerprint({"b": 2, "a": 1})
         True
     """
-    return _digest(_Describer().value(x))
+    describer = _Describer()
+    return _digest("\n".join([describer.value(x), *describer.library_versions()]))
 
 
 def _digest(text: str) -> str:
@@ -117,44 +126,23 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def _is_library(x: Any) -> bool:
-    """True for functions and classes of the standard library, of installed packages and of this project."""
-    module, code = getattr(x, "__module__", None) or "builtins", getattr(x, "__code__", None)
-    if module.split(".")[0] in _OWN or module == "builtins" and code is None:
-        return True
-    try:
-        file = code.co_filename if code is not None else inspect.getfile(x)
-    except (TypeError, OSError):
-        return False
-    return os.path.realpath(file).startswith(_LIBRARIES)
-
-
-def _names(code: types.CodeType) -> list[str]:
-    """Global and attribute names in a code object and in those nested in it, in order of appearance."""
-    names = list(code.co_names)
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            names += _names(constant)
-    return list(dict.fromkeys(names))
-
-
-def _code_text(code: types.CodeType) -> str:
-    """Stands in for source that cannot be read (typed at a prompt, made by exec): the instructions and constants."""
-    nested = [c for c in code.co_consts if isinstance(c, types.CodeType)]
-    plain = [sorted(map(repr, c)) if isinstance(c, frozenset) else repr(c) for c in code.co_consts]
-    plain = [text for text, c in zip(plain, code.co_consts) if not isinstance(c, types.CodeType)]
-    own = f"{hashlib.sha256(code.co_code).hexdigest()[:16]} {plain} {code.co_names} {code.co_varnames}"
-    return "\n".join([f"bytecode {own}", *map(_code_text, nested)])
+def _slots(x: type) -> list[str]:
+    names = vars(x).get("__slots__", ())
+    names = [names] if isinstance(names, str) else list(names)
+    return [n for n in names if n not in ("__dict__", "__weakref__")]
 
 
 class _Describer:
     """Turns values into canonical text; `seen` numbers what is being described, so that cycles end.
 
-    Objects met are kept alive in `seen`: an address that is reused would be taken for a cycle.
+    `texts` keeps the text of what is described already, so that a graph takes time in proportion to its size. Objects
+    met are kept alive: an address that is reused would be taken for the object that had it before.
     """
 
     def __init__(self):
         self.seen: dict[int, tuple[int, Any]] = {}
+        self.texts: dict[int, tuple[str, Any]] = {}
+        self.libraries: set[str] = set()
 
     def _once(self, x: Any, describe: Callable[[], Any], again: Callable[[int], Any]):
         if id(x) in self.seen:
@@ -175,33 +163,56 @@ class _Describer:
         if isinstance(x, jax.core.Tracer):
             raise TypeError("fingerprint: expected concrete values, got a traced one; call it outside jit and vmap")
         if isinstance(x, enum.Enum):
-            return f"{type(x).__qualname__}.{x.name}"
+            return f"{type(x).__qualname__}.{x.name} = {self.value(x.value)}"
+        if isinstance(x, np.ma.MaskedArray):
+            return f"masked {self._array(np.ma.getdata(x))} {self._array(np.ma.getmaskarray(x))}"
         if isinstance(x, (np.ndarray, np.generic, jax.Array)):
             return self._array(x)
         if isinstance(x, np.dtype):
             return f"dtype {x}"
         if isinstance(x, types.ModuleType):
             return f"module {x.__name__}"
-        if isinstance(x, type):
-            return self._class(x)
-        if isinstance(x, (dict, list, tuple, set, frozenset)):
-            before = dict(self.seen)
-            text = self._once(x, lambda: self._container(x), lambda n: f"<seen {n}>")
-            self.seen = before  # only a true cycle counts: the same list twice is described twice
-            return text
-        if isinstance(x, _FUNCTIONS) or callable(getattr(x, "__wrapped__", None)):
-            return f"<function {_digest(chr(10).join(_Describer._nested(self, x)))[:16]}>"
+        if isinstance(x, _FUNCTIONS) or callable(getattr(x, "__wrapped__", None)) and not isinstance(x, type):
+            return f"<function {_digest(chr(10).join(self._nested(x)))[:16]}>"
         if isinstance(x, (types.BuiltinFunctionType, np.ufunc)):
-            return f"library {getattr(x, '__module__', None) or 'numpy'}.{x.__name__}"
+            return self._library(getattr(x, "__module__", None) or "numpy", x.__name__)
+        if id(x) in self.texts:
+            return self.texts[id(x)][0]
+        describe = self._object
+        if isinstance(x, type):
+            describe = self._class
+        elif isinstance(x, (dict, list, tuple, set, frozenset)):
+            describe = self._container
+        if id(x) in self.seen:
+            return f"<seen {self.seen[id(x)][0]}>"
         before = dict(self.seen)
-        text = self._once(x, lambda: self._object(x), lambda n: f"<seen {n}>")
-        self.seen = before
+        self.seen[id(x)] = (len(before), x)
+        text = describe(x)
+        self.seen = before  # only a true cycle counts: the same list twice is described twice
+        text = text if len(text) <= _LONG else f"{text[:60]}... {_digest(text)}"
+        self.texts[id(x)] = (text, x)
         return text
 
     def _nested(self, x: Any) -> list[str]:
         inner = _Describer()
-        inner.seen = dict(self.seen)
+        inner.seen, inner.texts, inner.libraries = dict(self.seen), self.texts, self.libraries
         return inner.function_lines(x)
+
+    def _library(self, module: str, name: str) -> str:
+        self.libraries.add(module.split(".")[0])
+        return f"library {module}.{name}"
+
+    def library_versions(self) -> list[str]:
+        """A line for every installed library met that `versions` does not list."""
+        found = []
+        for name in sorted(self.libraries - {*versions(), *OWN, *sys.stdlib_module_names}):
+            for distribution in [name, *distributions().get(name, [])]:  # not __version__: it needs the import
+                try:
+                    found.append(f"version of {name} {importlib.metadata.version(distribution)}")
+                    break
+                except importlib.metadata.PackageNotFoundError:
+                    continue
+        return found
 
     def _array(self, x: Any) -> str:
         if isinstance(x, jax.Array) and jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
@@ -215,42 +226,71 @@ class _Describer:
         return f"{head} {hashlib.sha256(np.ascontiguousarray(x).tobytes()).hexdigest()[:32]}"
 
     def _container(self, x: Any) -> str:
+        kind = "" if type(x) in (dict, list, tuple, set, frozenset) else self.value(type(x))
         if isinstance(x, dict):
-            pairs = sorted((self.value(k), self.value(v)) for k, v in x.items())
-            return "{" + ", ".join(f"{k}: {v}" for k, v in pairs) + "}"
+            keys = sorted(((self.value(k), k) for k in x), key=lambda pair: pair[0])
+            return kind + "{" + ", ".join(f"{text}: {self.value(x[k])}" for text, k in keys) + "}"
         if isinstance(x, (set, frozenset)):
-            return "set{" + ", ".join(sorted(map(self.value, x))) + "}"
+            return kind + "set{" + ", ".join(sorted(map(self.value, x))) + "}"
         if hasattr(x, "_fields"):
-            return f"{type(x).__qualname__}({', '.join(f'{n}={self.value(v)}' for n, v in zip(x._fields, x))})"
+            return f"{kind}({', '.join(f'{n}={self.value(v)}' for n, v in zip(x._fields, x))})"
         inside = ", ".join(map(self.value, x))
-        return f"[{inside}]" if isinstance(x, list) else f"({inside})"
+        return f"{kind}[{inside}]" if isinstance(x, list) else f"{kind}({inside})"
 
     def _class(self, x: type) -> str:
-        if _is_library(x):
+        """A library's class by name; the user's by the functions and plain values of it and of its user's bases."""
+        if is_library(x):
+            self._library(x.__module__, x.__qualname__)
             return f"class {x.__module__}.{x.__qualname__}"
-        try:
-            return f"class {x.__qualname__} {_digest(inspect.getsource(x))[:16]}"
-        except (OSError, TypeError):
-            return f"class {x.__qualname__}"
+        lines = []
+        for base in x.__mro__:
+            if is_library(base):
+                lines.append(self.value(base))
+                continue
+            lines.append(base.__qualname__)
+            for name, member in sorted(vars(base).items()):
+                for part in ("__func__", "method", "fget", "func"):  # static and class methods, properties, Modules
+                    member = getattr(member, part, None) or member
+                if isinstance(member, types.FunctionType) and not member.__code__.co_filename.startswith("<string>"):
+                    lines += [name, *self._nested(member)]
+                elif not name.startswith("__") and isinstance(member, _PLAIN):
+                    lines.append(f"{name} = {self.value(member)}")
+        return f"class {x.__qualname__} {_digest(chr(10).join(lines))[:16]}"
 
     def _object(self, x: Any) -> str:
-        """Records and objects by type and fields; what has no readable fields by its text without addresses."""
-        kind = self._class(type(x))
+        """Records, pytrees and objects by their type and fields; the rest by its text, if that has no address."""
+        kind = self.value(type(x))
+        if x is np.random.mtrand._rand:
+            return "the global numpy.random"  # seeded anew in every process
         if dataclasses.is_dataclass(x):
             fields = {f.name: getattr(x, f.name, None) for f in dataclasses.fields(x)}
-        elif hasattr(x, "__array__"):
-            return f"{kind} {self._array(np.asarray(x))}"
-        elif not _is_library(type(x)) and hasattr(x, "__dict__"):
-            fields = vars(x)
+        elif not jax.tree_util.all_leaves([x]):
+            children, aux = jax.tree_util.default_registry.flatten_one_level(x)
+            fields = {"children": list(children), "aux": aux}
+        elif type(x).__reduce_ex__ is object.__reduce_ex__ and type(x).__reduce__ is object.__reduce__ and (
+            not is_library(type(x))
+        ):
+            names = [n for c in type(x).__mro__ for n in _slots(c)]
+            fields = {**{n: getattr(x, n) for n in names if hasattr(x, n)}, **getattr(x, "__dict__", {})}
         else:
-            text = repr(x)
-            return kind if " at 0x" in text else f"{kind} {text}"
-        return f"{kind}({', '.join(f'{n}={self.value(v)}' for n, v in sorted(fields.items()))})"
+            try:
+                saved = x.__reduce_ex__(4)
+            except Exception:  # anything may come from a foreign object that cannot be saved
+                text = repr(x)
+                return kind if " at 0x" in text else f"{kind} {text}"
+            if isinstance(saved, str):
+                return f"{kind} {saved}"
+            _, arguments, state, items, pairs = [*saved, None, None, None][:5]
+            fields = {"arguments": arguments, "state": state}
+            fields |= {"items": None if items is None else list(items), "pairs": None if pairs is None else [*pairs]}
+        return f"{kind}({', '.join(f'{n}={self.value(v)}' for n, v in sorted(fields.items()) if v is not None)})"
 
     # --- functions ---------------------------------------------------------------------------------------
 
     def function_lines(self, f: Callable) -> list[str]:
         """Source, dependences and, below, the sources of the user's functions it reaches."""
+        if not isinstance(f, _FUNCTIONS) and not callable(getattr(f, "__wrapped__", None)):
+            return [self.value(f)]  # a callable object, a class, a built-in
         return self._once(f, lambda: self._function_lines(f), lambda n: [f"<function seen {n}>"])
 
     def _function_lines(self, f: Callable) -> list[str]:
@@ -263,13 +303,16 @@ class _Describer:
         if isinstance(f, types.FunctionType):
             return self._plain_function_lines(f)
         wrapped = getattr(f, "__wrapped__", None)
-        if callable(wrapped):  # jitted, custom_jvp, ...: the wrapper's kind and the function inside
-            return [f"wrapped by {type(f).__module__}.{type(f).__qualname__}", *self.function_lines(wrapped)]
-        return [self.value(f)]
+        # jitted, custom_jvp, ...: the wrapper's kind and the function inside
+        lines = [f"wrapped by {type(f).__module__}.{type(f).__qualname__}", *self.function_lines(wrapped)]
+        for name in _RULES:
+            if getattr(f, name, None) is not None:
+                lines += self._named("rule", name, getattr(f, name))
+        return lines
 
     def _plain_function_lines(self, f: types.FunctionType) -> list[str]:
-        library = _is_library(f)
-        lines = [f"library {f.__module__}.{f.__qualname__}"] if library else self._source_lines(f)
+        library = is_library(f)
+        lines = [self._library(f.__module__ or "builtins", f.__qualname__)] if library else self._source_lines(f)
         for name, cell in zip(f.__code__.co_freevars, f.__closure__ or ()):
             try:
                 lines += self._named("closure", name, cell.cell_contents)
@@ -284,27 +327,61 @@ class _Describer:
         for name, value in sorted((f.__kwdefaults__ or {}).items()):
             lines += self._named("default", name, value)
         if not library:
-            for name in _names(f.__code__):
+            names = names_of(f.__code__)
+            for name in names:
                 if name in f.__globals__:
-                    lines += self._named("global", name, f.__globals__[name])
+                    lines += self._named("global", name, f.__globals__[name], names)
+            for name in imports(f.__code__):
+                lines += self._imported(name, f.__globals__.get("__package__") or "", names)
         return lines
 
     @staticmethod
     def _source_lines(f: types.FunctionType) -> list[str]:
+        if f.__name__ == "<lambda>":
+            return [*lambda_source(f.__code__), *code_text(f.__code__).splitlines()]
         try:
             text = textwrap.dedent(inspect.getsource(f.__code__))  # the code's, not that of what it wraps
         except (OSError, TypeError):
-            return _code_text(f.__code__).splitlines()
-        if f.__name__ == "<lambda>":  # the source is the whole statement, and two lambdas may stand in one
-            text += f"\n{_code_text(f.__code__)}"
-        return [line.rstrip() for line in text.splitlines() if line.strip()]
+            text = ""
+        # The source is for people who read a difference. A file edited after the import shows what does not run.
+        return [line.rstrip() for line in [*text.splitlines(), *code_text(f.__code__).splitlines()] if line.strip()]
 
-    def _named(self, kind: str, name: str, x: Any) -> list[str]:
+    def _named(self, kind: str, name: str, x: Any, names: Sequence[str] = ()) -> list[str]:
         if isinstance(x, types.ModuleType):
-            return []
+            return self._module_lines(name, x, names)
         if isinstance(x, _FUNCTIONS):
             return [f"{kind} {name}:", *(f"    {line}" for line in self.function_lines(x))]
         return [f"{kind} {name} = {self.value(x)}"]
+
+    def _module_lines(self, name: str, module: types.ModuleType, names: Sequence[str], above: tuple = ()) -> list[str]:
+        """What code that names a module of the user's own may reach in it: every attribute whose name it holds."""
+        if is_library(module):
+            self.libraries.add(module.__name__.split(".")[0])
+            return []
+        lines, above = [], (*above, module)
+        for attribute in names:
+            inner = vars(module).get(attribute, module)
+            if isinstance(inner, types.ModuleType):
+                lines += [] if inner in above else self._module_lines(attribute, inner, names, above)
+            else:
+                lines += self._named(name, attribute, inner)
+        return lines
+
+    def _imported(self, name: str, package: str, names: Sequence[str]) -> list[str]:
+        """A module that a function imports when it runs: imported now, if it is the user's own."""
+        for candidate in [name, f"{package}.{name}"] if package else [name]:
+            try:
+                spec = importlib.util.find_spec(candidate)
+                if spec is None or spec.origin is None:
+                    continue
+                own = candidate.split(".")[0] in OWN
+                if not own and os.path.exists(spec.origin) and not is_installed(spec.origin):
+                    return self._module_lines(name, importlib.import_module(candidate), names)
+            except (ImportError, ValueError, AttributeError):
+                continue
+            self.libraries.add(candidate.split(".")[0])
+            return []
+        return []
 
 
 __all__ = ["device_description", "fingerprint", "source_of", "versions"]

@@ -5,6 +5,7 @@ positions, so a code is explained together with the room it came from. Merging s
 solves is bitwise or, so nothing that went wrong on the way is forgotten.
 """
 
+import dataclasses
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -162,6 +163,9 @@ def _statuses(x: Any, path: str = "") -> Iterator[tuple[str, Any]]:
                 yield f"{path}{name}", value
             else:
                 yield from _statuses(value, f"{path}{name}.")
+    elif dataclasses.is_dataclass(x) and not isinstance(x, type):
+        fields = {f.name: getattr(x, f.name, None) for f in dataclasses.fields(x)}
+        yield from _statuses(fields, path)
     elif isinstance(x, (list, tuple)):
         for i, value in enumerate(x):
             yield from _statuses(value, f"{path}{i}.")
@@ -172,8 +176,8 @@ def _coordinates(status: Any, index: tuple[int, ...]) -> str:
     if hasattr(status, "dims"):
         names = []
         for dim, i in zip(status.dims, index):
-            label = status.coords[dim].values[i] if dim in status.coords else i
-            names.append(f"{dim}={label}")
+            along = [name for name, c in status.coords.items() if c.dims == (dim,)]  # zipped axes share a dimension
+            names += [f"{name}={status.coords[name].values[i]}" for name in along] or [f"{dim}={i}"]
         return ", ".join(names)
     return f"[{', '.join(map(str, index))}]" if index else "the result"
 

@@ -258,11 +258,14 @@ def fit(
             found = _checkpoint.restore(checkpoint, like, config=config)
             state, losses = found["state"], found["losses"]
 
+    reached = {"state": state, "losses": losses}  # replaced as one, so that a Ctrl-C at any moment saves a pair
+
     def save():
         nonlocal saved
-        if checkpoint is not None and len(losses) > saved:
-            _checkpoint.save(checkpoint, {"state": state, "losses": losses}, len(losses), config=config)
-            saved = len(losses)
+        if checkpoint is not None and len(reached["losses"]) > saved:
+            saving = reached
+            _checkpoint.save(checkpoint, saving, len(saving["losses"]), config=config)
+            saved = len(saving["losses"])
 
     count, last_save = 1, time.monotonic()
     with _bar(progress, num_steps) as bar:
@@ -272,6 +275,7 @@ def fit(
                 start, stop = time.monotonic(), min(len(losses) + count, num_steps)
                 state, values = _advance(key, state, loss, batches, optimizer, jnp.int32(stop), _MAX_STEPS_PER_CALL)
                 losses = np.append(losses, np.asarray(values, np.float64)[: stop - len(losses)])
+                reached = {"state": state, "losses": losses}
                 bar.update(len(losses) - bar.n)
                 bar.set_postfix_str(f"loss {losses[-1]:.4g}", refresh=False)
                 now = time.monotonic()

@@ -15,14 +15,14 @@ def run(scene: str, folder: pathlib.Path, *, fast: bool = False) -> int:
     """Run one scene into `folder`; returns an exit status. Ctrl-C leaves what is finished, and a rerun goes on.
 
     Raises:
-        SystemExit: an unknown scene, or a missing extra, with the remedy.
+        SystemExit: an unknown scene, a folder that cannot be used, or a missing extra, with the remedy.
     """
     if scene not in SCENES:
         raise SystemExit(f"jaxsci demo: there is no scene {scene!r}; there are: {', '.join(SCENES)}")
     try:
         importlib.import_module(SCENES[scene]).scene(pathlib.Path(folder), fast)
     except KeyboardInterrupt:
-        print(f"\nstopped; the finished part is in {folder}/, the same command continues it", file=sys.stderr)
+        print(f"\nstopped; the same command goes on with what the sweep in {folder}/ has finished", file=sys.stderr)
         return 130
     except (ImportError, OSError) as error:
         raise SystemExit(f"jaxsci demo: {error}") from error

@@ -7,6 +7,7 @@ from jax.tree_util import Partial
 from jaxsci import diffusion, sweep
 from jaxsci.diffusion import digits, grids, predictions, schedules, solvers, statistics, v3
 
+SAMPLES = 64  # of the digits at every noise level, for the statistics of DPM-v3
 IMAGES, SCHEDULE, BANDWIDTH = jnp.asarray(digits.data()[0]), schedules.vp_linear(), 0.3
 CALLS, GRIDS = (5, 6, 8, 10, 12, 15, 20), {"uniform in time": grids.time, "uniform in log-SNR": grids.logsnr}
 SOLVERS = {
@@ -44,16 +45,16 @@ def point(table):
     return {"image": images.reshape(-1, 8, 8), "error": jnp.sqrt(jnp.mean((images - EXACT) ** 2, axis=1))}
 
 
-def study(samples=64, **options):
+def study(**options):
     """All grids, solvers and numbers of calls as one labelled data set; `options` are those of `sweep.run`."""
-    stats = statistics.estimate(jax.random.key(1), MODEL, SCHEDULE, IMAGES, num_lams=60, num_samples=samples)
+    stats = statistics.estimate(jax.random.key(1), MODEL, SCHEDULE, IMAGES, num_lams=60, num_samples=SAMPLES)
     every = [(grid, name, n) for grid in GRIDS for name in SOLVERS for n in CALLS]
     tables = {(grid, name, n): SOLVERS[name](GRIDS[grid](SCHEDULE, n), stats) for grid, name, n in every}
     space = sweep.product(table=sweep.stack(tables, dims=("grid", "solver", "calls")))
     dims = {"image": ("latent", "row", "column"), "error": ("latent",)}
-    return sweep.run(point, space, dims=dims, batch="map", **options)  # one after another: padding is skipped
+    units = {"image": "1", "error": "1"}
+    return sweep.run(point, space, dims=dims, units=units, batch="map", **options)  # one by one: padding is skipped
 
 
 if __name__ == "__main__":
-    ds = study(out="study")
-    print(ds.error.mean("latent").sel(grid="uniform in time").to_pandas().round(3))
+    print(study().error.mean("latent").sel(grid="uniform in time").to_pandas().round(3).to_string())

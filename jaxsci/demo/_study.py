@@ -7,37 +7,39 @@ from jaxsci import bandits, linear, sweep
 from jaxsci.demo import photographs
 
 jax.config.update("jax_enable_x64", True)  # iteration counts at a tolerance of 1e-8 need double precision
-ROUNDS, ARMS, SOR, PCG = 1000, jnp.linspace(1.0, 1.95, 20), linear.methods.sor, linear.methods.ssor_pcg
+ROUNDS, SEEDS = 1000, 2
+ARMS, SOR, PCG = jnp.linspace(1.0, 1.95, 20), linear.methods.sor, linear.methods.ssor_pcg
 PHOTOGRAPHS = linear.streams.perona_malik(photographs.noisy(), steps_per_image=30)
-PROBLEMS = {  # stream, method, range of the context, best fixed arm, tolerance
+PROBLEMS = {  # stream, method, range of the context, a good fixed arm, tolerance
     "random shift": (linear.streams.shifted_laplacian((10, 10)), SOR, {"low": -0.15, "high": 0.65}, 16, 1e-8),
     "heat equation": (linear.streams.heat(25), PCG, {"low": 0.0, "high": 10.0}, 8, 1e-8),
     "photograph": (PHOTOGRAPHS, SOR, {"low": 0.0, "high": 2.0}, 11, 1e-6),
 }
 POLICIES = {
-    "ω = 1": lambda best, span: bandits.fixed(20, arm=0),
-    "best fixed ω": lambda best, span: bandits.fixed(20, arm=best),
-    "ε-greedy": lambda best, span: bandits.epsilon_greedy(20),
-    "Tsallis-INF": lambda best, span: bandits.tsallis_inf(20, floor=1.0),
-    "binned Tsallis-INF": lambda best, span: bandits.binned(bandits.tsallis_inf(20, floor=1.0), 5, **span),
-    "ChebCB": lambda best, span: bandits.cheb_cb(20, floor=1.0, **span),
+    "ω = 1": lambda good, span: bandits.fixed(20, arm=0),
+    "fixed ω": lambda good, span: bandits.fixed(20, arm=good),
+    "ε-greedy": lambda good, span: bandits.epsilon_greedy(20),
+    "Tsallis-INF": lambda good, span: bandits.tsallis_inf(20, floor=1.0),
+    "binned Tsallis-INF": lambda good, span: bandits.binned(bandits.tsallis_inf(20, floor=1.0), 5, **span),
+    "ChebCB": lambda good, span: bandits.cheb_cb(20, floor=1.0, **span),
 }
 
 
 def point(key, problem, policy):
     """One policy on one sequence of problems: a record of every round."""
-    stream, method, span, best, tol = PROBLEMS[problem]
-    chosen = bandits.choose([make(best, span) for make in POLICIES.values()], policy)
+    stream, method, span, good, tol = PROBLEMS[problem]
+    chosen = bandits.choose([make(good, span) for make in POLICIES.values()], policy)
     return linear.tuned_sequence(key, stream, method, chosen, ARMS, num_rounds=ROUNDS, tol=tol)[1]
 
 
-def study(seeds=2, **options):
+def study(**options):
     """All problems, policies and seeds as one labelled data set; `options` are those of `sweep.run`."""
     policies = sweep.stack({name: i for i, name in enumerate(POLICIES)}, dims=("policy",))
-    space = sweep.product(problem=sweep.static(list(PROBLEMS)), policy=policies, key=sweep.keys(seeds))
+    space = sweep.product(problem=sweep.static(list(PROBLEMS)), policy=policies, key=sweep.keys(SEEDS))
     dims = {name.replace("status", "point.status"): ("round",) for name in linear.Record._fields}
-    return sweep.run(point, space, dims=dims, **options)
+    units = {"steps": "iterations", "cost": "iterations", "parameter": "1", "residual": "1"}
+    return sweep.run(point, space, dims=dims, units=units, **options)
 
 
 if __name__ == "__main__":
-    print(study(out="study").steps.sum("round").mean("key").to_pandas())
+    print(study().steps.sum("round").mean("key").to_pandas().to_string())

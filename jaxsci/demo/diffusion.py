@@ -14,11 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxsci import diffusion, plot
+from jaxsci import diffusion, plot, sweep
 from jaxsci.core.extras import require
 from jaxsci.core.provenance import device_description, versions
 from jaxsci.demo import _shared, page
 
+_SETTINGS, _FAST = "SAMPLES = 64", "SAMPLES = 16"
 _SHOWN = 6  # model calls of the pictures
 _ROWS, _COLUMNS = 4, 8  # latents in each picture
 
@@ -27,36 +28,50 @@ def scene(folder: pathlib.Path, fast: bool) -> None:
     """Run the scene into `folder`.
 
     Args:
-        folder: made if it is not there.
-        fast: small sizes.
+        folder: made if it is not there; what a former run of the same sizes finished in it is kept and used.
+        fast: small sizes; their sweep is kept beside that of the full ones.
 
     Raises:
-        OSError: the folder cannot be written.
+        OSError: the folder cannot be written, or holds another scene.
         ImportError: the extra "demo" is missing.
     """
     began = time.perf_counter()
     require("matplotlib", "demo", "the demo")
     require("xarray", "demo", "the demo")
-    _shared.writable(folder)
-    from jaxsci.demo import _diffusion_study as study
-
+    _shared.claim(folder, "diffusion")
     device = device_description()
     print(
         f"jaxsci {versions()['jaxsci']} · jax {jax.__version__} · {jax.device_count()} x {device['kind']}", flush=True
     )
+    print("the exact samples, by a fine grid of 200 steps ...", flush=True)
+    full, small = _shared.source("_diffusion_study.py", {}), _shared.source("_diffusion_study.py", {_SETTINGS: _FAST})
+    text = small if fast else full
+    study = _shared.load(text)
     report = page.Page("How many model calls does a sample need?", _summary(study), _shared.environment(device))
+    kept = _shared.sweep_folder(folder, text)
+    print("the statistics of the model and the study ...", flush=True)
     started = time.perf_counter()
-    ds = study.study(16 if fast else 64, out=folder / "sweep", overwrite=True, progress=False)
+    ds = _run(study, kept)
     _study(report, ds, time.perf_counter() - started)
     _pictures(report, folder, ds, study)
     _errors(report, folder, ds)
+    print("one program for all numbers of calls, against one for each ...", flush=True)
     _programs(report, study, study.CALLS[:2] if fast else study.CALLS[::3])
-    shutil.copyfile(folder / "sweep" / "results.nc", folder / "results.nc")
-    shutil.copyfile(study.__file__, folder / "study.py")
-    report.write(folder / "index.html", pathlib.Path(study.__file__).read_text(encoding="utf-8"))
+    shutil.copyfile(kept / "results.nc", folder / "results.nc")
+    _shared.write_study(folder / "study.py", text, (full, small))
+    report.write(folder / "index.html", text)
     print(
         f"\nwrote {folder}/: index.html, results.nc, study.py and the pictures, in {time.perf_counter() - began:.0f} s"
     )
+
+
+def _run(study, kept: pathlib.Path):
+    """The study; a sweep of this scene under other versions or data takes seconds, so it is computed anew."""
+    try:
+        return study.study(out=kept, progress=False)
+    except sweep.SweepMismatch:
+        print(f"{kept} holds results of other versions or settings: computed anew", flush=True)
+        return study.study(out=kept, overwrite=True, progress=False)
 
 
 def _summary(study) -> str:
@@ -82,11 +97,15 @@ def _study(report, ds, seconds: float) -> None:
         for grid in ds["grid"].values
         for solver in ds["solver"].values
     ]
-    header = ["time grid", "mean error, calls:", *(str(n) for n in ds["calls"].values)]
+    header = ["time grid", "solver", *(f"{n} calls" for n in ds["calls"].values)]
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
     for row in [header, *rows]:
         print("  ".join(c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths))), flush=True)
     report.table(header, rows)
+    report.paragraph(
+        f"The table holds the mean error per pixel over the latents for every number of model calls; the best solver "
+        f"with {ds['calls'].values[1]} calls stands out on each grid."
+    )
     best = mean.sel(grid=ds["grid"].values[0], calls=8)
     report.line(
         f"8 calls, {ds['grid'].values[0]}: DPM-v3 {float(best.sel(solver='DPM-v3')):.3f}, UniPC-3 "
@@ -118,7 +137,7 @@ def _errors(report, folder, ds) -> None:
     for ax, grid in zip(np.ravel(axes), ds["grid"].values):
         error = ds["error"].sel(grid=grid).rename("error per pixel")
         plot.lines(error, x="calls", over="latent", by="solver", band=None, log="y", title=str(grid), ax=ax)
-    text = "Mean error against model calls: what a solver gains depends on the time grid as much as on its order."
+    text = "Mean error over all latents against the number of model calls, on both time grids."
     report.figure(np.ravel(axes), folder / "errors.png", text)
 
 
@@ -139,7 +158,7 @@ def _programs(report, study, calls) -> None:
     difference = max(float(np.abs(a - b).max()) for a, b in zip(padded, plain))
     report.line(
         f"UniPC-3 with {', '.join(map(str, calls))} calls, compilation included: one program for all {together:.2f} s, "
-        f"a program for each {apart:.2f} s: {apart / together:.1f} times faster; largest difference {difference:.0e}."
+        f"a program for each {apart:.2f} s: {apart / together:.1f} times as long; largest difference {difference:.0e}."
     )
 
 

@@ -26,6 +26,7 @@ class Page:
 
     def __init__(self, title: str, lead: str, environment: str):
         self.title, self.lead, self.environment = title, lead, environment
+        self._paragraphs: list[str] = []
         self._tables: list[str] = []
         self._figures: list[str] = []
         self._lines: list[str] = []
@@ -34,6 +35,10 @@ class Page:
         """Print a measured sentence and keep it for the page."""
         print(text, flush=True)
         self._lines.append(text)
+
+    def paragraph(self, text: str) -> None:
+        """Explain something on the page, above the tables; nothing is printed."""
+        self._paragraphs.append(f"<p>{html.escape(text)}</p>")
 
     def figure(self, axes: Any, file: pathlib.Path, caption: str) -> None:
         """Save the figure of these Axes as PNG, keep a copy for the page, and close it."""
@@ -48,12 +53,18 @@ class Page:
             f"<figcaption>{html.escape(caption)}</figcaption></figure>"
         )
 
-    def table(self, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-        """A table whose first two columns are names; the first groups the rows, and each group's best stands out."""
-        rows = [list(row) for row in rows]
+    def table(self, header: Sequence[str], rows: Iterable[Sequence[str]], bounds: Iterable[str] = ()) -> None:
+        """A table whose first two columns are names; the first groups the rows, and each group's best stands out.
+
+        Args:
+            header: names of the columns.
+            rows: cells as text; the fourth is the number whose least stands out.
+            bounds: names in the second column that are known in hindsight only and do not compete.
+        """
+        rows, bounds = [list(row) for row in rows], set(bounds)
         best = {}
         for row in rows:
-            if row[1] != "instance-optimal":
+            if row[1] not in bounds:
                 best.setdefault(row[0], []).append((float(row[3]), row[1]))
         winners = {group: min(entries)[1] for group, entries in best.items()}
         cells = ['<th class="n">' if i > 1 else "<th>" for i in range(len(header))]
@@ -61,7 +72,7 @@ class Page:
         previous = None
         for row in rows:
             kind = "first " if row[0] != previous else ""
-            kind += "best" if winners[row[0]] == row[1] else ""
+            kind += "best" if winners.get(row[0]) == row[1] else ""
             shown = [row[0] if row[0] != previous else "", *row[1:]]
             previous = row[0]
             body = "".join(f"<td{' class=n' if i > 1 else ''}>{html.escape(c)}</td>" for i, c in enumerate(shown))
@@ -76,7 +87,7 @@ class Page:
             f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(self.title)}</title>'
             f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{_STYLE}</style></head><body>'
             f'<h1>{html.escape(self.title)}</h1><p class="lead">{html.escape(self.lead)}</p>'
-            f"{''.join(self._tables)}{''.join(self._figures)}<h2>Measured</h2><ul>{lines}</ul>{code}"
+            f"{''.join(self._paragraphs)}{''.join(self._tables)}{''.join(self._figures)}<h2>Measured</h2><ul>{lines}</ul>{code}"
             f'<p class="small">{html.escape(self.environment)}. The numbers behind it: results.nc '
             "(xarray.open_dataset). The study itself, ready to edit: study.py.</p></body></html>",
             encoding="utf-8",

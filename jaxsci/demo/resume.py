@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 
 import jax
@@ -33,12 +34,21 @@ def small_sweep(folder: pathlib.Path):
 def demonstrate(folder: pathlib.Path) -> str:
     """Start the sweep in a process of its own, kill it once chunks are there, resume it here, and compare.
 
+    Args:
+        folder: made if it is not there; the sweeps are in a new folder inside it, which is removed at the end.
+
     Returns:
         A sentence that says what happened; it contains "bit-identical" exactly when the bits are equal.
     """
-    shutil.rmtree(folder, ignore_errors=True)
-    killed, whole = folder / "killed", folder / "whole"
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    work = pathlib.Path(tempfile.mkdtemp(prefix="resume-", dir=folder))  # no folder of the user's is ever removed
+    try:
+        return _demonstrate(work / "killed", work / "whole")
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _demonstrate(killed: pathlib.Path, whole: pathlib.Path) -> str:
     child = subprocess.Popen(
         [sys.executable, "-m", "jaxsci.demo.resume", str(killed)],
         env=os.environ | {"JAX_ENABLE_X64": str(int(jax.config.jax_enable_x64))},
@@ -56,7 +66,6 @@ def demonstrate(folder: pathlib.Path) -> str:
     chunks = len(list(killed.glob("**/*.npz")))
     resumed, straight = small_sweep(killed), small_sweep(whole)
     same = all(resumed[v].values.tobytes() == straight[v].values.tobytes() for v in straight.data_vars)
-    shutil.rmtree(folder, ignore_errors=True)
     return (
         f"A sweep of {resumed['iterations'].size} points killed (SIGKILL) after {chunks} of 40 chunks and resumed: "
         f"{'bit-identical' if same else 'DIFFERENT'} to the uninterrupted run."

@@ -70,7 +70,10 @@ def regret(
             raise ValueError(f"plot.regret: no policy {baseline!r} to be the baseline; there are {known}")
         reference, name = values[known.index(baseline)], policies[known.index(baseline)]
     else:
-        reference, name = np.asarray(getattr(baseline, "values", baseline), np.float64), "baseline"
+        if hasattr(baseline, "dims"):  # by name, whatever the order
+            wanted = [d for d in (_style.names(over) + _style.names(x)) if d in baseline.dims]
+            baseline = baseline.transpose(*wanted).values if set(wanted) == set(baseline.dims) else baseline.values
+        reference, name = np.asarray(baseline, np.float64), "baseline"
         if reference.shape not in (values.shape[1:], values.shape[2:]):
             raise ValueError(
                 f"plot.regret: baseline must have shape {values.shape[2:]} or {values.shape[1:]}, got {reference.shape}"

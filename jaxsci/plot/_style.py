@@ -47,7 +47,7 @@ def read(function: str, data: Any, dims: Sequence[str] = ()) -> Labelled:
         if values.ndim != len(names):
             raise ValueError(
                 f"plot.{function}: a plain array of shape {values.shape} needs {values.ndim} names of axes, got "
-                f"{list(names)}; pass dims=, or a DataArray"
+                f"{list(names)}; pass a DataArray, or dims= where the function takes it"
             )
         coords = {dim: np.arange(size) for dim, size in zip(names, values.shape)}
         label, labels = "", {dim: dim for dim in names}
@@ -119,7 +119,7 @@ def finish(ax, *, xlabel: str, ylabel: str, title: str | None, log: str = "") ->
 
 def direct_labels(ax, entries: Sequence[tuple[Any, Any, str, str]]) -> None:
     """Write (x, y, text, colour) to the right of the ends of lines, moved apart where they would overlap."""
-    entries = [entry for entry in entries if entry[2] and np.isfinite(entry[1])]
+    entries = [(ax.convert_xunits(x), *rest) for x, *rest in entries if rest[1] and np.isfinite(rest[0])]  # dates too
     if not entries:
         return
     ax.figure.draw_without_rendering()  # settles layout and limits, on which the distances depend

@@ -200,6 +200,8 @@ def _padded(arrays: list[np.ndarray], pad: Any, names: list[str], path) -> list[
 def _grid(entries: Mapping[Any, Any], dims: tuple[str, ...]) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
     """Labels along each of `dims`, and which entry stands where; the tuple labels must fill the grid."""
     tuples = [label if isinstance(label, tuple) else (label,) for label in entries]
+    if len(set(dims)) < len(dims):
+        raise ValueError(f"sweep.stack: dims must be different names, got {dims}")
     if any(len(t) != len(dims) for t in tuples):
         raise ValueError(f"sweep.stack: dims {dims} need labels of {len(dims)} parts, got {list(entries)}")
     levels = [list(dict.fromkeys(t[d] for t in tuples)) for d in range(len(dims))]
@@ -294,6 +296,8 @@ def keys(num: int | Sequence[int] | np.ndarray, seed: int = 0, independent: bool
         ValueError: no keys, or seeds outside [0, 2^31).
         TypeError: seeds that are not integers.
     """
+    if isinstance(num, (int, np.integer)) and num < 0:
+        raise ValueError(f"sweep.keys: the number of keys must be positive, got {num}")
     seeds = np.arange(seed, seed + num) if isinstance(num, (int, np.integer)) else np.asarray(num)
     if not seeds.size:
         raise ValueError("sweep.keys: the axis is empty")

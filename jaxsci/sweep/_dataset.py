@@ -65,22 +65,36 @@ def check_presentation(function: str, shown: Presentation, description: dict, va
         if name not in variables and name not in coords:
             known = ", ".join([*variables, *coords])
             raise ValueError(f"sweep.{function}: units names {name!r}; outputs and axes are {known}")
+    if "status" in variables:
+        raise ValueError(
+            f"sweep.{function}: output 'status' is {variables['status'].dtype}; a status is an integer of bits (see "
+            "jaxsci.core.status), the sweep has one of its own. Rename the output, or cast it"
+        )
     for name, variable in variables.items():
-        given = shown.dims.get(name)
-        if given is None:
-            continue
+        given = trailing_dims(shown, name, variable)
         if len(given) != len(variable.shape):
             raise ValueError(
                 f"sweep.{function}: output {name!r} has {len(variable.shape)} dimensions {variable.shape}, "
                 f"dims names {len(given)}: {tuple(given)}"
             )
-        for dim, size in zip(given, variable.shape):
+        for i, (dim, size) in enumerate(zip(given, variable.shape)):
             known, owner = sizes.setdefault(dim, (size, f"output {name!r}"))
             if known != size or owner == "the space":
                 raise ValueError(
                     f"sweep.{function}: dimension {dim!r} of output {name!r} has size {size}, but {owner} has one "
                     f"of that name, of size {known}; choose another name"
                 )
+            if dim in given[:i] or dim in {*variables, *coords, "status"}:
+                other = "another dimension of it" if dim in given[:i] else "an axis" if dim in coords else "an output"
+                raise ValueError(
+                    f"sweep.{function}: dimension {dim!r} of output {name!r} has the name of {other}; choose another "
+                    f"with dims={{{name!r}: (...)}}"
+                )
+
+
+def trailing_dims(shown: Presentation, name: str, variable: Variable) -> list[str]:
+    """Names of an output's own dimensions: the given ones, or its name with a number."""
+    return shown.dims.get(name) or [f"{name}_{i}" for i in range(len(variable.shape))]
 
 
 def fill(variable: Variable, points: int) -> np.ndarray:
@@ -116,7 +130,7 @@ def build(
     flag_attrs = {"flag_masks": masks, "flag_meanings": meanings}
     found = {}
     for name, variable in variables.items():
-        trailing = shown.dims.get(name) or [f"{name}_{i}" for i in range(len(variable.shape))]
+        trailing = trailing_dims(shown, name, variable)
         attrs = {"units": shown.units[name]} if name in shown.units else {}
         array = arrays[name].reshape(*shape, *variable.shape)
         if is_status(name, variable.dtype):

@@ -6,14 +6,13 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import numpy as np
 
 from jaxsci.core import status
 from jaxsci.core.provenance import fingerprint, source_of, versions
 from jaxsci.sweep._execute import Batch
 from jaxsci.sweep._plan import check_options
-from jaxsci.sweep._run import execute, gathered, identify, refuse, run
+from jaxsci.sweep._run import execute, gathered, identify, refuse, run, settings
 from jaxsci.sweep._space import Space, axis_codes, coords_of, describe, position_tokens
 from jaxsci.sweep._store import CHUNKS, Store, SweepMismatch, differences, read_record
 from jaxsci.sweep._trace import check_parameters
@@ -74,8 +73,9 @@ def _extend_folder(folder: pathlib.Path, point, space: Space, out, options: dict
             record = store.record()  # again, now that nobody else writes
             if not differences(record["identity"], identity):
                 return execute(point, space, store, {"identity": identity, "record": record}, options)
-        elif store.record() is not None:
-            raise SweepMismatch(f"sweep.extend: out={str(out)!r} holds a sweep already; choose another folder")
+        elif (begun := store.record()) is not None:  # it has the old points: they are written before the record
+            refuse("extend", out, begun, identity)
+            return execute(point, space, store, {"identity": identity, "record": begun}, options)
         sink = gathered(folder, record)
         reused = _reused(record["identity"]["space"], identity["space"], sink.arrays, sink.codes, sink.errors)
         # The bigger sweep gets a chunk folder of its own, first with the old points; replacing the record then
@@ -90,6 +90,7 @@ def _extend_folder(folder: pathlib.Path, point, space: Space, out, options: dict
         }
         notes = {"seconds": sink.seconds, "compile_seconds": sink.compile_seconds}
         notes["errors"] = {str(i): text for i, text in reused.errors.items()}
+        store.empty_chunks(grown)
         if len(reused.index):
             store.write_chunk(grown, reused.index, reused.values or {}, reused.codes, notes)
         store.write_record(grown)
@@ -102,9 +103,8 @@ def _extend_dataset(done: Any, point, space: Space, out, options: dict) -> Any:
         raise ValueError("sweep.extend: the Dataset has no provenance; pass one that sweep.run or sweep.load returned")
     if provenance["fingerprint"] != fingerprint(source_of(point)):
         raise SweepMismatch(f"sweep.extend: the Dataset was made by another {provenance['function']}: sources differ")
-    here = {**versions(), "x64": bool(jax.config.jax_enable_x64), "prng": str(jax.config.jax_default_prng_impl)}
-    for name, now in here.items():
-        then = {**provenance, **provenance["versions"]}[name]
+    for name, now in {**versions(), **settings({**_DEFAULTS, **options})}.items():
+        then = {**provenance, **provenance["versions"]}.get(name)
         if then != now:
             raise SweepMismatch(
                 f"sweep.extend: the Dataset was made with {name} {then}, here it is {now}; run it again"
@@ -173,7 +173,9 @@ def _places(dim: str, old: dict, new: dict) -> np.ndarray:
 
     def tuples(space):
         named = {n: c for n, c in sorted(coords_of(space).items()) if c.dims == (dim,)}
-        return list(named), [*zip(*(c.values.tolist() for c in named.values()))]
+        rows = zip(*(c.values.tolist() for c in named.values()))
+        # NaN equals nothing, itself included, so it needs a stand-in to be found
+        return list(named), [tuple("nan" if v != v else v for v in row) for row in rows]
 
     names, before = tuples(old)
     found = {t: i for i, t in reversed([*enumerate(tuples(new)[1])])}

@@ -108,7 +108,7 @@ def run(
             if asked["batch"] == "loop":
                 asked["lanes"] = 1
             refuse("run", out, record, {**identity, **asked})
-        known = {"identity": identity, "record": record, "overwrite": overwrite}
+        known = {"identity": identity, "record": record}
         return execute(point, space, store, known, options)
 
 
@@ -119,11 +119,19 @@ def identify(point: Callable, space: Space, options: dict) -> dict[str, Any]:
         "function": source_of(point),
         "space": describe(space),
         "versions": versions(),
+        **settings(options),
+        "allow_nan": sorted(allow_nan),
+    }
+
+
+def settings(options: dict) -> dict[str, Any]:
+    """Settings of JAX that change numbers."""
+    bits = "partitionable" if jax.config.jax_threefry_partitionable else "not partitionable"
+    return {
         "x64": bool(jax.config.jax_enable_x64),
         "platform": chosen_devices("run", options["devices"], 1)[0].platform,
-        "prng": str(jax.config.jax_default_prng_impl),
+        "prng": f"{jax.config.jax_default_prng_impl}, {bits}",
         "matmul_precision": str(jax.config.jax_default_matmul_precision),
-        "allow_nan": sorted(allow_nan),
     }
 
 
@@ -178,7 +186,7 @@ def execute(
             check(prepared.variables)
         provenance = _provenance(point, space, prepared, chosen, allow_nan, record)
         if store is not None:
-            if known.get("overwrite"):
+            if record is None:  # a new folder, or overwrite; without a record, chunks belong to nobody
                 store.clear()  # only now: a point that cannot be traced costs no old results
             record = {
                 "identity": known["identity"],
@@ -238,8 +246,7 @@ def _provenance(point, space, prepared: Prepared, devices: list, allow_nan, reco
         "fingerprint": fingerprint(source_of(point)),
         "versions": versions(),
         "device": device_description(devices),
-        "x64": bool(jax.config.jax_enable_x64),
-        "prng": str(jax.config.jax_default_prng_impl),
+        **settings({"devices": devices}),
         "seeds": seeds,
         "batch": prepared.batch,
         "lanes": prepared.lanes,

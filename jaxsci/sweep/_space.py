@@ -93,9 +93,19 @@ def _joined(function: str, parts: Sequence[Space], sizes: dict[str, int]) -> Spa
         repeated = sorted({name for name in names if names.count(name) > 1})
         if repeated:
             raise ValueError(f"sweep.{function}: {kind} {repeated[0]!r} appears twice; rename one of them")
+        for name in names:
+            if "/" in name or not name:
+                raise ValueError(f"sweep.{function}: {kind} {name!r} needs a name without /, which netCDF cannot hold")
+    coords = {name: coord for part in parts for name, coord in part.coords.items()}
+    for name, coord in coords.items():
+        if name in sizes and name not in coord.dims:
+            raise ValueError(
+                f"sweep.{function}: {name!r} is the name of a dimension and of a coordinate along {coord.dims[0]!r}; "
+                "rename one of them"
+            )
     if math.prod(sizes.values()) > MAX_POINTS:
         raise ValueError(f"sweep.{function}: {math.prod(sizes.values())} points exceed 2^31 - 1; split the space")
-    return Space(sizes, axes, {name: coord for part in parts for name, coord in part.coords.items()})
+    return Space(sizes, axes, coords)
 
 
 def _parts(function: str, spaces: Sequence[Any], axes: dict[str, Any]) -> list[tuple[str | None, Space]]:

@@ -6,10 +6,12 @@ the next one finds a set of whole chunks. ``sweep.lock`` is held by the running 
 """
 
 import difflib
+import errno
 import json
 import os
 import pathlib
 import shutil
+import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -48,14 +50,22 @@ def _write_json(path: pathlib.Path, value: Any) -> None:
 
 
 def read_chunk(path: pathlib.Path) -> dict[str, Any] | None:
-    """Arrays of a chunk with its notes, or None if the file is not whole (every array carries a CRC)."""
+    """Arrays of a chunk with its notes, or None if the file is not whole (every array carries a CRC) or not there.
+
+    A file that the system does not let us read now (rights, too many open files, a failing disk) raises: it may be
+    whole, and what is taken for damaged is removed.
+    """
     try:
         with np.load(path, allow_pickle=False) as archive:
             found = {name: archive[name] for name in archive.files}
         notes = json.loads(found.pop("notes").tobytes())
         values = {n[2:]: a for n, a in found.items() if n.startswith("v.")}
         return {"index": found["index"], "status": found["status"], "values": values, "notes": notes}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError):
+    except OSError as error:
+        if error.errno not in (None, errno.EINVAL, errno.ENOENT):
+            raise
+        return None
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError):
         return None
 
 
@@ -66,6 +76,11 @@ def _shown(values: list) -> str:
     return (
         str(values) if len(values) <= 6 else f"[{', '.join(map(str, values[:3]))}, ..., {values[-1]}] ({len(values)})"
     )
+
+
+def _equal(a: Any, b: Any) -> bool:
+    """Equality of plain data as JSON sees it, where NaN equals NaN."""
+    return json.dumps(a, sort_keys=True) == json.dumps(b, sort_keys=True)
 
 
 def _space_differences(old: dict, new: dict) -> Iterator[str]:
@@ -80,7 +95,7 @@ def _space_differences(old: dict, new: dict) -> Iterator[str]:
         n for n in old_coords if n in new_coords and n not in {*old_axes, *new_axes}
     ]:
         a, b = old_coords[name], new_coords[name]
-        if (a["values"], a["dtype"], a["dims"]) != (b["values"], b["dtype"], b["dims"]):
+        if not _equal([a["values"], a["dtype"], a["dims"]], [b["values"], b["dtype"], b["dims"]]):
             yield (
                 f"axis {name!r}: {_shown(a['values'])} {a['dtype']} over {a['dims']} in the folder, "
                 f"{_shown(b['values'])} {b['dtype']} over {b['dims']} here"
@@ -91,7 +106,7 @@ def _space_differences(old: dict, new: dict) -> Iterator[str]:
             yield f"axis {name!r} is {a['kind']} in the folder and {b['kind']} here"
         elif a["independent"] != b["independent"]:
             yield f"axis {name!r}: independent={a['independent']} in the folder, {b['independent']} here"
-        elif (a["tokens"], a["codes"]) != (b["tokens"], b["codes"]) and _labels(old, a) == _labels(new, b):
+        elif (a["tokens"], a["codes"]) != (b["tokens"], b["codes"]) and _equal(_labels(old, a), _labels(new, b)):
             changed = [i for i, (s, t) in enumerate(zip(a["tokens"] or [], b["tokens"] or [])) if s != t]
             which = f"entry {changed[0]} has another content" if changed else "its entries are arranged differently"
             yield f"axis {name!r} has the same labels, but {which}"
@@ -111,9 +126,11 @@ def differences(old: dict, new: dict) -> list[str]:
     if old["function"] != new["function"]:
         diff = difflib.unified_diff(old["function"].splitlines(), new["function"].splitlines(), n=0, lineterm="")
         changed = [line for line in list(diff)[2:] if not line.startswith("@@")]
+        told = [line for line in changed if not line[1:].lstrip().startswith("bytecode ")]
+        changed = told or changed  # bytecode says little to people; alone, that the file was edited meanwhile
         lines.append("the point function, what it closes over or what it calls (- folder, + here):")
         lines += [f"    {line}" for line in changed[:8]] + (["    ..."] if len(changed) > 8 else [])
-    if old["space"] != new["space"]:
+    if not _equal(old["space"], new["space"]):
         lines += list(_space_differences(old["space"], new["space"])) or ["the space"]
     for name in dict.fromkeys([*old["versions"], *new["versions"]]):
         a, b = old["versions"].get(name), new["versions"].get(name)
@@ -163,6 +180,15 @@ class Store:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
+            if error.errno not in (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES):
+                os.close(self._lock)
+                self._lock = None
+                warnings.warn(
+                    f"sweep.{self.function}: the file system of {str(self.folder)!r} has no locks ({error.strerror}): "
+                    "make sure that no other process writes there",
+                    stacklevel=4,
+                )
+                return
             owner = os.read(self._lock, 64).decode(errors="replace").strip() or "unknown"
             os.close(self._lock)
             self._lock = None
@@ -192,11 +218,19 @@ class Store:
             path.unlink(missing_ok=True)
 
     def clear(self) -> None:
-        """Forget the sweep: remove its own files and nothing else."""
-        (self.folder / _RECORD).unlink(missing_ok=True)
-        (self.folder / RESULTS).unlink(missing_ok=True)
+        """Forget the sweep: remove its own files and nothing else. The record goes last: chunks that a kill leaves
+        behind must not be without the record that says whose they are."""
         for path in self.folder.glob(f"{CHUNKS}*"):
             shutil.rmtree(path)
+        (self.folder / RESULTS).unlink(missing_ok=True)
+        (self.folder / _RECORD).unlink(missing_ok=True)
+
+    def empty_chunks(self, record: dict[str, Any]) -> None:
+        """Make the chunk folder of a record that is not written yet, without what a killed run has left there."""
+        path = self.chunks(record)
+        if path.exists():
+            shutil.rmtree(path)
+        path.mkdir()
 
     def chunks(self, record: dict[str, Any]) -> pathlib.Path:
         """Where the chunk files of a record are."""

@@ -129,6 +129,36 @@ def test_a_row_with_other_keys_is_refused():
         _harness.main("subject", lambda fast: [{"name": "x"}], [])
 
 
+def test_rows_before_an_exception_are_kept(tmp_path, monkeypatch, capsys):
+    def breaks(fast):
+        yield from _rows(fast)
+        raise RuntimeError("half-way")
+
+    file = tmp_path / "out.json"
+    with pytest.raises(RuntimeError, match="half-way"):
+        _harness.main("subject", breaks, ["--json", str(file)])
+    assert [line["name"] for line in json.loads(file.read_text())["rows"]] == ["first", "second"]
+    monkeypatch.setattr(everything, "subjects", lambda: ["one"])
+    monkeypatch.setattr(everything.importlib, "import_module", lambda _: types.SimpleNamespace(rows=breaks))
+    assert everything.main(["--json", str(file)]) == 1
+    assert [line["name"] for line in json.loads(file.read_text())["rows"]] == ["one: first", "one: second"]
+    assert "did not run to the end: one" in capsys.readouterr().err
+
+
+def test_a_file_that_cannot_be_written_is_refused_before_anything_runs(tmp_path, monkeypatch, capsys):
+    def never(fast):
+        raise AssertionError("ran")
+
+    (tmp_path / "taken").touch()
+    monkeypatch.setattr(everything, "subjects", lambda: ["one"])
+    monkeypatch.setattr(everything.importlib, "import_module", lambda _: types.SimpleNamespace(rows=never))
+    for file in (tmp_path / "taken" / "out.json", tmp_path):
+        for call in (lambda a: _harness.main("subject", never, a), everything.main):
+            with pytest.raises(SystemExit):
+                call(["--json", str(file)])
+            assert "cannot write --json" in capsys.readouterr().err
+
+
 def test_all_subjects_run_and_a_failing_one_is_told(monkeypatch, capsys, tmp_path):
     def broken(fast):
         raise RuntimeError("no such luck")
@@ -139,7 +169,7 @@ def test_all_subjects_run_and_a_failing_one_is_told(monkeypatch, capsys, tmp_pat
     file = tmp_path / "all.json"
     assert everything.main(["--fast", "--json", str(file)]) == 1
     out, err = capsys.readouterr()
-    assert "no such luck" in err and "did not run: two" in err and "one: first" in out
+    assert "no such luck" in err and "did not run to the end: two" in err and "one: first" in out
     assert [line["name"] for line in json.loads(file.read_text())["rows"]] == ["one: first", "one: second"]
     assert everything.main(["one"]) == 0
     with pytest.raises(SystemExit):

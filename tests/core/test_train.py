@@ -286,6 +286,26 @@ def test_ctrl_c_saves(key, tmp_path, monkeypatch):
     assert checkpoint.latest(tmp_path) == sum(calls) > 0
 
 
+def test_ctrl_c_between_a_state_and_its_losses_saves_a_pair(key, tmp_path, monkeypatch):
+    calls, append = [], np.append
+
+    def interrupted(*args):
+        calls.append(args)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return append(*args)
+
+    def fit(checkpoint=tmp_path):
+        options = {"optimizer": DESCENT, "num_steps": 300, "progress": False}
+        return train.fit(key, square, PARAMS, draw, checkpoint=checkpoint, **options)
+
+    monkeypatch.setattr(train.np, "append", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fit()
+    monkeypatch.undo()
+    np.testing.assert_array_equal(fit().losses, fit(None).losses)
+
+
 # --- messages ----------------------------------------------------------------------------------------------
 
 
