@@ -35,6 +35,7 @@ def is_library(x: Any) -> bool:
 
 
 def is_installed(file: str) -> bool:
+    """True for a file of the standard library or of an installed package."""
     path = os.path.realpath(file)
     return path.startswith(_LIBRARIES) or not {"site-packages", "dist-packages"}.isdisjoint(pathlib.Path(path).parts)
 
@@ -59,6 +60,7 @@ def imports(code: types.CodeType) -> list[str]:
 
 @functools.cache
 def distributions() -> dict[str, list[str]]:
+    """The installed distributions that bring each top-level module: ``sklearn`` comes with ``scikit-learn``."""
     return dict(importlib.metadata.packages_distributions())
 
 

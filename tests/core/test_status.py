@@ -1,5 +1,6 @@
 """Statuses: bits that merge, texts that explain, a check that names the failing entries."""
 
+import dataclasses
 from typing import NamedTuple
 
 import jax
@@ -107,3 +108,13 @@ def test_check_messages():
         jaxsci.check({"a": 1})
     with pytest.raises(TypeError, match="inside jit or vmap read the field 'status'"):
         jax.vmap(lambda s: jaxsci.check(Result(0, s)).status)(jnp.zeros(2, jnp.int32))
+
+
+def test_check_reads_dataclasses():
+    @dataclasses.dataclass
+    class Result:
+        value: float
+        status: np.ndarray
+
+    with pytest.raises(status.StatusError, match=r"\[1\]: diverged"):
+        status.check(Result(1.0, np.array([0, int(status.DIVERGED)])))

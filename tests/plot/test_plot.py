@@ -301,3 +301,19 @@ def test_without_matplotlib_the_extra_is_named(monkeypatch):
 def test_bad_input_is_named(call, error, match, rng):
     with pytest.raises(error, match=match):
         call(_cost(rng))
+
+
+def test_a_labelled_baseline_is_matched_by_name():
+    cost = xarray.DataArray(np.arange(18.0).reshape(2, 3, 3), dims=("policy", "key", "round"))
+    baseline = xarray.DataArray(np.arange(9.0).reshape(3, 3) ** 2, dims=("key", "round"))
+    drawn = [plot.regret(cost, baseline=b, over="key").get_lines() for b in (baseline, baseline.T)]
+    assert len(drawn[0]) == len(drawn[1]) > 1
+    for one, other in zip(*drawn):
+        np.testing.assert_array_equal(one.get_ydata(), other.get_ydata())
+
+
+def test_lines_are_labelled_over_dates(tmp_path):
+    days = np.arange("2026-01-01", "2026-01-05", dtype="datetime64[D]").astype("datetime64[ns]")
+    data = xarray.DataArray(np.eye(2, 4), {"day": days, "name": ["a", "b"]}, dims=("name", "day"))
+    plot.lines(data, x="day", by="name").figure.savefig(tmp_path / "dates.png")
+    assert (tmp_path / "dates.png").stat().st_size > 0
