@@ -114,11 +114,18 @@ def check_races(call, args, copies=("on_wait",)) -> None:
 # --- lowering and compiling --------------------------------------------------------------------------------
 
 
-def lowered_text(function, specs, platform: str) -> str:
-    """The lowered program for `platform`, made on any machine."""
+@contextlib.contextmanager
+def lowering_for(platform: str):
+    """A device of `platform` stands in for the one that this machine lacks."""
     device = _DEVICES.get(platform)
     mesh = jax.sharding.AbstractMesh((1,), ("d",), abstract_device=device) if device else None
     with jax.sharding.use_abstract_mesh(mesh) if mesh else contextlib.nullcontext(), triton_notice():
+        yield
+
+
+def lowered_text(function, specs, platform: str) -> str:
+    """The lowered program for `platform`, made on any machine."""
+    with lowering_for(platform):
         return jax.jit(function).trace(*specs).lower(lowering_platforms=(platform,)).as_text()
 
 

@@ -27,7 +27,8 @@ def save(directory: str | Path, tree: PyTree, step: int, config: Any = None, kee
         tree: pytree of arrays, typed keys and numbers; leaves of another kind (functions, strings) are not stored.
         step: a number not saved yet.
         config: what must be equal for the checkpoint to be used again: a mapping, a record, a Module or one value,
-            made of anything that `provenance.fingerprint` takes. Only fingerprints and short texts are stored.
+            made of anything that `provenance.fingerprint` takes (functions count by their source text). Only
+            fingerprints and short texts are stored.
         keep: how many steps stay (at least 1).
 
     Raises:

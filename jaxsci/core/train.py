@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
-from jaxsci.core import _carry, extras, keys, provenance, status, tree
+from jaxsci.core import _carry, extras, keys, program, provenance, status, tree
 from jaxsci.core import checkpoint as _checkpoint
 from jaxsci.core.types import KeyArray
 
@@ -188,6 +188,27 @@ def _drawn_step(key, state, loss, batches, optimizer):
     return step(key, state, batches(batch_key, state.step), loss=loss, optimizer=optimizer)
 
 
+def _identity(key, state: TrainState, loss, batches, optimizer) -> dict[str, Any]:
+    """What must be equal for a training to be continued: the programs of a step and of its batch, and where it starts.
+
+    Hyper-parameters that the optimiser keeps in its state are no part of a program, so its first state counts too.
+    """
+    i = jax.ShapeDtypeStruct((), jnp.int32)
+    drawn = jax.eval_shape(batches, key, i)
+
+    def one(key, state, batch):
+        return step(key, state, batch, loss=loss, optimizer=optimizer)
+
+    return {
+        "key": key,
+        "params": state.params,
+        "first state of the optimizer": state.opt_state,
+        "step (loss, optimizer)": program.fingerprint(one, key, state, drawn),
+        "batches": program.fingerprint(batches, key, i),
+        "settings": provenance.settings(),
+    }
+
+
 @eqx.filter_jit
 def _advance(key, state, loss, batches, optimizer, stop, size):
     """Steps up to global step `stop`, at most `size`; stop is traced, so any number of steps is one program."""
@@ -225,8 +246,8 @@ def fit(
         key, loss, params, batches, optimizer, num_steps: as in `run`.
         checkpoint: folder for the checkpoints (extra "nets"); None keeps none.
         save_every: seconds between two of them; one is always written at the end and at Ctrl-C.
-        config: anything else that decides the result: a dict, or one value. The key, the functions and the first
-            parameters are added to it.
+        config: anything else that decides the result: a dict, or one value; functions in it count by their source
+            text. The key, the programs of a step and of a batch (see `core.program`) and the first state are added.
         progress: show a bar (extra "sweep").
 
     Returns:
@@ -241,15 +262,11 @@ def fit(
     if num_steps < 0:
         raise ValueError(f"train.fit: num_steps must be >= 0, got {num_steps}")
     key = keys.as_typed_key(key, "train.fit")
-    if checkpoint is not None:
-        # Functions as they are before their first use: a schedule may write to its own closure.
-        parts = {"loss": loss, "batches": batches, "optimizer": optimizer}
-        parts = {name: provenance.fingerprint(part) for name, part in parts.items()}
-        if not isinstance(config, dict):
-            config = {} if config is None else {"config": config}
-        config = {"key": key, "params": params, **parts, **config}
     state, losses, saved = init(params, optimizer=optimizer), np.zeros(0), 0
     if checkpoint is not None:
+        if not isinstance(config, dict):
+            config = {} if config is None else {"config": config}
+        config = {**_identity(key, state, loss, batches, optimizer), **config}
         saved = _checkpoint.latest(checkpoint) or 0
         if saved > num_steps:
             raise ValueError(f"train.fit: num_steps must be >= the {saved} steps in {checkpoint}, got {num_steps}")

@@ -28,7 +28,6 @@ class Static(NamedTuple):
     entries: tuple
     labels: np.ndarray
     codes: np.ndarray
-    tokens: tuple[str, ...]
     unit: str | None
 
 
@@ -127,7 +126,8 @@ def static(values: Sequence[Any] | np.ndarray | Mapping[Any, Any], unit: str | N
         An axis for `product` or `zip`.
 
     Raises:
-        ValueError: no values, or two different values with the same label.
+        ValueError: no values, or two different values with the same label. A value is known by its label: a value that
+            changes behind a label of its own is noticed where it changes what the point computes.
         TypeError: a value without a natural label (an array, a dictionary, ...) in a list.
     """
     if isinstance(values, (str, bytes)) or callable(values):
@@ -140,24 +140,30 @@ def static(values: Sequence[Any] | np.ndarray | Mapping[Any, Any], unit: str | N
             raise TypeError(
                 f"sweep.static: a {type(value).__name__} has no natural label; give labels: static({{'name': value}})"
             )
-    entries: dict[Any, tuple[int, Any, str]] = {}
-    codes = []
+    entries: dict[str, Any] = {}
     for label, value in labelled:
-        token = fingerprint(value)
-        name = str(label)
-        code, _, known = entries.setdefault(name, (len(entries), value, token))
-        if known != token:
+        if not _same(entries.setdefault(str(label), value), value):
             raise ValueError(
-                f"sweep.static: two different values are labelled {name!r}; give labels: static({{'a': ..., 'b': ...}})"
+                f"sweep.static: two different values are labelled {str(label)!r}; give labels: "
+                "static({'a': ..., 'b': ...})"
             )
-        codes.append(code)
+    numbers = {name: i for i, name in enumerate(entries)}
     return Static(
-        entries=tuple(value for _, value, _ in entries.values()),
+        entries=tuple(entries.values()),
         labels=_label_array([label for label, _ in labelled]),
-        codes=np.asarray(codes, np.int32),
-        tokens=tuple(token for _, _, token in entries.values()),
+        codes=np.asarray([numbers[str(label)] for label, _ in labelled], np.int32),
         unit=unit,
     )
+
+
+def _same(a: Any, b: Any) -> bool:
+    """True for one object given twice, and for equal plain values."""
+    if a is b:
+        return True
+    try:
+        return type(a) is type(b) and bool(a == b or repr(a) == repr(b) == "nan")
+    except Exception:  # arrays and foreign objects have a comparison of their own
+        return False
 
 
 def _path(path) -> str:
@@ -277,7 +283,7 @@ def stack(
         labels, codes = (_label_array(list(entries)),), np.arange(len(names), dtype=np.int32)
     else:
         labels, codes = _grid(entries, tuple(dims))
-    tokens = tuple(fingerprint(tree) for tree in trees)
+    tokens = tuple(fingerprint([leaf[i] for leaf in stacked]) for i in range(len(trees)))
     return Stack(tuple(stacked), tuple(impls), treedef, labels, codes, tokens, None if dims is None else tuple(dims))
 
 

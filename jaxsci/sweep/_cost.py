@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from jaxsci.core.program import inner_jaxprs
+
 _TRIPS = 100  # assumed for a loop whose length depends on data
 _LEAST = 32  # an equation on a scalar costs about as much as one on this many elements
 
@@ -19,17 +21,6 @@ class Cost(NamedTuple):
     operations: float
     bytes: int
     uneven: bool
-
-
-def _inner(params: dict[str, Any]) -> list[Any]:
-    """Open jaxprs among the parameters of an equation."""
-    found = []
-    for value in params.values():
-        for item in value if isinstance(value, (list, tuple)) else (value,):
-            item = getattr(item, "jaxpr", item)
-            if hasattr(item, "eqns"):
-                found.append(item)
-    return found
 
 
 def _size(variables) -> int:
@@ -50,7 +41,7 @@ def cost_of(jaxpr: Any) -> Cost:
     operations, largest, uneven = 0.0, 0, False
     for eqn in jaxpr.eqns:
         name = eqn.primitive.name
-        parts = [cost_of(j) for j in _inner(eqn.params)]
+        parts = [cost_of(j) for j in inner_jaxprs(eqn)]
         if name == "while":
             work, uneven = _TRIPS * sum(p.operations for p in parts), True
         elif name == "scan":

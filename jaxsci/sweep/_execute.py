@@ -10,21 +10,11 @@ import numpy as np
 from jaxsci.core import status
 from jaxsci.sweep import _points
 from jaxsci.sweep._dataset import POINT_RAISED, fill
-from jaxsci.sweep._plan import Prepared
+from jaxsci.sweep._prepare import Study, check_variables
 from jaxsci.sweep._program import compile_chunk
 from jaxsci.sweep._space import Space
-from jaxsci.sweep._store import Store
-from jaxsci.sweep._trace import (
-    Variable,
-    allowed,
-    check_same,
-    function_name,
-    host_dtype,
-    is_status,
-    kept,
-    named_outputs,
-    trace,
-)
+from jaxsci.sweep._store import Record, Store
+from jaxsci.sweep._trace import Variable, allowed, check_same, host_dtype, is_status, kept, named_outputs
 
 _FLUSH_SECONDS, _FLUSH_BYTES = 1.0, 16 << 20
 _MAX_ERRORS, _MAX_TEXT = 100, 300  # what an attribute of a netCDF file can hold
@@ -45,7 +35,7 @@ class Sink:
     """Collects batches. Without a folder they go straight into arrays of all points; with one, into chunk files
     about once a second, so that a sweep of any length holds little more than one chunk."""
 
-    def __init__(self, points: int, store: Store | None, record: dict[str, Any] | None, chunk: int | None):
+    def __init__(self, points: int, store: Store | None, record: Record | None, chunk: int | None):
         self.store, self.record, self.chunk = store, record, chunk
         self.codes = None if store else np.full(points, status.NOT_RUN, np.int32)
         self.arrays: dict[str, np.ndarray] = {}
@@ -100,29 +90,13 @@ class Sink:
             self.arrays[name][batch.index] = array
 
 
-def run_points(
-    point: Callable,
-    space: Space,
-    prepared: Prepared,
-    devices: Sequence[Any],
-    done: np.ndarray | None,
-    allow_nan: Sequence[str],
-    fail_fast: bool,
-    sink: Sink,
-    report: Callable[[int, str], Any],
-    check: Callable[[dict[str, Variable]], Any],
-) -> None:
-    """Compute every point that `done` does not mark and hand it to the sink; `check` sees the outputs of a loop once
-    the first of its points has returned."""
+def run_points(study: Study, done: np.ndarray | None, sink: Sink, report: Callable, fail_fast: bool) -> None:
+    """Compute every point that `done` does not mark and hand it to the sink."""
     finished = 0 if done is None else int(done.sum())
-    if prepared.batch == "loop":
-        source = _looped(point, space, prepared, done, allow_nan, check)
-    else:
-        source = _compiled(point, space, prepared, devices, done, allow_nan)
-    for batch, text in source:
+    for batch, text in (_looped if study.batch == "loop" else _compiled)(study, done):
         if fail_fast and batch.codes.any():
             sink.flush()
-            raise status.StatusError(_failed(space, batch))
+            raise status.StatusError(_failed(study.space, batch))
         sink.add(batch)
         finished += len(batch.index)
         report(finished, text)
@@ -151,34 +125,31 @@ def _todo(space: Space, combination: _points.Combination, done: np.ndarray | Non
     return local[~done[_points.global_index(space, combination, local)]]
 
 
-def _compiled(point, space, prepared, devices, done, allow_nan) -> Iterator[tuple[Batch, str]]:
+def _compiled(study: Study, done: np.ndarray | None) -> Iterator[tuple[Batch, str]]:
     """One program for each combination that has work left; all its dispatches have the same size."""
-    for c, combination in enumerate(prepared.combinations):
-        todo = _todo(space, combination, done)
+    for combination, traced in zip(study.combinations, study.traces):
+        todo = _todo(study.space, combination, done)
         if not len(todo):
             continue
         start = time.perf_counter()
-        traced = prepared.traces.get(c) or trace(point, space, combination)
-        check_same(prepared.variables, "the finished points", traced.variables, combination.text or "this run")
-        used = list(devices)[: max(1, math.ceil(len(todo) / prepared.lanes))]
-        program = compile_chunk(space, combination, traced, used, prepared.lanes, prepared.batch, allow_nan)
+        used = study.devices[: max(1, math.ceil(len(todo) / study.lanes))]
+        program = compile_chunk(study.space, combination, traced, used, study.lanes, study.batch, study.allow_nan)
         compile_seconds = time.perf_counter() - start
-        order = list(prepared.variables)
         for first in range(0, len(todo), program.step):
             local = np.asarray(todo[first : first + program.step], np.int32)
             start = time.perf_counter()
             values, codes = program(local)
             seconds = time.perf_counter() - start
-            index = _points.global_index(space, combination, local)
-            values = {name: values[name] for name in order}
+            index = _points.global_index(study.space, combination, local)
+            values = {name: values[name] for name in study.variables}
             yield Batch(index, values, codes, seconds, compile_seconds), combination.text
             compile_seconds = 0.0
 
 
-def _looped(point, space, prepared, done, allow_nan, check) -> Iterator[tuple[Batch, str]]:
+def _looped(study: Study, done: np.ndarray | None) -> Iterator[tuple[Batch, str]]:
     """Any Python function, one point after another; a point that raises is a status and not the end."""
-    name, variables, first = function_name(point), prepared.variables, None
-    for combination in prepared.combinations:
+    space, variables, first = study.space, study.variables, None
+    for combination in study.combinations:
         arrays = _points.payload(space, combination)
         for i in _todo(space, combination, done):
             index = _points.global_index(space, combination, np.asarray([i]))
@@ -186,7 +157,7 @@ def _looped(point, space, prepared, done, allow_nan, check) -> Iterator[tuple[Ba
             start = time.perf_counter()
             errors: dict[int, str] = {}
             try:
-                out = point(**arguments)
+                out = study.point(**arguments)
             except Exception as error:
                 values, code = None, POINT_RAISED
                 errors[int(index[0])] = f"{type(error).__name__}: {error}"[:_MAX_TEXT]
@@ -194,21 +165,21 @@ def _looped(point, space, prepared, done, allow_nan, check) -> Iterator[tuple[Ba
                 if variables is not None:
                     values = {n: fill(v, 1) for n, v in variables.items()}
             else:
-                raw = named_outputs(name, out, _host)
+                raw = named_outputs(study.name, out, _host)
                 outputs = kept(raw)
                 found = {n: Variable(a.shape, a.dtype) for n, a in outputs.items()}
                 if variables is None:
-                    check(found)
+                    check_variables(study, found)
                     variables = found
                 if found != variables:
                     where = _points.told(_points.coordinates(space.coords, space.sizes, int(index[0])))
                     check_same(variables, "earlier points", found, where)
-                values, code = {n: a[None] for n, a in outputs.items()}, _code(raw, allow_nan)
+                values, code = {n: a[None] for n, a in outputs.items()}, _code(raw, study.allow_nan)
             seconds = time.perf_counter() - start
             yield Batch(index, values, np.asarray([code], np.int32), seconds, errors=errors), combination.text
     if variables is None and first is not None:
         raise RuntimeError(
-            f"sweep.run: every point of {name} raised, the first {type(first).__name__}: {first}"
+            f"sweep.run: every point of {study.name} raised, the first {type(first).__name__}: {first}"
         ) from first
 
 

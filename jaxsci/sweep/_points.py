@@ -6,6 +6,7 @@ grid itself is never built: a program gets i and the small axis arrays.
 """
 
 import itertools
+import json
 import math
 from typing import Any, NamedTuple
 
@@ -30,9 +31,19 @@ class Combination(NamedTuple):
         return math.prod(len(p) for p in self.positions)
 
     @property
+    def key(self) -> str:
+        """Its labels as JSON text, by which files know it; 1 and 1.0 are one label."""
+        return json.dumps({name: _plain(label) for name, label in self.labels.items()})
+
+    @property
     def text(self) -> str:
         """For messages and the progress bar."""
         return ", ".join(f"{name}={label}" for name, label in self.labels.items())
+
+
+def _plain(label: Any) -> Any:
+    value = getattr(label, "item", lambda: label)()
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def combinations(space: Space) -> list[Combination]:

@@ -18,18 +18,35 @@ def reporting(progress: bool | Callable, total: int, done: int) -> Iterator[Call
     if callable(progress):
         yield lambda points, text: progress(points, total, text)
         return
-    if not progress:
-        yield lambda points, text: None
+    with _bar(progress, total, done, unit="point", smoothing=0.1) as report:
+        yield report
+
+
+@contextlib.contextmanager
+def tracing(progress: bool | Callable, combinations: int, points: int) -> Iterator[Callable[[int, str], Any]]:
+    """Give a function ``report(combinations_traced, text)``: its bar vanishes at the end, a callable gets
+    ``(0, points in all, text)``."""
+    if callable(progress):
+        yield lambda _, text: progress(0, points, text)
+        return
+    with _bar(progress, combinations, 0, unit="trace", leave=False) as report:
+        yield report
+
+
+@contextlib.contextmanager
+def _bar(shown: bool, total: int, done: int, **options: Any) -> Iterator[Callable[[int, str], Any]]:
+    if not shown:
+        yield lambda count, text: None
         return
     tqdm = require("tqdm", "sweep", "sweep.run(progress=True)").tqdm
-    with tqdm(total=total, initial=done, unit="point", file=sys.stderr, dynamic_ncols=True, smoothing=0.1) as bar:
+    with tqdm(total=total, initial=done, file=sys.stderr, dynamic_ncols=True, **options) as bar:
 
-        def report(points: int, text: str) -> None:
+        def report(count: int, text: str) -> None:
             if text != report.text:
                 bar.set_description_str(text, refresh=False)
                 report.text = text
                 bar.refresh()
-            bar.update(points - bar.n if points > bar.n else 0)
+            bar.update(count - bar.n if count > bar.n else 0)
 
         report.text = ""
         yield report

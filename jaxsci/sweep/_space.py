@@ -204,7 +204,7 @@ def describe(space: Space) -> dict[str, Any]:
                 "kind": type(entries).__name__.lower(),
                 "dims": list(axis.dims),
                 "codes": None if trivial else axis.codes.tolist(),
-                "tokens": list(entries.tokens) if isinstance(entries, (_axes.Static, _axes.Stack)) else None,
+                "tokens": list(entries.tokens) if isinstance(entries, _axes.Stack) else None,
                 "independent": isinstance(entries, _axes.Keys) and entries.independent,
             }
         )
@@ -232,8 +232,8 @@ def coords_of(description: dict[str, Any]) -> dict[str, Coord]:
 
 
 def position_tokens(description: dict[str, Any], axis: dict[str, Any]) -> list[str]:
-    """Short content hashes of a static or stacked axis, one for every position (flat, first dimension slowest)."""
-    return [axis["tokens"][code][:16] for code in axis_codes(description, axis).ravel()]
+    """Content hashes of a stacked axis, one for every position (flat, first dimension slowest)."""
+    return [axis["tokens"][code] for code in axis_codes(description, axis).ravel()]
 
 
 def axis_codes(description: dict[str, Any], axis: dict[str, Any]) -> np.ndarray:

@@ -5,7 +5,6 @@ another name, flushed to the disk and renamed, with a checksum on every array. W
 the next one finds a set of whole chunks. ``sweep.lock`` is held by the running process and falls when it dies.
 """
 
-import difflib
 import errno
 import json
 import os
@@ -15,17 +14,43 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 _RECORD, _LOCK, RESULTS = "sweep.json", "sweep.lock", "results.nc"
 CHUNKS = "sweep-chunks"
-_FORMAT = 1
+_FORMAT = 2
 
 
 class SweepMismatch(ValueError):
     """The folder holds another sweep: another space, function, version or dtype. The message says what differs."""
+
+
+class Identity(NamedTuple):
+    """All that must agree for two runs to be the same sweep: the space, the digest of the program at each combination
+    of static values, the source of the point function (it decides only where there is no program), and what else
+    changes numbers."""
+
+    space: dict[str, Any]
+    programs: dict[str, str]
+    function: str
+    version: str | None
+    versions: dict[str, str]
+    settings: dict[str, Any]
+    allow_nan: list[str]
+
+
+class Record(NamedTuple):
+    """What ``sweep.json`` says of a folder: whose chunks there are, and how they are computed and shown."""
+
+    identity: Identity
+    batch: str
+    lanes: int
+    variables: dict[str, Any] | None
+    chunks: str
+    presentation: dict[str, Any]
+    provenance: dict[str, Any]
 
 
 # --- atomic files ------------------------------------------------------------------------------------------
@@ -67,79 +92,6 @@ def read_chunk(path: pathlib.Path) -> dict[str, Any] | None:
         return None
     except (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError):
         return None
-
-
-# --- what differs ------------------------------------------------------------------------------------------
-
-
-def _shown(values: list) -> str:
-    return (
-        str(values) if len(values) <= 6 else f"[{', '.join(map(str, values[:3]))}, ..., {values[-1]}] ({len(values)})"
-    )
-
-
-def _equal(a: Any, b: Any) -> bool:
-    """Equality of plain data as JSON sees it, where NaN equals NaN."""
-    return json.dumps(a, sort_keys=True) == json.dumps(b, sort_keys=True)
-
-
-def _space_differences(old: dict, new: dict) -> Iterator[str]:
-    old_axes, new_axes = ({a["name"]: a for a in s["axes"]} for s in (old, new))
-    old_coords, new_coords = ({c["name"]: c for c in s["coords"]} for s in (old, new))
-    for name in dict.fromkeys([*old_axes, *new_axes]):
-        if name not in new_axes:
-            yield f"axis {name!r} is in the folder and not in this space"
-        elif name not in old_axes:
-            yield f"axis {name!r} is new"
-    for name in [n for n in old_coords if n in new_coords and n in {*old_axes, *new_axes}] + [
-        n for n in old_coords if n in new_coords and n not in {*old_axes, *new_axes}
-    ]:
-        a, b = old_coords[name], new_coords[name]
-        if not _equal([a["values"], a["dtype"], a["dims"]], [b["values"], b["dtype"], b["dims"]]):
-            yield (
-                f"axis {name!r}: {_shown(a['values'])} {a['dtype']} over {a['dims']} in the folder, "
-                f"{_shown(b['values'])} {b['dtype']} over {b['dims']} here"
-            )
-    for name in [n for n in old_axes if n in new_axes]:
-        a, b = old_axes[name], new_axes[name]
-        if a["kind"] != b["kind"]:
-            yield f"axis {name!r} is {a['kind']} in the folder and {b['kind']} here"
-        elif a["independent"] != b["independent"]:
-            yield f"axis {name!r}: independent={a['independent']} in the folder, {b['independent']} here"
-        elif (a["tokens"], a["codes"]) != (b["tokens"], b["codes"]) and _equal(_labels(old, a), _labels(new, b)):
-            changed = [i for i, (s, t) in enumerate(zip(a["tokens"] or [], b["tokens"] or [])) if s != t]
-            which = f"entry {changed[0]} has another content" if changed else "its entries are arranged differently"
-            yield f"axis {name!r} has the same labels, but {which}"
-    if old["sizes"] != new["sizes"] and {n for n, _ in old["sizes"]} == {n for n, _ in new["sizes"]}:
-        if [n for n, _ in old["sizes"]] != [n for n, _ in new["sizes"]]:
-            yield f"order of dimensions: {[n for n, _ in old['sizes']]} in the folder, not so here"
-
-
-def _labels(space: dict, axis: dict) -> list:
-    """Coordinates along the dimensions of one axis."""
-    return [c["values"] for c in space["coords"] if set(c["dims"]) <= set(axis["dims"])]
-
-
-def differences(old: dict, new: dict) -> list[str]:
-    """Lines that say how two fingerprints differ; empty if they are equal."""
-    lines = []
-    if old["function"] != new["function"]:
-        diff = difflib.unified_diff(old["function"].splitlines(), new["function"].splitlines(), n=0, lineterm="")
-        changed = [line for line in list(diff)[2:] if not line.startswith("@@")]
-        told = [line for line in changed if not line[1:].lstrip().startswith("bytecode ")]
-        changed = told or changed  # bytecode says little to people; alone, that the file was edited meanwhile
-        lines.append("the point function, what it closes over or what it calls (- folder, + here):")
-        lines += [f"    {line}" for line in changed[:8]] + (["    ..."] if len(changed) > 8 else [])
-    if not _equal(old["space"], new["space"]):
-        lines += list(_space_differences(old["space"], new["space"])) or ["the space"]
-    for name in dict.fromkeys([*old["versions"], *new["versions"]]):
-        a, b = old["versions"].get(name), new["versions"].get(name)
-        if a != b:
-            lines.append(f"version of {name}: {a} in the folder, {b} here")
-    for name in ("x64", "platform", "prng", "matmul_precision", "allow_nan", "batch", "lanes"):
-        if name in old and name in new and old[name] != new[name]:
-            lines.append(f"{name}: {old[name]} in the folder, {new[name]} here")
-    return lines
 
 
 # --- the folder --------------------------------------------------------------------------------------------
@@ -199,20 +151,21 @@ class Store:
         os.ftruncate(self._lock, 0)
         os.write(self._lock, f"{os.getpid()}\n".encode())
 
-    def record(self) -> dict[str, Any] | None:
+    def record(self) -> Record | None:
         """What ``sweep.json`` says, None in a new folder."""
         return read_record(self.folder)
 
-    def write_record(self, record: dict[str, Any]) -> None:
+    def write_record(self, record: Record) -> None:
         """Replace ``sweep.json`` and drop what it no longer refers to."""
-        _write_json(self.folder / _RECORD, {"format": _FORMAT, **record})
+        plain = {**record._asdict(), "identity": record.identity._asdict()}
+        _write_json(self.folder / _RECORD, {"format": _FORMAT, **plain})
         self.chunks(record).mkdir(exist_ok=True)
         self.tidy(record)
 
-    def tidy(self, record: dict[str, Any]) -> None:
+    def tidy(self, record: Record) -> None:
         """Remove half-written files and chunk folders that belong to no record."""
         for path in self.folder.glob(f"{CHUNKS}*"):
-            if path.name != record["chunks"]:
+            if path.name != record.chunks:
                 shutil.rmtree(path, ignore_errors=True)
         for path in [*self.folder.glob(".*.tmp"), *self.chunks(record).glob(".*.tmp")]:
             path.unlink(missing_ok=True)
@@ -225,16 +178,16 @@ class Store:
         (self.folder / RESULTS).unlink(missing_ok=True)
         (self.folder / _RECORD).unlink(missing_ok=True)
 
-    def empty_chunks(self, record: dict[str, Any]) -> None:
+    def empty_chunks(self, record: Record) -> None:
         """Make the chunk folder of a record that is not written yet, without what a killed run has left there."""
         path = self.chunks(record)
         if path.exists():
             shutil.rmtree(path)
         path.mkdir()
 
-    def chunks(self, record: dict[str, Any]) -> pathlib.Path:
+    def chunks(self, record: Record) -> pathlib.Path:
         """Where the chunk files of a record are."""
-        return self.folder / record["chunks"]
+        return self.folder / record.chunks
 
     def write_chunk(
         self, record, index: np.ndarray, values: dict[str, np.ndarray], codes: np.ndarray, notes: dict
@@ -252,20 +205,20 @@ class Store:
         write_atomic(path, write)
 
 
-def read_record(folder: str | os.PathLike) -> dict[str, Any] | None:
+def read_record(folder: str | os.PathLike) -> Record | None:
     """The record of a sweep's folder, None if there is none."""
     path = pathlib.Path(folder) / _RECORD
     if not path.exists():
         return None
-    record = json.loads(path.read_text())
-    if record.get("format") != _FORMAT:
-        raise SweepMismatch(f"sweep: {path} has format {record.get('format')}, this version reads {_FORMAT}")
-    return record
+    plain = json.loads(path.read_text())
+    if plain.pop("format", None) != _FORMAT:
+        raise SweepMismatch(f"sweep: {path} has another format; this version reads {_FORMAT}. Use another folder")
+    return Record(**{**plain, "identity": Identity(**plain["identity"])})
 
 
-def read_chunks(folder: str | os.PathLike, record: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def read_chunks(folder: str | os.PathLike, record: Record) -> Iterator[dict[str, Any]]:
     """Whole chunks of a folder, in order; files that are damaged or vanish meanwhile are passed over."""
-    for path in sorted((pathlib.Path(folder) / record["chunks"]).glob("*.npz")):
+    for path in sorted((pathlib.Path(folder) / record.chunks).glob("*.npz")):
         chunk = read_chunk(path)
         if chunk is not None:
             yield chunk

@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -20,6 +21,16 @@ class Variable(NamedTuple):
 
     shape: tuple[int, ...]
     dtype: np.dtype
+
+
+def bytes_per_point(variables: dict[str, Variable]) -> int:
+    """Host bytes of one point: its outputs and the status."""
+    return sum(math.prod(v.shape) * v.dtype.itemsize for v in variables.values()) + 4
+
+
+def variables_of(plain: dict[str, Any]) -> dict[str, Variable]:
+    """Variables out of the record of a folder."""
+    return {n: Variable(tuple(shape), np.dtype(dtype)) for n, (shape, dtype) in plain.items()}
 
 
 class Traced(NamedTuple):
@@ -153,6 +164,16 @@ def trace(point: Callable, space: Space, combination: Combination) -> Traced:
     outputs = kept(dict(zip(names, closed.out_avals)))
     variables = {n: Variable(tuple(a.shape), np.dtype(a.dtype)) for n, a in outputs.items()}
     return Traced(closed, names, variables, cost_of(closed.jaxpr))
+
+
+def trace_all(point: Callable, space: Space, combinations: Sequence[Combination], report: Callable) -> list[Traced]:
+    """One trace for every combination; outputs that differ between them raise before anything is computed."""
+    traces: list[Traced] = []
+    for combination in combinations:
+        report(len(traces), f"tracing {combination.text}".strip())
+        traces.append(trace(point, space, combination))
+        check_same(traces[0].variables, combinations[0].text, traces[-1].variables, combination.text)
+    return traces
 
 
 def check_same(first: dict[str, Variable], where: str, other: dict[str, Variable], here: str) -> None:

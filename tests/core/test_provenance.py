@@ -1,20 +1,26 @@
-"""Fingerprints: equal for equal things in every process, different for any change that matters."""
+"""Fingerprints of values and source texts: equal for equal things in every process, different where values differ."""
 
+import enum
 import functools
 import os
 import subprocess
 import sys
 import textwrap
+import threading
+import types
 from typing import NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
+from jaxsci import linear
 from jaxsci.core import provenance
 from jaxsci.core.provenance import fingerprint, source_of
+from jaxsci.core.static import bind
 
 SCALE = 2.0
 
@@ -52,6 +58,13 @@ class Holder:
         return x + self.value
 
 
+class Slotted:
+    __slots__ = ("a",)
+
+    def __init__(self, a):
+        self.a = a
+
+
 STUDY = """
     import functools, jax, numpy as np, equinox as eqx, jax.numpy as jnp
     from jaxsci.core.provenance import fingerprint
@@ -68,7 +81,7 @@ STUDY = """
         return lambda x: (x * big).sum() + helper(x)
     things = [point, outer(), functools.partial(point, opts=None), jax.tree_util.Partial(point, jnp.ones(3)),
               M(jnp.ones(2), "x"), Plain(), {"u": {"b", "a"}, 3: jnp.float32}, np.dtype("float32"), jax.random.key(3),
-              jax.jit(point), Plain().__init__]
+              jax.jit(point), Plain().__init__, np.random.normal, np.ones(2).dot]
     print(fingerprint(things))
 """
 
@@ -91,17 +104,24 @@ def test_equal_in_two_processes_with_other_hash_seeds(tmp_path):
     [
         (1, 1.0), (1, True), (1.0, np.float32(1)), (0.0, -0.0), ("a", b"a"), ([1], (1,)), ({"a": 1}, {"a": 2}),
         (np.float32([1, 2]), np.float64([1, 2])), (np.zeros((2, 3)), np.zeros((3, 2))),
-        (np.arange(99), np.arange(99) + 1),
+        (np.arange(99), np.arange(99) + 1), (np.ma.array([1, 2], mask=[0, 0]), np.ma.array([1, 2], mask=[0, 1])),
         (jax.random.key(0), jax.random.key(1)), (np.dtype("f4"), np.dtype("f8")), (jnp.float32, jnp.float64),
         (make(2), make(3)), (functools.partial(scaled, tol=1.0), functools.partial(scaled, tol=2.0)),
         (jax.tree_util.Partial(scaled, jnp.ones(2)), jax.tree_util.Partial(scaled, jnp.zeros(2))),
-        (jax.tree_util.Partial(make(2), 1), jax.tree_util.Partial(make(3), 1)),
-        (Options(jnp.ones(1), "a"), Options(jnp.ones(1), "b")),
+        (jax.tree_util.Partial(bind(scaled, tol=3), 1), jax.tree_util.Partial(bind(scaled, tol=4), 1)),
+        (Options(jnp.ones(1), "a"), Options(jnp.ones(1), "b")), (Slotted(1), Slotted(2)),
         (Options(jnp.ones(1), "a"), Options(jnp.zeros(1), "a")),
         (Pair(1.0, scaled), Pair(1.0, uses_helper)), (Holder(1), Holder(2)), (Holder(1).method, Holder(2).method),
         (jax.jit(make(2)), jax.jit(make(3))), (lambda x: x + 1, lambda x: x + 2),
         ({1, 2}, {1, 3}), (None, 0), (jnp.sin, jnp.cos),
         (jnp.add, jnp.multiply), (np.add, np.subtract), (max, min), (slice(1), slice(2)),
+        (np.add.reduce, np.multiply.reduce), (np.ones(2).dot, np.zeros(2).dot), ({"a": 1}.get, {"a": 2}.get),
+        (Holder(np.add.reduce), Holder(np.multiply.reduce)),
+        (functools.partial(optax.sgd, 0.1), functools.partial(optax.sgd, 0.2)),
+        (enum.Enum("Mode", {"A": 1}).A, enum.Enum("Mode", {"A": 2}).A),
+        (np.random.default_rng(0), np.random.default_rng(1)), (np.random.normal, np.random.uniform),
+        (np.polynomial.Polynomial([1, 2]), np.polynomial.Polynomial([1, 2 + 1e-9])),
+        (types.SimpleNamespace(a=np.arange(5000.0)), types.SimpleNamespace(a=np.arange(5000.0) % 4999)),
     ],
 )  # fmt: skip
 def test_a_change_that_matters_changes_it(pair):
@@ -113,10 +133,10 @@ def test_a_change_that_matters_changes_it(pair):
 @pytest.mark.parametrize(
     "build",
     [
-        lambda: make(2), lambda: functools.partial(scaled, tol=1.0),
-        lambda: jax.tree_util.Partial(make(2), jnp.ones(40)),
+        lambda: make(2), lambda: functools.partial(scaled, tol=1.0), lambda: np.add.reduce, lambda: np.random.normal,
+        lambda: jax.tree_util.Partial(make(2), jnp.ones(40)), lambda: np.random.default_rng(3),
         lambda: Options(jnp.ones(3), "a"), lambda: Holder({"a": [1, {2, 3}]}), lambda: Holder(1).method,
-        lambda: jax.jit(make(2)),
+        lambda: jax.jit(make(2)), lambda: linear.streams.heat(25), lambda: threading.Lock(), lambda: np.ones(3).dot,
         lambda: eqx.filter_jit(make(2)), lambda: object(), lambda: {"f": make(1), "k": jax.random.key(7)},
     ],
 )  # fmt: skip
@@ -131,36 +151,38 @@ def test_order_of_dictionaries_and_kind_of_array_do_not_matter():
     assert fingerprint([shared, shared]) == fingerprint([[1, 2], [1, 2]])
 
 
-def test_a_global_of_the_users_module_counts(monkeypatch):
-    before, text = fingerprint(uses_helper), source_of(uses_helper)
+def test_the_source_names_what_a_function_hangs_on(monkeypatch):
+    text = source_of(uses_helper)
     assert "global SCALE = 2.0" in text and "return SCALE * x + tol" in text, "a helper is followed"
     monkeypatch.setitem(globals(), "SCALE", 3.0)
-    assert fingerprint(uses_helper) != before and "global SCALE = 3.0" in source_of(uses_helper)
-
-
-def test_defaults_closures_and_bound_values_are_named():
+    assert "global SCALE = 3.0" in source_of(uses_helper)
     assert "default tol = 0.001" in source_of(scaled)
     assert "closure n = 2" in source_of(make(2))
     assert "argument tol = 0.5" in source_of(functools.partial(scaled, tol=0.5))
     assert "argument 0 = float32[2] [1.0, 1.0]" in source_of(jax.tree_util.Partial(scaled, jnp.ones(2)))
-    assert "Holder" in source_of(Holder(1).method)
+    assert "Holder" in source_of(Holder(1).method) and "bound to" in source_of({}.get)
+    assert source_of(jnp.linalg.norm).splitlines()[-1].startswith("library jax.")
+    assert source_of(make(2)) != source_of(make(3))
 
 
-def test_a_decorator_with_a_parameter_counts():
-    def times(k):
-        def wrap(f):
-            @functools.wraps(f)
-            def g(x):
-                return k * f(x)
+def test_a_lambda_is_its_body_not_the_call_around_it():
+    def passed(f, **_):
+        return source_of(f)
 
-            return g
-
-        return wrap
-
-    assert fingerprint(times(2)(scaled)) != fingerprint(times(3)(scaled))
+    assert passed(lambda x: x**2, progress=True) == passed(lambda x: x**2, progress=False)
+    assert "x**2" in passed(lambda x: x**2)
+    assert passed(lambda x: x**2) != passed(lambda x: x**3)
 
 
-def test_recursion_ends():
+def test_code_without_a_source_file_still_counts():
+    spaces = [{} for _ in range(3)]
+    for space, body in zip(spaces, ("x + 1", "x + 1", "x + 2")):
+        exec(f"def f(x): return {body}", space)
+    first, same, other = (fingerprint(space["f"]) for space in spaces)
+    assert first == same != other
+
+
+def test_recursion_ends_and_shared_parts_take_no_second_time():
     def even(n):
         return n == 0 or odd(n - 1)
 
@@ -172,21 +194,13 @@ def test_recursion_ends():
     holder = Holder(None)
     holder.value = holder
     assert len({fingerprint(even), fingerprint(odd), fingerprint(loop), fingerprint(holder)}) == 4
+    nest = [1]
+    for _ in range(100):
+        nest = [nest, nest]
+    assert fingerprint(nest) == fingerprint(nest)
 
 
-def test_code_without_a_source_file_still_counts():
-    spaces = [{} for _ in range(3)]
-    for space, body in zip(spaces, ("x + 1", "x + 1", "x + 2")):
-        exec(f"def f(x): return {body}", space)
-    first, same, other = (fingerprint(space["f"]) for space in spaces)
-    assert first == same != other
-
-
-def test_library_functions_count_by_name():
-    assert source_of(jnp.linalg.norm).splitlines()[-1].startswith("library jax.")
-
-
-def test_versions_and_device():
+def test_versions_settings_and_device():
     import jaxsci
 
     found = provenance.versions()
@@ -195,6 +209,8 @@ def test_versions_and_device():
     device = provenance.device_description()
     assert device["platform"] == "cpu" and device["count"] == len(jax.local_devices()) and device["processor"]
     assert provenance.device_description(jax.devices()[:1])["count"] == 1
+    with jax.enable_x64(True):
+        assert provenance.settings()["x64"] is True
 
 
 @pytest.mark.bad_input

@@ -247,14 +247,15 @@ def test_fit_continues_refuses_and_extends(key, tmp_path):
     contracts.assert_close(longer.state, whole.state, 0.0, "extended")
     np.testing.assert_array_equal(longer.losses, whole.losses)
 
-    def refused(match, key=key, loss=square, optimizer=optimizer, num_steps=15, **more):
+    def refused(match, key=key, loss=square, batches=draw, optimizer=optimizer, num_steps=15, **more):
         with pytest.raises(ValueError, match=match):
-            train.fit(key, loss, PARAMS, draw, optimizer=optimizer, num_steps=num_steps, **options, **more)
+            train.fit(key, loss, PARAMS, batches, optimizer=optimizer, num_steps=num_steps, **options, **more)
 
     refused(r"num_steps must be >= the 15 steps in .*, got 14", num_steps=14)
-    refused(r"\(optimizer: saved <\w+>, now <\w+>\)", optimizer=optax.adam(0.2))
+    refused(r"\(step \(loss, optimizer\): saved <\w+>, now <\w+>\)", optimizer=optax.adam(0.2))
     refused(r"\(key: saved", key=jax.random.key(1))
-    refused(r"\(loss: saved", loss=lambda p, batch, key: 2 * square(p, batch, key))
+    refused(r"\(step \(loss, optimizer\): saved", loss=lambda p, batch, key: 2 * square(p, batch, key))
+    refused(r"\(batches: saved", batches=lambda key, i: jax.tree.map(lambda a: 2 * a, draw(key, i)))
     refused(r"\(width: saved absent, now 3\)", config={"width": 3})
 
 
@@ -266,6 +267,17 @@ def test_a_schedule_that_changes_its_closure_in_use_is_still_the_same_optimizer(
 
     fitted(5)
     assert int(fitted(10).state.step) == 10
+
+
+def test_a_rate_that_the_optimizer_keeps_in_its_state_counts(key, tmp_path):
+    def fitted(rate):  # one program for every rate
+        optimizer = optax.inject_hyperparams(optax.sgd)(rate)
+        options = dict(optimizer=optimizer, num_steps=5, progress=False)
+        return train.fit(key, square, PARAMS, draw, checkpoint=tmp_path, **options)
+
+    fitted(0.1)
+    with pytest.raises(ValueError, match="first state of the optimizer: saved"):
+        fitted(0.2)
 
 
 def test_ctrl_c_saves(key, tmp_path, monkeypatch):

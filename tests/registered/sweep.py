@@ -32,8 +32,8 @@ def _resume(folder):
 
 
 def _extended(folder):
-    small = _run(folder, progress=False)
-    big = sweep.extend(small, _cube, _space(8), progress=False)
+    _run(folder, progress=False)
+    big = sweep.extend(folder, _cube, _space(8), progress=False)
     np.testing.assert_array_equal(big["y"].sel(n=3), np.arange(8.0) ** 3)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxsci import sweep
-from jaxsci.sweep import _cost, _plan, _points, _program, _trace
+from jaxsci.sweep import _cost, _points, _prepare, _program, _trace
 
 
 def uneven(x):
@@ -80,8 +80,8 @@ def test_lanes_shrink_with_work_and_memory_and_fill_dispatches_evenly():
     assert lanes(lambda x: x, 7, lanes=3) == (3, 2)
     assert lanes(lambda x: x, 7, batch="loop") == (1, 7)
     accelerator = [type("Device", (), {"platform": "gpu"})()]
-    traces = {0: _trace.trace(lambda x: x, sweep.product(x=[1.0]), _points.combinations(sweep.product(x=[1.0]))[0])}
-    assert _plan._lanes("vmap", traces, accelerator, 10**6) > 10_000
+    traces = [_trace.trace(lambda x: x, sweep.product(x=[1.0]), _points.combinations(sweep.product(x=[1.0]))[0])]
+    assert _prepare._lanes("vmap", traces, accelerator, 10**6) > 10_000
 
 
 def test_plan():
