@@ -54,9 +54,8 @@ def _digest(text: str) -> str:
 def load(text: str) -> types.ModuleType:
     """A study as a module of its own, from its text.
 
-    A sweep knows a function of an installed package by its name and version alone. Loaded here, the study is what it
-    is for a user who runs study.py: what its point is and reads belongs to the sweep's identity, so that results of
-    other settings in the same folder are refused and never mixed in.
+    What runs is the text that is shown, settings included, as for a user who runs study.py; its lines are known to
+    tracebacks and to the refusals of a sweep.
     """
     file = f"<study {_digest(text)}>"
     linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)  # for readable differences

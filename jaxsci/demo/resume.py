@@ -75,6 +75,4 @@ def _demonstrate(killed: pathlib.Path, whole: pathlib.Path) -> str:
 __all__ = ["demonstrate", "point", "small_sweep"]
 
 if __name__ == "__main__":
-    from jaxsci.demo import resume  # under its own name, so that the fingerprint is the one of the other process
-
-    resume.small_sweep(pathlib.Path(sys.argv[1]))
+    small_sweep(pathlib.Path(sys.argv[1]))

@@ -104,16 +104,13 @@ def run(
         dims, units, batch, lanes, chunk, devices, allow_nan, fail_fast, progress, meta, version, accept_changes
     )
     if out is None:
-        return compute_in_memory(prepare("run", point, space, options), options)
+        study = prepare("run", point, space, options)
+        return compute_in_memory(study, options)
     with Store("run", out) as store:
-        record = None if overwrite else store.record()
-        if record is None and not overwrite and (store.folder / RESULTS).exists():
-            raise ValueError(
-                f"sweep.run: {str(out)!r} holds a {RESULTS} that no sweep here has written; choose another folder, or "
-                "pass overwrite=True to replace it"
-            )
+        record = store.begun(overwrite)
         study = prepare("run", point, space, options, record)
-        return compute_in_folder(open_folder(study, identify(study), store, record, options), options)
+        session = open_folder(study, identify(study), store, record, options)
+        return compute_in_folder(session, options)
 
 
 class Session(NamedTuple):

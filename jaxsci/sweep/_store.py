@@ -155,6 +155,16 @@ class Store:
         """What ``sweep.json`` says, None in a new folder."""
         return read_record(self.folder)
 
+    def begun(self, overwrite: bool) -> Record | None:
+        """The record to go on from, None to start afresh; results of somebody else's are not replaced unasked."""
+        record = None if overwrite else self.record()
+        if record is None and not overwrite and (self.folder / RESULTS).exists():
+            raise ValueError(
+                f"sweep.{self.function}: {str(self.folder)!r} holds a {RESULTS} that no sweep here has written; choose "
+                "another folder, or pass overwrite=True to replace it"
+            )
+        return record
+
     def write_record(self, record: Record) -> None:
         """Replace ``sweep.json`` and drop what it no longer refers to."""
         plain = {**record._asdict(), "identity": record.identity._asdict()}

@@ -31,7 +31,8 @@ ENTRIES = {
     "jaxsci.core.provenance.device_description": Driver(works=_device),
     "jaxsci.core.provenance.settings": Driver(works=_settings),
     "jaxsci.core.program.fingerprint": Driver(
-        bad=(Bad(lambda folder: program.fingerprint(lambda x: 1 / 0, 1.0), ZeroDivisionError, "division"),), works=_program
+        bad=(Bad(lambda folder: program.fingerprint(lambda x: 1 / 0, 1.0), ZeroDivisionError, "division"),),
+        works=_program,
     ),
     "jaxsci.core.program.of_jaxpr": Driver(works=_program),
     "jaxsci.core.program.equations": Driver(works=_program),
