@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int
 
-from jaxsci.bandits._draw import learning
+from jaxsci.core.policies import as_update
 from jaxsci.core.protocols import Decision
 
 
@@ -35,7 +35,7 @@ def init_moments(like: Array, key, *, num_arms: int) -> Moments:
 
 def learning_moments(centre: Array) -> Partial:
     """The update of a policy: adds ``weight`` plays of the loss less `centre`; a negative weight takes them back."""
-    return learning(Partial(_learn, centre))
+    return as_update(Partial(_learn, centre))
 
 
 def _learn(centre, state: Moments, decision: Decision, loss, context, weight) -> Moments:

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import ArrayLike
 
-from jaxsci.bandits._draw import check_size, choosing, learning
 from jaxsci.core import tree
+from jaxsci.core.policies import as_select, as_update
 from jaxsci.core.protocols import Decision, Policy
-from jaxsci.core.static import bind
+from jaxsci.core.static import bind, check_size
 from jaxsci.core.types import Size, float_dtype
 
 
@@ -33,8 +33,8 @@ def binned(policy: Policy, num_bins: Size, *, low: ArrayLike, high: ArrayLike) -
     low, high = (jnp.asarray(v, float_dtype(low, high)) for v in (low, high))
     return Policy(
         Partial(bind(_init, num_bins=num_bins), policy),
-        choosing(Partial(bind(_select, num_bins=num_bins), policy, low, high)),
-        learning(Partial(bind(_update, num_bins=num_bins), policy, low, high), small=False),
+        as_select(Partial(bind(_select, num_bins=num_bins), policy, low, high)),
+        as_update(Partial(bind(_update, num_bins=num_bins), policy, low, high), small=False),
     )
 
 

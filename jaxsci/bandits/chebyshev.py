@@ -19,10 +19,10 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float
 
-from jaxsci.bandits._draw import check_num_arms, check_size, choosing, draw, learning
 from jaxsci.bandits.inverse_gap import inverse_gap_weights
+from jaxsci.core.policies import as_select, as_update, check_num_arms, draw
 from jaxsci.core.protocols import Decision, Policy
-from jaxsci.core.static import bind
+from jaxsci.core.static import bind, check_size
 from jaxsci.core.types import Size, float_dtype
 
 _SWEEPS = 50
@@ -66,8 +66,8 @@ def cheb_cb(
     sizes = {"num_arms": num_arms, "num_features": num_features}
     return Policy(
         Partial(bind(_init, **sizes), floor),
-        choosing(Partial(bind(_select, **sizes), low, high)),
-        learning(Partial(bind(_learn, **sizes), low, high, floor), unlearns=False),
+        as_select(Partial(bind(_select, **sizes), low, high)),
+        as_update(Partial(bind(_learn, **sizes), low, high, floor), unlearns=False),
     )
 
 

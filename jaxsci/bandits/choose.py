@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import ArrayLike
 
-from jaxsci.bandits._draw import choosing, learning
+from jaxsci.core.policies import as_select, as_update
 from jaxsci.core.protocols import Decision, Policy
 
 
@@ -33,8 +33,8 @@ def choose(policies: Sequence[Policy], index: ArrayLike) -> Policy:
     index = jnp.clip(jnp.asarray(index, jnp.int32), 0, len(policies) - 1)
     return Policy(
         Partial(_init, policies),
-        choosing(Partial(_select, policies, index)),
-        learning(Partial(_update, policies, index), small=False),
+        as_select(Partial(_select, policies, index)),
+        as_update(Partial(_update, policies, index), small=False),
     )
 
 

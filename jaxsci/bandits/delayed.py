@@ -18,10 +18,10 @@ from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Int, PyTree
 
 from jaxsci.bandits import _stored
-from jaxsci.bandits._draw import as_arrays, check_size, choosing, learning, played
 from jaxsci.core import tree
+from jaxsci.core.policies import as_arrays, as_select, as_update, played
 from jaxsci.core.protocols import Decision, Policy
-from jaxsci.core.static import bind
+from jaxsci.core.static import bind, check_size
 from jaxsci.core.types import Size
 
 _FREE, _NEVER = -1, jnp.iinfo(jnp.int32).max
@@ -79,8 +79,8 @@ def delayed(policy: Policy, capacity: Size, *, delay: ArrayLike = 1, context: Py
         raise ValueError(f"delayed: delay must be a number or an array of one axis, got shape {delay.shape}")
     return Policy(
         Partial(bind(_init, capacity=capacity), policy, context),
-        choosing(Partial(_select, policy)),
-        learning(Partial(_advance, policy, delay), small=False),
+        as_select(Partial(_select, policy)),
+        as_update(Partial(_advance, policy, delay), small=False),
     )
 
 

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Bool, Float, Real
 
-from jaxsci.bandits._draw import allowed_or_all, asleep, check_num_arms, choosing, draw, learning, played
+from jaxsci.core.policies import allowed_arms, as_select, as_update, check_num_arms, draw, played, sleeping_arms
 from jaxsci.core.protocols import Decision, Policy
 from jaxsci.core.static import bind
 from jaxsci.core.types import Size, float_dtype
@@ -91,7 +91,7 @@ def exp3_p(num_arms: Size, *, horizon: ArrayLike, failure: ArrayLike = 0.05) -> 
 
 
 def _policy(num_arms, like, select, learn) -> Policy:
-    return Policy(Partial(bind(_init, num_arms=num_arms), like), choosing(select), learning(learn))
+    return Policy(Partial(bind(_init, num_arms=num_arms), like), as_select(select), as_update(learn))
 
 
 def exponential_weights(
@@ -111,7 +111,7 @@ def exponential_weights(
     """
     dtype = float_dtype(losses, eta, mixing)
     losses, eta, mixing = (jnp.asarray(v, dtype) for v in (losses, eta, mixing))
-    return _weights(losses, eta, mixing, allowed_or_all(mask, losses.shape[0]))
+    return _weights(losses, eta, mixing, allowed_arms(mask, losses.shape[0]))
 
 
 @eqx.filter_jit
@@ -140,13 +140,13 @@ def _anytime(state: ExponentialState):
 def _select_exp3(mixing, key, state: ExponentialState, context, mask) -> Decision:
     eta = _anytime(state)
     p = exponential_weights(state.losses, eta, mask, mixing=mixing)
-    return draw(key, p, mask, aux=(jnp.zeros_like(eta), asleep(mask, p.size)))
+    return draw(key, p, mask, aux=(jnp.zeros_like(eta), sleeping_arms(mask, p.size)))
 
 
 def _select_ix(rate, key, state: ExponentialState, context, mask) -> Decision:
     eta = rate * jnp.sqrt(2) * _anytime(state)
     p = exponential_weights(state.losses, eta, mask)
-    return draw(key, p, mask, aux=(eta / 2, asleep(mask, p.size)))
+    return draw(key, p, mask, aux=(eta / 2, sleeping_arms(mask, p.size)))
 
 
 def _select_p(horizon, key, state: ExponentialState, context, mask) -> Decision:
@@ -155,7 +155,7 @@ def _select_p(horizon, key, state: ExponentialState, context, mask) -> Decision:
     eta = 0.95 * jnp.sqrt(log_arms / (num_arms * horizon))
     mixing = jnp.minimum(1.05 * jnp.sqrt(num_arms * log_arms / horizon), 1)
     p = exponential_weights(state.losses, eta, mask, mixing=mixing)
-    return draw(key, p, mask, aux=(p, asleep(mask, num_arms)))
+    return draw(key, p, mask, aux=(p, sleeping_arms(mask, num_arms)))
 
 
 def _learn_weighted(state: ExponentialState, decision: Decision, loss, context, weight) -> ExponentialState:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float
 
-from jaxsci.bandits._draw import check_num_arms, choosing, learning
+from jaxsci.core.policies import as_select, as_update, check_num_arms
 from jaxsci.core.protocols import Decision, Policy
 from jaxsci.core.types import Size
 
@@ -64,8 +64,8 @@ def encoded(policy: Policy, features: Callable) -> Policy:
     features = features if isinstance(features, Partial) else Partial(features)
     return Policy(
         policy.init,
-        choosing(Partial(_select, policy, features)),
-        learning(Partial(_update, policy, features), small=False),
+        as_select(Partial(_select, policy, features)),
+        as_update(Partial(_update, policy, features), small=False),
     )
 
 

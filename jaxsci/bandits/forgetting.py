@@ -17,14 +17,14 @@ from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Int, PyTree
 
 from jaxsci.bandits import _stored, regressors
-from jaxsci.bandits._draw import check_size, choosing, learning
 from jaxsci.bandits._moments import Moments
 from jaxsci.bandits.exponential import ExponentialState
 from jaxsci.bandits.regressors import RidgeState
 from jaxsci.bandits.tsallis import TsallisState
 from jaxsci.core import tree
+from jaxsci.core.policies import as_select, as_update
 from jaxsci.core.protocols import Decision, Policy
-from jaxsci.core.static import bind
+from jaxsci.core.static import bind, check_size
 from jaxsci.core.types import Size, float_dtype
 
 
@@ -61,8 +61,8 @@ def discounted(policy: Policy, *, discount: ArrayLike = 0.99) -> Policy:
     discount = jnp.asarray(discount, float_dtype(discount))
     return Policy(
         Partial(_init_discounted, policy),
-        choosing(Partial(_select_wrapped, policy)),
-        learning(Partial(_learn_discounted, policy, discount)),
+        as_select(Partial(_select_wrapped, policy)),
+        as_update(Partial(_learn_discounted, policy, discount)),
     )
 
 
@@ -83,8 +83,8 @@ def windowed(policy: Policy, length: Size, *, context: PyTree = None) -> Policy:
     length = check_size("windowed", "length", length)
     return Policy(
         Partial(bind(_init_windowed, length=length), policy, context),
-        choosing(Partial(_select_wrapped, policy)),
-        learning(Partial(_slide, policy)),
+        as_select(Partial(_select_wrapped, policy)),
+        as_update(Partial(_slide, policy)),
     )
 
 

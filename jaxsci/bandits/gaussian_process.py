@@ -27,11 +27,11 @@ from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float, Int, PyTree, Real
 
 from jaxsci import gp
-from jaxsci.bandits._draw import allowed_or_all, check_size, choosing, draw, learning
 from jaxsci.core import status, tree
 from jaxsci.core.keys import as_typed_key
+from jaxsci.core.policies import allowed_arms, as_select, as_update, draw
 from jaxsci.core.protocols import Decision, Policy
-from jaxsci.core.static import bind
+from jaxsci.core.static import bind, check_size
 from jaxsci.core.types import Size, float_dtype
 
 
@@ -197,8 +197,8 @@ def gp_ts(surrogate: GPSurrogate, *, marginal_max: Size | None = None) -> Policy
 
 
 def _policy(surrogate, select):
-    learn = learning(Partial(_learn, surrogate), small=False, unlearns=False)
-    return Policy(Partial(_init, surrogate), choosing(select), learn)
+    learn = as_update(Partial(_learn, surrogate), small=False, unlearns=False)
+    return Policy(Partial(_init, surrogate), as_select(select), learn)
 
 
 @eqx.filter_jit
@@ -251,7 +251,7 @@ def _select_ts(surrogate, key, state: GPState, context, mask, *, marginal_max) -
 def _decide(key, surrogate: GPSurrogate, state: GPState, scores, mean, mask) -> Decision:
     """The arm of least score that the mask allows, any such arm during warm-up."""
     num_arms = scores.size
-    best = jnp.argmin(jnp.where(allowed_or_all(mask, num_arms), scores, jnp.inf))
+    best = jnp.argmin(jnp.where(allowed_arms(mask, num_arms), scores, jnp.inf))
     certain = jax.nn.one_hot(best, num_arms, dtype=scores.dtype)
     decision = draw(key, jnp.where(state.rounds < surrogate.warmup, 1 / num_arms, certain), mask)
     return decision._replace(aux=surrogate.center + mean[decision.action])

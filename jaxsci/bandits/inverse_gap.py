@@ -20,8 +20,8 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
-from jaxsci.bandits._draw import allowed_or_all, choosing, draw, learning
 from jaxsci.bandits.regressors import Regressor
+from jaxsci.core.policies import allowed_arms, as_select, as_update, draw
 from jaxsci.core.protocols import Decision, Policy
 from jaxsci.core.static import bind
 from jaxsci.core.types import float_dtype
@@ -36,7 +36,7 @@ class InverseGapState(NamedTuple):
 
 def inverse_gap_weights(scores: Float[Array, " K"], eta: Float[ArrayLike, ""], mask=None) -> Float[Array, " K"]:
     r"""$p_i = 1/(K + \eta(\hat y_i - \min\hat y))$, the rest on the minimum; K counts the arms that may be played."""
-    allowed = allowed_or_all(mask, scores.shape[0])
+    allowed = allowed_arms(mask, scores.shape[0])
     scores = jnp.where(allowed, scores, jnp.inf)
     best = jnp.argmin(scores)
     gaps = jnp.where(allowed, scores - jnp.min(scores), 0)
@@ -112,7 +112,7 @@ def greedy_cb(regressor: Regressor, *, epsilon: ArrayLike = 0.0) -> Policy:
         epsilon: in [0, 1], traced; 0 never explores.
     """
     epsilon = jnp.asarray(epsilon, float_dtype(epsilon))
-    return Policy(Partial(_init, regressor), choosing(Partial(_select_greedy, regressor, epsilon)), _learns(regressor))
+    return Policy(Partial(_init, regressor), as_select(Partial(_select_greedy, regressor, epsilon)), _learns(regressor))
 
 
 def _policy(function, regressor, exploration, exponent, floor, eliminate, *, relative) -> Policy:
@@ -120,7 +120,7 @@ def _policy(function, regressor, exploration, exponent, floor, eliminate, *, rel
         raise ValueError(f"{function}: eliminate needs a regressor with leverage, such as ridge; got one without")
     numbers = [None if v is None else jnp.asarray(v, float_dtype(v)) for v in (exploration, exponent, floor, eliminate)]
     select = Partial(bind(_select, relative=relative), regressor, *numbers)
-    return Policy(Partial(_init, regressor), choosing(select), _learns(regressor))
+    return Policy(Partial(_init, regressor), as_select(select), _learns(regressor))
 
 
 def _init(regressor: Regressor, key) -> InverseGapState:
@@ -143,7 +143,7 @@ def _select(
     predicted = regressor.predict(state.regressor, context)
     dtype = predicted.dtype
     exploration, exponent, floor = (v.astype(dtype) for v in (exploration, exponent, floor))
-    allowed = allowed_or_all(mask, predicted.shape[0])
+    allowed = allowed_arms(mask, predicted.shape[0])
     rounds = jnp.maximum(state.rounds, 1).astype(dtype)
     if eliminate is not None:
         spread = eliminate.astype(dtype) * jnp.log(predicted.shape[0] * rounds)
@@ -159,14 +159,14 @@ def _select(
 def _select_greedy(regressor: Regressor, epsilon, key, state: InverseGapState, context, mask) -> Decision:
     predicted = regressor.predict(state.regressor, context)
     num_arms, dtype = predicted.shape[0], predicted.dtype
-    best = jnp.argmin(jnp.where(allowed_or_all(mask, num_arms), predicted, jnp.inf))
+    best = jnp.argmin(jnp.where(allowed_arms(mask, num_arms), predicted, jnp.inf))
     greedy = jax.nn.one_hot(best, num_arms, dtype=dtype)
     epsilon = epsilon.astype(dtype)
     return draw(key, epsilon / num_arms + (1 - epsilon) * greedy, mask)
 
 
 def _learns(regressor: Regressor) -> Partial:
-    return learning(Partial(_learn, regressor), small=False, unlearns=False)
+    return as_update(Partial(_learn, regressor), small=False, unlearns=False)
 
 
 def _learn(regressor: Regressor, state: InverseGapState, decision, loss, context, weight) -> InverseGapState:

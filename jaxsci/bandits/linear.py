@@ -13,9 +13,9 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import ArrayLike
 
-from jaxsci.bandits._draw import choosing, least
 from jaxsci.bandits.regressors import Regressor, learns, ridge
 from jaxsci.core.keys import as_typed_key
+from jaxsci.core.policies import as_select, choose_least
 from jaxsci.core.protocols import Decision, Policy
 from jaxsci.core.types import Size, float_dtype
 
@@ -53,7 +53,7 @@ def lin_ucb(num_arms: Size, num_features: Size, *, alpha: ArrayLike = 1.0, **opt
     """
     alpha = jnp.asarray(alpha, float_dtype(alpha))
     regressor = ridge(num_arms, num_features, **options)
-    return Policy(regressor.init, choosing(Partial(_select_optimistic, regressor, alpha)), learns(regressor))
+    return Policy(regressor.init, as_select(Partial(_select_optimistic, regressor, alpha)), learns(regressor))
 
 
 def lin_ts(num_arms: Size, num_features: Size, *, alpha: ArrayLike = 1.0, **options) -> Policy:
@@ -76,18 +76,18 @@ def lin_ts(num_arms: Size, num_features: Size, *, alpha: ArrayLike = 1.0, **opti
     """
     alpha = jnp.asarray(alpha, float_dtype(alpha))
     regressor = ridge(num_arms, num_features, **options)
-    return Policy(regressor.init, choosing(Partial(_select_sampled, regressor, alpha)), learns(regressor))
+    return Policy(regressor.init, as_select(Partial(_select_sampled, regressor, alpha)), learns(regressor))
 
 
 def _select_optimistic(regressor: Regressor, alpha, key, state, context, mask) -> Decision:
     predicted = regressor.predict(state, context)
     width = jnp.sqrt(regressor.leverage(state, context))
-    return least(predicted - alpha.astype(predicted.dtype) * width, mask)
+    return choose_least(predicted - alpha.astype(predicted.dtype) * width, mask)
 
 
 def _select_sampled(regressor: Regressor, alpha, key, state, context, mask) -> Decision:
     key = as_typed_key(key, "select")
-    return least(regressor.sample(key, state, context, alpha.astype(float_dtype(state))), mask)
+    return choose_least(regressor.sample(key, state, context, alpha.astype(float_dtype(state))), mask)
 
 
 __all__ = ["lin_ts", "lin_ucb"]

@@ -23,12 +23,12 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
-from jaxsci.bandits._draw import check_num_arms, check_size
 from jaxsci.bandits.inverse_gap import fast_cb, square_cb
 from jaxsci.bandits.regressors import Regressor, as_features
 from jaxsci.core import tree
+from jaxsci.core.policies import check_num_arms
 from jaxsci.core.protocols import Policy
-from jaxsci.core.static import bind
+from jaxsci.core.static import bind, check_size
 from jaxsci.core.types import Size, float_dtype
 from jaxsci.nn import mlp
 

@@ -21,8 +21,8 @@ from jax.scipy.linalg import solve_triangular
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
-from jaxsci.bandits._draw import check_num_arms, check_size, learning
-from jaxsci.core.static import bind
+from jaxsci.core.policies import as_update, check_num_arms
+from jaxsci.core.static import bind, check_size
 from jaxsci.core.types import Size, float_dtype
 
 
@@ -56,7 +56,7 @@ class RidgeState(NamedTuple):
 
 def learns(regressor: Regressor) -> Partial:
     """The update of a policy whose state is the regressor's."""
-    return learning(Partial(_learn, regressor), small=False, unlearns=False)
+    return as_update(Partial(_learn, regressor), small=False, unlearns=False)
 
 
 def _learn(regressor: Regressor, state, decision, loss, context, weight):

@@ -13,15 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree, Real
 
-from jaxsci.bandits._draw import as_arrays, played
 from jaxsci.core import status, tree
 from jaxsci.core.keys import as_typed_key
+from jaxsci.core.policies import as_arrays, played, round_key
 from jaxsci.core.protocols import Decision, Policy
 from jaxsci.core.types import float_dtype
-
-# As in `linear.tuned_sequence`, so that at one key both make the same choices: rounds fold in their index, the start
-# the other end of the range, and within a round 1 is the choice.
-_START, _CHOICE = 0xFFFF_FFFF, 1
 
 
 class ReplayState(NamedTuple):
@@ -92,12 +88,11 @@ def replay(
 @eqx.filter_jit
 def _run(key, costs, policy, contexts, masks, state):
     if state is None:
-        state = ReplayState(policy.init(jax.random.fold_in(key, _START)), jnp.int32(0))
+        state = ReplayState(policy.init(round_key(key, "policy")), jnp.int32(0))
 
     def step(state, row):
         costs, context, mask = row
-        here = jax.random.fold_in(key, state.round)
-        decision = policy.select(jax.random.fold_in(here, _CHOICE), state.policy, context, mask)
+        decision = policy.select(round_key(key, "policy", state.round), state.policy, context, mask)
         real, cost = played(decision), costs[jnp.minimum(decision.action, costs.shape[0] - 1)]
         fine = jnp.isfinite(cost) & tree.all_finite(context)
         trouble = status.merge(

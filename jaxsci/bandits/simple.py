@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float
 
-from jaxsci.bandits._draw import allowed_or_all, check_num_arms, choosing, draw
 from jaxsci.bandits._moments import Moments, init_moments, learning_moments
+from jaxsci.core.policies import allowed_arms, as_select, check_num_arms, draw
 from jaxsci.core.protocols import Decision, Policy
 from jaxsci.core.static import bind
 from jaxsci.core.types import Size, float_dtype
@@ -35,7 +35,7 @@ def fixed(num_arms: Size, *, arm: ArrayLike) -> Policy:
     num_arms = check_num_arms("fixed", num_arms)
     return Policy(
         Partial(_init_nothing),
-        choosing(Partial(bind(_select_fixed, num_arms=num_arms), jnp.asarray(arm, jnp.int32))),
+        as_select(Partial(bind(_select_fixed, num_arms=num_arms), jnp.asarray(arm, jnp.int32))),
         Partial(_update_nothing),
     )
 
@@ -48,7 +48,7 @@ def uniform(num_arms: Size) -> Policy:
     """
     num_arms = check_num_arms("uniform", num_arms)
     return Policy(
-        Partial(_init_nothing), choosing(Partial(bind(_select_uniform, num_arms=num_arms))), Partial(_update_nothing)
+        Partial(_init_nothing), as_select(Partial(bind(_select_uniform, num_arms=num_arms))), Partial(_update_nothing)
     )
 
 
@@ -81,14 +81,14 @@ def epsilon_greedy(num_arms: Size, *, exploration: ArrayLike = 5.0) -> Policy:
     exploration = jnp.asarray(exploration, float_dtype(exploration))
     return Policy(
         Partial(bind(init_moments, num_arms=num_arms), exploration),
-        choosing(Partial(bind(_select_greedy, num_arms=num_arms), exploration)),
+        as_select(Partial(bind(_select_greedy, num_arms=num_arms), exploration)),
         learning_moments(jnp.zeros_like(exploration)),
     )
 
 
 def _select_greedy(exploration, key, state: Moments, context, mask, *, num_arms) -> Decision:
     dtype = exploration.dtype
-    allowed = allowed_or_all(mask, num_arms)
+    allowed = allowed_arms(mask, num_arms)
     score = jnp.where(allowed, jnp.where(state.count > 0, state.mean, -jnp.inf), jnp.inf)
     epsilon = jnp.minimum(1, exploration * num_arms / (state.rounds + 1).astype(dtype))
     greedy = jax.nn.one_hot(jnp.argmin(score), num_arms, dtype=dtype)

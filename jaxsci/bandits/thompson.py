@@ -14,9 +14,9 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float
 
-from jaxsci.bandits._draw import check_num_arms, choosing, least
 from jaxsci.bandits._moments import Moments, init_moments, learning_moments
 from jaxsci.core.keys import as_typed_key
+from jaxsci.core.policies import as_select, check_num_arms, choose_least
 from jaxsci.core.protocols import Decision, Policy
 from jaxsci.core.static import bind
 from jaxsci.core.types import Size, float_dtype
@@ -26,7 +26,7 @@ def _policy(num_arms, select, centre, *hyper) -> Policy:
     """All three differ in their draw alone; `centre` is taken from the losses before they are summed."""
     return Policy(
         Partial(bind(init_moments, num_arms=num_arms), centre),
-        choosing(Partial(select, *hyper)),
+        as_select(Partial(select, *hyper)),
         learning_moments(centre),
     )
 
@@ -136,13 +136,13 @@ def _select_beta(ones, zeros, key, state: Moments, context, mask) -> Decision:
     shapes = jnp.stack([ones + jnp.maximum(state.total, 0), zeros + jnp.maximum(state.count - state.total, 0)])
     gammas = _log_gamma(as_typed_key(key, "select"), shapes)
     # theta = g / (g + h) grows with log g - log h, which no rounding takes to 0 or 1.
-    return least(gammas[0] - gammas[1], mask)
+    return choose_least(gammas[0] - gammas[1], mask)
 
 
 def _select_gaussian(sigma, prior_count, key, state: Moments, context, mask) -> Decision:
     count = prior_count + state.count
     noise = jax.random.normal(as_typed_key(key, "select"), count.shape, count.dtype)
-    return least(state.total / count + sigma * noise / jnp.sqrt(count), mask)
+    return choose_least(state.total / count + sigma * noise / jnp.sqrt(count), mask)
 
 
 def _select_normal_inverse_gamma(prior_count, prior_shape, prior_scale, key, state: Moments, context, mask) -> Decision:
@@ -151,7 +151,7 @@ def _select_normal_inverse_gamma(prior_count, prior_shape, prior_scale, key, sta
     scale = prior_scale + jnp.maximum(state.squares - state.total**2 / count, 0) / 2
     sigma = jnp.exp((jnp.log(scale) - _log_gamma(precision_key, prior_shape + state.count / 2)) / 2)
     noise = jax.random.normal(mean_key, count.shape, count.dtype)
-    return least(state.total / count + sigma * noise / jnp.sqrt(count), mask)
+    return choose_least(state.total / count + sigma * noise / jnp.sqrt(count), mask)
 
 
 __all__ = ["thompson_beta", "thompson_gaussian", "thompson_normal_inverse_gamma"]

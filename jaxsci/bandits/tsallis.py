@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Bool, Float, Real
 
-from jaxsci.bandits._draw import allowed_or_all, asleep, check_num_arms, choosing, draw, learning
+from jaxsci.core.policies import allowed_arms, as_select, as_update, check_num_arms, draw, sleeping_arms
 from jaxsci.core.protocols import Decision, Policy
 from jaxsci.core.static import bind
 from jaxsci.core.types import Size, float_dtype
@@ -72,8 +72,8 @@ def tsallis_inf(
     floor = jnp.asarray(floor, float_dtype(floor))
     return Policy(
         Partial(bind(_init, num_arms=num_arms), floor),
-        choosing(Partial(bind(_select, normalize=normalize, estimator=estimator))),
-        learning(Partial(_learn, floor)),
+        as_select(Partial(bind(_select, normalize=normalize, estimator=estimator))),
+        as_update(Partial(_learn, floor)),
     )
 
 
@@ -89,10 +89,10 @@ def _select(key, state: TsallisState, context, mask, *, normalize, estimator) ->
         # All losses at the floor: any positive scale gives the same 0 / scale.
         losses = losses / jnp.where(mean > 0, mean, 1)
     eta = (2 if estimator == "iw" else 4) / jnp.sqrt(state.rounds + 1)
-    p = tsallis_probabilities(losses, eta, allowed_or_all(mask, losses.shape[0]))
+    p = tsallis_probabilities(losses, eta, allowed_arms(mask, losses.shape[0]))
     # A late update must use the baseline of the choice, and know which arms were asleep.
     baseline = None if estimator == "iw" else jnp.where(p >= eta**2, 0.5, 0).astype(losses.dtype)
-    return draw(key, p, mask, aux=(baseline, asleep(mask, p.size)))
+    return draw(key, p, mask, aux=(baseline, sleeping_arms(mask, p.size)))
 
 
 def _learn(floor, state: TsallisState, decision: Decision, loss, context, weight) -> TsallisState:
@@ -120,7 +120,7 @@ def tsallis_probabilities(
     """
     dtype = float_dtype(losses, eta)
     losses = jnp.asarray(losses, dtype)
-    return _probabilities(losses, jnp.asarray(eta, dtype), allowed_or_all(mask, losses.shape[0]))
+    return _probabilities(losses, jnp.asarray(eta, dtype), allowed_arms(mask, losses.shape[0]))
 
 
 @jax.jit

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import ArrayLike
 
-from jaxsci.bandits._draw import check_num_arms, choosing, least
 from jaxsci.bandits._moments import Moments, init_moments, learning_moments
+from jaxsci.core.policies import as_select, check_num_arms, choose_least
 from jaxsci.core.protocols import Decision, Policy
 from jaxsci.core.static import bind
 from jaxsci.core.types import Size, float_dtype
@@ -46,7 +46,7 @@ def ucb1(num_arms: Size, *, alpha: ArrayLike = 1.0) -> Policy:
     alpha = jnp.asarray(alpha, float_dtype(alpha))
     return Policy(
         Partial(bind(init_moments, num_arms=num_arms), alpha),
-        choosing(Partial(_select_ucb1, alpha)),
+        as_select(Partial(_select_ucb1, alpha)),
         learning_moments(jnp.zeros_like(alpha)),
     )
 
@@ -68,7 +68,7 @@ def ucb_v(num_arms: Size, *, exploration: ArrayLike = 1.2, loss_range: ArrayLike
     exploration, loss_range = (jnp.asarray(v, dtype) for v in (exploration, loss_range))
     return Policy(
         Partial(bind(init_moments, num_arms=num_arms), exploration),
-        choosing(Partial(_select_ucb_v, exploration, loss_range)),
+        as_select(Partial(_select_ucb_v, exploration, loss_range)),
         learning_moments(jnp.zeros_like(exploration)),
     )
 
@@ -81,7 +81,7 @@ def _plays(state: Moments):
 def _select_ucb1(alpha, key, state: Moments, context, mask) -> Decision:
     count, log_plays = _plays(state)
     bound = state.mean - alpha * jnp.sqrt(2 * log_plays / count)
-    return least(jnp.where(state.count > 0, bound, -jnp.inf), mask)
+    return choose_least(jnp.where(state.count > 0, bound, -jnp.inf), mask)
 
 
 def _select_ucb_v(exploration, loss_range, key, state: Moments, context, mask) -> Decision:
@@ -89,7 +89,7 @@ def _select_ucb_v(exploration, loss_range, key, state: Moments, context, mask) -
     variance = jnp.maximum(state.squares / count - state.mean**2, 0)
     zeta = exploration * log_plays
     bound = state.mean - jnp.sqrt(2 * variance * zeta / count) - 3 * loss_range * zeta / count
-    return least(jnp.where(state.count > 0, bound, -jnp.inf), mask)
+    return choose_least(jnp.where(state.count > 0, bound, -jnp.inf), mask)
 
 
 __all__ = ["ucb1", "ucb_v"]

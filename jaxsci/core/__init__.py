@@ -1,4 +1,5 @@
-"""What every room stands on: types, pytree arithmetic, statuses, loops, keys, protocols, training, checkpoints.
+"""What every room stands on: types, pytree arithmetic, statuses, loops, keys, protocols, what policies share,
+training, checkpoints.
 
 Builds on: jax, numpy, jaxtyping and equinox alone; optax is never imported, orbax and tqdm inside the functions that
 need them. Start reading at `status` (how results tell of trouble) and `protocols` (what users plug in).
@@ -14,6 +15,7 @@ _MODULES = (
     "extras",
     "keys",
     "loops",
+    "policies",
     "program",
     "protocols",
     "provenance",
@@ -32,6 +34,7 @@ __all__ = [  # noqa: F822 (lazy, see __getattr__)
     "extras",
     "keys",
     "loops",
+    "policies",
     "program",
     "protocols",
     "provenance",

@@ -6,6 +6,7 @@ compares by identity and would.
 """
 
 import dataclasses
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -45,4 +46,25 @@ def bind(function: Callable, **static) -> Bound:
     return Bound(function, tuple(sorted(static.items())))
 
 
-__all__ = ["bind"]
+def check_size(function: str, name: str, value: Any, *, least: int = 1) -> int:
+    """A static size as an int.
+
+    Args:
+        function: named by the error.
+        name: the argument's name, for the error.
+        value: an int or an integer of NumPy; a Boolean is none.
+        least: the smallest value allowed.
+
+    Raises:
+        ValueError: `value` is no integer or below `least`.
+    """
+    try:
+        size = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        size = None
+    if size is None or size < least:
+        raise ValueError(f"{function}: {name} must be an int >= {least}, got {value!r}")
+    return size
+
+
+__all__ = ["bind", "check_size"]

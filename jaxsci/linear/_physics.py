@@ -26,7 +26,6 @@ Khodak et al. 2024, Learning to Relax (the task); Evensen 2003, The ensemble Kal
 import math
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
@@ -34,6 +33,7 @@ from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
 from jaxsci.core import tree
 from jaxsci.core.keys import as_typed_key
+from jaxsci.core.policies import allowed_arms, as_select, as_update
 from jaxsci.core.protocols import Decision, Policy
 from jaxsci.core.static import bind
 from jaxsci.core.types import float_dtype
@@ -137,8 +137,8 @@ def physics_policy(
     theory = {"arms": arms, "low": low, "high": high, "misfit": misfit, "unit": unit, "fallback": fallback}
     return Policy(
         Partial(bind(_init, method=method, num_members=num_members, num_bins=num_bins), theory, tol),
-        Partial(bind(_select, method=method), theory),
-        Partial(bind(_update, method=method), theory),
+        as_select(Partial(bind(_select, method=method), theory)),
+        as_update(Partial(bind(_learn, method=method), theory), unlearns=False, tolerates=("infinite loss", "context")),
     )
 
 
@@ -219,25 +219,21 @@ def _place(theory, context, num_bins):
     return x, jnp.minimum((x * num_bins).astype(jnp.int32), num_bins - 1)
 
 
-@eqx.filter_jit
-def _select(theory, key, state: PhysicsState, context=None, mask=None, *, method) -> Decision:
+def _select(theory, key, state: PhysicsState, context, mask, *, method) -> Decision:
     key = as_typed_key(key, "select")
     arms, fallback = theory["arms"], theory["fallback"]
-    if mask is not None and (jnp.shape(mask) != arms.shape or jnp.asarray(mask).dtype != bool):
-        raise ValueError(f"select: mask must be Bool of shape {arms.shape}, got shape {jnp.shape(mask)}")
+    allowed = allowed_arms(mask, arms.shape[0])
     x, b = _place(theory, context, state.visits.shape[0])
     # Posterior of the cells' residuals; optimism of one standard deviation tries arms the theory is unsure of.
     information = state.visits[b] / state.noise + 1 / theory["misfit"] ** 2
     correction = state.visits[b] / state.noise / information * state.residual[b] - 1 / jnp.sqrt(information)
     predicted = _predict(method, state.members[:, None, :], x, arms[None, :]) + correction[None, :]
-    if mask is not None:
-        predicted = jnp.where(mask[None, :], predicted, jnp.inf)
+    predicted = jnp.where(allowed[None, :], predicted, jnp.inf)
     votes = jnp.argmin(predicted, axis=1).astype(jnp.int32)
     member = jax.random.randint(jax.random.fold_in(key, 0), (), 0, votes.shape[0])
     action, log_expected = votes[member], jnp.min(predicted[member])
-    log_prob = jnp.log(jnp.mean((votes == action).astype(arms.dtype)))
-    if mask is not None:
-        log_prob = jnp.where(jnp.any(mask), log_prob, -jnp.inf)
+    share = jnp.mean((votes == action).astype(arms.dtype))
+    log_prob = jnp.where(jnp.any(allowed), jnp.log(share), -jnp.inf)
     if fallback is None:
         return Decision(action, log_prob)
 
@@ -258,15 +254,9 @@ def _fallback_share(state: PhysicsState):
     return jnp.where(gap > 0, w, 1) / (1 + w)
 
 
-def _update(theory, state: PhysicsState, decision, loss, context=None, weight=1.0, *, method) -> PhysicsState:
-    # Numbers become arrays before the jitted part, where a Python number would be static.
-    loss, weight = (jnp.asarray(v, state.noise.dtype) for v in (loss, weight))
-    return _learn(theory, state, decision, loss, context, weight, method=method)
-
-
-@eqx.filter_jit
 def _learn(theory, state: PhysicsState, decision: Decision, loss, context, weight, *, method) -> PhysicsState:
-    arm = decision.action
+    # A fallback of a wider dtype widens the numbers of the round.
+    arm, (loss, weight) = decision.action, (v.astype(state.noise.dtype) for v in (loss, weight))
     x, b = _place(theory, context, state.visits.shape[0])
     y = jnp.clip(jnp.log(jnp.maximum(loss / theory["unit"], 1e-9)), _LEAST_LOG, _LARGEST_LOG)
     omega, noise, visits = theory["arms"][arm], state.noise, state.visits[b, arm]
@@ -299,8 +289,7 @@ def _learn(theory, state: PhysicsState, decision: Decision, loss, context, weigh
     if theory["fallback"] is not None:
         paid = theory["unit"] * jnp.exp(y)
         learnt = _compare(theory["fallback"], theory["unit"], learnt, decision.aux, paid, context, weight)
-    usable = (decision.log_prob > -jnp.inf) & ~jnp.isnan(loss) & (weight > 0)
-    return tree.where(usable, learnt, state)
+    return learnt
 
 
 def _cell_variance(visits, weight, misfit, noise):

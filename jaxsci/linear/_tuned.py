@@ -18,11 +18,9 @@ from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
 from jaxsci.core import status, tree
 from jaxsci.core.keys import as_typed_key
+from jaxsci.core.policies import round_key
 from jaxsci.core.protocols import Policy, Stream, StreamCarry
 from jaxsci.linear._solve import solve
-
-# Rounds fold in 0, 1, 2, ...; the starts fold in the other end of the range.
-_POLICY_START, _STREAM_START = 0xFFFF_FFFF, 0xFFFF_FFFE
 
 
 class TunedState(NamedTuple):
@@ -73,8 +71,8 @@ def tuned_init(key, stream: Stream, policy: Policy) -> TunedState:
 @eqx.filter_jit
 def _init(key, stream, policy):
     return TunedState(
-        policy.init(jax.random.fold_in(key, _POLICY_START)),
-        stream.init(jax.random.fold_in(key, _STREAM_START)),
+        policy.init(round_key(key, "policy")),
+        stream.init(round_key(key, "stream")),
         jnp.int32(0),
     )
 
@@ -104,9 +102,8 @@ def tuned_step(
 
 @eqx.filter_jit
 def _step(key, state, stream, method, policy, arms, cost, tol, max_steps, norm_ref: str):
-    here = jax.random.fold_in(key, state.round)
-    carry, problem = stream.next(jax.random.fold_in(here, 0), state.carry, state.round)
-    decision = policy.select(jax.random.fold_in(here, 1), state.policy, problem.context)
+    carry, problem = stream.next(round_key(key, "stream", state.round), state.carry, state.round)
+    decision = policy.select(round_key(key, "policy", state.round), state.policy, problem.context)
     parameter = _parameter(arms, decision.action, problem.context)
     result = solve(
         problem.op, problem.b, problem.x0, method=method(parameter), tol=tol, max_steps=max_steps, norm_ref=norm_ref
@@ -231,8 +228,7 @@ def cost_table(
 @eqx.filter_jit
 def _table(key, stream, method, arms, tol, max_steps, num_rounds: int, cost, norm_ref: str):
     def step(carry, i):
-        here = jax.random.fold_in(key, i)
-        carry, problem = stream.next(jax.random.fold_in(here, 0), carry, i)
+        carry, problem = stream.next(round_key(key, "stream", i), carry, i)
 
         # One arm at a time: as lanes of a batch, all would wait for the slowest. Only the first arm's solution is kept.
         def play(kept, numbered):
@@ -253,7 +249,7 @@ def _table(key, stream, method, arms, tol, max_steps, num_rounds: int, cost, nor
         solution, costs = jax.lax.scan(play, carry.solution, (jnp.arange(num_arms), arms))
         return carry._replace(solution=solution), (costs, problem.context)
 
-    start = stream.init(jax.random.fold_in(key, _STREAM_START))
+    start = stream.init(round_key(key, "stream"))
     return jax.lax.scan(step, start, jnp.arange(num_rounds, dtype=jnp.int32))[1]
 
 

@@ -2,10 +2,12 @@
 
 import jax
 import jax.numpy as jnp
+from jax.tree_util import Partial
 
 import jaxsci
 from contracts import Bad, Compiled, Constant, Driver, Record
-from jaxsci.core import checkpoint, extras, keys, loops, static, status, train, tree, types
+from jaxsci.core import checkpoint, extras, keys, loops, policies, static, status, train, tree, types
+from jaxsci.core.protocols import Decision
 
 CONSTANTS = (
     "OK NONFINITE_INPUT NONFINITE_RESULT MAX_STEPS STAGNATED DIVERGED DEGENERATE OUT_OF_RANGE SINGULAR NOT_RUN"
@@ -159,6 +161,70 @@ def _float_dtype(folder):
     assert types.float_dtype({"a": jnp.bfloat16(1)}, 2.0) == jnp.bfloat16
 
 
+# --- policies ----------------------------------------------------------------------------------------------
+
+
+def _drawn(key, dtype):
+    mask = jnp.array([True, False, True, True])
+    return lambda key, p: policies.draw(key, p, mask), (key, jax.random.uniform(key, (4,), dtype))
+
+
+def _chosen(key, dtype):
+    mask = jnp.array([True, False, True, True])
+    return lambda scores: policies.choose_least(scores, mask), (jax.random.normal(key, (4,), dtype),)
+
+
+def _masks(function):
+    return lambda key, dtype: (lambda mask: function(mask, 5), (jax.random.bernoulli(key, shape=(5,)),))
+
+
+def _bad_mask(folder):
+    policies.allowed_arms(jnp.ones(3), 3)
+
+
+def _played(key, dtype):
+    return lambda p: policies.played(Decision(jnp.int32(0), p)), (jax.random.normal(key, (), dtype),)
+
+
+def _context(key, dtype):
+    return lambda x: policies.as_arrays({"x": x, "n": 2}), (jax.random.normal(key, (), dtype),)
+
+
+def _round_keys(key, dtype):
+    def run(key, i):
+        names = ("policy", "stream")
+        return [jax.random.key_data(policies.round_key(key, n, j)) for n in names for j in (None, i)]
+
+    return run, (key, jnp.int32(3))
+
+
+def _sum_losses(state, decision, loss, context, weight):
+    return state + weight * loss
+
+
+def _update_rule(folder):
+    """What teaches, what does not, and what an update may be told to put up with."""
+    decision, nothing = Decision(jnp.int32(0), jnp.float32(0)), Decision(jnp.int32(0), jnp.float32(-jnp.inf))
+    zero, hole = jnp.float32(0), jnp.float32(jnp.nan)
+    strict = policies.as_update(_sum_losses)
+    assert float(strict(zero, decision, 2.0, None, 3.0)) == 6 and float(strict(zero, decision, 2.0, 0.5, -1.0)) == -2
+    idle = [(nothing, 2.0), (decision, hole), (decision, jnp.inf), (decision, 2.0, hole), (decision, 2.0, None, 0.0)]
+    assert not any(float(strict(zero, *round_)) for round_ in idle)
+    mild = policies.as_update(_sum_losses, unlearns=False, tolerates=("infinite loss", "context"))
+    assert float(mild(zero, decision, jnp.inf)) == jnp.inf and float(mild(zero, decision, 2.0, hole)) == 2
+    assert not float(mild(zero, decision, 2.0, None, -1.0)) and not float(mild(zero, decision, hole))
+
+
+def _argmin(bias, key, state, context, mask):
+    return policies.choose_least(state + bias + context, mask)
+
+
+def _select_rule(folder):
+    select = policies.as_select(Partial(_argmin, jnp.zeros(3)))
+    decision = select(jax.random.key(0), jnp.array([0.0, 1.0, 2.0]), 0.5, [False, True, True])
+    assert int(decision.action) == 1 and float(decision.log_prob) == 0
+
+
 ENTRIES = {
     "jaxsci.core.tree.dot": Compiled(lambda key, dtype: (tree.dot, _two(key, dtype)), grad=(0, 1)),
     "jaxsci.core.tree.norm": Compiled(lambda key, dtype: (tree.norm, (_nest(key, dtype),)), grad=(0,)),
@@ -205,6 +271,32 @@ ENTRIES = {
     ),
     "jaxsci.core.static.bind": Driver(
         bad=(Bad(lambda folder: static.bind(max, a=jnp.ones(2)), TypeError, "a must be hashable to be static"),)
+    ),
+    "jaxsci.core.static.check_size": Driver(
+        bad=(
+            Bad(lambda folder: static.check_size("f", "num", 2.0), ValueError, "f: num must be an int >= 1, got 2.0"),
+            Bad(lambda folder: static.check_size("f", "num", True), ValueError, "got True"),
+            Bad(lambda folder: static.check_size("f", "num", -1, least=0), ValueError, "must be an int >= 0, got -1"),
+        )
+    ),
+    "jaxsci.core.policies.draw": Compiled(_drawn),
+    "jaxsci.core.policies.choose_least": Compiled(_chosen),
+    "jaxsci.core.policies.allowed_arms": Compiled(_masks(policies.allowed_arms)),
+    "jaxsci.core.policies.sleeping_arms": Compiled(_masks(policies.sleeping_arms)),
+    "jaxsci.core.policies.played": Compiled(_played),
+    "jaxsci.core.policies.as_arrays": Compiled(_context),
+    "jaxsci.core.policies.round_key": Compiled(_round_keys),
+    "jaxsci.core.policies.as_select": Driver(
+        bad=(Bad(_bad_mask, ValueError, r"mask must be Bool of shape \(3,\), got float32"),), works=_select_rule
+    ),
+    "jaxsci.core.policies.as_update": Driver(
+        bad=(
+            Bad(lambda folder: policies.as_update(_sum_losses, tolerates=("nan",)), ValueError, "tolerates must name"),
+        ),
+        works=_update_rule,
+    ),
+    "jaxsci.core.policies.check_num_arms": Driver(
+        bad=(Bad(lambda folder: policies.check_num_arms("ucb1", 0), ValueError, "ucb1: num_arms must be an int >= 1"),)
     ),
     "jaxsci.core.extras.require": Driver(
         bad=(
