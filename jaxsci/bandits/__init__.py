@@ -2,18 +2,17 @@
 
 Builds on: core, gp, nn. Every factory returns a `core.protocols.Policy` whose hyper-parameters are traced leaves;
 `binned` and `encoded` make contextual policies out of others, `choose` one policy out of several, and `square_cb` one
-out of any `Regressor`. Start reading at `simple.py`.
+out of any `Regressor`. Start reading at `_simple.py`.
 """
 
-from jaxsci.bandits._moments import Moments
-from jaxsci.bandits.binned import binned
-from jaxsci.bandits.chebyshev import ChebyshevState, cheb_cb, chebyshev_features
-from jaxsci.bandits.choose import choose
-from jaxsci.bandits.delayed import DelayedState, delayed, delayed_hold, delayed_settle
-from jaxsci.bandits.exponential import ExponentialState, exp3, exp3_ix, exp3_p, exponential_weights
-from jaxsci.bandits.features import disjoint_features, encoded
-from jaxsci.bandits.forgetting import DiscountedState, WindowedState, discounted, windowed
-from jaxsci.bandits.gaussian_process import (
+from jaxsci.bandits._binned import binned
+from jaxsci.bandits._chebyshev import ChebyshevState, cheb_cb, chebyshev_features
+from jaxsci.bandits._choose import choose
+from jaxsci.bandits._delayed import DelayedState, delayed, delayed_hold, delayed_settle
+from jaxsci.bandits._exponential import ExponentialState, exp3, exp3_ix, exp3_p, exponential_weights
+from jaxsci.bandits._features import disjoint_features, encoded
+from jaxsci.bandits._forgetting import DiscountedState, WindowedState, discounted, windowed
+from jaxsci.bandits._gaussian_process import (
     GPState,
     GPSurrogate,
     gp_surrogate,
@@ -22,16 +21,17 @@ from jaxsci.bandits.gaussian_process import (
     interface_model,
     interface_prior,
 )
-from jaxsci.bandits.inverse_gap import InverseGapState, fast_cb, greedy_cb, inverse_gap_weights, square_cb
-from jaxsci.bandits.linear import lin_ts, lin_ucb
-from jaxsci.bandits.neural import NetworkState, network, neu_fast_cb, neu_square_cb
-from jaxsci.bandits.regressors import Regressor, RidgeState, ridge
-from jaxsci.bandits.regret import Regret, regret
-from jaxsci.bandits.replay import Replay, ReplayState, replay, update_batch
-from jaxsci.bandits.simple import Nothing, epsilon_greedy, fixed, uniform
-from jaxsci.bandits.thompson import thompson_beta, thompson_gaussian, thompson_normal_inverse_gamma
-from jaxsci.bandits.tsallis import TsallisState, tsallis_inf, tsallis_probabilities
-from jaxsci.bandits.ucb import ucb1, ucb_v
+from jaxsci.bandits._inverse_gap import InverseGapState, fast_cb, greedy_cb, inverse_gap_weights, square_cb
+from jaxsci.bandits._linear import lin_ts, lin_ucb
+from jaxsci.bandits._moments import Moments
+from jaxsci.bandits._neural import NetworkState, network, neu_fast_cb, neu_square_cb
+from jaxsci.bandits._regret import Regret, regret
+from jaxsci.bandits._replay import Replay, ReplayState, replay, update_batch
+from jaxsci.bandits._ridge import Regressor, RidgeState, ridge
+from jaxsci.bandits._simple import Nothing, epsilon_greedy, fixed, uniform
+from jaxsci.bandits._thompson import thompson_beta, thompson_gaussian, thompson_normal_inverse_gamma
+from jaxsci.bandits._tsallis import TsallisState, tsallis_inf, tsallis_probabilities
+from jaxsci.bandits._ucb import ucb1, ucb_v
 
 __all__ = [
     "ChebyshevState",

@@ -1,6 +1,6 @@
 """What policies over independent arms remember: the weighted moments of every arm's losses.
 
-One record for all of them, so that discounting and sliding windows are written once (`forgetting.py`).
+One record for all of them, so that discounting and sliding windows are written once (`_forgetting.py`).
 """
 
 from typing import NamedTuple

@@ -11,7 +11,7 @@ from jax.tree_util import Partial
 import tolerances
 from bandits import digits
 from jaxsci import bandits
-from jaxsci.bandits.neural import _objective, _predict
+from jaxsci.bandits._neural import _objective, _predict
 from jaxsci.core import tree
 from jaxsci.nn import mlp
 

@@ -193,7 +193,7 @@ def test_cheb_cb_state_equals_least_squares_from_scratch(key):
 
 @pytest.mark.x64
 def test_givens_rows_equal_a_qr_factorisation(key):
-    from jaxsci.bandits.chebyshev import _givens
+    from jaxsci.bandits._chebyshev import _givens
 
     rows = np.asarray(jax.random.normal(key, (9, 4)))
     y = np.asarray(jax.random.normal(jax.random.fold_in(key, 1), (9,)))

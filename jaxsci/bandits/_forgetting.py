@@ -16,11 +16,11 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Int, PyTree
 
-from jaxsci.bandits import _stored, regressors
+from jaxsci.bandits import _ridge, _stored
+from jaxsci.bandits._exponential import ExponentialState
 from jaxsci.bandits._moments import Moments
-from jaxsci.bandits.exponential import ExponentialState
-from jaxsci.bandits.regressors import RidgeState
-from jaxsci.bandits.tsallis import TsallisState
+from jaxsci.bandits._ridge import RidgeState
+from jaxsci.bandits._tsallis import TsallisState
 from jaxsci.core import tree
 from jaxsci.core.policies import as_select, as_update
 from jaxsci.core.protocols import Decision, Policy
@@ -95,7 +95,7 @@ def _fade_sums(state, policy, discount):
 
 def _fade_ridge(state: RidgeState, policy, discount):
     # Ridge regression starts without a draw, from its prior.
-    return regressors.faded(state, policy.init(jax.random.key(0)), discount.astype(state.theta.dtype))
+    return _ridge.faded(state, policy.init(jax.random.key(0)), discount.astype(state.theta.dtype))
 
 
 _FADES = {Moments: _fade_sums, ExponentialState: _fade_sums, TsallisState: _fade_sums, RidgeState: _fade_ridge}

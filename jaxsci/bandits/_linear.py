@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import ArrayLike
 
-from jaxsci.bandits.regressors import Regressor, learns, ridge
+from jaxsci.bandits._ridge import Regressor, learns, ridge
 from jaxsci.core.keys import as_typed_key
 from jaxsci.core.policies import as_select, choose_least
 from jaxsci.core.protocols import Decision, Policy

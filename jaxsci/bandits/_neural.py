@@ -23,8 +23,8 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
-from jaxsci.bandits.inverse_gap import fast_cb, square_cb
-from jaxsci.bandits.regressors import Regressor, as_features
+from jaxsci.bandits._inverse_gap import fast_cb, square_cb
+from jaxsci.bandits._ridge import Regressor, as_features
 from jaxsci.core import tree
 from jaxsci.core.policies import check_num_arms
 from jaxsci.core.protocols import Policy

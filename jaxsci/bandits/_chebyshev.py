@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float
 
-from jaxsci.bandits.inverse_gap import inverse_gap_weights
+from jaxsci.bandits._inverse_gap import inverse_gap_weights
 from jaxsci.core.policies import as_select, as_update, check_num_arms, draw
 from jaxsci.core.protocols import Decision, Policy
 from jaxsci.core.static import bind, check_size

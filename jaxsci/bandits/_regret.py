@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Real
 
-from jaxsci.bandits.replay import Replay
+from jaxsci.bandits._replay import Replay
 from jaxsci.core.types import float_dtype
 
 
