@@ -54,14 +54,14 @@ def _mabwiser(fast):
     rng = np.random.default_rng(0)
     costs = rng.uniform(size=(1000, 10)) * np.linspace(0.6, 1.0, 10)
     key = jax.random.key(0)
-    ours = compiled(lambda costs: bandits.replay(key, costs, bandits.ucb1(10))[1].action, jnp.asarray(costs))
+    ours = compiled(lambda costs: bandits.replay(key, costs, bandits.policies.ucb1(10))[1].action, jnp.asarray(costs))
     peer = None if mab is None else host(lambda: _ucb_peer(mab, costs))
     yield _against("UCB1, 10 arms, 1000 rounds", ours, peer, 1000, 30.0, seconds)
 
     contexts = rng.normal(size=(300, 6))
     costs = contexts @ rng.normal(size=(6, 5)) / 6 + 0.1 * rng.normal(size=(300, 5))
     ours = compiled(
-        lambda costs, contexts: bandits.replay(key, costs, bandits.lin_ucb(5, 6), contexts)[1].action,
+        lambda costs, contexts: bandits.replay(key, costs, bandits.policies.lin_ucb(5, 6), contexts)[1].action,
         jnp.asarray(costs),
         jnp.asarray(contexts),
     )
@@ -75,12 +75,12 @@ def _seeds(fast):
     keys = jax.random.split(jax.random.key(1), seeds)
     costs = jax.random.uniform(jax.random.key(2), (seeds, rounds, 20))
     policies = {
-        "UCB1": bandits.ucb1(20),
-        "Gaussian Thompson": bandits.thompson_gaussian(20),
-        "Beta Thompson": bandits.thompson_beta(20),
-        "EXP3": bandits.exp3(20),
-        "Tsallis-INF": bandits.tsallis_inf(20),
-        "delayed UCB1": bandits.delayed(bandits.ucb1(20), 8, delay=7),
+        "UCB1": bandits.policies.ucb1(20),
+        "Gaussian Thompson": bandits.policies.thompson_gaussian(20),
+        "Beta Thompson": bandits.policies.thompson_beta(20),
+        "EXP3": bandits.policies.exp3(20),
+        "Tsallis-INF": bandits.policies.tsallis_inf(20),
+        "delayed UCB1": bandits.wrappers.delayed(bandits.policies.ucb1(20), 8, delay=7),
     }
     for name, policy in policies.items():
 
@@ -105,12 +105,13 @@ def _rates(fast):
     rounds = 60 if fast else 300
     key = jax.random.key(3)
     arms = jnp.asarray((np.arange(512)[:, None] >> np.arange(9)) & 1, jnp.float32)
-    surrogate = bandits.gp_surrogate(arms, capacity=rounds, context_size=1)
+    blocks = Partial(bind(bandits.features.disjoint, num_arms=10))
+    surrogate = bandits.regressors.gp_surrogate(arms, capacity=rounds, context_size=1)
     policies = {
         "NeuFastCB, 10 arms, 64 features, width 100": (
-            bandits.encoded(bandits.neu_fast_cb(10, 640), Partial(bind(bandits.disjoint_features, num_arms=10))), 10, 64
+            bandits.wrappers.encoded(bandits.policies.neu_fast_cb(10, 640), blocks), 10, 64
         ),
-        f"GP-UCB, 512 arms, {rounds} plays remembered": (bandits.gp_ucb(surrogate), 512, 1),
+        f"GP-UCB, 512 arms, {rounds} plays remembered": (bandits.policies.gp_ucb(surrogate), 512, 1),
     }  # fmt: skip
     for name, (policy, num_arms, size) in policies.items():
         costs = jax.random.uniform(key, (rounds, num_arms), jnp.float32)
@@ -125,38 +126,39 @@ def _rates(fast):
         )  # fmt: skip
 
 
-_SERIES = Partial(bind(bandits.chebyshev_features, num_features=6), low=-0.15, high=0.65)
+_SERIES = Partial(bind(bandits.features.chebyshev, num_features=6), low=-0.15, high=0.65)
 
 
 def _over_series(policy):
-    return bandits.encoded(policy, _SERIES)
+    return bandits.wrappers.encoded(policy, _SERIES)
 
 
 def _ridge(k):
-    return bandits.ridge(k, 6, regularization=0.01)
+    return bandits.regressors.ridge(k, 6, regularization=0.01)
 
 
 # Total over that of the best fixed omega: mean and spread over seeds, of the high- and of the low-variance stream.
 _PUBLISHED = {
-    "Gaussian Thompson": (bandits.thompson_gaussian, (1.091, 0.007), (1.126, 0.012)),
-    "epsilon-greedy": (bandits.epsilon_greedy, (1.200, 0.031), (1.182, 0.028)),
+    "Gaussian Thompson": (bandits.policies.thompson_gaussian, (1.091, 0.007), (1.126, 0.012)),
+    "epsilon-greedy": (bandits.policies.epsilon_greedy, (1.200, 0.031), (1.182, 0.028)),
     "Tsallis-INF, reduced variance": (
-        lambda k: bandits.tsallis_inf(k, estimator="rv"), (1.253, 0.027), (1.240, 0.031),
+        lambda k: bandits.policies.tsallis_inf(k, estimator="rv"), (1.253, 0.027), (1.240, 0.031),
     ),
-    "EXP3": (bandits.exp3, (1.41, None), (1.36, None)),
-    "EXP3-IX": (bandits.exp3_ix, (1.59, None), (1.47, None)),
-    "EXP3.P": (lambda k: bandits.exp3_p(k, horizon=5000), (2.05, 0.09), (1.89, 0.05)),
-    "UCB1": (bandits.ucb1, (1.70, 0.02), (1.63, 0.01)),
-    "UCB-V": (bandits.ucb_v, (1.99, 0.02), (1.76, 0.01)),
-    "normal-inverse-gamma Thompson": (bandits.thompson_normal_inverse_gamma, (None, None), (None, None)),
+    "EXP3": (bandits.policies.exp3, (1.41, None), (1.36, None)),
+    "EXP3-IX": (bandits.policies.exp3_ix, (1.59, None), (1.47, None)),
+    "EXP3.P": (lambda k: bandits.policies.exp3_p(k, horizon=5000), (2.05, 0.09), (1.89, 0.05)),
+    "UCB1": (bandits.policies.ucb1, (1.70, 0.02), (1.63, 0.01)),
+    "UCB-V": (bandits.policies.ucb_v, (1.99, 0.02), (1.76, 0.01)),
+    "normal-inverse-gamma Thompson": (bandits.policies.thompson_normal_inverse_gamma, (None, None), (None, None)),
     "LinUCB over Chebyshev series": (
-        lambda k: _over_series(bandits.lin_ucb(k, 6, alpha=0.1, regularization=0.01)), (0.642, 0.010), (0.794, 0.006),
+        lambda k: _over_series(bandits.policies.lin_ucb(k, 6, alpha=0.1, regularization=0.01)),
+        (0.642, 0.010), (0.794, 0.006),
     ),
     "FastCB over Chebyshev series": (
-        lambda k: _over_series(bandits.fast_cb(_ridge(k), exploration=10.0)), (0.667, 0.012), (0.816, 0.011),
+        lambda k: _over_series(bandits.policies.fast_cb(_ridge(k), exploration=10.0)), (0.667, 0.012), (0.816, 0.011),
     ),
     "SquareCB over Chebyshev series": (
-        lambda k: _over_series(bandits.square_cb(_ridge(k), exploration=10.0)), (0.850, 0.014), (1.048, 0.009),
+        lambda k: _over_series(bandits.policies.square_cb(_ridge(k), exploration=10.0)), (0.850, 0.014), (1.048, 0.009),
     ),
 }  # fmt: skip
 

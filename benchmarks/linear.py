@@ -30,7 +30,7 @@ def _total(stream, method, policy, arms, rounds, seed=0):
 
 def _heat_totals():
     """Three independent programs agree on these totals; target: within 0.1 %."""
-    one = bandits.fixed(1, arm=0)
+    one = bandits.policies.fixed(1, arm=0)
     published = ((_cg, 1.0, 85422), (_BACKWARD, 1.0, 32800), (_BACKWARD, 1.4, 29454))
     for method, omega, expected in published:
         total, failed = _total(linear.streams.heat(25), method, one, jnp.asarray([omega]), 5000)
@@ -50,7 +50,7 @@ def _heat_totals():
 
 def _learnt(arms, fallback, **options):
     """The policy that learns the physics, alone or beside one that needs none."""
-    other = bandits.tsallis_inf(len(arms), floor=1.0) if fallback else None
+    other = bandits.policies.tsallis_inf(len(arms), floor=1.0) if fallback else None
     return linear.physics_policy(arms, fallback=other, **options)
 
 
@@ -79,16 +79,17 @@ def _policies(fast):
     arms, fine, shifts = jnp.asarray(_ARMS), jnp.asarray(_FINE), {"low": -0.15, "high": 0.65}
     # Policy, its arms, and the least and largest share that counts as reproduced, for high and low variance.
     candidates = {
-        "Tsallis-INF": (bandits.tsallis_inf(20, floor=1.0), arms, (1.05, 1.22), (1.05, 1.20)),
+        "Tsallis-INF": (bandits.policies.tsallis_inf(20, floor=1.0), arms, (1.05, 1.22), (1.05, 1.20)),
         "binned Tsallis-INF": (
-            bandits.binned(bandits.tsallis_inf(20, floor=1.0), 5, **shifts), arms, (0.95, 1.05), (1.04, 1.15),
+            bandits.wrappers.binned(bandits.policies.tsallis_inf(20, floor=1.0), 5, **shifts),
+            arms, (0.95, 1.05), (1.04, 1.15),
         ),
-        "ChebCB": (bandits.cheb_cb(20, **shifts, floor=1.0), arms, (0.0, 0.71), (0.0, 0.87)),
+        "ChebCB": (bandits.policies.cheb_cb(20, **shifts, floor=1.0), arms, (0.0, 0.71), (0.0, 0.87)),
         "learnt physics": (_learnt(_FINE, False, **shifts), fine, (0.0, 0.60), (0.0, 0.75)),
         "learnt physics with fallback": (_learnt(_FINE, True, **shifts), fine, (0.0, 0.60), (0.0, 0.75)),
-        "epsilon-greedy": (bandits.epsilon_greedy(20), arms, None, None),
-        "uniform": (bandits.uniform(20), arms, None, None),
-        "instance-optimal": (bandits.fixed(1, arm=0), _FORMULA, None, None),
+        "epsilon-greedy": (bandits.policies.epsilon_greedy(20), arms, None, None),
+        "uniform": (bandits.policies.uniform(20), arms, None, None),
+        "instance-optimal": (bandits.policies.fixed(1, arm=0), _FORMULA, None, None),
     }  # fmt: skip
     if fast:  # every policy is a program of its own to compile
         candidates = {
@@ -100,7 +101,7 @@ def _policies(fast):
         def totals(policy, choices, stream=stream):
             return [_total(stream, linear.methods.sor, policy, choices, rounds, s)[0] for s in range(seeds)]
 
-        fixed = np.asarray(totals(bandits.fixed(20, arm=best), arms))
+        fixed = np.asarray(totals(bandits.policies.fixed(20, arm=best), arms))
         for name, (policy, choices, *bands) in candidates.items():
             share = float(np.mean(np.asarray(totals(policy, choices)) / fixed))
             note = f"{seeds} seeds of {rounds} rounds; iterations over those of omega {_ARMS[best]:.4g}"
@@ -240,7 +241,7 @@ def _orderings(fast):
 def _tuned_stream(fast):
     """The same systems and parameters in Python; only the sweeps are timed there, not the choice and the drawing."""
     rounds, few, key = 20 if fast else 1000, 20, jax.random.key(0)
-    stream, policy = linear.streams.shifted_laplacian((10, 10)), bandits.tsallis_inf(20, floor=1.0)
+    stream, policy = linear.streams.shifted_laplacian((10, 10)), bandits.policies.tsallis_inf(20, floor=1.0)
 
     def tuned(num_rounds):
         def run(arms):
@@ -275,7 +276,7 @@ def _tuned_stream(fast):
 
 
 def _heat_speed(fast):
-    steps, one = 100 if fast else 1000, bandits.fixed(1, arm=0)
+    steps, one = 100 if fast else 1000, bandits.policies.fixed(1, arm=0)
     for name, method, omega, target in (("CG", _cg, None, 2.0), ("SSOR-PCG, omega 1.4", _BACKWARD, 1.4, 4.0)):
 
         def run(arms, method=method):

@@ -52,7 +52,7 @@ plt.show()
 # all values in one compiled program per policy.
 
 # %%
-BLOCKS = Partial(bind(bandits.disjoint_features, num_arms=10))
+BLOCKS = Partial(bind(bandits.features.disjoint, num_arms=10))
 
 
 def run(key, policy):
@@ -63,11 +63,11 @@ def run(key, policy):
 
 
 def linear(key, alpha):
-    return run(key, bandits.lin_ucb(10, 64, alpha=alpha))
+    return run(key, bandits.policies.lin_ucb(10, 64, alpha=alpha))
 
 
 def neural(key, exploration):
-    return run(key, bandits.encoded(bandits.neu_fast_cb(10, 640, exploration=exploration), BLOCKS))
+    return run(key, bandits.wrappers.encoded(bandits.policies.neu_fast_cb(10, 640, exploration=exploration), BLOCKS))
 
 
 ALPHA, GAP = [0.03, 0.1, 0.3, 1.0, 3.0], [1.0, 3.0, 10.0, 30.0, 1e9]
@@ -137,10 +137,10 @@ def quadrants(key, policy):
     return {"mistake": bandits.replay(jax.random.fold_in(key, 1), losses, policy, context)[1].cost}
 
 
-pair = Partial(bind(bandits.disjoint_features, num_arms=2))
+pair = Partial(bind(bandits.features.disjoint, num_arms=2))
 POLICIES = {
-    "LinUCB": bandits.lin_ucb(2, 2),
-    "NeuFastCB": bandits.encoded(bandits.neu_fast_cb(2, 4, hidden=(64,)), pair),
+    "LinUCB": bandits.policies.lin_ucb(2, 2),
+    "NeuFastCB": bandits.wrappers.encoded(bandits.policies.neu_fast_cb(2, 4, hidden=(64,)), pair),
 }
 
 

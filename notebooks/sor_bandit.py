@@ -69,21 +69,21 @@ assert np.all(np.abs(measured - young) <= 2 * 0.95 / (GRID - 1) + 0.03), (measur
 #
 # Now the shift is random, $c_t \in [-0.15, 0.45]$, and a policy picks ω from a grid of 20 before every solve. The whole
 # sequence, problems, choices, solves and updates, is one `lax.scan`; policies share one compilation through
-# `bandits.choose`, and all meet the same problems at the same seed.
+# `bandits.wrappers.choose`, and all meet the same problems at the same seed.
 
 # %%
 ARMS = jnp.linspace(1.0, 1.95, 20)
 STREAM = linear.streams.shifted_laplacian((10, 10))
 POLICIES = {
-    "fixed ω = 1.8": bandits.fixed(20, arm=16),
-    "Tsallis-INF": bandits.tsallis_inf(20, floor=1.0),
-    "binned Tsallis-INF": bandits.binned(bandits.tsallis_inf(20, floor=1.0), 5, low=-0.15, high=0.65),
-    "ChebCB": bandits.cheb_cb(20, low=-0.15, high=0.65, floor=1.0),
+    "fixed ω = 1.8": bandits.policies.fixed(20, arm=16),
+    "Tsallis-INF": bandits.policies.tsallis_inf(20, floor=1.0),
+    "binned Tsallis-INF": bandits.wrappers.binned(bandits.policies.tsallis_inf(20, floor=1.0), 5, low=-0.15, high=0.65),
+    "ChebCB": bandits.policies.cheb_cb(20, low=-0.15, high=0.65, floor=1.0),
 }
 
 
 def sequence(key, policy):
-    chosen = bandits.choose(list(POLICIES.values()), policy)
+    chosen = bandits.wrappers.choose(list(POLICIES.values()), policy)
     _, record = linear.tuned_sequence(key, STREAM, linear.methods.sor, chosen, ARMS, num_rounds=ROUNDS)
     return {"cost": record.cost, "omega": record.parameter, "context": record.context}
 
@@ -117,12 +117,13 @@ plt.show()
 
 # %%
 formula = Partial(bind(linear.streams.laplacian_omega, shape=(10, 10)))
+only = bandits.policies.fixed(1, arm=0)
 optimal = np.mean(
     [
         float(
-            linear.tuned_sequence(
-                jax.random.key(seed), STREAM, linear.methods.sor, bandits.fixed(1, arm=0), formula, num_rounds=ROUNDS
-            )[1].cost.sum()
+            linear.tuned_sequence(jax.random.key(seed), STREAM, linear.methods.sor, only, formula, num_rounds=ROUNDS)[
+                1
+            ].cost.sum()
         )
         for seed in range(SEEDS)
     ]

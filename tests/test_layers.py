@@ -86,7 +86,7 @@ def test_imports_point_down(path):
     [
         ("core", "from jaxsci import linear"),
         ("core", "import jaxsci.sweep"),
-        ("linear", "from jaxsci.bandits import tsallis_inf"),
+        ("linear", "from jaxsci.bandits import policies"),
         ("sweep", "def f():\n    from jaxsci.plot import lines"),
         ("bandits", "import jaxsci.demo"),
         ("kernels", "import equinox"),

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float
 
-from jaxsci.bandits._inverse_gap import inverse_gap_weights
+from jaxsci.bandits import features, probabilities
 from jaxsci.core.policies import as_select, as_update, check_num_arms, draw
 from jaxsci.core.protocols import Decision, Policy
 from jaxsci.core.static import bind, check_size
@@ -71,18 +71,6 @@ def cheb_cb(
     )
 
 
-def chebyshev_features(context: Float[ArrayLike, ""], low, high, *, num_features: Size) -> Float[Array, " m"]:
-    """T_0 ... T_{m-1} at the context mapped from [low, high] to [-1, 1]; clipped there, so all are within [-1, 1]."""
-    span = jnp.asarray(high - low)
-    x = jnp.clip(jnp.where(span != 0, 2 * (context - low) / jnp.where(span != 0, span, 1) - 1, 0 * context), -1, 1)
-    # The recurrence rather than cos(n arccos x), which loses digits, and its derivative, at the ends.
-    num_features = check_size("chebyshev_features", "num_features", num_features)
-    terms = [jnp.ones_like(x), x]
-    for _ in range(2, num_features):
-        terms.append(2 * x * terms[-1] - terms[-2])
-    return jnp.stack(terms[:num_features])
-
-
 def _slack(num_features: int) -> float:
     """N: largest loss times N is the scale that brings predictions and constraints below 1."""
     return 2 + 4 * (1 + math.log(num_features))
@@ -114,12 +102,12 @@ def _init(floor, key, *, num_arms, num_features) -> ChebyshevState:
 def _features(low, high, context, num_features):
     if context is None or jnp.shape(context) != ():
         raise ValueError(f"cheb_cb: needs a scalar context, got {context if context is None else jnp.shape(context)}")
-    return chebyshev_features(context, low, high, num_features=num_features)
+    return features.chebyshev(context, low, high, num_features=num_features)
 
 
 def _select(low, high, key, state: ChebyshevState, context, mask, *, num_arms, num_features) -> Decision:
     predicted = state.theta @ _features(low, high, context, num_features)
-    decision = draw(key, inverse_gap_weights(predicted, state.eta, mask), mask)
+    decision = draw(key, probabilities.inverse_gap(predicted, state.eta, mask), mask)
     return decision._replace(aux=predicted[decision.action])
 
 
@@ -208,4 +196,4 @@ def _box_least_squares(factor, target, theta, box):
     return jax.lax.fori_loop(0, _SWEEPS * m, descend, theta)
 
 
-__all__ = ["ChebyshevState", "cheb_cb", "chebyshev_features"]
+__all__ = ["ChebyshevState", "cheb_cb"]

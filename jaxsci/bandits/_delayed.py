@@ -62,7 +62,7 @@ def delayed(policy: Policy, capacity: Size, *, delay: ArrayLike = 1, context: Py
     Example:
         >>> import jax
         >>> from jaxsci import bandits
-        >>> policy = bandits.delayed(bandits.ucb1(3), 3, delay=2)
+        >>> policy = bandits.wrappers.delayed(bandits.policies.ucb1(3), 3, delay=2)
         >>> state = policy.init(jax.random.key(0))
         >>> for loss in (0.9, 0.1, 0.5, 0.5):
         ...     state = policy.update(state, policy.select(jax.random.key(1), state), loss)
@@ -144,12 +144,12 @@ def delayed_hold(
     Example:
         >>> import jax
         >>> from jaxsci import bandits
-        >>> ucb = bandits.ucb1(3)
-        >>> policy = bandits.delayed(ucb, 5)
+        >>> ucb = bandits.policies.ucb1(3)
+        >>> policy = bandits.wrappers.delayed(ucb, 5)
         >>> state = policy.init(jax.random.key(0))
-        >>> state, first = bandits.delayed_hold(state, policy.select(jax.random.key(1), state))
-        >>> state, second = bandits.delayed_hold(state, policy.select(jax.random.key(2), state))
-        >>> state = bandits.delayed_settle(ucb, state, second, 0.3)
+        >>> state, first = bandits.wrappers.delayed_hold(state, policy.select(jax.random.key(1), state))
+        >>> state, second = bandits.wrappers.delayed_hold(state, policy.select(jax.random.key(2), state))
+        >>> state = bandits.wrappers.delayed_settle(ucb, state, second, 0.3)
         >>> print(state.policy.count, state.ticket[state.due >= 0])
         [1. 0. 0.] [0]
     """

@@ -14,12 +14,12 @@ Schapire, Singer, Warmuth 1997, Using and combining predictors that specialize (
 
 from typing import NamedTuple
 
-import equinox as eqx
 import jax.numpy as jnp
 from jax.tree_util import Partial
-from jaxtyping import Array, ArrayLike, Bool, Float, Real
+from jaxtyping import Array, ArrayLike, Float
 
-from jaxsci.core.policies import allowed_arms, as_select, as_update, check_num_arms, draw, played, sleeping_arms
+from jaxsci.bandits import probabilities
+from jaxsci.core.policies import as_select, as_update, check_num_arms, draw, played, sleeping_arms
 from jaxsci.core.protocols import Decision, Policy
 from jaxsci.core.static import bind
 from jaxsci.core.types import Size, float_dtype
@@ -42,7 +42,7 @@ def exp3(num_arms: Size, *, mixing: ArrayLike = 0.0) -> Policy:
     Example:
         >>> import jax
         >>> from jaxsci import bandits
-        >>> policy = bandits.exp3(4)
+        >>> policy = bandits.policies.exp3(4)
         >>> state = policy.init(jax.random.key(0))
         >>> decision = policy.select(jax.random.key(1), state)
         >>> state = policy.update(state, decision, 0.5)
@@ -94,35 +94,6 @@ def _policy(num_arms, like, select, learn) -> Policy:
     return Policy(Partial(bind(_init, num_arms=num_arms), like), as_select(select), as_update(learn))
 
 
-def exponential_weights(
-    losses: Real[Array, " K"],
-    eta: Float[ArrayLike, ""],
-    mask: Bool[Array, " K"] | None = None,
-    *,
-    mixing: Float[ArrayLike, ""] = 0.0,
-) -> Float[Array, " K"]:
-    r"""$p = (1 - \gamma)\,\mathrm{softmax}(-\eta L) + \gamma/K$ over the arms that may be played; the others get 0.
-
-    Args:
-        losses: cumulative losses, any finite values; only differences matter.
-        eta: learning rate >= 0.
-        mask: arms that may be played, all by default.
-        mixing: $\gamma$ in [0, 1].
-    """
-    dtype = float_dtype(losses, eta, mixing)
-    losses, eta, mixing = (jnp.asarray(v, dtype) for v in (losses, eta, mixing))
-    return _weights(losses, eta, mixing, allowed_arms(mask, losses.shape[0]))
-
-
-@eqx.filter_jit
-def _weights(losses, eta, mixing, allowed):
-    # The least loss is taken away before the rate multiplies: far from 0 the products would lose their digits.
-    gaps = jnp.where(allowed, losses - jnp.min(jnp.where(allowed, losses, jnp.inf)), 0)
-    weights = jnp.where(allowed, jnp.exp(-eta * gaps), 0)
-    total, num_allowed = jnp.sum(weights), jnp.maximum(jnp.sum(allowed), 1).astype(losses.dtype)
-    return (1 - mixing) * weights / jnp.where(total > 0, total, 1) + mixing * allowed / num_allowed
-
-
 def _init(like, key, *, num_arms: int) -> ExponentialState:
     return ExponentialState(jnp.zeros(num_arms, like.dtype), jnp.zeros((), like.dtype))
 
@@ -139,13 +110,13 @@ def _anytime(state: ExponentialState):
 
 def _select_exp3(mixing, key, state: ExponentialState, context, mask) -> Decision:
     eta = _anytime(state)
-    p = exponential_weights(state.losses, eta, mask, mixing=mixing)
+    p = probabilities.exponential(state.losses, eta, mask, mixing=mixing)
     return draw(key, p, mask, aux=(jnp.zeros_like(eta), sleeping_arms(mask, p.size)))
 
 
 def _select_ix(rate, key, state: ExponentialState, context, mask) -> Decision:
     eta = rate * jnp.sqrt(2) * _anytime(state)
-    p = exponential_weights(state.losses, eta, mask)
+    p = probabilities.exponential(state.losses, eta, mask)
     return draw(key, p, mask, aux=(eta / 2, sleeping_arms(mask, p.size)))
 
 
@@ -154,7 +125,7 @@ def _select_p(horizon, key, state: ExponentialState, context, mask) -> Decision:
     log_arms = jnp.log(jnp.asarray(num_arms, horizon.dtype))
     eta = 0.95 * jnp.sqrt(log_arms / (num_arms * horizon))
     mixing = jnp.minimum(1.05 * jnp.sqrt(num_arms * log_arms / horizon), 1)
-    p = exponential_weights(state.losses, eta, mask, mixing=mixing)
+    p = probabilities.exponential(state.losses, eta, mask, mixing=mixing)
     return draw(key, p, mask, aux=(p, sleeping_arms(mask, num_arms)))
 
 
@@ -176,4 +147,4 @@ def _learn_p(horizon, failure, state: ExponentialState, decision: Decision, loss
     return ExponentialState(state.losses - (weight * estimate).astype(state.losses.dtype), state.rounds + weight)
 
 
-__all__ = ["ExponentialState", "exp3", "exp3_ix", "exp3_p", "exponential_weights"]
+__all__ = ["ExponentialState", "exp3", "exp3_ix", "exp3_p"]

@@ -161,7 +161,7 @@ def gp_ucb(surrogate: GPSurrogate, *, exploration: ArrayLike = 1.0) -> Policy:
         >>> import jax
         >>> from jaxsci import bandits
         >>> arms = jnp.asarray([[0, 0], [0, 1], [1, 0], [1, 1]])
-        >>> policy = bandits.gp_ucb(bandits.gp_surrogate(arms, capacity=20))
+        >>> policy = bandits.policies.gp_ucb(bandits.regressors.gp_surrogate(arms, capacity=20))
         >>> def play(state, i):
         ...     decision = policy.select(jax.random.fold_in(jax.random.key(0), i), state)
         ...     loss = arms[decision.action].sum() / 2  # the first arm is best

@@ -18,8 +18,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
-from jaxtyping import Array, ArrayLike, Float, Int, PyTree
+from jaxtyping import Array, ArrayLike, Int, PyTree
 
+from jaxsci.bandits import probabilities
 from jaxsci.bandits._ridge import Regressor
 from jaxsci.core.policies import allowed_arms, as_select, as_update, draw
 from jaxsci.core.protocols import Decision, Policy
@@ -32,17 +33,6 @@ class InverseGapState(NamedTuple):
 
     regressor: PyTree
     rounds: Int[Array, ""]
-
-
-def inverse_gap_weights(scores: Float[Array, " K"], eta: Float[ArrayLike, ""], mask=None) -> Float[Array, " K"]:
-    r"""$p_i = 1/(K + \eta(\hat y_i - \min\hat y))$, the rest on the minimum; K counts the arms that may be played."""
-    allowed = allowed_arms(mask, scores.shape[0])
-    scores = jnp.where(allowed, scores, jnp.inf)
-    best = jnp.argmin(scores)
-    gaps = jnp.where(allowed, scores - jnp.min(scores), 0)
-    p = jnp.where(allowed, 1 / (jnp.maximum(jnp.sum(allowed), 1) + eta * gaps), 0)
-    others = jnp.sum(p.at[best].set(0))
-    return p.at[best].set(jnp.maximum(1 - others, 0) * jnp.any(allowed)).astype(scores.dtype)
 
 
 def square_cb(
@@ -71,7 +61,7 @@ def square_cb(
     Example:
         >>> import jax, jax.numpy as jnp
         >>> from jaxsci import bandits
-        >>> policy = bandits.square_cb(bandits.ridge(3, 2))
+        >>> policy = bandits.policies.square_cb(bandits.regressors.ridge(3, 2))
         >>> state = policy.init(jax.random.key(0))
         >>> decision = policy.select(jax.random.key(1), state, jnp.ones(2))
         >>> print(f"{jnp.exp(decision.log_prob):.4f}")
@@ -153,7 +143,7 @@ def _select(
     if relative:
         predicted = jnp.clip(predicted, floor, 1)
         gamma = gamma / jnp.min(jnp.where(allowed, predicted, 1))
-    return draw(key, inverse_gap_weights(predicted, gamma, allowed), mask)
+    return draw(key, probabilities.inverse_gap(predicted, gamma, allowed), mask)
 
 
 def _select_greedy(regressor: Regressor, epsilon, key, state: InverseGapState, context, mask) -> Decision:
@@ -174,4 +164,4 @@ def _learn(regressor: Regressor, state: InverseGapState, decision, loss, context
     return InverseGapState(learnt, state.rounds + (weight > 0))
 
 
-__all__ = ["InverseGapState", "fast_cb", "greedy_cb", "inverse_gap_weights", "square_cb"]
+__all__ = ["InverseGapState", "fast_cb", "greedy_cb", "square_cb"]

@@ -41,7 +41,7 @@ def lin_ucb(num_arms: Size, num_features: Size, *, alpha: ArrayLike = 1.0, **opt
     Example:
         >>> import jax, jax.numpy as jnp
         >>> from jaxsci import bandits
-        >>> policy = bandits.lin_ucb(3, 2, alpha=0.5)
+        >>> policy = bandits.policies.lin_ucb(3, 2, alpha=0.5)
         >>> state = policy.init(jax.random.key(0))
         >>> context = jnp.array([1.0, 0.2])
         >>> decision = policy.select(jax.random.key(1), state, context)

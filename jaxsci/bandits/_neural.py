@@ -79,7 +79,7 @@ def network(
     Example:
         >>> import jax, jax.numpy as jnp
         >>> from jaxsci import bandits
-        >>> model = bandits.network(2, 3, hidden=(8,))
+        >>> model = bandits.regressors.network(2, 3, hidden=(8,))
         >>> x = jnp.eye(2, 3)
         >>> state = model.init(jax.random.key(0))
         >>> before = model.predict(state, x)
@@ -110,7 +110,7 @@ def neu_square_cb(
     r"""NeuSquareCB: `square_cb` over a `network` with square loss, $\gamma_t = g\sqrt{Kt}$.
 
     Args:
-        num_arms, num_features, learning_rate: as in `network`; the context is Float[K, d] (see `disjoint_features`).
+        num_arms, num_features, learning_rate: as in `network`; the context is Float[K, d] (see `features.disjoint`).
         exploration: g >= 0, traced.
         options: further arguments of `network`: hidden, activation, perturbation, radius, num_perturbations.
 
@@ -137,7 +137,7 @@ def neu_fast_cb(
     r"""NeuFastCB: `fast_cb` over a `network` with log loss, $\gamma_t = g\sqrt{Kt}$.
 
     Args:
-        num_arms, num_features, learning_rate: as in `network`; the context is Float[K, d] (see `disjoint_features`).
+        num_arms, num_features, learning_rate: as in `network`; the context is Float[K, d] (see `features.disjoint`).
         exploration: g >= 0, traced.
         floor: predictions are clipped to [floor, 1], traced.
         options: further arguments of `network`: hidden, activation, perturbation, radius, num_perturbations.
@@ -150,9 +150,9 @@ def neu_fast_cb(
     Example:
         >>> import jax, jax.numpy as jnp
         >>> from jaxsci import bandits
-        >>> policy = bandits.neu_fast_cb(3, 6, hidden=(16,))
+        >>> policy = bandits.policies.neu_fast_cb(3, 6, hidden=(16,))
         >>> state = policy.init(jax.random.key(0))
-        >>> context = bandits.disjoint_features(jnp.array([0.6, 0.8]), num_arms=3)
+        >>> context = bandits.features.disjoint(jnp.array([0.6, 0.8]), num_arms=3)
         >>> decision = policy.select(jax.random.key(1), state, context)
         >>> state = policy.update(state, decision, 0.0, context)
         >>> after = policy.select(jax.random.key(2), state, context)

@@ -69,7 +69,7 @@ def replay(
         >>> costs = jax.random.uniform(jax.random.key(0), (200, 3))
         >>> keys, alphas = jax.random.split(jax.random.key(1), 4), jnp.array([0.1, 1.0])
         >>> def run(key, alpha):
-        ...     return bandits.replay(key, costs, bandits.ucb1(3, alpha=alpha))[1]
+        ...     return bandits.replay(key, costs, bandits.policies.ucb1(3, alpha=alpha))[1]
         >>> jax.vmap(jax.vmap(run, (None, 0)), (0, None))(keys, alphas).cost.shape
         (4, 2, 200)
     """
@@ -128,7 +128,7 @@ def update_batch(
     Example:
         >>> import jax, jax.numpy as jnp
         >>> from jaxsci import bandits
-        >>> policy = bandits.thompson_beta(3)
+        >>> policy = bandits.policies.thompson_beta(3)
         >>> state = policy.init(jax.random.key(0))
         >>> decisions = jax.vmap(policy.select, (0, None))(jax.random.split(jax.random.key(1), 8), state)
         >>> state = bandits.update_batch(policy, state, decisions, jnp.ones(8))

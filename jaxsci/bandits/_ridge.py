@@ -90,7 +90,7 @@ def ridge(
     Example:
         >>> import jax, jax.numpy as jnp
         >>> from jaxsci import bandits
-        >>> model = bandits.ridge(2, 3, regularization=0.5)
+        >>> model = bandits.regressors.ridge(2, 3, regularization=0.5)
         >>> state = model.update(model.init(jax.random.key(0)), jnp.ones(3), 1, 7.0)
         >>> print(model.predict(state, jnp.ones(3)))
         [0. 6.]

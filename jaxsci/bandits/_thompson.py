@@ -46,7 +46,7 @@ def thompson_beta(num_arms: Size, *, ones: ArrayLike = 1.0, zeros: ArrayLike = 1
     Example:
         >>> import jax
         >>> from jaxsci import bandits
-        >>> policy = bandits.thompson_beta(3)
+        >>> policy = bandits.policies.thompson_beta(3)
         >>> state = policy.init(jax.random.key(0))
         >>> state = policy.update(state, policy.select(jax.random.key(1), state), 1.0)
         >>> state.total.sum().item(), state.count.sum().item()

@@ -13,18 +13,15 @@ Warmuth 1997, Using and combining predictors that specialize (sleeping arms).
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
-from jaxtyping import Array, ArrayLike, Bool, Float, Real
+from jaxtyping import Array, ArrayLike, Float
 
+from jaxsci.bandits import probabilities
 from jaxsci.core.policies import allowed_arms, as_select, as_update, check_num_arms, draw, sleeping_arms
 from jaxsci.core.protocols import Decision, Policy
 from jaxsci.core.static import bind
 from jaxsci.core.types import Size, float_dtype
-
-# Newton steps; from the start below 12 reach rounding error for 512 arms, whatever the losses and dtype.
-_NEWTON_STEPS = 15
 
 
 class TsallisState(NamedTuple):
@@ -53,7 +50,7 @@ def tsallis_inf(
     Example:
         >>> import jax
         >>> from jaxsci import bandits
-        >>> policy = bandits.tsallis_inf(3)
+        >>> policy = bandits.policies.tsallis_inf(3)
         >>> state = policy.init(jax.random.key(0))
         >>> decision = policy.select(jax.random.key(1), state)
         >>> state = policy.update(state, decision, 0.3)
@@ -89,7 +86,7 @@ def _select(key, state: TsallisState, context, mask, *, normalize, estimator) ->
         # All losses at the floor: any positive scale gives the same 0 / scale.
         losses = losses / jnp.where(mean > 0, mean, 1)
     eta = (2 if estimator == "iw" else 4) / jnp.sqrt(state.rounds + 1)
-    p = tsallis_probabilities(losses, eta, allowed_arms(mask, losses.shape[0]))
+    p = probabilities.tsallis(losses, eta, allowed_arms(mask, losses.shape[0]))
     # A late update must use the baseline of the choice, and know which arms were asleep.
     baseline = None if estimator == "iw" else jnp.where(p >= eta**2, 0.5, 0).astype(losses.dtype)
     return draw(key, p, mask, aux=(baseline, sleeping_arms(mask, p.size)))
@@ -105,38 +102,4 @@ def _learn(floor, state: TsallisState, decision: Decision, loss, context, weight
     return TsallisState(state.losses + weight * estimate, state.total + weight * above, state.rounds + weight)
 
 
-def tsallis_probabilities(
-    losses: Real[Array, " K"], eta: Float[ArrayLike, ""], mask: Bool[Array, " K"] | None = None
-) -> Float[Array, " K"]:
-    r"""$p_i = 4/(\eta(L_i - x))^2$ with the x that makes them sum to 1; masked arms get 0.
-
-    Newton starts at $x_0 = \min L - 2/\eta$, where the sum is at least 1; the sum is convex and increasing in x, so
-    the iterates fall monotonically onto the root and never meet the pole at $\min L$.
-
-    Args:
-        losses: cumulative losses, any finite values; only differences matter.
-        eta: learning rate > 0.
-        mask: arms that may be played, all by default.
-    """
-    dtype = float_dtype(losses, eta)
-    losses = jnp.asarray(losses, dtype)
-    return _probabilities(losses, jnp.asarray(eta, dtype), allowed_arms(mask, losses.shape[0]))
-
-
-@jax.jit
-def _probabilities(losses, eta, allowed):
-    least = jnp.min(jnp.where(allowed, losses, jnp.inf))
-    gaps = jnp.where(allowed, losses - least, jnp.inf)
-
-    def newton(_, x):
-        w = 4 / (eta * (gaps - x)) ** 2
-        return x - (jnp.sum(w) - 1) / (eta * jnp.sum(w * jnp.sqrt(w)))
-
-    x = jax.lax.fori_loop(0, _NEWTON_STEPS, newton, -2 / eta)
-    p = 4 / (eta * (gaps - x)) ** 2
-    p = jnp.where(allowed, p, 0)
-    total = jnp.sum(p)
-    return jnp.where(total > 0, p / jnp.where(total > 0, total, 1), 0)
-
-
-__all__ = ["TsallisState", "tsallis_inf", "tsallis_probabilities"]
+__all__ = ["TsallisState", "tsallis_inf"]

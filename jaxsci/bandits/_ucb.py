@@ -33,7 +33,7 @@ def ucb1(num_arms: Size, *, alpha: ArrayLike = 1.0) -> Policy:
     Example:
         >>> import jax
         >>> from jaxsci import bandits
-        >>> policy = bandits.ucb1(3)
+        >>> policy = bandits.policies.ucb1(3)
         >>> state = policy.init(jax.random.key(0))
         >>> for loss in (0.9, 0.1, 0.5):
         ...     state = policy.update(state, policy.select(jax.random.key(1), state), loss)

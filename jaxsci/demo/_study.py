@@ -3,7 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from jaxsci import bandits, linear, sweep
+from jaxsci import linear, sweep
+from jaxsci.bandits import policies, wrappers
 from jaxsci.demo import photographs
 
 jax.config.update("jax_enable_x64", True)  # iteration counts at a tolerance of 1e-8 need double precision
@@ -16,26 +17,26 @@ PROBLEMS = {  # stream, method, range of the context, a good fixed arm, toleranc
     "photograph": (PHOTOGRAPHS, SOR, {"low": 0.0, "high": 2.0}, 11, 1e-6),
 }
 POLICIES = {
-    "ω = 1": lambda good, span: bandits.fixed(20, arm=0),
-    "fixed ω": lambda good, span: bandits.fixed(20, arm=good),
-    "ε-greedy": lambda good, span: bandits.epsilon_greedy(20),
-    "Tsallis-INF": lambda good, span: bandits.tsallis_inf(20, floor=1.0),
-    "binned Tsallis-INF": lambda good, span: bandits.binned(bandits.tsallis_inf(20, floor=1.0), 5, **span),
-    "ChebCB": lambda good, span: bandits.cheb_cb(20, floor=1.0, **span),
+    "ω = 1": lambda good, span: policies.fixed(20, arm=0),
+    "fixed ω": lambda good, span: policies.fixed(20, arm=good),
+    "ε-greedy": lambda good, span: policies.epsilon_greedy(20),
+    "Tsallis-INF": lambda good, span: policies.tsallis_inf(20, floor=1.0),
+    "binned Tsallis-INF": lambda good, span: wrappers.binned(policies.tsallis_inf(20, floor=1.0), 5, **span),
+    "ChebCB": lambda good, span: policies.cheb_cb(20, floor=1.0, **span),
 }
 
 
 def point(key, problem, policy):
     """One policy on one sequence of problems: a record of every round."""
     stream, method, span, good, tol = PROBLEMS[problem]
-    chosen = bandits.choose([make(good, span) for make in POLICIES.values()], policy)
+    chosen = wrappers.choose([make(good, span) for make in POLICIES.values()], policy)
     return linear.tuned_sequence(key, stream, method, chosen, ARMS, num_rounds=ROUNDS, tol=tol)[1]
 
 
 def study(**options):
     """All problems, policies and seeds as one labelled data set; `options` are those of `sweep.run`."""
-    policies = sweep.stack({name: i for i, name in enumerate(POLICIES)}, dims=("policy",))
-    space = sweep.product(problem=sweep.static(list(PROBLEMS)), policy=policies, key=sweep.keys(SEEDS))
+    labels = sweep.stack({name: i for i, name in enumerate(POLICIES)}, dims=("policy",))
+    space = sweep.product(problem=sweep.static(list(PROBLEMS)), policy=labels, key=sweep.keys(SEEDS))
     dims = {name.replace("status", "point.status"): ("round",) for name in linear.Record._fields}
     units = {"steps": "iterations", "cost": "iterations", "parameter": "1", "residual": "1"}
     return sweep.run(point, space, dims=dims, units=units, **options)

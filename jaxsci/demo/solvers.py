@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from jaxsci import bandits, linear, plot
+from jaxsci import linear, plot
+from jaxsci.bandits import policies
 from jaxsci.core.extras import require
 from jaxsci.core.provenance import device_description, versions
 from jaxsci.core.static import bind
@@ -130,7 +131,7 @@ def _photograph(folder, report, study, fast: bool) -> None:
     pictures = photographs.noisy()[:3]
     steps, pause = _STEPS, _STEPS // 2
     _, method, _, good, tol = study.PROBLEMS["photograph"]
-    options = {"method": method, "policy": bandits.fixed(1, arm=0), "arms": study.ARMS[good : good + 1], "tol": tol}
+    options = {"method": method, "policy": policies.fixed(1, arm=0), "arms": study.ARMS[good : good + 1], "tol": tol}
 
     def diffuse(channel):
         stream = linear.streams.perona_malik(channel[None], steps_per_image=steps)
@@ -175,7 +176,7 @@ def _references(report, folder, study) -> dict[str, Reference]:
         if name == "random shift":
             # Young's formula knows the best parameter of this operator; all 20 arms would take many times as long.
             formula = Partial(bind(linear.streams.laplacian_omega, shape=(10, 10)))
-            options = {"method": method, "policy": bandits.fixed(1, arm=0), "arms": formula, "tol": tol}
+            options = {"method": method, "policy": policies.fixed(1, arm=0), "arms": formula, "tol": tol}
             records = [
                 linear.tuned_sequence(jax.random.key(seed), stream, num_rounds=rounds, **options)[1]
                 for seed in range(study.SEEDS)  # these systems are other ones for each seed
@@ -306,7 +307,7 @@ def _chosen(report, folder, ds, references: dict[str, Reference], colours: dict[
 def _one_by_one(report, study, rounds: int) -> None:
     """The same rounds in a Python loop that dispatches every solve, against the one scan: the ratio of their times."""
     stream, method, _, _, tol = study.PROBLEMS["heat equation"]
-    policy = bandits.tsallis_inf(len(study.ARMS), floor=1.0)
+    policy = policies.tsallis_inf(len(study.ARMS), floor=1.0)
     key = jax.random.key(0)
     options = {"method": method, "policy": policy, "arms": study.ARMS, "tol": tol}
 

@@ -93,7 +93,7 @@ def physics_policy(
         arms: omega of every arm, the ones given to `linear.tuned_sequence`, traced.
         low, high: range of the scalar context, traced; contexts outside are clipped, a NaN is the middle.
         method: which theory, "sor" or "ssor_pcg", static.
-        fallback: a policy over the same arms that needs no theory, e.g. ``bandits.tsallis_inf(K, floor=1.0)``. It is
+        fallback: a policy over the same arms that needs no theory, e.g. Tsallis-INF (`bandits.policies`). It is
             played with the probability $w/(1 + w)$, $w = (1 + D/\sqrt t)^{-2}$, with D the importance-weighted
             excess of its costs over the theory's, in mean costs; the probabilities are exchanged when D < 0. So it
             is hardly played where the theory works, and takes over where it does not. None trusts the theory and

@@ -167,7 +167,7 @@ def tuned_sequence(
         >>> arms = jnp.linspace(1.0, 1.95, 20)
         >>> stream = linear.streams.shifted_laplacian((4, 4))
         >>> state, record = linear.tuned_sequence(
-        ...     jax.random.key(0), stream, linear.methods.sor, bandits.tsallis_inf(20, floor=1.0), arms,
+        ...     jax.random.key(0), stream, linear.methods.sor, bandits.policies.tsallis_inf(20, floor=1.0), arms,
         ...     num_rounds=3, tol=1e-4)
         >>> record.steps.shape, record.parameter.shape
         ((3,), (3,))

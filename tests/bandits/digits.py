@@ -10,7 +10,7 @@ from jax.tree_util import Partial
 from jaxsci import bandits
 from jaxsci.core.static import bind
 
-BLOCKS = Partial(bind(bandits.disjoint_features, num_arms=10))
+BLOCKS = Partial(bind(bandits.features.disjoint, num_arms=10))
 
 
 @functools.cache
@@ -24,12 +24,12 @@ def data():
 
 def neural(regressor_or_policy):
     """A policy over block features, from a neural policy of ten arms."""
-    return bandits.encoded(regressor_or_policy, BLOCKS)
+    return bandits.wrappers.encoded(regressor_or_policy, BLOCKS)
 
 
 def greedy(epsilon=0.0):
     """Square-loss network, explored by epsilon alone."""
-    return neural(bandits.greedy_cb(bandits.network(10, 640), epsilon=epsilon))
+    return neural(bandits.policies.greedy_cb(bandits.regressors.network(10, 640), epsilon=epsilon))
 
 
 @jax.jit

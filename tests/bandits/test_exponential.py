@@ -19,7 +19,7 @@ def test_weights(num_arms, key):
     scales = jnp.asarray([1e-3, 1.0, 1e3, 1e6])
 
     def run(scale, shift):
-        return bandits.exponential_weights(scale * unit + shift, 0.3, mixing=0.1)
+        return bandits.probabilities.exponential(scale * unit + shift, 0.3, mixing=0.1)
 
     weights = jax.jit(jax.vmap(run))
     p = np.asarray(weights(scales, 0 * scales))
@@ -32,7 +32,7 @@ def test_weights(num_arms, key):
 
 def test_weights_in_float32_and_under_masks(key):
     losses = jnp.asarray([0.0, 1e6, 3e-3, 5e2])
-    weights = jax.jit(lambda mask: bandits.exponential_weights(losses, 2.0, mask, mixing=0.2))
+    weights = jax.jit(lambda mask: bandits.probabilities.exponential(losses, 2.0, mask, mixing=0.2))
     for mask in ([True] * 4, [False, True, False, True], [False] * 4):
         p = np.asarray(weights(jnp.asarray(mask)))
         assert abs(p.sum() - any(mask)) <= 1e-6 and not p[~np.asarray(mask)].any()
@@ -50,13 +50,15 @@ def _mean_estimate(policy, state, p, aux):
 @pytest.mark.x64
 @pytest.mark.parametrize("name", ["exp3", "iw", "rv"])
 def test_estimates_are_unbiased(name, key):
-    policy = bandits.exp3(4) if name == "exp3" else bandits.tsallis_inf(4, normalize=False, estimator=name)
+    policy = (
+        bandits.policies.exp3(4) if name == "exp3" else bandits.policies.tsallis_inf(4, normalize=False, estimator=name)
+    )
     state = policy.init(key)._replace(losses=jnp.array([3.0, 0.0, 1.0, 8.0]), rounds=jnp.asarray(70.0))
     decision = policy.select(key, state)
     if name == "exp3":
-        p = bandits.exponential_weights(state.losses, np.sqrt(np.log(4) / (4 * 71)))
+        p = bandits.probabilities.exponential(state.losses, np.sqrt(np.log(4) / (4 * 71)))
     else:
-        p = bandits.tsallis_probabilities(state.losses, {"iw": 2, "rv": 4}[name] / np.sqrt(71))
+        p = bandits.probabilities.tsallis(state.losses, {"iw": 2, "rv": 4}[name] / np.sqrt(71))
     np.testing.assert_allclose(decision.log_prob, jnp.log(p[decision.action]), rtol=1e-9)
     if name == "rv":  # some arms have a baseline, some none
         np.testing.assert_array_equal(decision.aux[0], np.where(p >= 16 / 71, 0.5, 0))
@@ -66,16 +68,16 @@ def test_estimates_are_unbiased(name, key):
 
 @pytest.mark.x64
 def test_the_biases_of_ix_and_p_are_those_of_the_formulas(key):
-    state = bandits.ExponentialState(jnp.array([3.0, 0.0, 1.0, 2.0]), jnp.asarray(9.0))
-    policy = bandits.exp3_ix(4)
+    state = bandits.policies.ExponentialState(jnp.array([3.0, 0.0, 1.0, 2.0]), jnp.asarray(9.0))
+    policy = bandits.policies.exp3_ix(4)
     eta = np.sqrt(2 * np.log(4) / (4 * 10))
-    p = np.asarray(bandits.exponential_weights(state.losses, eta))
+    p = np.asarray(bandits.probabilities.exponential(state.losses, eta))
     aux = policy.select(key, state).aux
     np.testing.assert_allclose(aux[0], eta / 2, rtol=1e-12)
     mean = _mean_estimate(policy, state, p, aux)
     np.testing.assert_allclose(mean, LOSSES * p / (p + eta / 2), rtol=1e-12)
 
-    policy, T, delta = bandits.exp3_p(4, horizon=500, failure=0.02), 500, 0.02
+    policy, T, delta = bandits.policies.exp3_p(4, horizon=500, failure=0.02), 500, 0.02
     eta, gamma = 0.95 * np.sqrt(np.log(4) / (4 * T)), 1.05 * np.sqrt(4 * np.log(4) / T)
     weights = np.exp(-eta * np.asarray(state.losses))
     p = (1 - gamma) * weights / weights.sum() + gamma / 4
@@ -86,12 +88,12 @@ def test_the_biases_of_ix_and_p_are_those_of_the_formulas(key):
 
 
 SLEEPERS = {
-    "exp3": bandits.exp3(3),
-    "ix": bandits.exp3_ix(3),
-    "p": bandits.exp3_p(3, horizon=2500),
-    "iw": bandits.tsallis_inf(3, normalize=False),
-    "normalized": bandits.tsallis_inf(3),
-    "rv": bandits.tsallis_inf(3, estimator="rv"),
+    "exp3": bandits.policies.exp3(3),
+    "ix": bandits.policies.exp3_ix(3),
+    "p": bandits.policies.exp3_p(3, horizon=2500),
+    "iw": bandits.policies.tsallis_inf(3, normalize=False),
+    "normalized": bandits.policies.tsallis_inf(3),
+    "rv": bandits.policies.tsallis_inf(3, estimator="rv"),
 }
 
 
@@ -119,10 +121,10 @@ def test_sleeping_arms_are_charged_what_was_paid(key):
     with the bonus of every arm awake)."""
     mask = jnp.array([True, False, True, True])
     for name, policy in {
-        "exp3": bandits.exp3(4),
-        "p": bandits.exp3_p(4, horizon=99),
-        "iw": bandits.tsallis_inf(4, normalize=False),
-        "rv": bandits.tsallis_inf(4, estimator="rv"),
+        "exp3": bandits.policies.exp3(4),
+        "p": bandits.policies.exp3_p(4, horizon=99),
+        "iw": bandits.policies.tsallis_inf(4, normalize=False),
+        "rv": bandits.policies.tsallis_inf(4, estimator="rv"),
     }.items():
         state = policy.init(key)._replace(losses=jnp.array([3.0, 0.0, 1.0, 2.0]), rounds=jnp.asarray(9.0))
         decided = jax.vmap(lambda k, policy=policy, state=state: policy.select(k, state, None, mask))
@@ -141,7 +143,7 @@ def test_sleeping_arms_are_charged_what_was_paid(key):
 
 
 def test_one_arm_is_played_with_certainty(key):
-    for policy in (bandits.exp3(1), bandits.exp3_ix(1), bandits.exp3_p(1, horizon=10)):
+    for policy in (bandits.policies.exp3(1), bandits.policies.exp3_ix(1), bandits.policies.exp3_p(1, horizon=10)):
         state = policy.init(key)
         for _ in range(2):
             decision = policy.select(key, state)
@@ -167,9 +169,9 @@ def test_tsallis_beats_exp3_on_bernoulli_arms(key):
     regrets = {
         name: np.asarray(run(policy))
         for name, policy in {
-            "iw": bandits.tsallis_inf(10, normalize=False),
-            "rv": bandits.tsallis_inf(10, estimator="rv"),
-            "exp3": bandits.exp3(10),
+            "iw": bandits.policies.tsallis_inf(10, normalize=False),
+            "rv": bandits.policies.tsallis_inf(10, estimator="rv"),
+            "exp3": bandits.policies.exp3(10),
         }.items()
     }
     print({name: (r.mean(), r.std()) for name, r in regrets.items()})
@@ -182,16 +184,16 @@ def test_tsallis_beats_exp3_on_bernoulli_arms(key):
 @pytest.mark.bad_input
 def test_static_misuse_raises():
     with pytest.raises(ValueError, match="'iw' or 'rv'"):
-        bandits.tsallis_inf(3, estimator="rw")
+        bandits.policies.tsallis_inf(3, estimator="rw")
     with pytest.raises(ValueError, match="scale them instead"):
-        bandits.tsallis_inf(3, estimator="rv", normalize=True)
+        bandits.policies.tsallis_inf(3, estimator="rv", normalize=True)
     with pytest.raises(ValueError, match="num_arms must be an int >= 1"):
-        bandits.exp3_p(0, horizon=10)
+        bandits.policies.exp3_p(0, horizon=10)
 
 
 def test_the_bonus_is_at_most_one(key):
     """Two arms, one round, delta = .001: the formula says 1.95."""
-    policy = bandits.exp3_p(2, horizon=1, failure=0.001)
+    policy = bandits.policies.exp3_p(2, horizon=1, failure=0.001)
     state = policy.init(key)
     after = policy.update(state, policy.select(key, state), 1.0)
     np.testing.assert_allclose(after.losses, [-2.0, -2.0], rtol=1e-6)

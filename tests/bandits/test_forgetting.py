@@ -24,9 +24,9 @@ def test_moments_are_those_of_the_weighted_rounds(kind, key):
     costs = np.asarray(jax.random.uniform(key, (ROUNDS, 3)))
     age = np.arange(ROUNDS)[::-1]
     if kind == "discounted":
-        policy, weights = bandits.discounted(bandits.ucb_v(3), discount=GAMMA), GAMMA**age
+        policy, weights = bandits.wrappers.discounted(bandits.policies.ucb_v(3), discount=GAMMA), GAMMA**age
     else:
-        policy, weights = bandits.windowed(bandits.ucb_v(3), LENGTH), (age < LENGTH).astype(float)
+        policy, weights = bandits.wrappers.windowed(bandits.policies.ucb_v(3), LENGTH), (age < LENGTH).astype(float)
     state, record = bandits.replay(key, costs, policy)
     state = state.policy.policy
     for got, expected in zip(state[:3], moments(costs, np.asarray(record.action), weights)):
@@ -40,8 +40,10 @@ def test_discounted_ridge_is_least_squares_with_weights(shared, key):
     """A = sum gamma^(age) phi phi^T + lambda I, b alike, from the rounds themselves."""
     contexts = np.asarray(jax.random.normal(key, (25, 2, 3) if shared else (25, 3)))
     costs = np.asarray(jax.random.uniform(key, (25, 2)))
-    inner = bandits.lin_ucb(2, 3, regularization=0.5, shared=shared)
-    state, record = bandits.replay(key, costs, bandits.discounted(inner, discount=GAMMA), jnp.asarray(contexts))
+    inner = bandits.policies.lin_ucb(2, 3, regularization=0.5, shared=shared)
+    state, record = bandits.replay(
+        key, costs, bandits.wrappers.discounted(inner, discount=GAMMA), jnp.asarray(contexts)
+    )
     assert not record.status.any()
     ridge, actions = state.policy.policy, np.asarray(record.action)
     for model in range(1 if shared else 2):
@@ -58,8 +60,8 @@ def test_discounted_ridge_is_least_squares_with_weights(shared, key):
 
 @pytest.mark.parametrize("name", ["exp3", "tsallis"])
 def test_adversarial_policies_fade_sums_and_clock(name, key):
-    policy = {"exp3": bandits.exp3(2, mixing=0.2), "tsallis": bandits.tsallis_inf(2)}[name]
-    fading = bandits.discounted(policy, discount=0.5)
+    policy = {"exp3": bandits.policies.exp3(2, mixing=0.2), "tsallis": bandits.policies.tsallis_inf(2)}[name]
+    fading = bandits.wrappers.discounted(policy, discount=0.5)
     state = fading.init(key)
     plain = state.policy
     for i, loss in enumerate((0.9, jnp.nan, 0.3, 0.6)):
@@ -73,7 +75,7 @@ def test_adversarial_policies_fade_sums_and_clock(name, key):
 
 def test_window_leaves_no_crumbs_of_fractional_weights(key):
     """An arm that has left the window is unplayed again, whatever rounding did to its sums."""
-    policy = bandits.windowed(bandits.ucb1(2), 3)
+    policy = bandits.wrappers.windowed(bandits.policies.ucb1(2), 3)
     state = policy.init(key)
     for i in range(9):
         mask = jnp.arange(2) == (i >= 5)
@@ -85,7 +87,7 @@ def test_window_leaves_no_crumbs_of_fractional_weights(key):
 
 def test_the_window_holds_the_last_plays_whatever_came_between(key):
     """Rounds without a play, of weight 0, or with a loss that is not finite take no place in it and drive none out."""
-    policy = bandits.windowed(bandits.ucb1(2), 3)
+    policy = bandits.wrappers.windowed(bandits.policies.ucb1(2), 3)
     state = policy.init(key)
     for i, loss in enumerate((0.1, 0.2, jnp.nan, 0.4, jnp.inf, 0.6, 0.7, 0.8)):
         decision = policy.select(key, state, None, jnp.full(2, i != 3))
@@ -103,11 +105,11 @@ def test_both_follow_a_switch(key):
     late = {
         name: float(bandits.regret(bandits.replay(key, costs, policy)[1].action, means).instance[-1])
         for name, policy in {
-            "plain": bandits.ucb1(2, alpha=0.3),
-            "discounted": bandits.discounted(bandits.ucb1(2, alpha=0.3), discount=0.97),
-            "windowed": bandits.windowed(bandits.ucb1(2, alpha=0.3), 60),
-            "exp3": bandits.exp3(2),
-            "discounted exp3": bandits.discounted(bandits.exp3(2), discount=0.97),
+            "plain": bandits.policies.ucb1(2, alpha=0.3),
+            "discounted": bandits.wrappers.discounted(bandits.policies.ucb1(2, alpha=0.3), discount=0.97),
+            "windowed": bandits.wrappers.windowed(bandits.policies.ucb1(2, alpha=0.3), 60),
+            "exp3": bandits.policies.exp3(2),
+            "discounted exp3": bandits.wrappers.discounted(bandits.policies.exp3(2), discount=0.97),
         }.items()
     }
     assert max(late["discounted"], late["windowed"]) < 0.6 * late["plain"], late
@@ -116,16 +118,16 @@ def test_both_follow_a_switch(key):
 
 @pytest.mark.bad_input
 def test_static_misuse_raises(key):
-    fading = bandits.discounted(bandits.ucb1(2))
+    fading = bandits.wrappers.discounted(bandits.policies.ucb1(2))
     for wrapped in (
-        bandits.discounted(bandits.cheb_cb(3, low=0.0, high=1.0)),
-        bandits.windowed(bandits.delayed(bandits.ucb1(2), 2), 3),
-        bandits.windowed(fading, 3),
-        bandits.windowed(bandits.binned(fading, 2, low=0.0, high=1.0), 3),
-        bandits.discounted(fading),
-        bandits.discounted(bandits.windowed(bandits.ucb1(2), 3)),
+        bandits.wrappers.discounted(bandits.policies.cheb_cb(3, low=0.0, high=1.0)),
+        bandits.wrappers.windowed(bandits.wrappers.delayed(bandits.policies.ucb1(2), 2), 3),
+        bandits.wrappers.windowed(fading, 3),
+        bandits.wrappers.windowed(bandits.wrappers.binned(fading, 2, low=0.0, high=1.0), 3),
+        bandits.wrappers.discounted(fading),
+        bandits.wrappers.discounted(bandits.wrappers.windowed(bandits.policies.ucb1(2), 3)),
     ):
         with pytest.raises(TypeError, match="whose state is Moments"):
             wrapped.init(key)
     with pytest.raises(ValueError, match="length must be an int >= 1"):
-        bandits.windowed(bandits.ucb1(2), 0)
+        bandits.wrappers.windowed(bandits.policies.ucb1(2), 0)

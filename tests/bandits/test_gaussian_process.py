@@ -35,8 +35,8 @@ run_interface = jax.jit(play_interface, static_argnums=3)
 @pytest.fixture(scope="module")
 def learned():
     """A policy after six plays of four arms without contexts, never fitted again."""
-    surrogate = bandits.gp_surrogate(ARMS, capacity=8, warmup=0, refit_steps=0, center=0.4)
-    policy = bandits.gp_ucb(surrogate, exploration=1.5)
+    surrogate = bandits.regressors.gp_surrogate(ARMS, capacity=8, warmup=0, refit_steps=0, center=0.4)
+    policy = bandits.policies.gp_ucb(surrogate, exploration=1.5)
     state = policy.init(jax.random.key(0))
     for action, loss in ((0, 0.5), (3, 0.1), (5, 0.9), (3, 0.2), (6, 0.7), (1, 0.3)):
         state = policy.update(state, Decision(jnp.int32(action), jnp.float32(0)), loss)
@@ -67,14 +67,14 @@ def test_ucb_plays_the_least_lower_bound(learned, key):
     mask = jnp.arange(8) != np.argmin(scores)
     second = policy.select(key, state, mask=mask)
     assert int(second.action) == np.argsort(scores)[1]
-    greedy = bandits.gp_ucb(learned[0], exploration=0.0)
+    greedy = bandits.policies.gp_ucb(learned[0], exploration=0.0)
     assert int(greedy.select(key, state).action) == np.argmin(mean)
 
 
 @pytest.mark.parametrize("marginal_max", [None, 3])
 def test_thompson_plays_arms_with_the_probability_of_being_best(learned, marginal_max, key):
     surrogate, _, state = learned
-    policy = bandits.gp_ts(surrogate, marginal_max=marginal_max)
+    policy = bandits.policies.gp_ts(surrogate, marginal_max=marginal_max)
     num = 4000
     actions = jax.jit(jax.vmap(lambda k: policy.select(k, state).action))(jax.random.split(key, num))
     mean, spread = dense_posterior(PLAYS, np.ones(6))
@@ -97,7 +97,7 @@ def test_weight_is_the_number_of_plays_that_one_counts_for(learned, key):
     assert int(state.rounds) == 5 and int(state.process.mask.sum()) == 5
     kept = [p for i, p in enumerate(PLAYS) if i != 2]
     mean, _ = dense_posterior(kept, 1 / np.array([1.0, 2.0, 0.5, 4.0, 1.0]))
-    greedy = bandits.gp_ucb(surrogate, exploration=0.0)
+    greedy = bandits.policies.gp_ucb(surrogate, exploration=0.0)
     np.testing.assert_allclose(greedy.select(key, state).aux, mean.min(), atol=1e-4)
 
 
@@ -114,12 +114,14 @@ def test_a_full_memory_keeps_playing_and_says_so(learned):
 
 def test_it_learns_the_interface_bandit_in_small():
     """Three bits, 60 plays: warm-up is uniform, then the fitted kernel finds good arms within few plays."""
-    surrogate = bandits.gp_surrogate(ARMS, capacity=60, context_size=1)
-    policy = bandits.gp_ucb(surrogate)
+    surrogate = bandits.regressors.gp_surrogate(ARMS, capacity=60, context_size=1)
+    policy = bandits.policies.gp_ucb(surrogate)
     with contracts.count_compilations() as events:
         state, regret = jax.block_until_ready(run_interface(policy, jax.random.key(0), surrogate.arms, 60))
         compiled = len(events)
-        other = bandits.gp_ucb(bandits.gp_surrogate(ARMS, capacity=60, context_size=1, refit_every=15), exploration=2.0)
+        other = bandits.policies.gp_ucb(
+            bandits.regressors.gp_surrogate(ARMS, capacity=60, context_size=1, refit_every=15), exploration=2.0
+        )
         jax.block_until_ready(run_interface(other, jax.random.key(1), surrogate.arms, 60))
         assert len(events) == compiled, "new hyper-parameters or a fresh policy compiled again"
     # Random play costs 3/4 a round.
@@ -141,13 +143,13 @@ def test_regret_of_the_interface_bandit(name, low, high):
     round: UCB 100-109, joint draw 140-168, best of 20 marginal draws 164-188, posterior mean 174-266, uniform 437-463.
     """
     arms = jnp.asarray(INTERFACE_ARMS, float)
-    surrogate = bandits.gp_surrogate(arms, capacity=205, context_size=1)
+    surrogate = bandits.regressors.gp_surrogate(arms, capacity=205, context_size=1)
     policy = {
-        "ucb": lambda: bandits.gp_ucb(surrogate),
-        "joint": lambda: bandits.gp_ts(surrogate),
-        "marginal": lambda: bandits.gp_ts(surrogate, marginal_max=20),
-        "mean": lambda: bandits.gp_ucb(surrogate, exploration=0.0),
-        "uniform": lambda: bandits.uniform(512),
+        "ucb": lambda: bandits.policies.gp_ucb(surrogate),
+        "joint": lambda: bandits.policies.gp_ts(surrogate),
+        "marginal": lambda: bandits.policies.gp_ts(surrogate, marginal_max=20),
+        "mean": lambda: bandits.policies.gp_ucb(surrogate, exploration=0.0),
+        "uniform": lambda: bandits.policies.uniform(512),
     }[name]()
     regret = np.stack([run_interface(policy, jax.random.key(seed), arms, 205)[1] for seed in range(3)])
     total = regret[:, 5:].sum(1)
@@ -160,11 +162,17 @@ def test_regret_of_the_interface_bandit(name, low, high):
 @pytest.mark.parametrize(
     ("call", "match"),
     [
-        (lambda: bandits.gp_surrogate(ARMS, capacity=0), "capacity must be an int >= 1"),
-        (lambda: bandits.gp_surrogate(ARMS, capacity=3, context_size=-1), "context_size must be an int >= 0"),
-        (lambda: bandits.gp_surrogate(ARMS[0], capacity=3), r"arms must have shape \(K, p\)"),
-        (lambda: bandits.gp_surrogate(ARMS, capacity=3, model=lambda p: None), "params must be given"),
-        (lambda: bandits.gp_ts(bandits.gp_surrogate(ARMS, capacity=3), marginal_max=0), "marginal_max must be"),
+        (lambda: bandits.regressors.gp_surrogate(ARMS, capacity=0), "capacity must be an int >= 1"),
+        (
+            lambda: bandits.regressors.gp_surrogate(ARMS, capacity=3, context_size=-1),
+            "context_size must be an int >= 0",
+        ),
+        (lambda: bandits.regressors.gp_surrogate(ARMS[0], capacity=3), r"arms must have shape \(K, p\)"),
+        (lambda: bandits.regressors.gp_surrogate(ARMS, capacity=3, model=lambda p: None), "params must be given"),
+        (
+            lambda: bandits.policies.gp_ts(bandits.regressors.gp_surrogate(ARMS, capacity=3), marginal_max=0),
+            "marginal_max must be",
+        ),
         (lambda: _select(2), r"context must have shape \(2,\)"),
     ],
 )
@@ -174,5 +182,5 @@ def test_static_misuse_raises(call, match):
 
 
 def _select(context_size):
-    policy = bandits.gp_ucb(bandits.gp_surrogate(ARMS, capacity=3, context_size=context_size))
+    policy = bandits.policies.gp_ucb(bandits.regressors.gp_surrogate(ARMS, capacity=3, context_size=context_size))
     policy.select(jax.random.key(0), policy.init(jax.random.key(0)), jnp.zeros(3))

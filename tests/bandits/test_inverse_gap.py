@@ -28,7 +28,7 @@ def _same(state, context, action, loss, weight):
 
 def constant(scores=PREDICTED):
     """A regressor written by a user: it predicts what it is told (plus the context) and learns nothing."""
-    return bandits.Regressor(Partial(_start), Partial(_add, jnp.asarray(scores)), Partial(_same))
+    return bandits.regressors.Regressor(Partial(_start), Partial(_add, jnp.asarray(scores)), Partial(_same))
 
 
 @jax.jit
@@ -46,7 +46,7 @@ def probabilities(policy, state, mask=(True, True, True, True), context=0.0):
 
 
 def at(policy, rounds):
-    return bandits.InverseGapState(jnp.zeros(1), jnp.int32(rounds))
+    return bandits.policies.InverseGapState(jnp.zeros(1), jnp.int32(rounds))
 
 
 def compare(got, expected):
@@ -79,25 +79,25 @@ def fast_formula(y, gamma, floor=1e-3):
 
 
 def test_square_cb_plays_by_the_formula_over_a_users_regressor():
-    policy = bandits.square_cb(constant(), exploration=2.0)
+    policy = bandits.policies.square_cb(constant(), exploration=2.0)
     compare(probabilities(policy, at(policy, 9)), square_formula(PREDICTED, 6.0))
     mask = (True, False, True, True)
     compare(probabilities(policy, at(policy, 9), mask), square_formula(PREDICTED, 6.0, mask))
-    other = bandits.square_cb(constant(), exploration=2.0, exponent=1.0)
+    other = bandits.policies.square_cb(constant(), exploration=2.0, exponent=1.0)
     compare(probabilities(other, at(other, 9)), square_formula(PREDICTED, 18.0))
 
 
 def test_fast_cb_plays_by_the_formula_and_survives_a_best_loss_of_zero():
-    policy = bandits.fast_cb(constant(), exploration=2.0)
+    policy = bandits.policies.fast_cb(constant(), exploration=2.0)
     compare(probabilities(policy, at(policy, 9)), fast_formula(np.array(PREDICTED), 6.0))
     below = (0.0, -0.5, 1.7, 0.001)  # clipped to the floor and to 1: the first, second and fourth tie
-    policy = bandits.fast_cb(constant(below), exploration=2.0)
+    policy = bandits.policies.fast_cb(constant(below), exploration=2.0)
     got = probabilities(policy, at(policy, 9))
     compare(got, fast_formula(np.array(below), 6.0))
     assert float(np.nansum(got[0])) <= 1 + 1e-6
 
 
-@pytest.mark.parametrize("factory", [bandits.square_cb, bandits.fast_cb])
+@pytest.mark.parametrize("factory", [bandits.policies.square_cb, bandits.policies.fast_cb])
 def test_before_anything_is_learnt_all_arms_are_equal(factory):
     policy = factory(constant(), exploration=1e6)
     compare(probabilities(policy, at(policy, 0)), np.full(4, 0.25))
@@ -106,14 +106,14 @@ def test_before_anything_is_learnt_all_arms_are_equal(factory):
 
 
 def test_greedy_cb_explores_with_probability_epsilon():
-    policy = bandits.greedy_cb(constant(), epsilon=0.2)
+    policy = bandits.policies.greedy_cb(constant(), epsilon=0.2)
     compare(probabilities(policy, at(policy, 9)), [0.05, 0.85, 0.05, 0.05])
-    table, share = probabilities(bandits.greedy_cb(constant()), at(policy, 9))
+    table, share = probabilities(bandits.policies.greedy_cb(constant()), at(policy, 9))
     assert share[1] == 1 and table[1] == 1
 
 
 def test_rounds_count_what_was_learnt(key):
-    policy = bandits.square_cb(bandits.ridge(3, 2))
+    policy = bandits.policies.square_cb(bandits.regressors.ridge(3, 2))
     state, context = policy.init(key), jnp.ones(2)
     decision = policy.select(key, state, context)
     nothing = policy.select(key, state, context, jnp.zeros(3, bool))
@@ -127,8 +127,8 @@ def test_elimination_keeps_the_arms_some_of_whose_likely_losses_are_least(key):
     """The width w of an arm: forcing its prediction down to y - w raises the ridge objective by Delta exactly."""
     num_arms, d, regularization, mellowness, rounds = 4, 3, 0.5, 0.05, 40
     rng = np.random.default_rng(0)
-    model = bandits.ridge(num_arms, d, regularization=regularization)
-    policy = bandits.square_cb(model, exploration=0.0, eliminate=mellowness)
+    model = bandits.regressors.ridge(num_arms, d, regularization=regularization)
+    policy = bandits.policies.square_cb(model, exploration=0.0, eliminate=mellowness)
     level = np.array([0.2, 0.3, 0.5, 0.9])
     rows = [(int(a), rng.standard_normal(d)) for a in rng.integers(0, num_arms, rounds)]
     state, update = policy.init(key), jax.jit(policy.update)
@@ -161,13 +161,15 @@ def test_elimination_keeps_the_arms_some_of_whose_likely_losses_are_least(key):
     relative=st.booleans(),
 )
 def test_any_prediction_gives_a_distribution(scores, rounds, relative):
-    policy = (bandits.fast_cb if relative else bandits.square_cb)(constant(jnp.asarray(scores, jnp.float32)))
+    policy = (bandits.policies.fast_cb if relative else bandits.policies.square_cb)(
+        constant(jnp.asarray(scores, jnp.float32))
+    )
     table, share = probabilities(policy, at(policy, rounds))
     assert not np.any((table < 0) | (table > 1 + 1e-6)) and np.isfinite(table).sum() == np.sum(share > 0)
 
 
 @pytest.mark.bad_input
 def test_elimination_needs_a_regressor_with_leverage():
-    for factory in (bandits.square_cb, bandits.fast_cb):
+    for factory in (bandits.policies.square_cb, bandits.policies.fast_cb):
         with pytest.raises(ValueError, match="needs a regressor with leverage"):
             factory(constant(), eliminate=0.001)

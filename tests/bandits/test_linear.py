@@ -20,7 +20,7 @@ MABWISER = (
     "442320420200424332302342331202130303033043422443124022230324423333322224134333100322224443042200032322402323"
     "142440230223233423143043220304204212443024030442420240224204220313344222034220041032"
 )
-DISJOINT = Partial(bind(bandits.disjoint_features, num_arms=ARMS))
+DISJOINT = Partial(bind(bandits.features.disjoint, num_arms=ARMS))
 
 
 def follow(policy, contexts, losses):
@@ -64,7 +64,7 @@ def test_lin_ucb_plays_the_arms_of_a_plain_statement(alpha, regularization):
     """300 rounds, identical arms; the inverse kept by rank-one steps equals the dense one, symmetric to the bit."""
     contexts, losses = table(1)
     expected, grams, moments = plain_lin_ucb(contexts, losses, alpha, regularization)
-    policy = bandits.lin_ucb(ARMS, FEATURES, alpha=alpha, regularization=regularization)
+    policy = bandits.policies.lin_ucb(ARMS, FEATURES, alpha=alpha, regularization=regularization)
     arms, state = follow(policy, contexts, losses)
     np.testing.assert_array_equal(arms, expected)
     assert len(np.unique(expected)) == ARMS
@@ -93,8 +93,8 @@ def test_shared_parameters_on_block_features_are_disjoint_parameters():
     contexts, losses = table(2, 60)
     arms = np.random.default_rng(6).integers(0, ARMS, 60)
     plays = contexts, arms, losses[np.arange(60), arms]
-    own = fit(bandits.ridge(ARMS, FEATURES), *plays, block=False)
-    joint = fit(bandits.ridge(ARMS, ARMS * FEATURES, shared=True), *plays, block=True)
+    own = fit(bandits.regressors.ridge(ARMS, FEATURES), *plays, block=False)
+    joint = fit(bandits.regressors.ridge(ARMS, ARMS * FEATURES, shared=True), *plays, block=True)
     for a, b in zip(joint, own):
         np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
 
@@ -106,7 +106,7 @@ def test_refreshing_keeps_the_inverse_in_float32():
     losses = np.zeros((2000, 1))
 
     def error(refresh_every):
-        policy = bandits.lin_ucb(1, FEATURES, regularization=0.01, refresh_every=refresh_every)
+        policy = bandits.policies.lin_ucb(1, FEATURES, regularization=0.01, refresh_every=refresh_every)
         state = follow(policy, jnp.asarray(contexts, jnp.float32), jnp.asarray(losses, jnp.float32))[1]
         exact = np.linalg.inv(0.01 * np.eye(FEATURES) + contexts.T @ contexts)
         return np.linalg.norm(state.inverse[0] - exact) / np.linalg.norm(exact)
@@ -117,7 +117,7 @@ def test_refreshing_keeps_the_inverse_in_float32():
 
 @pytest.mark.x64
 def test_weight_two_is_two_rounds_and_bad_losses_teach_nothing(key):
-    policy = bandits.lin_ucb(3, 2)
+    policy = bandits.policies.lin_ucb(3, 2)
     x, arm = jnp.array([0.5, -2.0]), Decision(jnp.int32(1), jnp.asarray(0.0))
     state = policy.update(policy.init(key), arm, 0.7, jnp.array([1.0, 0.3]))
     twice = policy.update(policy.update(state, arm, 0.4, x), arm, 0.4, x)
@@ -144,7 +144,7 @@ def test_sampled_losses_have_the_mean_and_the_covariance_of_the_posterior(shared
     rng = np.random.default_rng(4)
     phi, y = rng.standard_normal((num_arms, d)), rng.standard_normal(num_arms)
     context = jnp.asarray(phi if shared else phi[0])
-    model = bandits.ridge(num_arms, d, regularization=0.5, shared=shared)
+    model = bandits.regressors.ridge(num_arms, d, regularization=0.5, shared=shared)
     state = model.init(key)
     for arm in range(num_arms):
         state = model.update(state, context, arm, y[arm])
@@ -170,17 +170,19 @@ def test_lin_ts_learns_and_without_spread_is_greedy():
     """Regret of the second half is far below that of the first; with alpha = 0 it is LinUCB with alpha = 0."""
     contexts, losses = table(5)
     losses = jnp.asarray(losses)
-    arms, _ = follow(bandits.lin_ts(ARMS, FEATURES, alpha=0.3), contexts, losses)
+    arms, _ = follow(bandits.policies.lin_ts(ARMS, FEATURES, alpha=0.3), contexts, losses)
     regret = losses[jnp.arange(ROUNDS), arms] - losses.min(1)
     assert float(regret[150:].mean()) < 0.5 * float(regret[:50].mean())
-    greedy, _ = follow(bandits.lin_ts(ARMS, FEATURES, alpha=0.0), contexts, losses)
-    np.testing.assert_array_equal(greedy, follow(bandits.lin_ucb(ARMS, FEATURES, alpha=0.0), contexts, losses)[0])
+    greedy, _ = follow(bandits.policies.lin_ts(ARMS, FEATURES, alpha=0.0), contexts, losses)
+    np.testing.assert_array_equal(
+        greedy, follow(bandits.policies.lin_ucb(ARMS, FEATURES, alpha=0.0), contexts, losses)[0]
+    )
 
 
 # --- the stream of linear systems --------------------------------------------------------------------------
 
 OMEGAS = np.linspace(1.0, 1.95, 20)
-SERIES = Partial(bind(bandits.chebyshev_features, num_features=6), low=-0.15, high=0.65)
+SERIES = Partial(bind(bandits.features.chebyshev, num_features=6), low=-0.15, high=0.65)
 
 
 def scaled(result, parameter, context):
@@ -205,11 +207,11 @@ def total(seed, beta, policy, num_rounds):
 
 def over_series():
     """The three linear policies on six Chebyshev polynomials of the shift."""
-    model = bandits.ridge(20, 6, regularization=0.01)
+    model = bandits.regressors.ridge(20, 6, regularization=0.01)
     return {
-        "LinUCB": bandits.encoded(bandits.lin_ucb(20, 6, alpha=0.1, regularization=0.01), SERIES),
-        "FastCB": bandits.encoded(bandits.fast_cb(model, exploration=10.0), SERIES),
-        "SquareCB": bandits.encoded(bandits.square_cb(model, exploration=10.0), SERIES),
+        "LinUCB": bandits.wrappers.encoded(bandits.policies.lin_ucb(20, 6, alpha=0.1, regularization=0.01), SERIES),
+        "FastCB": bandits.wrappers.encoded(bandits.policies.fast_cb(model, exploration=10.0), SERIES),
+        "SquareCB": bandits.wrappers.encoded(bandits.policies.square_cb(model, exploration=10.0), SERIES),
     }
 
 
@@ -227,7 +229,7 @@ def test_ratios_to_the_best_fixed_omega(beta, best, published):
     """Total iterations over those of the best fixed omega, 5000 solves, mean of 8 seeds: within 5 of the spreads."""
     ratios = {name: [] for name in published}
     for seed in range(8):
-        fixed = total(seed, beta, bandits.fixed(20, arm=best), 5000)
+        fixed = total(seed, beta, bandits.policies.fixed(20, arm=best), 5000)
         for name, policy in over_series().items():
             ratios[name].append(total(seed, beta, policy, 5000) / fixed)
     print({name: (round(np.mean(r), 4), round(np.std(r, ddof=1), 4)) for name, r in ratios.items()})
@@ -242,14 +244,14 @@ def test_ratios_to_the_best_fixed_omega(beta, best, published):
 @pytest.mark.parametrize(
     ("call", "match"),
     [
-        (lambda: bandits.lin_ucb(0, 2), "num_arms must be an int >= 1"),
-        (lambda: bandits.lin_ts(2, 0), "num_features must be an int >= 1"),
-        (lambda: bandits.ridge(2, 2, refresh_every=0), "refresh_every must be an int >= 1"),
-        (lambda: _select(bandits.lin_ucb(3, 2)), r"context of shape \(2,\), got none"),
-        (lambda: _select(bandits.lin_ts(3, 2), jnp.ones(3)), r"context of shape \(2,\), got shape \(3,\)"),
-        (lambda: _select(bandits.lin_ucb(3, 2, shared=True), jnp.ones(2)), r"context of shape \(3, 2\)"),
-        (lambda: bandits.disjoint_features(jnp.ones((2, 2)), num_arms=2), "must be a vector"),
-        (lambda: bandits.disjoint_features(jnp.ones(2), num_arms=0), "num_arms must be an int"),
+        (lambda: bandits.policies.lin_ucb(0, 2), "num_arms must be an int >= 1"),
+        (lambda: bandits.policies.lin_ts(2, 0), "num_features must be an int >= 1"),
+        (lambda: bandits.regressors.ridge(2, 2, refresh_every=0), "refresh_every must be an int >= 1"),
+        (lambda: _select(bandits.policies.lin_ucb(3, 2)), r"context of shape \(2,\), got none"),
+        (lambda: _select(bandits.policies.lin_ts(3, 2), jnp.ones(3)), r"context of shape \(2,\), got shape \(3,\)"),
+        (lambda: _select(bandits.policies.lin_ucb(3, 2, shared=True), jnp.ones(2)), r"context of shape \(3, 2\)"),
+        (lambda: bandits.features.disjoint(jnp.ones((2, 2)), num_arms=2), "must be a vector"),
+        (lambda: bandits.features.disjoint(jnp.ones(2), num_arms=0), "num_arms must be an int"),
     ],
 )
 def test_static_misuse_raises(call, match):

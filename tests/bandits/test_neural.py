@@ -68,7 +68,9 @@ def by_hand(params, start, x, y, *, log, perturbation):
 @pytest.mark.parametrize("loss", ["square", "log"])
 def test_a_step_is_the_projected_gradient_step_of_a_network_by_hand(loss, key):
     log, perturbation, rate, radius = loss == "log", 0.7, 0.4, 0.8
-    model = bandits.network(3, 4, hidden=(6,), loss=loss, learning_rate=rate, perturbation=perturbation, radius=radius)
+    model = bandits.regressors.network(
+        3, 4, hidden=(6,), loss=loss, learning_rate=rate, perturbation=perturbation, radius=radius
+    )
     x = np.asarray(jax.random.normal(key, (3, 4)))
     state = start_of(model, key)
     start = {k: np.asarray(v) for k, v in state.start.items()}
@@ -91,7 +93,7 @@ def test_a_step_is_the_projected_gradient_step_of_a_network_by_hand(loss, key):
 def test_the_ball_of_radius_zero_and_weight_zero_learn_nothing(key):
     x = jnp.eye(3, 4)
     for radius, weight in ((0.0, 1.0), (jnp.inf, 0.0)):
-        model = bandits.network(3, 4, hidden=(6,), radius=radius)
+        model = bandits.regressors.network(3, 4, hidden=(6,), radius=radius)
         state = start_of(model, key)
         after, predicted = learnt(model, state, x, 1, 1.0, weight)
         np.testing.assert_array_equal(predicted, 0.5)
@@ -101,7 +103,7 @@ def test_the_ball_of_radius_zero_and_weight_zero_learn_nothing(key):
 
 def test_a_step_that_is_not_finite_is_not_taken(key):
     x = jnp.eye(3, 4)
-    model = bandits.network(3, 4, hidden=(6,), learning_rate=1e30)
+    model = bandits.regressors.network(3, 4, hidden=(6,), learning_rate=1e30)
     state = start_of(model, key)
     for arm, y in ((1, 1.0), (1, 0.0), (0, 1.0)):
         state, predicted = learnt(model, state, x, arm, y)
@@ -162,7 +164,7 @@ def test_sampled_perturbation_predicts_the_mean_of_the_perturbed_networks():
     """The signs are drawn once, by init; the prediction is the mean over them, and all signs together cancel."""
     cfg, start, params, every = _tiny()
     x = jnp.array([[0.6, 0.8], [1.0, 0.0]])
-    model = bandits.network(2, 2, hidden=(2,), activation="tanh", perturbation=0.5, num_perturbations=3)
+    model = bandits.regressors.network(2, 2, hidden=(2,), activation="tanh", perturbation=0.5, num_perturbations=3)
     state = start_of(model, jax.random.key(3))._replace(params=params, start=start)
     predict = jax.jit(_predict, static_argnames=("num_arms", "cfg", "log"))
     scale, sizes = jnp.asarray(0.5), {"num_arms": 2, "cfg": cfg, "log": False}
@@ -181,12 +183,12 @@ def test_sampled_perturbation_predicts_the_mean_of_the_perturbed_networks():
 
 def test_neu_fast_cb_learns_digits_in_a_thousand_rounds():
     """One seed: far below the 900 mistakes of guessing, and still improving."""
-    wrong = digits.mistakes(digits.neural(bandits.neu_fast_cb(10, 640, hidden=(50,))), 1, 1000)[0]
+    wrong = digits.mistakes(digits.neural(bandits.policies.neu_fast_cb(10, 640, hidden=(50,))), 1, 1000)[0]
     assert wrong.sum() < 600 and wrong[-200:].mean() < 0.6 * wrong[:200].mean()
 
 
 def test_lin_ucb_learns_digits_in_a_thousand_rounds():
-    wrong = digits.mistakes(bandits.lin_ucb(10, 64), 1, 1000)[0]
+    wrong = digits.mistakes(bandits.policies.lin_ucb(10, 64), 1, 1000)[0]
     assert wrong.sum() < 400 and wrong[-200:].mean() < 0.3
 
 
@@ -199,9 +201,9 @@ def test_mistakes_on_digits():
     21 +- 13 mistakes more, 1.6 standard errors: the published order, but no difference that 8 seeds would show.
     """
     counts = {
-        "LinUCB": digits.mistakes(bandits.lin_ucb(10, 64), 8, 4000).sum(1),
-        "NeuFastCB": digits.mistakes(digits.neural(bandits.neu_fast_cb(10, 640)), 64, 4000).sum(1),
-        "NeuSquareCB": digits.mistakes(digits.neural(bandits.neu_square_cb(10, 640)), 64, 4000).sum(1),
+        "LinUCB": digits.mistakes(bandits.policies.lin_ucb(10, 64), 8, 4000).sum(1),
+        "NeuFastCB": digits.mistakes(digits.neural(bandits.policies.neu_fast_cb(10, 640)), 64, 4000).sum(1),
+        "NeuSquareCB": digits.mistakes(digits.neural(bandits.policies.neu_square_cb(10, 640)), 64, 4000).sum(1),
         "greedy": digits.mistakes(digits.greedy(), 32, 4000).sum(1),
     }
     more = counts["NeuSquareCB"] - counts["NeuFastCB"]
@@ -221,7 +223,7 @@ def test_mistakes_on_digits():
 def test_perturbation_and_blind_exploration_on_digits():
     """Published over 8 seeds: NeuSquareCB at g = 10 with the perturbation c_p = .1 in closed form 1244 +- 104, without
     915 +- 141; a greedy network that explores with epsilon = .05 899 +- 94."""
-    square = {c: bandits.neu_square_cb(10, 640, exploration=10.0, perturbation=c) for c in (0.0, 0.1)}
+    square = {c: bandits.policies.neu_square_cb(10, 640, exploration=10.0, perturbation=c) for c in (0.0, 0.1)}
     counts = {c: digits.mistakes(digits.neural(policy), 8, 4000).sum(1) for c, policy in square.items()}
     counts["epsilon"] = digits.mistakes(digits.greedy(0.05), 8, 4000).sum(1)
     for name, (mean, spread) in {0.0: (915, 141), 0.1: (1244, 104), "epsilon": (899, 94)}.items():
@@ -236,7 +238,7 @@ def test_perturbation_and_blind_exploration_on_digits():
 @pytest.mark.parametrize(("alpha", "published"), [(0.1, 1110), (0.3, 747), (1.0, 462)])
 def test_lin_ucb_on_digits_with_rewards(alpha, published):
     """Losses 0 and -1 (a reward for the right digit), as published: unseen digits then do not look best of all."""
-    policy = bandits.lin_ucb(10, 64, alpha=alpha)
+    policy = bandits.policies.lin_ucb(10, 64, alpha=alpha)
     total = digits.mistakes(policy._replace(update=Partial(_update_lowered, policy)), 8, 4000).sum(1)
     print(total.mean(), total.std(ddof=1))
     assert abs(total.mean() - published) <= tolerances.STANDARD_ERRORS * total.std(ddof=1) / np.sqrt(8)
@@ -253,13 +255,13 @@ def _update_lowered(policy, state, decision, loss, context=None, weight=1.0):
 @pytest.mark.parametrize(
     ("call", "match"),
     [
-        (lambda: bandits.network(0, 2), "num_arms must be an int >= 1"),
-        (lambda: bandits.network(2, 0), "sizes must be integers >= 1"),
-        (lambda: bandits.network(2, 2, loss="hinge"), "loss must be one of"),
-        (lambda: bandits.network(2, 2, activation="sine"), "activation must be one of"),
-        (lambda: bandits.network(2, 2, num_perturbations=-1), "num_perturbations must be an int >= 0"),
-        (lambda: _select(bandits.neu_square_cb(3, 2, hidden=(2,)), jnp.ones(2)), r"context of shape \(3, 2\)"),
-        (lambda: _select(bandits.neu_fast_cb(3, 2, hidden=(2,)), None), "got none"),
+        (lambda: bandits.regressors.network(0, 2), "num_arms must be an int >= 1"),
+        (lambda: bandits.regressors.network(2, 0), "sizes must be integers >= 1"),
+        (lambda: bandits.regressors.network(2, 2, loss="hinge"), "loss must be one of"),
+        (lambda: bandits.regressors.network(2, 2, activation="sine"), "activation must be one of"),
+        (lambda: bandits.regressors.network(2, 2, num_perturbations=-1), "num_perturbations must be an int >= 0"),
+        (lambda: _select(bandits.policies.neu_square_cb(3, 2, hidden=(2,)), jnp.ones(2)), r"context of shape \(3, 2\)"),
+        (lambda: _select(bandits.policies.neu_fast_cb(3, 2, hidden=(2,)), None), "got none"),
     ],
 )
 def test_static_misuse_raises(call, match):

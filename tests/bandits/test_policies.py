@@ -37,11 +37,11 @@ def test_tsallis_solves_its_optimality_conditions(num_arms, scale, t, key):
     """1/sqrt(p_i) = eta/2 (L_i - x): equal slopes, and the sum is 1 without any renormalisation to speak of."""
     losses = scale * jax.random.uniform(key, (num_arms,))
     eta = 2 / np.sqrt(t)
-    p = bandits.tsallis_probabilities(losses, eta)
+    p = bandits.probabilities.tsallis(losses, eta)
     np.testing.assert_allclose(p.sum(), 1.0, atol=1e-12)
     x = losses - 2 / (eta * jnp.sqrt(p))
     np.testing.assert_allclose(x, x[0], rtol=1e-10, atol=1e-10 * max(1.0, scale))
-    moved = bandits.tsallis_probabilities(losses + 5 * scale, eta)
+    moved = bandits.probabilities.tsallis(losses + 5 * scale, eta)
     np.testing.assert_allclose(moved, p, rtol=1e-9)
 
 
@@ -50,7 +50,7 @@ def test_tsallis_sums_to_one_in_float32(scale, key):
     for d in (2, 20, 512):
         losses = scale * jax.random.uniform(jax.random.fold_in(key, d), (d,))
         for t in (1.0, 1e3, 1e5):
-            p = bandits.tsallis_probabilities(losses, 2 / np.sqrt(t))
+            p = bandits.probabilities.tsallis(losses, 2 / np.sqrt(t))
             assert abs(float(p.sum()) - 1) <= 1e-6 and float(p.min()) >= 0
 
 
@@ -58,7 +58,7 @@ def test_tsallis_sums_to_one_in_float32(scale, key):
 def test_tsallis_two_arms_closed_form():
     """Two arms, L = (0, D), eta = 1: x solves 4/x^2 + 4/(D - x)^2 = 1."""
     for gap in (0.0, 1.0, 7.5):
-        p = bandits.tsallis_probabilities(jnp.array([0.0, gap]), 1.0)
+        p = bandits.probabilities.tsallis(jnp.array([0.0, gap]), 1.0)
         roots = np.roots(np.polysub(np.polymul([1, 0, 0], [1, -2 * gap, gap**2]), [8, -8 * gap, 4 * gap**2]))
         x = min(r.real for r in roots if abs(r.imag) < 1e-9)
         np.testing.assert_allclose(p, [4 / x**2, 4 / (gap - x) ** 2], rtol=1e-9)
@@ -67,10 +67,10 @@ def test_tsallis_two_arms_closed_form():
 @pytest.mark.x64
 def test_importance_weighting_is_unbiased():
     """Enumerate the arms: the mean added estimate is the loss itself."""
-    policy = bandits.tsallis_inf(4, floor=1.0)
+    policy = bandits.policies.tsallis_inf(4, floor=1.0)
     state = policy.init(jax.random.key(0))._replace(losses=jnp.array([3.0, 0.0, 1.0, 2.0]))
     state = state._replace(total=jnp.asarray(9.0), rounds=jnp.asarray(9.0))
-    p = bandits.tsallis_probabilities(state.losses, 2 / np.sqrt(10))
+    p = bandits.probabilities.tsallis(state.losses, 2 / np.sqrt(10))
     losses = jnp.array([2.0, 5.0, 1.0, 9.0])
     mean = sum(
         p[a] * (policy.update(state, Decision(jnp.int32(a), jnp.log(p[a])), losses[a]).losses - state.losses)
@@ -83,7 +83,7 @@ def test_importance_weighting_is_unbiased():
 
 @pytest.mark.x64
 def test_tsallis_survives_costs_that_are_all_at_the_floor(key):
-    policy = bandits.tsallis_inf(5, floor=1.0)
+    policy = bandits.policies.tsallis_inf(5, floor=1.0)
     state = policy.init(key)
     for i in range(4):
         decision = policy.select(jax.random.fold_in(key, i), state)
@@ -109,7 +109,11 @@ def test_tsallis_loses_far_less_than_uniform_and_little_more_than_epsilon_greedy
 
     tsallis, greedy, uniform = (
         mean(policy)
-        for policy in (bandits.tsallis_inf(10, normalize=False), bandits.epsilon_greedy(10), bandits.uniform(10))
+        for policy in (
+            bandits.policies.tsallis_inf(10, normalize=False),
+            bandits.policies.epsilon_greedy(10),
+            bandits.policies.uniform(10),
+        )
     )
     assert tsallis < 0.5 * uniform and tsallis < 1.4 * greedy, (tsallis, greedy, uniform)
 
@@ -121,7 +125,7 @@ def test_tsallis_loses_far_less_than_uniform_and_little_more_than_epsilon_greedy
 @given(seed=st.integers(0, 10**6), eta=st.floats(0, 1e6), num_arms=st.sampled_from([1, 2, 7]))
 def test_inverse_gap_weights(seed, eta, num_arms):
     scores = jax.random.normal(jax.random.key(seed), (num_arms,))
-    p = np.asarray(jax.jit(bandits.inverse_gap_weights)(scores, eta))
+    p = np.asarray(jax.jit(bandits.probabilities.inverse_gap)(scores, eta))
     assert abs(p.sum() - 1) <= 1e-6 and p.min() >= 0
     order = np.argsort(np.asarray(scores))
     assert np.all(np.diff(p[order]) <= 1e-6)
@@ -131,20 +135,20 @@ def test_inverse_gap_weights(seed, eta, num_arms):
 
 def test_inverse_gap_weights_limits():
     scores = jnp.array([0.3, 0.1, 0.9])
-    np.testing.assert_allclose(bandits.inverse_gap_weights(scores, 0.0), [1 / 3] * 3, rtol=1e-6)
-    np.testing.assert_allclose(bandits.inverse_gap_weights(scores, 1e12), [0, 1, 0], atol=1e-6)
-    masked = bandits.inverse_gap_weights(scores, 0.0, jnp.array([True, False, True]))
+    np.testing.assert_allclose(bandits.probabilities.inverse_gap(scores, 0.0), [1 / 3] * 3, rtol=1e-6)
+    np.testing.assert_allclose(bandits.probabilities.inverse_gap(scores, 1e12), [0, 1, 0], atol=1e-6)
+    masked = bandits.probabilities.inverse_gap(scores, 0.0, jnp.array([True, False, True]))
     np.testing.assert_allclose(masked, [0.5, 0, 0.5], rtol=1e-6)
 
 
 @pytest.mark.x64
 def test_chebyshev_features_are_chebyshev():
     c = np.linspace(-0.15, 0.65, 9)
-    got = jax.vmap(lambda x: bandits.chebyshev_features(x, -0.15, 0.65, num_features=6))(jnp.asarray(c))
+    got = jax.vmap(lambda x: bandits.features.chebyshev(x, -0.15, 0.65, num_features=6))(jnp.asarray(c))
     x = 2 * (c + 0.15) / 0.8 - 1
     expected = np.stack([np.polynomial.Chebyshev.basis(j)(x) for j in range(6)], axis=1)
     np.testing.assert_allclose(got, expected, atol=1e-13)
-    outside = bandits.chebyshev_features(5.0, -0.15, 0.65, num_features=6)
+    outside = bandits.features.chebyshev(5.0, -0.15, 0.65, num_features=6)
     np.testing.assert_allclose(outside, 1.0, atol=1e-13)
 
 
@@ -154,7 +158,7 @@ def test_cheb_cb_state_equals_least_squares_from_scratch(key):
     of its own data at the current scale: compared with SciPy's bounded solver on the full data matrix."""
     from scipy.optimize import lsq_linear
 
-    policy = bandits.cheb_cb(3, low=0.0, high=1.0, num_features=4, floor=1.0)
+    policy = bandits.policies.cheb_cb(3, low=0.0, high=1.0, num_features=4, floor=1.0)
     state = policy.init(key)
     data, etas = [], []
     for i in range(60):
@@ -209,7 +213,7 @@ def test_givens_rows_equal_a_qr_factorisation(key):
 
 
 def test_cheb_cb_learns_where_the_best_arm_depends_on_the_context(key):
-    policy = bandits.cheb_cb(3, low=0.0, high=1.0)
+    policy = bandits.policies.cheb_cb(3, low=0.0, high=1.0)
     best = jnp.array([0.1, 0.5, 0.9])
 
     def step(state, i):
@@ -227,7 +231,7 @@ def test_cheb_cb_learns_where_the_best_arm_depends_on_the_context(key):
 
 
 def test_binned_maps_contexts_to_the_nearest_centre():
-    policy = bandits.binned(bandits.epsilon_greedy(2), 4, low=0.0, high=1.0)
+    policy = bandits.wrappers.binned(bandits.policies.epsilon_greedy(2), 4, low=0.0, high=1.0)
     state = policy.init(jax.random.key(0))
     for context, j in ((0.0, 0), (0.2, 0), (0.25, 0), (0.26, 1), (0.5, 1), (0.9, 3), (1.0, 3), (-5.0, 0), (7.0, 3)):
         after = policy.update(state, Decision(jnp.int32(1), jnp.float32(0.0)), 2.0, jnp.float32(context))
@@ -236,7 +240,7 @@ def test_binned_maps_contexts_to_the_nearest_centre():
 
 
 def test_epsilon_greedy_plays_unplayed_arms_first_then_the_least_mean():
-    policy = bandits.epsilon_greedy(3, exploration=0.0)
+    policy = bandits.policies.epsilon_greedy(3, exploration=0.0)
     state = policy.init(jax.random.key(0))
     seen = []
     for i, loss in enumerate((0.9, 0.1, 0.5, 0.3, 0.3)):
@@ -247,7 +251,7 @@ def test_epsilon_greedy_plays_unplayed_arms_first_then_the_least_mean():
 
 
 def test_epsilon_is_the_probability_of_exploring(key):
-    policy = bandits.epsilon_greedy(4, exploration=5.0)
+    policy = bandits.policies.epsilon_greedy(4, exploration=5.0)
     state = policy.init(key)._replace(
         total=jnp.array([1.0, 0.0, 1.0, 1.0]), count=jnp.ones(4), rounds=jnp.int32(39)
     )  # epsilon = 5 * 4 / 40 = 1/2
@@ -259,7 +263,11 @@ def test_epsilon_is_the_probability_of_exploring(key):
 
 
 def test_choose_plays_as_the_chosen_policy_does(key):
-    several = [bandits.uniform(4), bandits.epsilon_greedy(4), bandits.cheb_cb(4, low=0.0, high=1.0)]
+    several = [
+        bandits.policies.uniform(4),
+        bandits.policies.epsilon_greedy(4),
+        bandits.policies.cheb_cb(4, low=0.0, high=1.0),
+    ]
     losses = jnp.array([0.7, 0.1, 0.9, 0.4])
 
     def run(policy):
@@ -270,8 +278,8 @@ def test_choose_plays_as_the_chosen_policy_does(key):
         return jax.lax.scan(step, policy.init(key), jnp.arange(30))[1]
 
     for i, policy in enumerate(several):
-        np.testing.assert_array_equal(run(bandits.choose(several, i)), run(policy))
-    together = jax.vmap(lambda i: run(bandits.choose(several, i)))(jnp.arange(3))
+        np.testing.assert_array_equal(run(bandits.wrappers.choose(several, i)), run(policy))
+    together = jax.vmap(lambda i: run(bandits.wrappers.choose(several, i)))(jnp.arange(3))
     np.testing.assert_array_equal(together[2], run(several[2]))
 
 
@@ -279,11 +287,11 @@ def test_choose_plays_as_the_chosen_policy_does(key):
 def test_weight_two_is_two_plays(name, key):
     """Every leaf, clocks and running scales included; and rounds that teach nothing leave the running mean alone."""
     policy = {
-        "tsallis": bandits.tsallis_inf(3, floor=1.0),
-        "rv": bandits.tsallis_inf(3, estimator="rv"),
-        "exp3": bandits.exp3(3),
-        "exp3_p": bandits.exp3_p(3, horizon=50),
-        "cheb": bandits.cheb_cb(3, low=0.0, high=1.0, num_features=2),
+        "tsallis": bandits.policies.tsallis_inf(3, floor=1.0),
+        "rv": bandits.policies.tsallis_inf(3, estimator="rv"),
+        "exp3": bandits.policies.exp3(3),
+        "exp3_p": bandits.policies.exp3_p(3, horizon=50),
+        "cheb": bandits.policies.cheb_cb(3, low=0.0, high=1.0, num_features=2),
     }[name]
     state, context = policy.init(key), jnp.float32(0.3)
     decision = policy.select(key, state, context)
@@ -292,7 +300,7 @@ def test_weight_two_is_two_plays(name, key):
 
 
 def test_costs_that_are_not_finite_leave_the_running_mean(key):
-    policy = bandits.tsallis_inf(3, floor=1.0)
+    policy = bandits.policies.tsallis_inf(3, floor=1.0)
     costs = jnp.where(jnp.arange(40)[:, None] < 5, jnp.full((40, 3), 50.0), jnp.nan)
     state, _ = bandits.replay(key, costs, policy)
     np.testing.assert_allclose(state.policy.total / state.policy.rounds, 49.0)
@@ -300,8 +308,8 @@ def test_costs_that_are_not_finite_leave_the_running_mean(key):
 
 def test_an_empty_range_of_contexts_is_harmless(key):
     for policy in (
-        bandits.cheb_cb(3, low=0.4, high=0.4, num_features=2),
-        bandits.binned(bandits.tsallis_inf(3), 5, low=0.4, high=0.4),
+        bandits.policies.cheb_cb(3, low=0.4, high=0.4, num_features=2),
+        bandits.wrappers.binned(bandits.policies.tsallis_inf(3), 5, low=0.4, high=0.4),
     ):
         costs = jax.random.uniform(key, (20, 3))
         state, record = bandits.replay(key, costs, policy, jnp.linspace(0.0, 1.0, 20))
@@ -310,9 +318,14 @@ def test_an_empty_range_of_contexts_is_harmless(key):
 
 
 def test_python_numbers_as_contexts_compile_once(key):
-    series = Partial(bind(bandits.chebyshev_features, num_features=2), low=0.0, high=1.0)
-    square = bandits.encoded(bandits.square_cb(bandits.ridge(2, 2)), series)
-    for policy in (square, bandits.windowed(bandits.binned(bandits.ucb1(2), 2, low=0.0, high=1.0), 3, context=0.5)):
+    series = Partial(bind(bandits.features.chebyshev, num_features=2), low=0.0, high=1.0)
+    square = bandits.wrappers.encoded(bandits.policies.square_cb(bandits.regressors.ridge(2, 2)), series)
+    for policy in (
+        square,
+        bandits.wrappers.windowed(
+            bandits.wrappers.binned(bandits.policies.ucb1(2), 2, low=0.0, high=1.0), 3, context=0.5
+        ),
+    ):
         state = policy.init(key)
 
         def play(context, policy=policy, state=state):
@@ -327,7 +340,9 @@ def test_python_numbers_as_contexts_compile_once(key):
 
 @pytest.mark.x64
 def test_choose_keeps_the_dtype_of_its_members(key):
-    policy = bandits.choose([bandits.exp3(3, mixing=jnp.float32(0.1)), bandits.ucb1(3, alpha=jnp.float32(1))], 0)
+    policy = bandits.wrappers.choose(
+        [bandits.policies.exp3(3, mixing=jnp.float32(0.1)), bandits.policies.ucb1(3, alpha=jnp.float32(1))], 0
+    )
     decision = policy.select(key, policy.init(key))
     assert decision.log_prob.dtype == jnp.float32
 
@@ -336,28 +351,34 @@ def test_probabilities_of_integer_losses():
     """The rate keeps its digits, whatever dtype the losses have."""
     losses = jnp.array([0, 1, 2])
     exact = np.exp(-0.5 * np.arange(3))
-    np.testing.assert_allclose(bandits.exponential_weights(losses, 0.5), exact / exact.sum(), rtol=1e-6)
-    expected = bandits.tsallis_probabilities(losses.astype(float), 0.5)
-    np.testing.assert_array_equal(bandits.tsallis_probabilities(losses, 0.5), expected)
+    np.testing.assert_allclose(bandits.probabilities.exponential(losses, 0.5), exact / exact.sum(), rtol=1e-6)
+    expected = bandits.probabilities.tsallis(losses.astype(float), 0.5)
+    np.testing.assert_array_equal(bandits.probabilities.tsallis(losses, 0.5), expected)
 
 
 @pytest.mark.bad_input
 @pytest.mark.parametrize(
     ("call", "match"),
     [
-        (lambda: bandits.tsallis_inf(0), "num_arms must be an int >= 1"),
-        (lambda: bandits.uniform(2.5), "num_arms must be an int >= 1"),
-        (lambda: bandits.uniform(True), "num_arms must be an int >= 1"),
-        (lambda: bandits.binned(bandits.uniform(2), 2.5, low=0.0, high=1.0), "num_bins must be an int >= 1, got 2.5"),
-        (lambda: bandits.cheb_cb(3, low=0.0, high=1.0, num_features=2.5), "num_features must be an int >= 1, got 2.5"),
-        (lambda: bandits.fixed(-1, arm=0), "num_arms"),
-        (lambda: bandits.cheb_cb(3, low=0.0, high=1.0, num_features=0), "num_features"),
-        (lambda: bandits.choose([], 0), "at least one policy"),
-        (lambda: bandits.binned(bandits.uniform(2), 0, low=0.0, high=1.0), "num_bins"),
-        (lambda: _select(bandits.cheb_cb(3, low=0.0, high=1.0)), "scalar context"),
-        (lambda: _select(bandits.binned(bandits.uniform(2), 3, low=0.0, high=1.0)), "scalar context"),
-        (lambda: _select(bandits.uniform(3), mask=jnp.ones(2, bool)), "mask must be Bool"),
-        (lambda: _select(bandits.uniform(3), mask=jnp.ones(3)), "mask must be Bool"),
+        (lambda: bandits.policies.tsallis_inf(0), "num_arms must be an int >= 1"),
+        (lambda: bandits.policies.uniform(2.5), "num_arms must be an int >= 1"),
+        (lambda: bandits.policies.uniform(True), "num_arms must be an int >= 1"),
+        (
+            lambda: bandits.wrappers.binned(bandits.policies.uniform(2), 2.5, low=0.0, high=1.0),
+            "num_bins must be an int >= 1, got 2.5",
+        ),
+        (
+            lambda: bandits.policies.cheb_cb(3, low=0.0, high=1.0, num_features=2.5),
+            "num_features must be an int >= 1, got 2.5",
+        ),
+        (lambda: bandits.policies.fixed(-1, arm=0), "num_arms"),
+        (lambda: bandits.policies.cheb_cb(3, low=0.0, high=1.0, num_features=0), "num_features"),
+        (lambda: bandits.wrappers.choose([], 0), "at least one policy"),
+        (lambda: bandits.wrappers.binned(bandits.policies.uniform(2), 0, low=0.0, high=1.0), "num_bins"),
+        (lambda: _select(bandits.policies.cheb_cb(3, low=0.0, high=1.0)), "scalar context"),
+        (lambda: _select(bandits.wrappers.binned(bandits.policies.uniform(2), 3, low=0.0, high=1.0)), "scalar context"),
+        (lambda: _select(bandits.policies.uniform(3), mask=jnp.ones(2, bool)), "mask must be Bool"),
+        (lambda: _select(bandits.policies.uniform(3), mask=jnp.ones(3)), "mask must be Bool"),
     ],
 )
 def test_static_misuse_raises(call, match):
@@ -371,12 +392,12 @@ def _select(policy, **kwargs):
 
 
 def test_sizes_may_be_integers_of_numpy():
-    policy = bandits.windowed(bandits.ucb1(np.int64(3)), np.int32(2))
+    policy = bandits.wrappers.windowed(bandits.policies.ucb1(np.int64(3)), np.int32(2))
     assert policy.init(jax.random.key(0)).window.loss.shape == (2,)
 
 
 def test_untyped_key_raises():
-    policy = bandits.uniform(3)
+    policy = bandits.policies.uniform(3)
     with pytest.raises(TypeError, match="typed key"):
         policy.select(jax.random.PRNGKey(0), policy.init(jax.random.key(0)))
 
@@ -385,9 +406,9 @@ def test_fresh_factories_compile_nothing(key):
     def run(policy):
         return jax.jit(_one_round)(policy, key)
 
-    jax.block_until_ready(run(bandits.tsallis_inf(4, floor=1.0)))
+    jax.block_until_ready(run(bandits.policies.tsallis_inf(4, floor=1.0)))
     with contracts.count_compilations() as events:
-        jax.block_until_ready(run(bandits.tsallis_inf(4, floor=2.0)))
+        jax.block_until_ready(run(bandits.policies.tsallis_inf(4, floor=2.0)))
     assert not events
 
 

@@ -15,7 +15,7 @@ WEIGHTS = np.linspace(0.4, 1.0, 4)
 @pytest.mark.x64
 def test_replay_on_a_cost_table_makes_the_choices_of_the_tuned_sequence(key):
     """Same key, same problems, same draws: the record of the table is that of the live run."""
-    policy = bandits.binned(bandits.tsallis_inf(4, floor=1.0), 3, low=-0.15, high=0.45)
+    policy = bandits.wrappers.binned(bandits.policies.tsallis_inf(4, floor=1.0), 3, low=-0.15, high=0.45)
     stream, weights = linear.streams.shifted_laplacian((4, 4)), jnp.asarray(WEIGHTS)
     costs, contexts = linear.cost_table(key, stream, linear.methods.jacobi, weights, num_rounds=40)
     _, live = linear.tuned_sequence(key, stream, linear.methods.jacobi, policy, weights, num_rounds=40)
@@ -31,13 +31,13 @@ def test_vmap_over_seeds_and_hyper_parameters_in_pieces(key):
     keys, mixings = jax.random.split(key, 4), jnp.array([0.0, 0.3])
 
     def run(key, mixing):
-        return bandits.replay(key, costs, bandits.exp3(3, mixing=mixing))
+        return bandits.replay(key, costs, bandits.policies.exp3(3, mixing=mixing))
 
     state, batch = contracts.host(jax.jit(jax.vmap(jax.vmap(run, (None, 0)), (0, None)))(keys, mixings))
     assert batch.action.shape == (4, 2, 30)
     for i in range(4):
         for j in range(2):
-            policy = bandits.exp3(3, mixing=mixings[j])
+            policy = bandits.policies.exp3(3, mixing=mixings[j])
             half, first = bandits.replay(keys[i], costs[:15], policy)
             end, second = bandits.replay(keys[i], costs[15:], policy, state=half)
             joined = jax.tree.map(lambda a, b: np.concatenate([a, b]), contracts.host(first), contracts.host(second))
@@ -49,7 +49,7 @@ def test_masks_and_bad_costs_carry_a_status(key):
     """Row 3: no arm allowed. Row 5: the only allowed arm costs NaN. Row 7: inf. Nothing of these is learnt."""
     costs = jnp.full((10, 3), 0.5).at[5, 1].set(jnp.nan).at[7].set(jnp.inf)
     masks = jnp.ones((10, 3), bool).at[3].set(False).at[5].set(jnp.arange(3) == 1)
-    for policy in (bandits.tsallis_inf(3, estimator="rv"), bandits.ucb1(3)):
+    for policy in (bandits.policies.tsallis_inf(3, estimator="rv"), bandits.policies.ucb1(3)):
         state, record = bandits.replay(key, costs, policy, masks=masks)
         expected = np.zeros(10, int)
         expected[[3, 5, 7]] = status.DEGENERATE, status.NONFINITE_INPUT, status.NONFINITE_INPUT
@@ -57,15 +57,15 @@ def test_masks_and_bad_costs_carry_a_status(key):
         assert int(record.action[5]) == 1 and float(record.cost[3]) == 0 and float(record.log_prob[3]) == -np.inf
         assert all(bool(jnp.isfinite(a).all()) for a in jax.tree.leaves(state))
     assert float(state.policy.count.sum()) == 7
-    _, record = bandits.replay(key, costs[:2], bandits.fixed(9, arm=8))
+    _, record = bandits.replay(key, costs[:2], bandits.policies.fixed(9, arm=8))
     assert record.status.tolist() == [status.OUT_OF_RANGE] * 2
 
 
 def test_a_context_that_is_not_finite_carries_a_status(key):
     contexts = jnp.linspace(0.0, 1.0, 8).at[3].set(jnp.nan).at[5].set(jnp.inf)
     for policy in (
-        bandits.cheb_cb(3, low=0.0, high=1.0, num_features=2),
-        bandits.binned(bandits.ucb1(3), 2, low=0.0, high=1.0),
+        bandits.policies.cheb_cb(3, low=0.0, high=1.0, num_features=2),
+        bandits.wrappers.binned(bandits.policies.ucb1(3), 2, low=0.0, high=1.0),
     ):
         state, record = bandits.replay(key, jnp.full((8, 3), 0.5), policy, contexts)
         assert np.flatnonzero(np.asarray(record.status) == status.NONFINITE_INPUT).tolist() == [3, 5]
@@ -74,13 +74,13 @@ def test_a_context_that_is_not_finite_carries_a_status(key):
 
 
 def test_no_rounds(key):
-    state, record = bandits.replay(key, jnp.zeros((0, 3)), bandits.ucb1(3))
+    state, record = bandits.replay(key, jnp.zeros((0, 3)), bandits.policies.ucb1(3))
     assert record.cost.shape == (0,) and int(state.round) == 0
     assert bandits.regret(record.action, jnp.zeros((0, 3))).fixed.shape == (0,)
 
 
 def test_update_batch_equals_single_updates(key):
-    policy = bandits.tsallis_inf(4)
+    policy = bandits.policies.tsallis_inf(4)
     state = policy.init(key)
     losses, weights = jax.random.uniform(key, (5,)), jnp.array([1.0, 0.5, 0.0, 1.0, 2.0])
     decisions = jax.vmap(policy.select, (0, None))(jax.random.split(key, 5), state)
@@ -111,7 +111,7 @@ def test_regret_leaves_out_what_was_not_played_not_allowed_or_not_finite(key):
     costs = np.asarray(jax.random.uniform(key, (40, 3))).copy()
     masks = np.asarray(jax.random.bernoulli(jax.random.fold_in(key, 1), 0.7, (40, 3))).copy()
     costs[4, 1], costs[7, :], costs[9, 0], masks[11] = np.nan, np.inf, -np.inf, False
-    _, record = bandits.replay(key, costs, bandits.uniform(3), masks=masks)
+    _, record = bandits.replay(key, costs, bandits.policies.uniform(3), masks=masks)
     got = bandits.regret(record, costs, masks=masks)
     total, instance = np.zeros(3), 0.0
     for t in range(40):
@@ -130,7 +130,7 @@ def test_regret_leaves_out_what_was_not_played_not_allowed_or_not_finite(key):
 
 @pytest.mark.bad_input
 def test_static_misuse_raises(key):
-    policy, costs = bandits.ucb1(3), jnp.zeros((5, 3))
+    policy, costs = bandits.policies.ucb1(3), jnp.zeros((5, 3))
     with pytest.raises(ValueError, match="costs must have shape"):
         bandits.replay(key, costs[0], policy)
     with pytest.raises(ValueError, match="leading axis T = 5"):
@@ -166,22 +166,22 @@ def test_ratios_of_the_classical_policies(variance):
     policies share one program.
     """
     published = {  # policy: (mean, spread) of the high- and of the low-variance stream
-        "gaussian": (bandits.thompson_gaussian(20), (1.091, 0.007), (1.126, 0.012)),
-        "epsilon": (bandits.epsilon_greedy(20, exploration=5.0), (1.200, 0.031), (1.182, 0.028)),
-        "rv": (bandits.tsallis_inf(20, estimator="rv"), (1.253, 0.027), (1.240, 0.031)),
-        "exp3": (bandits.exp3(20), (1.41, 0.031), (1.36, 0.012)),
-        "ix": (bandits.exp3_ix(20), (1.59, 0.026), (1.47, 0.012)),
-        "p": (bandits.exp3_p(20, horizon=5000), (2.05, 0.09), (1.89, 0.05)),
-        "ucb1": (bandits.ucb1(20), (1.70, 0.02), (1.63, 0.01)),
-        "ucb_v": (bandits.ucb_v(20), (1.99, 0.02), (1.76, 0.01)),
+        "gaussian": (bandits.policies.thompson_gaussian(20), (1.091, 0.007), (1.126, 0.012)),
+        "epsilon": (bandits.policies.epsilon_greedy(20, exploration=5.0), (1.200, 0.031), (1.182, 0.028)),
+        "rv": (bandits.policies.tsallis_inf(20, estimator="rv"), (1.253, 0.027), (1.240, 0.031)),
+        "exp3": (bandits.policies.exp3(20), (1.41, 0.031), (1.36, 0.012)),
+        "ix": (bandits.policies.exp3_ix(20), (1.59, 0.026), (1.47, 0.012)),
+        "p": (bandits.policies.exp3_p(20, horizon=5000), (2.05, 0.09), (1.89, 0.05)),
+        "ucb1": (bandits.policies.ucb1(20), (1.70, 0.02), (1.63, 0.01)),
+        "ucb_v": (bandits.policies.ucb_v(20), (1.99, 0.02), (1.76, 0.01)),
     }
     best, beta = (16, (0.5, 1.5)) if variance == "high" else (13, (2.0, 6.0))
-    policies = [bandits.fixed(20, arm=best), *(entry[0] for entry in published.values())]
+    policies = [bandits.policies.fixed(20, arm=best), *(entry[0] for entry in published.values())]
     stream, omegas = linear.streams.shifted_laplacian((10, 10), beta=beta), jnp.linspace(1.0, 1.95, 20)
 
     def total(seed, index):
         _, record = linear.tuned_sequence(
-            jax.random.key(seed), stream, linear.methods.sor, bandits.choose(policies, index), omegas,
+            jax.random.key(seed), stream, linear.methods.sor, bandits.wrappers.choose(policies, index), omegas,
             num_rounds=5000, cost=_scaled,
         )  # fmt: skip
         return float(record.steps.sum())

@@ -34,7 +34,7 @@ def assert_probability(found, expected):
 
 @pytest.mark.parametrize(("a", "b"), [(1.0, 1.0), (0.05, 0.3)])
 def test_beta(a, b, key):
-    policy = bandits.thompson_beta(2, ones=a, zeros=b)
+    policy = bandits.policies.thompson_beta(2, ones=a, zeros=b)
     state = taught(policy, [jnp.array([1.0, 0, 0]), jnp.array([0.0, 1, 0.25, 0, 0])])
     first, second = scipy.stats.beta(a + 1, b + 2), scipy.stats.beta(a + 1.25, b + 3.75)
     expected = scipy.integrate.quad(lambda x: first.cdf(x) * second.pdf(x), 0, 1)[0]
@@ -42,7 +42,7 @@ def test_beta(a, b, key):
 
 
 def test_gaussian_of_known_spread(key):
-    policy = bandits.thompson_gaussian(2, sigma=2.0, prior_mean=10.0, prior_count=0.5)
+    policy = bandits.policies.thompson_gaussian(2, sigma=2.0, prior_mean=10.0, prior_count=0.5)
     x, y = np.array([9.0, 11.0, 8.0]), np.array([9.5])
     means = [(5 + v.sum()) / (0.5 + v.size) for v in (x, y)]
     spread = 2.0 * np.sqrt(1 / 3.5 + 1 / 1.5)
@@ -55,7 +55,7 @@ def test_unknown_variance_gives_student_t(key):
 
     Losses lie far from 0: their squares must be taken about the prior's mean, or float32 loses the variance.
     """
-    policy = bandits.thompson_normal_inverse_gamma(
+    policy = bandits.policies.thompson_normal_inverse_gamma(
         2, prior_mean=1000.0, prior_count=2.0, prior_shape=1.5, prior_scale=0.3
     )
     x = 1000 + np.array([0.25, -0.5, 0.75, 0.125])

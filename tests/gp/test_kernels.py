@@ -45,7 +45,7 @@ def test_mixed_kernel_on_contexts_and_binary_arms():
     rng = np.random.default_rng(1)
     s, a = rng.standard_normal((7, 3)), rng.integers(0, 2, (7, 9))
     params = {"length": jnp.asarray(0.6), "coupling": jnp.asarray(1.4), "precision": jnp.asarray(80.0)}
-    kernel, noise = bandits.interface_model(params)
+    kernel, noise = bandits.regressors.interface_model(params)
     agree = (1 - np.abs(a[:, None] - a[None])).mean(-1)
     expected = np.exp(-((s[:, None] - s[None]) ** 2).sum(-1) / 0.6) * np.exp(1.4 * agree)
     for arms in (a, a.astype(bool), a.astype(float)):

@@ -122,7 +122,7 @@ HEAT = {
 
 def _heat(cells, method, omega):
     methods = {"cg": _cg_for, "backward": BACKWARD, "forward": linear.methods.ssor_pcg}
-    one, omega = bandits.fixed(1, arm=0), jnp.asarray([omega])
+    one, omega = bandits.policies.fixed(1, arm=0), jnp.asarray([omega])
     _, record = linear.tuned_sequence(
         jax.random.key(0), linear.streams.heat(cells), methods[method], one, omega, num_rounds=5000
     )

@@ -100,7 +100,7 @@ def test_red_black_spoils_the_ssor_preconditioner():
             jax.random.key(0),
             linear.streams.heat(25),
             _red_black_ssor,
-            bandits.fixed(1, arm=0),
+            bandits.policies.fixed(1, arm=0),
             jnp.asarray([omega]),
             num_rounds=5000,
         )

@@ -106,7 +106,9 @@ def shifted():
 
 def _policy(**kw):
     """One structure and one size for all short tests, so that its program is compiled once."""
-    return linear.physics_policy(GRID, **{**SHIFT, "tol": 1e-4, **kw}, fallback=bandits.tsallis_inf(20, floor=1.0))
+    return linear.physics_policy(
+        GRID, **{**SHIFT, "tol": 1e-4, **kw}, fallback=bandits.policies.tsallis_inf(20, floor=1.0)
+    )
 
 
 def _replayed(key, table, policy):
@@ -139,7 +141,7 @@ def test_a_wrong_theory_is_abandoned(shifted, key):
     """
     costs, contexts = shifted
     table = (costs[:, ::-1], contexts)
-    alone = _replayed(key, table, bandits.tsallis_inf(20, floor=1.0))[1].cost.sum(1).mean()
+    alone = _replayed(key, table, bandits.policies.tsallis_inf(20, floor=1.0))[1].cost.sum(1).mean()
     safe = _replayed(key, table, _policy())[1].cost.sum(1).mean()
     print(safe / alone, alone / costs.sum(0).min())
     assert float(safe) <= (1 + 3 / np.sqrt(400)) * float(alone)
@@ -184,7 +186,7 @@ def test_equal_under_vmap_and_compiled_once(shifted, key):
 
 @pytest.fixture(scope="module")
 def small():
-    fallback = bandits.tsallis_inf(20, floor=1.0)
+    fallback = bandits.policies.tsallis_inf(20, floor=1.0)
     policy = linear.physics_policy(GRID, **SHIFT, fallback=fallback, num_members=8, num_bins=4)
     return policy, policy.init(jax.random.key(0))
 
@@ -268,10 +270,12 @@ def _total(seed, stream, method, policy, arms):
 def test_ratio_to_the_best_fixed_omega(beta, best, target, safe):
     """5000 solves of the published streams, 39 arms: mean of 8 seeds against the best omega of the 20-arm grid."""
     stream = linear.streams.shifted_laplacian((10, 10), beta=beta)
-    policy = linear.physics_policy(FINE, **SHIFT, fallback=bandits.tsallis_inf(39, floor=1.0) if safe else None)
+    policy = linear.physics_policy(
+        FINE, **SHIFT, fallback=bandits.policies.tsallis_inf(39, floor=1.0) if safe else None
+    )
     ratios = []
     for seed in range(8):
-        fixed = _total(seed, stream, linear.methods.sor, bandits.fixed(1, arm=0), jnp.asarray([best]))
+        fixed = _total(seed, stream, linear.methods.sor, bandits.policies.fixed(1, arm=0), jnp.asarray([best]))
         ratios.append(_total(seed, stream, linear.methods.sor, policy, jnp.asarray(FINE)) / fixed)
     print(np.round(ratios, 4), np.mean(ratios))
     assert np.mean(ratios) <= target and max(ratios) <= target + 0.05
@@ -284,7 +288,7 @@ def test_ratio_to_the_best_fixed_omega(beta, best, target, safe):
 def test_heat_total(method, safe):
     """Target 25 000 iterations (24 158 are the best arm of every step); SOR's theory is the wrong one here."""
     policy = linear.physics_policy(
-        GRID, low=0.0, high=10.0, method=method, fallback=bandits.tsallis_inf(20, floor=1.0) if safe else None
+        GRID, low=0.0, high=10.0, method=method, fallback=bandits.policies.tsallis_inf(20, floor=1.0) if safe else None
     )
     totals = [_total(seed, linear.streams.heat(25), SSOR, policy, jnp.asarray(GRID)) for seed in range(8)]
     print(totals, np.mean(totals))
@@ -304,8 +308,8 @@ def test_red_black_preconditioner():
     The policy pays less than its fallback alone, and at most 12 % more than the best fixed omega, 1.
     """
     stream = Stream(linear.streams.heat(25).init, Partial(_next_red_black))
-    best = _total(0, stream, SSOR, bandits.fixed(1, arm=0), jnp.asarray([1.0]))
-    fallback = bandits.tsallis_inf(20, floor=1.0)
+    best = _total(0, stream, SSOR, bandits.policies.fixed(1, arm=0), jnp.asarray([1.0]))
+    fallback = bandits.policies.tsallis_inf(20, floor=1.0)
     policy = linear.physics_policy(GRID, low=0.0, high=10.0, method="ssor_pcg", fallback=fallback)
     safe, alone = ([_total(seed, stream, SSOR, p, jnp.asarray(GRID)) for seed in range(4)] for p in (policy, fallback))
     print(safe, alone, best)

@@ -18,11 +18,11 @@ HIGH, LOW = (0.5, 1.5), (2.0, 6.0)
 
 def policies(num_arms=20):
     return {
-        "tsallis": bandits.tsallis_inf(num_arms, floor=1.0),
-        "binned": bandits.binned(bandits.tsallis_inf(num_arms, floor=1.0), 5, low=-0.15, high=0.65),
-        "chebyshev": bandits.cheb_cb(num_arms, low=-0.15, high=0.65, floor=1.0),
-        "epsilon": bandits.epsilon_greedy(num_arms, exploration=5.0),
-        "uniform": bandits.uniform(num_arms),
+        "tsallis": bandits.policies.tsallis_inf(num_arms, floor=1.0),
+        "binned": bandits.wrappers.binned(bandits.policies.tsallis_inf(num_arms, floor=1.0), 5, low=-0.15, high=0.65),
+        "chebyshev": bandits.policies.cheb_cb(num_arms, low=-0.15, high=0.65, floor=1.0),
+        "epsilon": bandits.policies.epsilon_greedy(num_arms, exploration=5.0),
+        "uniform": bandits.policies.uniform(num_arms),
     }
 
 
@@ -56,7 +56,7 @@ def _primitives(jaxpr, depth=0):
 
 
 def _learnt(arms=ARMS):
-    fallback = bandits.tsallis_inf(len(arms), floor=1.0)
+    fallback = bandits.policies.tsallis_inf(len(arms), floor=1.0)
     return linear.physics_policy(arms, low=-0.15, high=0.65, tol=1e-4, fallback=fallback)
 
 
@@ -95,9 +95,9 @@ def test_stopping_and_going_on_changes_nothing(key):
 
 
 def test_fresh_policies_of_other_values_compile_nothing(key):
-    short(key, bandits.epsilon_greedy(20, exploration=5.0))
+    short(key, bandits.policies.epsilon_greedy(20, exploration=5.0))
     with contracts.count_compilations() as events:
-        short(key, bandits.epsilon_greedy(20, exploration=2.0))
+        short(key, bandits.policies.epsilon_greedy(20, exploration=2.0))
     assert not events
 
 
@@ -115,7 +115,7 @@ def test_cost_table_meets_the_same_problems(key):
     stream = linear.streams.shifted_laplacian((4, 4))
     arms = jnp.asarray([*ARMS[:16:4], 2.0])
     table, context = linear.cost_table(key, stream, linear.methods.sor, arms, num_rounds=15)
-    _, record = linear.tuned_sequence(key, stream, linear.methods.sor, bandits.uniform(5), arms, num_rounds=15)
+    _, record = linear.tuned_sequence(key, stream, linear.methods.sor, bandits.policies.uniform(5), arms, num_rounds=15)
     np.testing.assert_array_equal(table[jnp.arange(15), record.action], record.cost)
     np.testing.assert_array_equal(context, record.context)
     np.testing.assert_array_equal(table[:, 4], 10_000)
@@ -126,7 +126,7 @@ def test_cost_table_meets_the_same_problems(key):
 def test_cost_is_the_users_and_says_so_where_it_is_none(key):
     stream = linear.streams.shifted_laplacian((4, 4))
     _, record = linear.tuned_sequence(
-        key, stream, linear.methods.sor, bandits.uniform(2), jnp.array([1.0, 1.5]), num_rounds=12, cost=_work
+        key, stream, linear.methods.sor, bandits.policies.uniform(2), jnp.array([1.0, 1.5]), num_rounds=12, cost=_work
     )
     priced = record.action == 0
     np.testing.assert_allclose(record.cost[priced], (record.steps * (1 + record.parameter))[priced])
@@ -139,8 +139,8 @@ def _work(result, parameter, context):
 
 
 FAILING = {
-    "tsallis": lambda arms: bandits.tsallis_inf(len(arms), floor=1.0),
-    "chebyshev": lambda arms: bandits.cheb_cb(len(arms), low=-0.15, high=0.65, floor=1.0),
+    "tsallis": lambda arms: bandits.policies.tsallis_inf(len(arms), floor=1.0),
+    "chebyshev": lambda arms: bandits.policies.cheb_cb(len(arms), low=-0.15, high=0.65, floor=1.0),
     "learnt physics": _learnt,
 }
 
@@ -165,7 +165,7 @@ def test_an_arm_that_fails_at_once_is_abandoned(name, key):
 
 @pytest.mark.bad_input
 def test_static_misuse_raises(key):
-    stream, policy = linear.streams.shifted_laplacian((4, 4)), bandits.uniform(2)
+    stream, policy = linear.streams.shifted_laplacian((4, 4)), bandits.policies.uniform(2)
     with pytest.raises(ValueError, match=">= 0"):
         linear.tuned_sequence(key, stream, linear.methods.sor, policy, jnp.ones(2), num_rounds=-1)
     with pytest.raises(ValueError, match="leading axis"):
@@ -219,7 +219,7 @@ def test_perona_malik_smooths_noise_and_keeps_the_edge(key):
     noisy = edge + 0.02 * jax.random.normal(key, edge.shape)
     stream = linear.streams.perona_malik(noisy[None], steps_per_image=20, contrast=0.05, last_step=1.0)
     state, record = linear.tuned_sequence(
-        key, stream, linear.methods.ssor_pcg, bandits.fixed(1, arm=0), jnp.array([1.2]), num_rounds=20
+        key, stream, linear.methods.ssor_pcg, bandits.policies.fixed(1, arm=0), jnp.array([1.2]), num_rounds=20
     )
     final = state.carry.solution
     assert not bool(jnp.any(record.status)) and bool(jnp.all(jnp.diff(record.context) > 0))
@@ -246,8 +246,8 @@ def test_perona_malik_turns_to_the_next_picture(key):
 def test_ordering_of_the_policies_on_a_short_stream():
     """1500 rounds, one seed: instance-optimal < ChebCB < best fixed < Tsallis < uniform."""
     total = {name: float(run(0, HIGH, p, jnp.asarray(ARMS), 1500).cost.sum()) for name, p in policies().items()}
-    fixed = float(run(0, HIGH, bandits.fixed(20, arm=16), jnp.asarray(ARMS), 1500).cost.sum())
-    oracle = float(run(0, HIGH, bandits.fixed(1, arm=0), ORACLE, 1500).cost.sum())
+    fixed = float(run(0, HIGH, bandits.policies.fixed(20, arm=16), jnp.asarray(ARMS), 1500).cost.sum())
+    oracle = float(run(0, HIGH, bandits.policies.fixed(1, arm=0), ORACLE, 1500).cost.sum())
     assert oracle < total["chebyshev"] < fixed < total["tsallis"] < total["uniform"]
 
 
@@ -266,7 +266,7 @@ def test_ordering_of_the_policies_on_a_short_stream():
 def test_stream_statistics(beta, omega, mean, spread):
     """Mean iterations over 8 seeds of 5000 solves, within 4 of the published standard deviations."""
     arms = ORACLE if omega is None else jnp.asarray([omega])
-    means = [float(run(seed, beta, bandits.fixed(1, arm=0), arms, 5000).steps.mean()) for seed in range(8)]
+    means = [float(run(seed, beta, bandits.policies.fixed(1, arm=0), arms, 5000).steps.mean()) for seed in range(8)]
     assert abs(np.mean(means) - mean) <= 4 * spread
 
 
@@ -282,13 +282,13 @@ def test_policy_ratios(beta, best):
     ratios = {name: [] for name in policies()}
     oracle, growth = [], []
     for seed in range(8):
-        fixed = float(run(seed, beta, bandits.fixed(20, arm=best), jnp.asarray(ARMS), 5000).cost.sum())
-        oracle.append(float(run(seed, beta, bandits.fixed(1, arm=0), ORACLE, 5000).cost.sum()) / fixed)
+        fixed = float(run(seed, beta, bandits.policies.fixed(20, arm=best), jnp.asarray(ARMS), 5000).cost.sum())
+        oracle.append(float(run(seed, beta, bandits.policies.fixed(1, arm=0), ORACLE, 5000).cost.sum()) / fixed)
         for name, policy in policies().items():
             record = run(seed, beta, policy, jnp.asarray(ARMS), 5000)
             ratios[name].append(float(record.cost.sum()) / fixed)
             if name == "tsallis":
-                reference = run(seed, beta, bandits.fixed(20, arm=best), jnp.asarray(ARMS), 1250).cost.sum()
+                reference = run(seed, beta, bandits.policies.fixed(20, arm=best), jnp.asarray(ARMS), 1250).cost.sum()
                 early = float(record.cost[:1250].sum() - reference) / 1250
                 growth.append((float(record.cost.sum()) - fixed) / 5000 / early)
     mean = {name: np.mean(values) for name, values in ratios.items()}
@@ -315,7 +315,7 @@ def test_probabilities_of_every_round():
         losses = before.losses / jnp.maximum(before.total / jnp.maximum(before.rounds, 1), 1e-9)
         eta = 2 / jnp.sqrt(before.rounds + 1.0)
         state, record = linear.tuned_step(key, state, stream, linear.methods.sor, policy, arms)
-        return state, (losses, eta, bandits.tsallis_probabilities(losses, eta), record)
+        return state, (losses, eta, bandits.probabilities.tsallis(losses, eta), record)
 
     start = linear.tuned_init(key, stream, policy)
     _, (losses, eta, p, record) = jax.jit(lambda s: jax.lax.scan(step, s, length=5000))(start)
@@ -332,9 +332,13 @@ def test_probabilities_of_every_round():
 def test_policies_on_the_heat_stream():
     ssor = Partial(bind(linear.methods.ssor_pcg, sweep_first="backward"))
     limits = {
-        "tsallis": (bandits.tsallis_inf(20, floor=1.0), 30_000, 32_000),
-        "binned": (bandits.binned(bandits.tsallis_inf(20, floor=1.0), 6, low=0.0, high=10.0), 28_500, 31_000),
-        "chebyshev": (bandits.cheb_cb(20, low=0.0, high=10.0, floor=1.0), 0, 26_500),
+        "tsallis": (bandits.policies.tsallis_inf(20, floor=1.0), 30_000, 32_000),
+        "binned": (
+            bandits.wrappers.binned(bandits.policies.tsallis_inf(20, floor=1.0), 6, low=0.0, high=10.0),
+            28_500,
+            31_000,
+        ),
+        "chebyshev": (bandits.policies.cheb_cb(20, low=0.0, high=10.0, floor=1.0), 0, 26_500),
     }
     for name, (policy, low, high) in limits.items():
         totals = []

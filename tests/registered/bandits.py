@@ -17,52 +17,56 @@ def _policy(make, *, hyper, context=None, losses=(0.0, 1.0)):
 
 
 def _binned(low, floor):
-    return bandits.binned(bandits.tsallis_inf(4, floor=floor), 3, low=low, high=low + 2)
+    return bandits.wrappers.binned(bandits.policies.tsallis_inf(4, floor=floor), 3, low=low, high=low + 2)
 
 
 def _chosen(index, floor):
     several = (
-        bandits.uniform(4),
-        bandits.tsallis_inf(4, floor=floor),
-        bandits.cheb_cb(4, low=0.0, high=1.0, floor=floor),
+        bandits.policies.uniform(4),
+        bandits.policies.tsallis_inf(4, floor=floor),
+        bandits.policies.cheb_cb(4, low=0.0, high=1.0, floor=floor),
     )
-    return bandits.choose(several, index.astype("int32"))
+    return bandits.wrappers.choose(several, index.astype("int32"))
 
 
 def _probabilities(key, dtype):
-    return bandits.tsallis_probabilities, (3 * jax.random.uniform(key, (6,), dtype), jnp.asarray(0.3, dtype))
+    return bandits.probabilities.tsallis, (3 * jax.random.uniform(key, (6,), dtype), jnp.asarray(0.3, dtype))
 
 
 def _weights(key, dtype):
-    return bandits.inverse_gap_weights, (jax.random.uniform(key, (6,), dtype), jnp.asarray(20.0, dtype))
+    return bandits.probabilities.inverse_gap, (jax.random.uniform(key, (6,), dtype), jnp.asarray(20.0, dtype))
 
 
 def _features(key, dtype):
     def run(context, low, high):
-        return bandits.chebyshev_features(context, low, high, num_features=5)
+        return bandits.features.chebyshev(context, low, high, num_features=5)
 
     return run, (jax.random.uniform(key, (), dtype), jnp.asarray(-1.0, dtype), jnp.asarray(2.0, dtype))
 
 
 ENTRIES = {
-    "jaxsci.bandits.fixed": _policy(lambda arm: bandits.fixed(4, arm=arm.astype("int32")), hyper=(2.0,)),
-    "jaxsci.bandits.uniform": _policy(lambda: bandits.uniform(4), hyper=()),
-    "jaxsci.bandits.epsilon_greedy": _policy(lambda c: bandits.epsilon_greedy(4, exploration=c), hyper=(2.0,)),
-    "jaxsci.bandits.tsallis_inf": _policy(
-        lambda floor: bandits.tsallis_inf(4, floor=floor), hyper=(1.0,), losses=(2.0, 50.0)
+    "jaxsci.bandits.policies.fixed": _policy(
+        lambda arm: bandits.policies.fixed(4, arm=arm.astype("int32")), hyper=(2.0,)
     ),
-    "jaxsci.bandits.binned": _policy(_binned, hyper=(-1.0, 1.0), context=0.2, losses=(2.0, 50.0)),
-    "jaxsci.bandits.cheb_cb": _policy(
-        lambda low, floor: bandits.cheb_cb(4, low=low, high=low + 2, floor=floor),
+    "jaxsci.bandits.policies.uniform": _policy(lambda: bandits.policies.uniform(4), hyper=()),
+    "jaxsci.bandits.policies.epsilon_greedy": _policy(
+        lambda c: bandits.policies.epsilon_greedy(4, exploration=c), hyper=(2.0,)
+    ),
+    "jaxsci.bandits.policies.tsallis_inf": _policy(
+        lambda floor: bandits.policies.tsallis_inf(4, floor=floor), hyper=(1.0,), losses=(2.0, 50.0)
+    ),
+    "jaxsci.bandits.wrappers.binned": _policy(_binned, hyper=(-1.0, 1.0), context=0.2, losses=(2.0, 50.0)),
+    "jaxsci.bandits.policies.cheb_cb": _policy(
+        lambda low, floor: bandits.policies.cheb_cb(4, low=low, high=low + 2, floor=floor),
         hyper=(-1.0, 1.0),
         context=0.2,
         losses=(2.0, 50.0),
     ),
-    "jaxsci.bandits.choose": _policy(_chosen, hyper=(1.0, 1.0), context=0.2, losses=(2.0, 50.0)),
-    "jaxsci.bandits.tsallis_probabilities": Compiled(_probabilities, grad=(0, 1)),
-    "jaxsci.bandits.inverse_gap_weights": Compiled(_weights, grad=(0, 1)),
-    "jaxsci.bandits.chebyshev_features": Compiled(_features, grad=(0, 1, 2)),
-    "jaxsci.bandits.TsallisState": Record(),
-    "jaxsci.bandits.ChebyshevState": Record(),
-    "jaxsci.bandits.Nothing": Record(),
+    "jaxsci.bandits.wrappers.choose": _policy(_chosen, hyper=(1.0, 1.0), context=0.2, losses=(2.0, 50.0)),
+    "jaxsci.bandits.probabilities.tsallis": Compiled(_probabilities, grad=(0, 1)),
+    "jaxsci.bandits.probabilities.inverse_gap": Compiled(_weights, grad=(0, 1)),
+    "jaxsci.bandits.features.chebyshev": Compiled(_features, grad=(0, 1, 2)),
+    "jaxsci.bandits.policies.TsallisState": Record(),
+    "jaxsci.bandits.policies.ChebyshevState": Record(),
+    "jaxsci.bandits.policies.Nothing": Record(),
 }

@@ -12,7 +12,7 @@ from jaxsci.core.static import bind
 
 CONTEXT = (0.6, -0.8)
 ROWS = ((0.6, -0.8), (1.0, 0.0), (0.0, 1.0), (-0.6, 0.8))
-DISJOINT = Partial(bind(bandits.disjoint_features, num_arms=4))
+DISJOINT = Partial(bind(bandits.features.disjoint, num_arms=4))
 
 
 def _policy(make, *, hyper, context=CONTEXT):
@@ -53,21 +53,21 @@ def _lin(make, alpha, regularization):
 
 
 def _shared(alpha, regularization):
-    return bandits.lin_ts(4, 2, alpha=alpha, regularization=regularization, shared=True)
+    return bandits.policies.lin_ts(4, 2, alpha=alpha, regularization=regularization, shared=True)
 
 
 def _square(regularization, exploration, exponent):
-    regressor = bandits.ridge(4, 2, regularization=regularization)
-    return bandits.square_cb(regressor, exploration=exploration, exponent=exponent)
+    regressor = bandits.regressors.ridge(4, 2, regularization=regularization)
+    return bandits.policies.square_cb(regressor, exploration=exploration, exponent=exponent)
 
 
 def _fast(regularization, exploration, floor):
-    regressor = bandits.ridge(4, 2, regularization=regularization)
-    return bandits.fast_cb(regressor, exploration=exploration, floor=floor)
+    regressor = bandits.regressors.ridge(4, 2, regularization=regularization)
+    return bandits.policies.fast_cb(regressor, exploration=exploration, floor=floor)
 
 
 def _greedy(regularization, epsilon):
-    return bandits.greedy_cb(bandits.ridge(4, 2, regularization=regularization), epsilon=epsilon)
+    return bandits.policies.greedy_cb(bandits.regressors.ridge(4, 2, regularization=regularization), epsilon=epsilon)
 
 
 def _neural(make, rate, exploration, perturbation, radius):
@@ -77,11 +77,11 @@ def _neural(make, rate, exploration, perturbation, radius):
 
 def _network(rate, perturbation, radius):
     more = {"learning_rate": rate, "perturbation": perturbation, "radius": radius}
-    return bandits.network(4, 2, hidden=(5,), num_perturbations=2, **more)
+    return bandits.regressors.network(4, 2, hidden=(5,), num_perturbations=2, **more)
 
 
 def _encoded(exploration):
-    return bandits.encoded(bandits.epsilon_greedy(4, exploration=exploration), DISJOINT)
+    return bandits.wrappers.encoded(bandits.policies.epsilon_greedy(4, exploration=exploration), DISJOINT)
 
 
 def _disjoint(key, dtype):
@@ -89,23 +89,25 @@ def _disjoint(key, dtype):
 
 
 ENTRIES = {
-    "jaxsci.bandits.lin_ucb": _policy(lambda *h: _lin(bandits.lin_ucb, *h), hyper=(1.0, 0.5)),
-    "jaxsci.bandits.lin_ts": _policy(_shared, hyper=(1.0, 0.5), context=ROWS),
-    "jaxsci.bandits.square_cb": _policy(_square, hyper=(1.0, 10.0, 0.5)),
-    "jaxsci.bandits.fast_cb": _policy(_fast, hyper=(1.0, 10.0, 1e-3)),
-    "jaxsci.bandits.greedy_cb": _policy(_greedy, hyper=(1.0, 0.1)),
-    "jaxsci.bandits.neu_square_cb": _policy(
-        lambda *h: _neural(bandits.neu_square_cb, *h), hyper=(1.0, 3.0, 0.1, 2.0), context=ROWS
+    "jaxsci.bandits.policies.lin_ucb": _policy(lambda *h: _lin(bandits.policies.lin_ucb, *h), hyper=(1.0, 0.5)),
+    "jaxsci.bandits.policies.lin_ts": _policy(_shared, hyper=(1.0, 0.5), context=ROWS),
+    "jaxsci.bandits.policies.square_cb": _policy(_square, hyper=(1.0, 10.0, 0.5)),
+    "jaxsci.bandits.policies.fast_cb": _policy(_fast, hyper=(1.0, 10.0, 1e-3)),
+    "jaxsci.bandits.policies.greedy_cb": _policy(_greedy, hyper=(1.0, 0.1)),
+    "jaxsci.bandits.policies.neu_square_cb": _policy(
+        lambda *h: _neural(bandits.policies.neu_square_cb, *h), hyper=(1.0, 3.0, 0.1, 2.0), context=ROWS
     ),
-    "jaxsci.bandits.neu_fast_cb": _policy(
-        lambda *h: _neural(bandits.neu_fast_cb, *h), hyper=(3.0, 10.0, 0.1, 2.0), context=ROWS
+    "jaxsci.bandits.policies.neu_fast_cb": _policy(
+        lambda *h: _neural(bandits.policies.neu_fast_cb, *h), hyper=(3.0, 10.0, 0.1, 2.0), context=ROWS
     ),
-    "jaxsci.bandits.encoded": _policy(_encoded, hyper=(1.0,)),
-    "jaxsci.bandits.ridge": _regressor(lambda reg: bandits.ridge(4, 2, regularization=reg, shared=True), hyper=(1.0,)),
-    "jaxsci.bandits.network": _regressor(_network, hyper=(0.5, 0.1, 2.0)),
-    "jaxsci.bandits.disjoint_features": Compiled(_disjoint, grad=(0,)),
-    "jaxsci.bandits.InverseGapState": Record(),
-    "jaxsci.bandits.NetworkState": Record(),
-    "jaxsci.bandits.Regressor": Record(),
-    "jaxsci.bandits.RidgeState": Record(),
+    "jaxsci.bandits.wrappers.encoded": _policy(_encoded, hyper=(1.0,)),
+    "jaxsci.bandits.regressors.ridge": _regressor(
+        lambda reg: bandits.regressors.ridge(4, 2, regularization=reg, shared=True), hyper=(1.0,)
+    ),
+    "jaxsci.bandits.regressors.network": _regressor(_network, hyper=(0.5, 0.1, 2.0)),
+    "jaxsci.bandits.features.disjoint": Compiled(_disjoint, grad=(0,)),
+    "jaxsci.bandits.policies.InverseGapState": Record(),
+    "jaxsci.bandits.regressors.NetworkState": Record(),
+    "jaxsci.bandits.regressors.Regressor": Record(),
+    "jaxsci.bandits.regressors.RidgeState": Record(),
 }

@@ -68,21 +68,21 @@ ARMS = [[0, 0], [0, 1], [1, 0], [1, 1]]
 
 
 def _surrogate(center):
-    return bandits.gp_surrogate(
+    return bandits.regressors.gp_surrogate(
         jnp.asarray(ARMS, center.dtype), capacity=12, context_size=1, center=center, warmup=2, refit_steps=3
     )
 
 
 def _ucb(key, dtype):
     def make(exploration, center):
-        return bandits.gp_ucb(_surrogate(center), exploration=exploration)
+        return bandits.policies.gp_ucb(_surrogate(center), exploration=exploration)
 
     contracts.check_policy(make, key, 4, hyper=(1.0, 0.5), context=jnp.asarray([0.2], dtype), dtype=dtype)
 
 
 def _ts(key, dtype):
     """`gp_ts` shares init and update with `gp_ucb`; what is left is its select."""
-    context, policy = jnp.asarray([0.2], dtype), bandits.gp_ts(_surrogate(jnp.asarray(0.5, dtype)))
+    context, policy = jnp.asarray([0.2], dtype), bandits.policies.gp_ts(_surrogate(jnp.asarray(0.5, dtype)))
     state = policy.init(key)
     for i in range(3):
         state = policy.update(state, policy.select(jax.random.fold_in(key, i), state, context), 0.3 * i, context)
@@ -101,7 +101,7 @@ def _ts(key, dtype):
 
 def _make_surrogate(key, dtype):
     def run(arms, center):
-        made = bandits.gp_surrogate(arms, capacity=3, center=center)
+        made = bandits.regressors.gp_surrogate(arms, capacity=3, center=center)
         return made.arms, made.center, made.params
 
     return run, (jax.random.normal(key, (4, 2), dtype), jnp.asarray(0.5, dtype))
@@ -113,7 +113,7 @@ def _params(dtype):
 
 def _interface_model(key, dtype):
     def run(params, contexts):
-        kernel, noise = bandits.interface_model(params)
+        kernel, noise = bandits.regressors.interface_model(params)
         inputs = contexts, jnp.asarray(ARMS, dtype)
         return kernels.gram(kernel, inputs, inputs), noise
 
@@ -147,13 +147,13 @@ ENTRIES = {
     "jaxsci.gp.FitResult": Record(),
     "jaxsci.gp.JITTERED": Constant(),
     "jaxsci.gp.FULL": Constant(),
-    "jaxsci.bandits.gp_surrogate": Compiled(_make_surrogate, grad=(0, 1)),
-    "jaxsci.bandits.gp_ucb": Family(_ucb),
-    "jaxsci.bandits.gp_ts": Family(_ts),
-    "jaxsci.bandits.interface_model": Compiled(_interface_model, grad=(0, 1)),
-    "jaxsci.bandits.interface_prior": Compiled(
-        lambda key, dtype: (bandits.interface_prior, (_params(dtype),)), grad=(0,)
+    "jaxsci.bandits.regressors.gp_surrogate": Compiled(_make_surrogate, grad=(0, 1)),
+    "jaxsci.bandits.policies.gp_ucb": Family(_ucb),
+    "jaxsci.bandits.policies.gp_ts": Family(_ts),
+    "jaxsci.bandits.regressors.interface_model": Compiled(_interface_model, grad=(0, 1)),
+    "jaxsci.bandits.regressors.interface_prior": Compiled(
+        lambda key, dtype: (bandits.regressors.interface_prior, (_params(dtype),)), grad=(0,)
     ),
-    "jaxsci.bandits.GPState": Record(),
-    "jaxsci.bandits.GPSurrogate": Record(),
+    "jaxsci.bandits.policies.GPState": Record(),
+    "jaxsci.bandits.regressors.GPSurrogate": Record(),
 }

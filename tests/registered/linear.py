@@ -123,7 +123,7 @@ def _tuned(make):
 
         def run(key, arms):
             low = jnp.asarray(-0.1, arms.dtype)
-            policy = bandits.tsallis_inf(3, floor=jnp.asarray(1.0, arms.dtype))
+            policy = bandits.policies.tsallis_inf(3, floor=jnp.asarray(1.0, arms.dtype))
             return make(key, _laplacian_stream(low), policy, arms, tol)
 
         return run, (key, jnp.asarray(ARMS, dtype))
