@@ -54,14 +54,16 @@ def _mabwiser(fast):
     rng = np.random.default_rng(0)
     costs = rng.uniform(size=(1000, 10)) * np.linspace(0.6, 1.0, 10)
     key = jax.random.key(0)
-    ours = compiled(lambda costs: bandits.replay(key, costs, bandits.policies.ucb1(10))[1].action, jnp.asarray(costs))
+    ours = compiled(
+        lambda costs: bandits.replay(key, costs, bandits.policies.ucb1(10)).history.action, jnp.asarray(costs)
+    )
     peer = None if mab is None else host(lambda: _ucb_peer(mab, costs))
     yield _against("UCB1, 10 arms, 1000 rounds", ours, peer, 1000, 30.0, seconds)
 
     contexts = rng.normal(size=(300, 6))
     costs = contexts @ rng.normal(size=(6, 5)) / 6 + 0.1 * rng.normal(size=(300, 5))
     ours = compiled(
-        lambda costs, contexts: bandits.replay(key, costs, bandits.policies.lin_ucb(5, 6), contexts)[1].action,
+        lambda costs, contexts: bandits.replay(key, costs, bandits.policies.lin_ucb(5, 6), contexts).history.action,
         jnp.asarray(costs),
         jnp.asarray(contexts),
     )
@@ -85,7 +87,7 @@ def _seeds(fast):
     for name, policy in policies.items():
 
         def one(lane, policy=policy):
-            return bandits.replay(*lane, policy)[1].action
+            return bandits.replay(*lane, policy).history.action
 
         yield compare(
             f"replay, {seeds} seeds of {rounds} rounds: {name}",
@@ -118,7 +120,7 @@ def _rates(fast):
         contexts = jax.random.normal(jax.random.fold_in(key, 1), (rounds, size), jnp.float32)
 
         def run(costs, contexts, policy=policy):
-            return bandits.replay(key, costs, policy, contexts)[1].action
+            return bandits.replay(key, costs, policy, contexts).history.action
 
         yield compare(
             f"replay: {name}", compiled(run, costs, contexts), amount=rounds, unit="rounds/s",
@@ -181,7 +183,7 @@ def _ratios_of(variance, beta, policies, fast):
 
     @jax.jit
     def play(policy):
-        actions = jax.vmap(lambda key: bandits.replay(key, losses, policy, shifts)[1].action)(keys)
+        actions = jax.vmap(lambda key: bandits.replay(key, losses, policy, shifts).history.action)(keys)
         return jax.vmap(lambda a: bandits.regret(a, table).paid[-1])(actions) / best
 
     for name, (make, mean, spread) in policies.items():

@@ -11,6 +11,7 @@ from jax.tree_util import Partial
 from benchmarks import _linear_loops as loops
 from benchmarks._harness import compare, compiled, host, installed, main, row
 from jaxsci import bandits, linear
+from jaxsci.core import policies
 from jaxsci.core.static import bind
 
 _BACKWARD = Partial(bind(linear.methods.ssor_pcg, sweep_first="backward"))
@@ -24,7 +25,7 @@ def _cg(omega):
 
 
 def _total(stream, method, policy, arms, rounds, seed=0):
-    _, record = linear.tuned_sequence(jax.random.key(seed), stream, method, policy, arms, num_rounds=rounds)
+    record = linear.tuned_sequence(jax.random.key(seed), stream, method, policy, arms, num_rounds=rounds).history
     return int(record.steps.sum()), int(jnp.sum(record.status != 0))
 
 
@@ -245,12 +246,12 @@ def _tuned_stream(fast):
 
     def tuned(num_rounds):
         def run(arms):
-            return linear.tuned_sequence(key, stream, linear.methods.sor, policy, arms, num_rounds=num_rounds)[1]
+            return linear.tuned_sequence(key, stream, linear.methods.sor, policy, arms, num_rounds=num_rounds).history
 
         return compiled(run, jnp.asarray(_ARMS))
 
     def problem(i):
-        return stream.next(jax.random.fold_in(jax.random.fold_in(key, i), 0), stream.init(key), i)[1]
+        return stream.next(policies.round_key(key, "stream", i), stream.init(key), i)[1]
 
     long = tuned(rounds)
     record = long.call()
@@ -280,10 +281,10 @@ def _heat_speed(fast):
     for name, method, omega, target in (("CG", _cg, None, 2.0), ("SSOR-PCG, omega 1.4", _BACKWARD, 1.4, 4.0)):
 
         def run(arms, method=method):
-            state, record = linear.tuned_sequence(
+            result = linear.tuned_sequence(
                 jax.random.key(0), linear.streams.heat(25), method, one, arms, num_rounds=steps
             )
-            return record.steps, state.carry.solution
+            return result.history.steps, result.value
 
         ours = compiled(run, jnp.asarray([1.0 if omega is None else omega]))
         peer = host(lambda omega=omega: loops.heat(25, steps, omega))

@@ -58,7 +58,7 @@ BLOCKS = Partial(bind(bandits.features.disjoint, num_arms=10))
 def run(key, policy):
     shown = jax.random.randint(jax.random.fold_in(key, 0), (ROUNDS,), 0, len(LABELS))
     losses = 1 - jax.nn.one_hot(LABELS[shown], 10)
-    record = bandits.replay(jax.random.fold_in(key, 1), losses, policy, PIXELS[shown])[1]
+    record = bandits.replay(jax.random.fold_in(key, 1), losses, policy, PIXELS[shown]).history
     return {"mistake": record.cost, "status": record.status.max()}
 
 
@@ -134,7 +134,7 @@ def quadrants(key, policy):
     context = jnp.stack([jnp.cos(angle), jnp.sin(angle)], axis=1)
     right = jnp.sin(2 * angle) > 0
     losses = jnp.stack([1.0 - right, 1.0 * right], axis=1)
-    return {"mistake": bandits.replay(jax.random.fold_in(key, 1), losses, policy, context)[1].cost}
+    return {"mistake": bandits.replay(jax.random.fold_in(key, 1), losses, policy, context).history.cost}
 
 
 pair = Partial(bind(bandits.features.disjoint, num_arms=2))

@@ -84,7 +84,7 @@ POLICIES = {
 
 def sequence(key, policy):
     chosen = bandits.wrappers.choose(list(POLICIES.values()), policy)
-    _, record = linear.tuned_sequence(key, STREAM, linear.methods.sor, chosen, ARMS, num_rounds=ROUNDS)
+    record = linear.tuned_sequence(key, STREAM, linear.methods.sor, chosen, ARMS, num_rounds=ROUNDS).history
     return {"cost": record.cost, "omega": record.parameter, "context": record.context}
 
 
@@ -121,9 +121,9 @@ only = bandits.policies.fixed(1, arm=0)
 optimal = np.mean(
     [
         float(
-            linear.tuned_sequence(jax.random.key(seed), STREAM, linear.methods.sor, only, formula, num_rounds=ROUNDS)[
-                1
-            ].cost.sum()
+            linear.tuned_sequence(
+                jax.random.key(seed), STREAM, linear.methods.sor, only, formula, num_rounds=ROUNDS
+            ).history.cost.sum()
         )
         for seed in range(SEEDS)
     ]

@@ -9,11 +9,12 @@ many decisions at once. Start reading at `_simple.py`.
 
 from jaxsci.bandits import features, policies, probabilities, regressors, wrappers
 from jaxsci.bandits._regret import Regret, regret
-from jaxsci.bandits._replay import Replay, ReplayState, replay, update_batch
+from jaxsci.bandits._replay import ReplayRecord, ReplayResult, ReplayState, replay, update_batch
 
 __all__ = [
     "Regret",
-    "Replay",
+    "ReplayRecord",
+    "ReplayResult",
     "ReplayState",
     "features",
     "policies",

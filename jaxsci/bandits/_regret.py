@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Real
 
-from jaxsci.bandits._replay import Replay
+from jaxsci.bandits._replay import ReplayRecord
 from jaxsci.core.types import float_dtype
 
 
@@ -30,7 +30,7 @@ class Regret(NamedTuple):
 
 
 def regret(
-    actions: Int[ArrayLike, " T"] | Replay,
+    actions: Int[ArrayLike, " T"] | ReplayRecord,
     costs: Real[ArrayLike, "T K"] | Real[ArrayLike, " K"],
     *,
     masks: Bool[ArrayLike, "T K"] | None = None,
@@ -39,10 +39,10 @@ def regret(
     """Regret curves of the arms played on a table of costs.
 
     Args:
-        actions: the arm of each round, or the `Replay` itself; arms outside the table count as its nearest.
+        actions: the arm of each round, or the `history` of a replay; arms outside the table count as its nearest.
         costs: of every arm in every round, realised or expected; or the expected costs (K,) of a stationary world.
         masks: arms that could be played in each round, all by default: others are no comparison.
-        log_prob: of the arms, -inf where nothing was played; that of the `Replay` by default.
+        log_prob: of the arms, -inf where nothing was played; those of the replay by default.
 
     A round without a play, or whose cost paid is not finite, adds nothing to any curve. An arm is compared with what
     was paid in the rounds in which it could be played and its cost is finite.
@@ -61,7 +61,7 @@ def regret(
 
     References: Bubeck and Cesa-Bianchi 2012, section 1.
     """
-    if isinstance(actions, Replay):
+    if isinstance(actions, ReplayRecord):
         actions, log_prob = actions.action, actions.log_prob if log_prob is None else log_prob
     actions, costs = jnp.asarray(actions), jnp.asarray(costs, float_dtype(costs))
     num_rounds = actions.shape[:1]

@@ -27,13 +27,26 @@ class ReplayState(NamedTuple):
     round: Int[Array, ""]
 
 
-class Replay(NamedTuple):
+class ReplayRecord(NamedTuple):
     """One entry a round, leading axis T: the arm, what it cost, its log-probability, and the status."""
 
     action: Int[Array, " T"]
     cost: Float[Array, " T"]
     log_prob: Float[Array, " T"]
     status: Int[Array, " T"]
+
+
+class ReplayResult(NamedTuple):
+    """A replay: what it cost in all, where it stands, and what happened in each round.
+
+    value: the sum of the costs paid. state: where to go on. history: one entry a round. status: the bits of all rounds
+    together.
+    """
+
+    value: Float[Array, ""]
+    state: ReplayState
+    history: ReplayRecord
+    status: Int[Array, ""]
 
 
 def replay(
@@ -44,7 +57,7 @@ def replay(
     *,
     masks: Bool[ArrayLike, "T K"] | None = None,
     state: ReplayState | None = None,
-) -> tuple[ReplayState, Replay]:
+) -> ReplayResult:
     """Play `policy` on a table of costs: choose, pay, learn, row by row, in one compiled scan.
 
     Args:
@@ -53,12 +66,13 @@ def replay(
         policy: any policy over K arms.
         contexts: a record with leading axis T, traced; None for policies without.
         masks: arms that may be played in each round, traced; all by default.
-        state: where to go on, from an earlier call with the same key; the start by default.
+        state: where to go on, the `state` of an earlier result with the same key; the start by default.
 
     Returns:
-        The final `ReplayState` and the `Replay`. A round with a cost or a context that is not finite is not learnt
-        and sets NONFINITE_INPUT. In a round without an allowed arm nothing is played: cost 0, log-probability -inf,
-        status DEGENERATE. An arm outside the table costs what its last column says, at status OUT_OF_RANGE.
+        A `ReplayResult` of the total cost, the final `ReplayState`, a `ReplayRecord` of all rounds and the status of
+        all rounds together. A round with a cost or a context that is not finite is not learnt and sets
+        NONFINITE_INPUT. In a round without an allowed arm nothing is played: cost 0, log-probability -inf, status
+        DEGENERATE. An arm outside the table costs what its last column says, at status OUT_OF_RANGE.
 
     Raises:
         ValueError: costs without two axes or without arms; contexts or masks of another length.
@@ -69,9 +83,10 @@ def replay(
         >>> costs = jax.random.uniform(jax.random.key(0), (200, 3))
         >>> keys, alphas = jax.random.split(jax.random.key(1), 4), jnp.array([0.1, 1.0])
         >>> def run(key, alpha):
-        ...     return bandits.replay(key, costs, bandits.policies.ucb1(3, alpha=alpha))[1]
-        >>> jax.vmap(jax.vmap(run, (None, 0)), (0, None))(keys, alphas).cost.shape
-        (4, 2, 200)
+        ...     return bandits.replay(key, costs, bandits.policies.ucb1(3, alpha=alpha))
+        >>> result = jax.vmap(jax.vmap(run, (None, 0)), (0, None))(keys, alphas)
+        >>> result.history.cost.shape, result.value.shape
+        ((4, 2, 200), (4, 2))
     """
     key = as_typed_key(key, "replay")
     costs, contexts = jnp.asarray(costs, float_dtype(costs)), as_arrays(contexts)
@@ -102,9 +117,10 @@ def _run(key, costs, policy, contexts, masks, state):
         )
         learnt = policy.update(state.policy, decision, jnp.where(fine, cost, 0), context, fine.astype(cost.dtype))
         paid = jnp.where(real, cost, 0)
-        return ReplayState(learnt, state.round + 1), Replay(decision.action, paid, decision.log_prob, trouble)
+        return ReplayState(learnt, state.round + 1), ReplayRecord(decision.action, paid, decision.log_prob, trouble)
 
-    return jax.lax.scan(step, state, (costs, contexts, masks))
+    state, record = jax.lax.scan(step, state, (costs, contexts, masks))
+    return ReplayResult(jnp.sum(record.cost), state, record, status.reduce(record.status))
 
 
 def update_batch(
@@ -153,4 +169,4 @@ def _learn_all(policy, state, decisions, losses, contexts, weights):
     return jax.lax.scan(learn, state, (decisions, losses, contexts, weights))[0]
 
 
-__all__ = ["Replay", "ReplayState", "replay", "update_batch"]
+__all__ = ["ReplayRecord", "ReplayResult", "ReplayState", "replay", "update_batch"]

@@ -30,14 +30,14 @@ def point(key, problem, policy):
     """One policy on one sequence of problems: a record of every round."""
     stream, method, span, good, tol = PROBLEMS[problem]
     chosen = wrappers.choose([make(good, span) for make in POLICIES.values()], policy)
-    return linear.tuned_sequence(key, stream, method, chosen, ARMS, num_rounds=ROUNDS, tol=tol)[1]
+    return linear.tuned_sequence(key, stream, method, chosen, ARMS, num_rounds=ROUNDS, tol=tol).history
 
 
 def study(**options):
     """All problems, policies and seeds as one labelled data set; `options` are those of `sweep.run`."""
     labels = sweep.stack({name: i for i, name in enumerate(POLICIES)}, dims=("policy",))
     space = sweep.product(problem=sweep.static(list(PROBLEMS)), policy=labels, key=sweep.keys(SEEDS))
-    dims = {name.replace("status", "point.status"): ("round",) for name in linear.Record._fields}
+    dims = {name.replace("status", "point.status"): ("round",) for name in linear.TunedRecord._fields}
     units = {"steps": "iterations", "cost": "iterations", "parameter": "1", "residual": "1"}
     return sweep.run(point, space, dims=dims, units=units, **options)
 

@@ -136,11 +136,11 @@ def _photograph(folder, report, study, fast: bool) -> None:
     def diffuse(channel):
         stream = linear.streams.perona_malik(channel[None], steps_per_image=steps)
         # A sequence stops anywhere and goes on: the state is all that it needs.
-        middle, first = linear.tuned_sequence(jax.random.key(0), stream, num_rounds=pause, **options)
-        end, second = linear.tuned_sequence(
-            jax.random.key(0), stream, num_rounds=steps - pause, state=middle, **options
+        first = linear.tuned_sequence(jax.random.key(0), stream, num_rounds=pause, **options)
+        second = linear.tuned_sequence(
+            jax.random.key(0), stream, num_rounds=steps - pause, state=first.state, **options
         )
-        return middle.carry.solution, end.carry.solution, first.steps.sum() + second.steps.sum()
+        return first.value, second.value, first.history.steps.sum() + second.history.steps.sum()
 
     started = time.perf_counter()
     *moments, iterations = jax.jit(lambda channels: jax.lax.map(diffuse, channels))(jnp.asarray(pictures))
@@ -178,7 +178,7 @@ def _references(report, folder, study) -> dict[str, Reference]:
             formula = Partial(bind(linear.streams.laplacian_omega, shape=(10, 10)))
             options = {"method": method, "policy": policies.fixed(1, arm=0), "arms": formula, "tol": tol}
             records = [
-                linear.tuned_sequence(jax.random.key(seed), stream, num_rounds=rounds, **options)[1]
+                linear.tuned_sequence(jax.random.key(seed), stream, num_rounds=rounds, **options).history
                 for seed in range(study.SEEDS)  # these systems are other ones for each seed
             ]
             optimal = float(np.mean([record.steps.sum() for record in records]))
@@ -319,7 +319,7 @@ def _one_by_one(report, study, rounds: int) -> None:
         return total
 
     def scan():
-        return int(linear.tuned_sequence(key, stream, num_rounds=rounds, **options)[1].steps.sum())
+        return int(linear.tuned_sequence(key, stream, num_rounds=rounds, **options).history.steps.sum())
 
     totals = loop(), scan()
     times = [[], []]

@@ -8,12 +8,22 @@ Builds on: core and the kernel `sor`. Start reading at `_solve.py` (the driver),
 from jaxsci.linear import bounds, interop, lanczos, methods, operators, streams, theory
 from jaxsci.linear._physics import PhysicsState, physics_policy
 from jaxsci.linear._solve import Result, solve
-from jaxsci.linear._tuned import Record, TunedState, cost_table, iterations, tuned_init, tuned_sequence, tuned_step
+from jaxsci.linear._tuned import (
+    TunedRecord,
+    TunedResult,
+    TunedState,
+    cost_table,
+    iterations,
+    tuned_init,
+    tuned_sequence,
+    tuned_step,
+)
 
 __all__ = [
     "PhysicsState",
-    "Record",
     "Result",
+    "TunedRecord",
+    "TunedResult",
     "TunedState",
     "bounds",
     "cost_table",

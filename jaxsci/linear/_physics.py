@@ -117,10 +117,10 @@ def physics_policy(
         >>> from jaxsci import linear
         >>> arms = jnp.linspace(1.0, 1.95, 39)
         >>> policy = linear.physics_policy(arms, low=-0.15, high=0.65, tol=1e-4)
-        >>> state, record = linear.tuned_sequence(
+        >>> result = linear.tuned_sequence(
         ...     jax.random.key(0), linear.streams.shifted_laplacian((4, 4)), linear.methods.sor, policy, arms,
         ...     num_rounds=3, tol=1e-4)
-        >>> record.steps.shape, state.policy.members.shape
+        >>> result.history.steps.shape, result.state.policy.members.shape
         ((3,), (64, 6))
 
     References: Khodak et al. 2024, Learning to Relax, section 4 (the task; the policy is this package's).

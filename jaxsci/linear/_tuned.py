@@ -31,11 +31,11 @@ class TunedState(NamedTuple):
     round: Int[Array, ""]
 
 
-class Record(NamedTuple):
-    """One entry a round, leading axis T: what was chosen, what it cost, and how the solve went.
+class TunedRecord(NamedTuple):
+    """What was chosen in each round, what it cost, and how the solve went: one entry a round, leading axis T.
 
-    steps: done, also where the solve failed and `cost` was told the cap. status: of the solve, and NONFINITE_INPUT
-    where the cost is not finite.
+    In the record of `tuned_step`, which plays one round, there is no axis. steps: those done, also where the solve
+    failed and the policy was told the cap. status: of the solve, and NONFINITE_INPUT where the cost is not finite.
     """
 
     action: Int[Array, " T"]
@@ -46,6 +46,19 @@ class Record(NamedTuple):
     status: Int[Array, " T"]
     log_prob: Float[Array, " T"]
     context: PyTree
+
+
+class TunedResult(NamedTuple):
+    """A tuned sequence: what it solved last, where it stands, and what happened in each round.
+
+    value: the solution of the last problem. state: where to go on, `policy` in it being the policy's state. history:
+    one entry a round. status: the bits of all rounds together, so 0 says that every solve succeeded.
+    """
+
+    value: PyTree
+    state: TunedState
+    history: TunedRecord
+    status: Int[Array, ""]
 
 
 def iterations(result, parameter, context):
@@ -89,7 +102,7 @@ def tuned_step(
     tol: ArrayLike = 1e-8,
     max_steps: ArrayLike = 10_000,
     norm_ref: str = "b",
-) -> tuple[TunedState, Record]:
+) -> tuple[TunedState, TunedRecord]:
     """One round: draw problem `state.round`, choose, solve, learn. Arguments as in `tuned_sequence`.
 
     The keys of a round are folds of its global index, so stopping and going on changes nothing; problems depend on
@@ -110,7 +123,7 @@ def _step(key, state, stream, method, policy, arms, cost, tol, max_steps, norm_r
     )
     paid = _charge(cost, result, max_steps, parameter, problem.context)
     learnt = policy.update(state.policy, decision, paid, problem.context)
-    record = Record(
+    record = TunedRecord(
         decision.action,
         parameter,
         paid,
@@ -136,7 +149,7 @@ def tuned_sequence(
     max_steps: ArrayLike = 10_000,
     norm_ref: str = "b",
     state: TunedState | None = None,
-) -> tuple[TunedState, Record]:
+) -> TunedResult:
     """Solve `num_rounds` related systems, the parameter of each chosen by a bandit policy: one compiled scan.
 
     Args:
@@ -152,12 +165,12 @@ def tuned_sequence(
         tol, max_steps, norm_ref: of every solve, see `linear.solve`. Policies that scale costs by the largest one see
             little of the differences between good arms where a failure costs far more than any of them, so a cap
             not far above the worst count worth paying serves them best.
-        state: where to go on, from an earlier call with the same key; the start by default.
+        state: where to go on, the `state` of an earlier result with the same key; the start by default.
 
     Returns:
-        The final `TunedState` (its ``policy`` is the policy's state, ``carry.solution`` the last solution) and a
-        `Record` of all rounds. A solve that failed carries its status there, as does a cost that is not finite, and
-        the sequence goes on.
+        A `TunedResult` of the last solution, the final `TunedState`, a `TunedRecord` of all rounds and the status of
+        all rounds together. A solve that failed and a cost that is not finite set their bits in the round's status,
+        and the sequence goes on.
 
     Raises:
         ValueError: `num_rounds` negative; arms with unequal or no leading axes.
@@ -166,11 +179,11 @@ def tuned_sequence(
         >>> from jaxsci import bandits, linear
         >>> arms = jnp.linspace(1.0, 1.95, 20)
         >>> stream = linear.streams.shifted_laplacian((4, 4))
-        >>> state, record = linear.tuned_sequence(
+        >>> result = linear.tuned_sequence(
         ...     jax.random.key(0), stream, linear.methods.sor, bandits.policies.tsallis_inf(20, floor=1.0), arms,
         ...     num_rounds=3, tol=1e-4)
-        >>> record.steps.shape, record.parameter.shape
-        ((3,), (3,))
+        >>> result.value.shape, result.history.steps.shape, int(result.status)
+        ((4, 4), (3,), 0)
 
     References: Khodak et al. 2024, Learning to Relax, section 2 and algorithm 1.
     """
@@ -188,7 +201,8 @@ def _run(key, stream, method, policy, arms, tol, max_steps, state, num_rounds: i
     def step(state, _):
         return _step(key, state, stream, method, policy, arms, cost, tol, max_steps, norm_ref)
 
-    return jax.lax.scan(step, state, length=num_rounds)
+    state, record = jax.lax.scan(step, state, length=num_rounds)
+    return TunedResult(state.carry.solution, state, record, status.reduce(record.status))
 
 
 def cost_table(

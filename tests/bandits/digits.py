@@ -37,7 +37,7 @@ def _play(policy, pixels, labels, orders):
     def run(numbered):
         seed, order = numbered
         costs = 1 - jax.nn.one_hot(labels[order], 10)
-        return bandits.replay(jax.random.key(seed), costs, policy, pixels[order])[1].cost
+        return bandits.replay(jax.random.key(seed), costs, policy, pixels[order]).history.cost
 
     return jax.lax.map(run, (jnp.arange(len(orders)), orders))
 

@@ -36,7 +36,7 @@ def test_equals_a_list_of_pending_decisions(delays, drops, key):
     """EXP3-IX, whose update needs probability and rate of the choice, so old decisions must keep theirs."""
     policy, costs = bandits.policies.exp3_ix(3), jax.random.uniform(key, (ROUNDS, 3))
     late = bandits.wrappers.delayed(policy, 6, delay=jnp.asarray(delays))
-    state, record = bandits.replay(key, costs, late)
+    _, state, record, _ = bandits.replay(key, costs, late)
     expected, arms, dropped = by_hand(key, costs, policy, delays, 6)
     assert record.action.tolist() == arms
     state = state.policy
@@ -48,7 +48,7 @@ def test_equals_a_list_of_pending_decisions(delays, drops, key):
 def test_a_queue_of_the_delay_plus_one_drops_nothing(key):
     costs = jax.random.uniform(key, (ROUNDS, 3))
     for capacity, dropped in ((4, False), (3, True)):
-        state, _ = bandits.replay(key, costs, bandits.wrappers.delayed(bandits.policies.ucb1(3), capacity, delay=3))
+        state = bandits.replay(key, costs, bandits.wrappers.delayed(bandits.policies.ucb1(3), capacity, delay=3)).state
         assert (int(state.policy.dropped) > 0) == dropped
 
 

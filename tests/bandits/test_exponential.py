@@ -106,7 +106,7 @@ def test_an_arm_wakes_where_it_fell_asleep(name, key):
     @jax.jit
     def plays(losses):
         def one(key):
-            record = bandits.replay(key, jnp.broadcast_to(losses, (2500, 3)), policy, masks=masks)[1]
+            record = bandits.replay(key, jnp.broadcast_to(losses, (2500, 3)), policy, masks=masks).history
             return (record.action[2000:] == 0).sum()
 
         return jax.vmap(one)(jax.random.split(key, 16)).mean()
@@ -162,7 +162,7 @@ def test_tsallis_beats_exp3_on_bernoulli_arms(key):
         def one(key):
             each = jnp.broadcast_to(means, (10_000, 10))
             costs = jax.random.bernoulli(jax.random.fold_in(key, 1), each).astype(means.dtype)
-            return bandits.regret(bandits.replay(key, costs, policy)[1].action, means).fixed[-1]
+            return bandits.regret(bandits.replay(key, costs, policy).history.action, means).fixed[-1]
 
         return jax.vmap(one)(keys)
 

@@ -27,7 +27,7 @@ def test_moments_are_those_of_the_weighted_rounds(kind, key):
         policy, weights = bandits.wrappers.discounted(bandits.policies.ucb_v(3), discount=GAMMA), GAMMA**age
     else:
         policy, weights = bandits.wrappers.windowed(bandits.policies.ucb_v(3), LENGTH), (age < LENGTH).astype(float)
-    state, record = bandits.replay(key, costs, policy)
+    _, state, record, _ = bandits.replay(key, costs, policy)
     state = state.policy.policy
     for got, expected in zip(state[:3], moments(costs, np.asarray(record.action), weights)):
         np.testing.assert_allclose(got, expected, rtol=1e-11, atol=1e-14)
@@ -41,7 +41,7 @@ def test_discounted_ridge_is_least_squares_with_weights(shared, key):
     contexts = np.asarray(jax.random.normal(key, (25, 2, 3) if shared else (25, 3)))
     costs = np.asarray(jax.random.uniform(key, (25, 2)))
     inner = bandits.policies.lin_ucb(2, 3, regularization=0.5, shared=shared)
-    state, record = bandits.replay(
+    _, state, record, _ = bandits.replay(
         key, costs, bandits.wrappers.discounted(inner, discount=GAMMA), jnp.asarray(contexts)
     )
     assert not record.status.any()
@@ -103,7 +103,7 @@ def test_both_follow_a_switch(key):
     means = jnp.where(jnp.arange(1000)[:, None] < 500, jnp.array([[0.2, 0.8]]), jnp.array([[0.8, 0.2]]))
     costs = jax.random.bernoulli(key, means).astype(jnp.float32)
     late = {
-        name: float(bandits.regret(bandits.replay(key, costs, policy)[1].action, means).instance[-1])
+        name: float(bandits.regret(bandits.replay(key, costs, policy).history.action, means).instance[-1])
         for name, policy in {
             "plain": bandits.policies.ucb1(2, alpha=0.3),
             "discounted": bandits.wrappers.discounted(bandits.policies.ucb1(2, alpha=0.3), discount=0.97),

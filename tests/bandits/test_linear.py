@@ -25,7 +25,7 @@ DISJOINT = Partial(bind(bandits.features.disjoint, num_arms=ARMS))
 
 def follow(policy, contexts, losses):
     """The arms played on a fixed table of contexts and losses, and the last state."""
-    state, record = bandits.replay(jax.random.key(0), losses, policy, contexts)
+    _, state, record, _ = bandits.replay(jax.random.key(0), losses, policy, contexts)
     assert not bool(jnp.any(record.status))
     return record.action, state.policy
 
@@ -193,7 +193,7 @@ def scaled(result, parameter, context):
 def total(seed, beta, policy, num_rounds):
     """Iterations that the policy pays on the shifted Laplacians of a seed."""
     stream = linear.streams.shifted_laplacian((10, 10), beta=beta)
-    _, record = linear.tuned_sequence(
+    record = linear.tuned_sequence(
         jax.random.key(seed),
         stream,
         linear.methods.sor,
@@ -201,7 +201,7 @@ def total(seed, beta, policy, num_rounds):
         jnp.asarray(OMEGAS),
         num_rounds=num_rounds,
         cost=scaled,
-    )
+    ).history
     return float(record.steps.sum())
 
 

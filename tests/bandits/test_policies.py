@@ -103,7 +103,7 @@ def test_tsallis_loses_far_less_than_uniform_and_little_more_than_epsilon_greedy
         def run(key):
             each = jnp.broadcast_to(means, (10_000, 10))
             costs = jax.random.bernoulli(jax.random.fold_in(key, 1), each).astype(means.dtype)
-            return bandits.regret(bandits.replay(key, costs, policy)[1], means).fixed[-1] / 10_000
+            return bandits.regret(bandits.replay(key, costs, policy).history, means).fixed[-1] / 10_000
 
         return float(jax.vmap(run)(keys).mean())
 
@@ -302,7 +302,7 @@ def test_weight_two_is_two_plays(name, key):
 def test_costs_that_are_not_finite_leave_the_running_mean(key):
     policy = bandits.policies.tsallis_inf(3, floor=1.0)
     costs = jnp.where(jnp.arange(40)[:, None] < 5, jnp.full((40, 3), 50.0), jnp.nan)
-    state, _ = bandits.replay(key, costs, policy)
+    state = bandits.replay(key, costs, policy).state
     np.testing.assert_allclose(state.policy.total / state.policy.rounds, 49.0)
 
 
@@ -312,7 +312,7 @@ def test_an_empty_range_of_contexts_is_harmless(key):
         bandits.wrappers.binned(bandits.policies.tsallis_inf(3), 5, low=0.4, high=0.4),
     ):
         costs = jax.random.uniform(key, (20, 3))
-        state, record = bandits.replay(key, costs, policy, jnp.linspace(0.0, 1.0, 20))
+        _, state, record, _ = bandits.replay(key, costs, policy, jnp.linspace(0.0, 1.0, 20))
         assert not record.status.any() and all(bool(jnp.isfinite(a).all()) for a in jax.tree.leaves(state))
     assert np.flatnonzero(np.asarray(state.policy.rounds)).tolist() == [2]
 

@@ -18,8 +18,8 @@ def test_replay_on_a_cost_table_makes_the_choices_of_the_tuned_sequence(key):
     policy = bandits.wrappers.binned(bandits.policies.tsallis_inf(4, floor=1.0), 3, low=-0.15, high=0.45)
     stream, weights = linear.streams.shifted_laplacian((4, 4)), jnp.asarray(WEIGHTS)
     costs, contexts = linear.cost_table(key, stream, linear.methods.jacobi, weights, num_rounds=40)
-    _, live = linear.tuned_sequence(key, stream, linear.methods.jacobi, policy, weights, num_rounds=40)
-    _, record = bandits.replay(key, costs, policy, contexts)
+    live = linear.tuned_sequence(key, stream, linear.methods.jacobi, policy, weights, num_rounds=40).history
+    record = bandits.replay(key, costs, policy, contexts).history
     np.testing.assert_array_equal(record.action, live.action)
     np.testing.assert_array_equal(record.cost, live.cost)
     np.testing.assert_allclose(record.log_prob, live.log_prob, rtol=1e-9, atol=1e-12)
@@ -33,16 +33,18 @@ def test_vmap_over_seeds_and_hyper_parameters_in_pieces(key):
     def run(key, mixing):
         return bandits.replay(key, costs, bandits.policies.exp3(3, mixing=mixing))
 
-    state, batch = contracts.host(jax.jit(jax.vmap(jax.vmap(run, (None, 0)), (0, None)))(keys, mixings))
+    value, state, batch, _ = contracts.host(jax.jit(jax.vmap(jax.vmap(run, (None, 0)), (0, None)))(keys, mixings))
     assert batch.action.shape == (4, 2, 30)
+    np.testing.assert_allclose(value, batch.cost.sum(2), rtol=1e-5)
     for i in range(4):
         for j in range(2):
             policy = bandits.policies.exp3(3, mixing=mixings[j])
-            half, first = bandits.replay(keys[i], costs[:15], policy)
-            end, second = bandits.replay(keys[i], costs[15:], policy, state=half)
-            joined = jax.tree.map(lambda a, b: np.concatenate([a, b]), contracts.host(first), contracts.host(second))
+            first = bandits.replay(keys[i], costs[:15], policy)
+            second = bandits.replay(keys[i], costs[15:], policy, state=first.state)
+            records = contracts.host((first.history, second.history))
+            joined = jax.tree.map(lambda a, b: np.concatenate([a, b]), *records)
             contracts.assert_close(joined, jax.tree.map(lambda a, i=i, j=j: a[i, j], batch), 1e-5, "record")
-            contracts.assert_close(end, jax.tree.map(lambda a, i=i, j=j: a[i, j], state), 1e-5, "state")
+            contracts.assert_close(second.state, jax.tree.map(lambda a, i=i, j=j: a[i, j], state), 1e-5, "state")
 
 
 def test_masks_and_bad_costs_carry_a_status(key):
@@ -50,14 +52,15 @@ def test_masks_and_bad_costs_carry_a_status(key):
     costs = jnp.full((10, 3), 0.5).at[5, 1].set(jnp.nan).at[7].set(jnp.inf)
     masks = jnp.ones((10, 3), bool).at[3].set(False).at[5].set(jnp.arange(3) == 1)
     for policy in (bandits.policies.tsallis_inf(3, estimator="rv"), bandits.policies.ucb1(3)):
-        state, record = bandits.replay(key, costs, policy, masks=masks)
+        _, state, record, total = bandits.replay(key, costs, policy, masks=masks)
+        assert int(total) == status.DEGENERATE | status.NONFINITE_INPUT
         expected = np.zeros(10, int)
         expected[[3, 5, 7]] = status.DEGENERATE, status.NONFINITE_INPUT, status.NONFINITE_INPUT
         assert record.status.tolist() == expected.tolist()
         assert int(record.action[5]) == 1 and float(record.cost[3]) == 0 and float(record.log_prob[3]) == -np.inf
         assert all(bool(jnp.isfinite(a).all()) for a in jax.tree.leaves(state))
     assert float(state.policy.count.sum()) == 7
-    _, record = bandits.replay(key, costs[:2], bandits.policies.fixed(9, arm=8))
+    record = bandits.replay(key, costs[:2], bandits.policies.fixed(9, arm=8)).history
     assert record.status.tolist() == [status.OUT_OF_RANGE] * 2
 
 
@@ -67,15 +70,15 @@ def test_a_context_that_is_not_finite_carries_a_status(key):
         bandits.policies.cheb_cb(3, low=0.0, high=1.0, num_features=2),
         bandits.wrappers.binned(bandits.policies.ucb1(3), 2, low=0.0, high=1.0),
     ):
-        state, record = bandits.replay(key, jnp.full((8, 3), 0.5), policy, contexts)
+        _, state, record, _ = bandits.replay(key, jnp.full((8, 3), 0.5), policy, contexts)
         assert np.flatnonzero(np.asarray(record.status) == status.NONFINITE_INPUT).tolist() == [3, 5]
         assert float(state.policy.rounds.sum()) == 6
         assert all(bool(jnp.isfinite(a).all()) for a in jax.tree.leaves(state))
 
 
 def test_no_rounds(key):
-    state, record = bandits.replay(key, jnp.zeros((0, 3)), bandits.policies.ucb1(3))
-    assert record.cost.shape == (0,) and int(state.round) == 0
+    value, state, record, total = bandits.replay(key, jnp.zeros((0, 3)), bandits.policies.ucb1(3))
+    assert record.cost.shape == (0,) and int(state.round) == int(total) == float(value) == 0
     assert bandits.regret(record.action, jnp.zeros((0, 3))).fixed.shape == (0,)
 
 
@@ -111,7 +114,7 @@ def test_regret_leaves_out_what_was_not_played_not_allowed_or_not_finite(key):
     costs = np.asarray(jax.random.uniform(key, (40, 3))).copy()
     masks = np.asarray(jax.random.bernoulli(jax.random.fold_in(key, 1), 0.7, (40, 3))).copy()
     costs[4, 1], costs[7, :], costs[9, 0], masks[11] = np.nan, np.inf, -np.inf, False
-    _, record = bandits.replay(key, costs, bandits.policies.uniform(3), masks=masks)
+    record = bandits.replay(key, costs, bandits.policies.uniform(3), masks=masks).history
     got = bandits.regret(record, costs, masks=masks)
     total, instance = np.zeros(3), 0.0
     for t in range(40):
@@ -180,10 +183,10 @@ def test_ratios_of_the_classical_policies(variance):
     stream, omegas = linear.streams.shifted_laplacian((10, 10), beta=beta), jnp.linspace(1.0, 1.95, 20)
 
     def total(seed, index):
-        _, record = linear.tuned_sequence(
+        record = linear.tuned_sequence(
             jax.random.key(seed), stream, linear.methods.sor, bandits.wrappers.choose(policies, index), omegas,
             num_rounds=5000, cost=_scaled,
-        )  # fmt: skip
+        ).history  # fmt: skip
         return float(record.steps.sum())
 
     ratios = {}

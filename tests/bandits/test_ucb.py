@@ -35,9 +35,9 @@ def test_ucb1_equals_the_plain_rule_and_a_new_width_compiles_nothing(key):
     def rule(alpha):
         return lambda losses, n: sum(losses) / len(losses) - alpha * math.sqrt(2 * math.log(n) / len(losses))
 
-    assert bandits.replay(key, costs, bandits.policies.ucb1(6))[1].action.tolist() == plain(costs, rule(1.0))
+    assert bandits.replay(key, costs, bandits.policies.ucb1(6)).history.action.tolist() == plain(costs, rule(1.0))
     with contracts.count_compilations() as events:
-        record = bandits.replay(key, costs, bandits.policies.ucb1(6, alpha=0.3))[1]
+        record = bandits.replay(key, costs, bandits.policies.ucb1(6, alpha=0.3)).history
     assert not events
     assert record.action.tolist() == plain(costs, rule(0.3))
     assert not bool(jnp.any(record.status)) and not bool(jnp.any(record.log_prob))
@@ -51,7 +51,7 @@ def test_ucb_v_equals_the_plain_rule(key):
         zeta, count = 1.2 * math.log(n), len(losses)
         return np.mean(losses) - math.sqrt(2 * np.var(losses) * zeta / count) - 3 * zeta / count
 
-    assert bandits.replay(key, costs, bandits.policies.ucb_v(6))[1].action.tolist() == plain(costs, rule)
+    assert bandits.replay(key, costs, bandits.policies.ucb_v(6)).history.action.tolist() == plain(costs, rule)
 
 
 @pytest.mark.x64
@@ -66,7 +66,7 @@ def test_ucb1_plays_the_arms_of_mabwiser(key):
     for row in costs[6:]:
         arms.append(peer.predict())
         peer.partial_fit([arms[-1]], [-row[arms[-1]]])
-    assert bandits.replay(key, costs, bandits.policies.ucb1(6))[1].action.tolist() == arms
+    assert bandits.replay(key, costs, bandits.policies.ucb1(6)).history.action.tolist() == arms
 
 
 def test_unplayed_arms_come_first_also_under_masks(key):

@@ -123,9 +123,9 @@ HEAT = {
 def _heat(cells, method, omega):
     methods = {"cg": _cg_for, "backward": BACKWARD, "forward": linear.methods.ssor_pcg}
     one, omega = bandits.policies.fixed(1, arm=0), jnp.asarray([omega])
-    _, record = linear.tuned_sequence(
+    record = linear.tuned_sequence(
         jax.random.key(0), linear.streams.heat(cells), methods[method], one, omega, num_rounds=5000
-    )
+    ).history
     assert not bool(jnp.any(record.status))
     return np.asarray(record.steps)
 

@@ -122,7 +122,7 @@ def test_learns_the_radius_and_nears_the_best_arm_of_every_instance(shifted, key
     Measured: 1.15 of the row minima on average, 1.24 at worst; .77 of the best fixed arm over all rounds.
     """
     costs, contexts = shifted
-    state, record = _replayed(key, shifted, _policy())
+    _, state, record, _ = _replayed(key, shifted, _policy())
     ratio = record.cost[:, 100:].sum(1) / costs[100:].min(1).sum()
     print(ratio, record.cost.sum(1) / costs.sum(0).min())
     assert float(ratio.mean()) <= 1.2 and float(ratio.max()) <= 1.35, ratio
@@ -141,8 +141,8 @@ def test_a_wrong_theory_is_abandoned(shifted, key):
     """
     costs, contexts = shifted
     table = (costs[:, ::-1], contexts)
-    alone = _replayed(key, table, bandits.policies.tsallis_inf(20, floor=1.0))[1].cost.sum(1).mean()
-    safe = _replayed(key, table, _policy())[1].cost.sum(1).mean()
+    alone = _replayed(key, table, bandits.policies.tsallis_inf(20, floor=1.0)).history.cost.sum(1).mean()
+    safe = _replayed(key, table, _policy()).history.cost.sum(1).mean()
     print(safe / alone, alone / costs.sum(0).min())
     assert float(safe) <= (1 + 3 / np.sqrt(400)) * float(alone)
 
@@ -165,19 +165,19 @@ def test_a_matrix_without_consistent_order(key):
     table = linear.cost_table(
         jax.random.key(1), stream, linear.methods.sor, jnp.asarray(GRID), num_rounds=400, tol=1e-4
     )
-    ratio = _replayed(key, table, _policy(low=0.0, high=1.0))[1].cost.sum(1) / table[0].sum(0).min()
+    ratio = _replayed(key, table, _policy(low=0.0, high=1.0)).history.cost.sum(1) / table[0].sum(0).min()
     print(ratio, table[0].mean(0))
     assert float(ratio.mean()) <= 1.05
 
 
 def test_equal_under_vmap_and_compiled_once(shifted, key):
     """Lanes of a batch are separate runs; other numbers compile nothing."""
-    batch = _replayed(key, shifted, _policy())[1]
+    batch = _replayed(key, shifted, _policy()).history
     costs, contexts = shifted
     with contracts.count_compilations() as events:
         _replayed(key, shifted, _policy(low=-0.1, tol=1e-3, misfit=0.2, unit=2.0))
     assert not events
-    one = bandits.replay(jax.random.split(key, 4)[2], costs, _policy(), contexts)[1]
+    one = bandits.replay(jax.random.split(key, 4)[2], costs, _policy(), contexts).history
     np.testing.assert_array_equal(one.action, batch.action[2])
 
 
@@ -256,7 +256,7 @@ def test_static_misuse_raises(small, key):
 
 
 def _total(seed, stream, method, policy, arms):
-    _, record = linear.tuned_sequence(jax.random.key(seed), stream, method, policy, arms, num_rounds=5000)
+    record = linear.tuned_sequence(jax.random.key(seed), stream, method, policy, arms, num_rounds=5000).history
     assert not bool(jnp.any(record.status))
     return float(record.cost.sum())
 

@@ -28,9 +28,9 @@ def policies(num_arms=20):
 
 def run(seed, beta, policy, arms, num_rounds, shape=(10, 10)):
     stream = linear.streams.shifted_laplacian(shape, beta=beta)
-    _, record = linear.tuned_sequence(
+    record = linear.tuned_sequence(
         jax.random.key(seed), stream, linear.methods.sor, policy, arms, num_rounds=num_rounds
-    )
+    ).history
     assert not bool(jnp.any(record.status))
     return record
 
@@ -63,7 +63,7 @@ def _learnt(arms=ARMS):
 @pytest.mark.parametrize("name", [*policies(), "learnt physics"])
 def test_one_outer_scan_and_no_callback(name, key):
     policy = _learnt() if name == "learnt physics" else policies()[name]
-    jaxpr = jax.make_jaxpr(lambda k: short(k, policy, num_rounds=5000)[1])(key)
+    jaxpr = jax.make_jaxpr(lambda k: short(k, policy, num_rounds=5000).history)(key)
     found = list(_primitives(jaxpr.jaxpr))
     assert [p for d, p in found if d == 0].count("scan") == 1
     assert not [p for d, p in found if d == 0 and p in ("while", "cond")]
@@ -77,8 +77,8 @@ SLOW = [pytest.param(n, marks=pytest.mark.slow) for n in ("tsallis", "chebyshev"
 @pytest.mark.parametrize("name", ["binned", *SLOW])
 def test_vmap_over_seeds_equals_separate_runs(name, key):
     keys = jax.random.split(key, 8)
-    batch = jax.jit(jax.vmap(lambda k: short(k, policies()[name])[1]))(keys)
-    one = jax.jit(lambda k: short(k, policies()[name])[1])
+    batch = jax.jit(jax.vmap(lambda k: short(k, policies()[name]).history))(keys)
+    one = jax.jit(lambda k: short(k, policies()[name]).history)
     loop = jax.tree.map(lambda *a: jnp.stack(a), *[one(k) for k in keys])
     np.testing.assert_array_equal(batch.action, loop.action)
     np.testing.assert_array_equal(batch.steps, loop.steps)
@@ -87,11 +87,13 @@ def test_vmap_over_seeds_equals_separate_runs(name, key):
 def test_stopping_and_going_on_changes_nothing(key):
     policy = policies()["binned"]
     whole = short(key, policy, num_rounds=12)
-    state, first = short(key, policy, num_rounds=5)
-    end, second = short(key, policy, num_rounds=7, state=state)
-    joined = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), first, second)
-    contracts.assert_close(joined, whole[1], 0.0, "record")
-    contracts.assert_close(end, whole[0], 0.0, "state")
+    first = short(key, policy, num_rounds=5)
+    second = short(key, policy, num_rounds=7, state=first.state)
+    joined = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), first.history, second.history)
+    contracts.assert_close(joined, whole.history, 0.0, "record")
+    contracts.assert_close(second.state, whole.state, 0.0, "state")
+    np.testing.assert_array_equal(second.value, whole.value)
+    np.testing.assert_array_equal(second.value, second.state.carry.solution)
 
 
 def test_fresh_policies_of_other_values_compile_nothing(key):
@@ -102,8 +104,9 @@ def test_fresh_policies_of_other_values_compile_nothing(key):
 
 
 def test_zero_rounds(key):
-    state, record = short(key, policies()["tsallis"], num_rounds=0)
-    assert record.steps.shape == (0,) and int(state.round) == 0
+    result = short(key, policies()["tsallis"], num_rounds=0)
+    assert result.history.steps.shape == (0,) and int(result.state.round) == int(result.status) == 0
+    assert not bool(jnp.any(result.value))
 
 
 @pytest.mark.x64
@@ -115,7 +118,9 @@ def test_cost_table_meets_the_same_problems(key):
     stream = linear.streams.shifted_laplacian((4, 4))
     arms = jnp.asarray([*ARMS[:16:4], 2.0])
     table, context = linear.cost_table(key, stream, linear.methods.sor, arms, num_rounds=15)
-    _, record = linear.tuned_sequence(key, stream, linear.methods.sor, bandits.policies.uniform(5), arms, num_rounds=15)
+    record = linear.tuned_sequence(
+        key, stream, linear.methods.sor, bandits.policies.uniform(5), arms, num_rounds=15
+    ).history
     np.testing.assert_array_equal(table[jnp.arange(15), record.action], record.cost)
     np.testing.assert_array_equal(context, record.context)
     np.testing.assert_array_equal(table[:, 4], 10_000)
@@ -125,9 +130,9 @@ def test_cost_table_meets_the_same_problems(key):
 @pytest.mark.x64
 def test_cost_is_the_users_and_says_so_where_it_is_none(key):
     stream = linear.streams.shifted_laplacian((4, 4))
-    _, record = linear.tuned_sequence(
+    record = linear.tuned_sequence(
         key, stream, linear.methods.sor, bandits.policies.uniform(2), jnp.array([1.0, 1.5]), num_rounds=12, cost=_work
-    )
+    ).history
     priced = record.action == 0
     np.testing.assert_allclose(record.cost[priced], (record.steps * (1 + record.parameter))[priced])
     np.testing.assert_array_equal(record.status, jnp.where(priced, 0, status.NONFINITE_INPUT))
@@ -153,9 +158,9 @@ def test_an_arm_that_fails_at_once_is_abandoned(name, key):
     """
     arms = np.array([1.0, 1.2, 1.4, 1.6, 2.0])
     stream = linear.streams.shifted_laplacian((4, 4))
-    _, record = linear.tuned_sequence(
+    record = linear.tuned_sequence(
         key, stream, linear.methods.sor, FAILING[name](arms), jnp.asarray(arms), num_rounds=300, tol=1e-4
-    )
+    ).history
     failed = record.action == 4
     np.testing.assert_array_equal(record.status, jnp.where(failed, status.OUT_OF_RANGE, 0))
     np.testing.assert_array_equal(record.cost, jnp.where(failed, 10_000, record.steps))
@@ -218,7 +223,7 @@ def test_perona_malik_smooths_noise_and_keeps_the_edge(key):
     edge = jnp.where(jnp.arange(24) < 12, 0.2, 0.8)[None, :] * jnp.ones((16, 1))
     noisy = edge + 0.02 * jax.random.normal(key, edge.shape)
     stream = linear.streams.perona_malik(noisy[None], steps_per_image=20, contrast=0.05, last_step=1.0)
-    state, record = linear.tuned_sequence(
+    _, state, record, _ = linear.tuned_sequence(
         key, stream, linear.methods.ssor_pcg, bandits.policies.fixed(1, arm=0), jnp.array([1.2]), num_rounds=20
     )
     final = state.carry.solution
@@ -343,8 +348,8 @@ def test_policies_on_the_heat_stream():
     for name, (policy, low, high) in limits.items():
         totals = []
         for seed in range(3):
-            _, record = linear.tuned_sequence(
+            record = linear.tuned_sequence(
                 jax.random.key(seed), linear.streams.heat(25), ssor, policy, jnp.asarray(ARMS), num_rounds=5000
-            )
+            ).history
             totals.append(int(record.steps.sum()))
         assert low <= np.mean(totals) <= high, (name, totals)

@@ -35,8 +35,7 @@ def _weights(key, dtype):
 
 def _replay(key, dtype):
     def run(key, costs, mixing):
-        state, record = bandits.replay(key, costs, bandits.policies.exp3(3, mixing=mixing))
-        return state, record
+        return bandits.replay(key, costs, bandits.policies.exp3(3, mixing=mixing))
 
     mixing = jax.random.uniform(key, (), dtype, 0, 0.2)
     return run, (key, jax.random.uniform(key, (9, 3), dtype), mixing)
@@ -128,7 +127,8 @@ ENTRIES = {
     "jaxsci.bandits.policies.ExponentialState": Record(),
     "jaxsci.bandits.policies.Moments": Record(),
     "jaxsci.bandits.Regret": Record(),
-    "jaxsci.bandits.Replay": Record(),
+    "jaxsci.bandits.ReplayRecord": Record(),
+    "jaxsci.bandits.ReplayResult": Record(),
     "jaxsci.bandits.ReplayState": Record(),
     "jaxsci.bandits.wrappers.WindowedState": Record(),
 }

@@ -132,8 +132,9 @@ def _tuned(make):
 
 
 def _sequence(key, stream, policy, arms, tol):
-    state, record = linear.tuned_sequence(key, stream, linear.methods.sor, policy, arms, num_rounds=6, tol=tol)
-    return state.policy.losses, record.action, record.steps, record.cost
+    result = linear.tuned_sequence(key, stream, linear.methods.sor, policy, arms, num_rounds=6, tol=tol)
+    record = result.history
+    return result.state.policy.losses, record.action, record.steps, record.cost, result.status
 
 
 def _table(key, stream, policy, arms, tol):
@@ -173,7 +174,8 @@ ENTRIES = {
     "jaxsci.linear.tuned_step": Compiled(_tuned(_step)),
     "jaxsci.linear.iterations": Compiled(_iterations),
     "jaxsci.linear.Result": Record(),
-    "jaxsci.linear.Record": Record(),
+    "jaxsci.linear.TunedRecord": Record(),
+    "jaxsci.linear.TunedResult": Record(),
     "jaxsci.linear.TunedState": Record(),
     "jaxsci.linear.methods.sor": _method(Partial(bind(linear.methods.sor), 1.4)),
     "jaxsci.linear.methods.cg": _method(linear.methods.cg),
