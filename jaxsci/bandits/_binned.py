@@ -1,4 +1,4 @@
-"""A contextual policy out of any other: cut the context's range into bins and run one copy in each.
+"""A contextual policy out of any other policy: the range of the context is cut into bins, each with a copy of its own.
 
 Reference: Khodak et al. 2024, Learning to Relax, section 4 (discretised contexts).
 """
@@ -16,15 +16,15 @@ from jaxsci.core.types import Size, float_dtype
 
 
 def binned(policy: Policy, num_bins: Size, *, low: ArrayLike, high: ArrayLike) -> Policy:
-    """Independent copies of `policy`, the one whose bin centre lies nearest to the scalar context plays.
+    """Independent copies of `policy`, one for each bin of a scalar context; the copy of the context's bin plays.
 
-    Centres stand at low + (high - low)(j + 1/2)/m. A context midway between two centres goes to the lower one, one
-    outside the range to the nearest bin.
+    The bins divide [low, high] equally, with centres at low + (high - low)(j + 1/2)/m. A context on the border of two
+    bins belongs to the lower one. A context outside the range belongs to the nearest bin.
 
     Args:
         policy: any policy; it is called without a context.
         num_bins: m, static.
-        low, high: range of the context, traced; of an empty range (low = high) the middle bin plays alone.
+        low, high: range of the context, traced; if the range is empty (low = high), the middle bin always plays.
 
     Raises:
         ValueError: num_bins < 1.

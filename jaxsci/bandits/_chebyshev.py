@@ -4,8 +4,8 @@ Features $\phi(c) = (T_0, \ldots, T_{m-1})(2(c - a)/(b - a) - 1)$. Arm i predict
 $\theta_i$ the least-squares fit to its losses in the box $|\theta_{ij}| \le u_j$ that a Lipschitz cost implies. With
 $i^*$ the best prediction, $p_i = 1/(K + \eta(\hat y_i - \hat y_{i^*}))$ elsewhere and the rest on $i^*$.
 
-The data are never kept: each arm holds the triangular factor of its least-squares problem, updated by one row of
-Givens rotations a round, so float32 works (normal equations would lose its digits).
+The data are not kept. Each arm holds the triangular factor of its least-squares problem, and a round updates it by one
+row of Givens rotations. This works in float32, in which normal equations would lose too many digits.
 
 References: Khodak et al. 2024, Learning to Relax, section 4 and algorithm 2; Foster and Rakhlin 2020, Beyond UCB
 (inverse gap weighting).
@@ -29,8 +29,8 @@ _SWEEPS = 50
 
 
 class ChebyshevState(NamedTuple):
-    """Per arm: triangular factor R, right-hand side z, leftover squares, coefficients. Overall: running sums
-    and the weighted plays."""
+    """For each arm the triangular factor R, the right-hand side z, the squares that no fit can reach, and the
+    coefficients; for all arms together the rate eta, the largest loss, three running sums, and the weighted plays."""
 
     factor: Float[Array, "K m m"]
     target: Float[Array, "K m"]
@@ -47,12 +47,12 @@ class ChebyshevState(NamedTuple):
 def cheb_cb(
     num_arms: Size, *, low: ArrayLike, high: ArrayLike, num_features: Size = 6, floor: ArrayLike = 0.0
 ) -> Policy:
-    """Contextual bandit for smooth costs of a scalar context; scales itself to losses of any positive range.
+    """Contextual bandit for costs that are smooth in a scalar context; adapts its scale to the range of the losses.
 
     Args:
         num_arms: K, static.
-        low, high: range [a, b] of the context, traced; contexts outside are clipped, and of an empty range (a = b)
-            all count as its middle.
+        low, high: range [a, b] of the context, traced; contexts outside are clipped. If the range is empty (a = b),
+            every context counts as its middle.
         num_features: m, Chebyshev polynomials T_0 ... T_{m-1}, static.
         floor: least possible loss, subtracted before fitting, traced; losses are >= floor >= 0.
 
@@ -72,7 +72,7 @@ def cheb_cb(
 
 
 def _slack(num_features: int) -> float:
-    """N: largest loss times N is the scale that brings predictions and constraints below 1."""
+    """N such that losses divided by (largest loss times N) keep predictions and constraints below 1."""
     return 2 + 4 * (1 + math.log(num_features))
 
 
@@ -154,7 +154,7 @@ def _learn(
 
 
 def _givens(factor, target, row, y):
-    """Rotate the row [phi, y] into the triangular system [R, z]; returns R, z and what is left of y.
+    """Rotate the row [phi, y] into the triangular system [R, z]; returns R, z and the part of y that is left over.
 
     Equal to a QR factorisation of all rows so far, by m small rotations instead of a LAPACK call.
     """

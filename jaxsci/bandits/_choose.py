@@ -1,7 +1,8 @@
-"""One of several policies, picked by a traced index: a comparison of policies compiles one program.
+"""One of several policies, picked by a traced index, so that a comparison of policies compiles one program.
 
-As a static axis every policy costs a compilation of all that it steers, which for short studies is most of the time.
-Here they share one, and `jax.lax.switch` runs the chosen branch alone (under `vmap` over the index it runs all).
+If policies are compared along a static axis, the whole program around each policy is compiled again, and in short
+studies that is most of the time. Here all policies are branches of one program. `jax.lax.switch` runs the chosen branch
+alone; under `vmap` over the index it runs all branches.
 """
 
 from collections.abc import Sequence
@@ -16,9 +17,10 @@ from jaxsci.core.protocols import Decision, Policy
 
 
 def choose(policies: Sequence[Policy], index: ArrayLike) -> Policy:
-    """The policy number `index` of `policies`, as a policy.
+    """Policy number `index` of `policies`, as a policy.
 
-    The state holds the states of all (the others never change); `aux` likewise.
+    The state is a tuple of the states of all policies, of which only the chosen one changes. The `aux` of a decision is
+    a tuple too, with zeros for the other policies.
 
     Args:
         policies: policies over the same arms.

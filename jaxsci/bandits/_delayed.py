@@ -1,10 +1,10 @@
 r"""Losses that arrive late: decisions wait in a queue of fixed size until their loss is known.
 
-The policy goes on choosing with what it has learnt so far. A decision brings its own probability and scores along, so
-a late update is weighted by the distribution it was drawn from, not by the present one.
+The policy goes on choosing with what it has learnt so far. A decision carries the probability and the scores of its own
+round, so a late update is weighted by the distribution that the arm was drawn from, not by the present one.
 
-`delayed` is the simulation: each loss arrives a given number of rounds after its choice. Where losses come from outside
-and nobody knows when, `delayed_hold` queues a decision under a ticket and `delayed_settle` learns its loss.
+`delayed` simulates delays: each loss arrives a given number of rounds after its choice. If losses come from outside at
+unknown times, `delayed_hold` queues a decision under a ticket and `delayed_settle` learns the loss of that ticket.
 
 Reference: Joulani, Gyorgy and Szepesvari 2013, Online learning under delayed feedback.
 """
@@ -43,17 +43,17 @@ class DelayedState(NamedTuple):
 
 
 def delayed(policy: Policy, capacity: Size, *, delay: ArrayLike = 1, context: PyTree = None) -> Policy:
-    """`policy`, which learns the loss of round t at the end of round t + delay.
+    """`policy` with delayed losses: the loss of round t is learnt at the end of round t + delay.
 
-    Losses that arrive in the same round are learnt in the order of their decisions. When the queue is full the newest
-    decision is not kept: its loss is never learnt, and `dropped` in the state counts it.
+    Losses that arrive in the same round are learnt in the order of their decisions. A decision that finds the queue
+    full is dropped: its loss is never learnt, and the state counts it in `dropped`.
 
     Args:
         policy: any policy.
         capacity: decisions that can wait at once, the present one included, static: delay + 1 for a constant delay.
         delay: rounds >= 0, an int, or an array (D,) of the delays of rounds 0, 1, ..., repeated from its start when it
-            ends; traced, so random delays are drawn beforehand. Rounds are those with something to learn: one without
-            a play, of weight 0, or with a loss, weight or context that is not finite changes nothing.
+            ends; traced, so random delays are drawn beforehand. Only rounds that teach something are counted: a round
+            without a play, of weight 0, or with a loss, weight or context that is not finite changes nothing.
         context: an example of the contexts, for its shapes and dtypes; None for policies without.
 
     Raises:
@@ -96,7 +96,7 @@ def _select(policy, key, state: DelayedState, context, mask) -> Decision:
 
 
 def _advance(policy, delay, state, decision, loss, context, weight) -> DelayedState:
-    # A round that teaches nothing, which has weight 0 here, is none: the clock stands.
+    # A round that teaches nothing reaches this function with weight 0. It is not counted.
     now, real = state.rounds, weight != 0
     wait = delay if delay.ndim == 0 else delay[now % delay.shape[0]]
     state = tree.where(real, _enqueue(state, decision, loss, context, weight, now + jnp.maximum(wait, 0)), state)
@@ -112,7 +112,7 @@ def _advance(policy, delay, state, decision, loss, context, weight) -> DelayedSt
 
 
 def _enqueue(state: DelayedState, decision, loss, context, weight, due) -> DelayedState:
-    """Into a free place, or nowhere if there is none. The next round begins."""
+    """Put a decision into a free place, or drop it if there is none, and count the round."""
     place = jnp.argmin(state.due)
     free = state.due[place] == _FREE
     pending = _stored.put(state.pending, place, decision, loss, context, weight)
@@ -134,8 +134,10 @@ def _learn(policy, state: DelayedState, place, loss) -> DelayedState:
 def delayed_hold(
     state: DelayedState, decision: Decision, context: PyTree = None, weight: ArrayLike = 1.0
 ) -> tuple[DelayedState, Int[Array, ""]]:
-    """Queue a decision whose loss nobody knows yet; returns the state and the ticket that names it, -1 for a round
-    that will teach nothing: no play, weight 0, a weight or context that is not finite.
+    """Queue a decision whose loss is not known yet; returns the state and the ticket of the decision.
+
+    The ticket is -1 and the state unchanged if the round can teach nothing: no arm was played, the weight is 0, or the
+    weight or the context is not finite.
 
     Args:
         state: of a policy made by `delayed`.
@@ -165,7 +167,7 @@ def _hold(state, decision, context, weight):
 
 
 def delayed_settle(policy: Policy, state: DelayedState, ticket: ArrayLike, loss: ArrayLike) -> DelayedState:
-    """Learn the loss of the decision held under `ticket`; a ticket that is not waiting changes nothing.
+    """Learn the loss of the decision that was queued under `ticket`; an unknown or settled ticket changes nothing.
 
     Args:
         policy: the policy that was wrapped.

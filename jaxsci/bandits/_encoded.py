@@ -12,7 +12,7 @@ from jaxsci.core.protocols import Decision, Policy
 
 
 def encoded(policy: Policy, features: Callable) -> Policy:
-    """`policy` behind a feature map: it sees ``features(context)`` wherever the caller gives a context.
+    """`policy` behind a feature map: where the caller gives a context, `policy` sees ``features(context)``.
 
     Args:
         policy: a contextual policy.

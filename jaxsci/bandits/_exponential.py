@@ -1,11 +1,13 @@
 r"""Exponential weights against an adversary: EXP3, EXP3-IX and EXP3.P, for losses in [0, 1].
 
-All three play $p = (1 - \gamma)\,\mathrm{softmax}(-\eta \hat L) + \gamma/K$ and differ in the estimates that $\hat L$
-sums: importance weighting $\ell/p$ is unbiased, implicit exploration $\ell/(p + \eta/2)$ trades bias for variance, and
-EXP3.P sums gains $g = 1 - \ell$ with a bonus $\beta/p_i$ for every arm, so that its regret holds with high probability.
+All three play $p = (1 - \gamma)\,\mathrm{softmax}(-\eta \hat L) + \gamma/K$ with $\hat L$ a sum of estimated losses,
+and differ in the estimate. Importance weighting $\ell/p$ is unbiased (EXP3). Implicit exploration $\ell/(p + \eta/2)$
+trades bias for variance (EXP3-IX). EXP3.P sums gains $g = 1 - \ell$ with a bonus $\beta/p_i$ for every arm, so that its
+regret bound holds with high probability.
 
-An arm that the mask puts to sleep is charged what was paid meanwhile ($\ell$; by EXP3.P credited what the arms awake
-gained in the mean, $g + n\beta$ of n arms): no regret while asleep, so that it wakes where it fell asleep.
+A mask puts arms to sleep. A sleeping arm is charged the loss $\ell$ that was paid meanwhile; EXP3.P credits it with the
+mean gain of the n arms that are awake, $g + n\beta$. So an arm has no regret while it sleeps, and it wakes with the
+standing that it had when it fell asleep.
 
 References: Auer, Cesa-Bianchi, Freund and Schapire 2002, The nonstochastic multiarmed bandit problem; Bubeck and
 Cesa-Bianchi 2012, Regret analysis of bandit problems, sections 3.1 and 3.2; Neu 2015, Explore no more; Freund,
@@ -26,7 +28,8 @@ from jaxsci.core.types import Size, float_dtype
 
 
 class ExponentialState(NamedTuple):
-    """Cumulative estimated losses (for EXP3.P: gains, negative) of the arms, and the weighted rounds learnt from."""
+    """Cumulative estimated losses of the arms (for EXP3.P minus the estimated gains), and the weighted rounds
+    learnt."""
 
     losses: Float[Array, " K"]
     rounds: Float[Array, ""]
@@ -61,8 +64,8 @@ def exp3_ix(num_arms: Size, *, rate: ArrayLike = 1.0) -> Policy:
 
     Args:
         num_arms: K, static.
-        rate: c > 0, traced. 1 is the analysis's rate for a known number of rounds, with t in place of it;
-            $1/\sqrt 2$ is its rate without a horizon.
+        rate: c > 0, traced. At 1 the rate is that of the analysis for a known number of rounds T, with t in place of
+            T; $1/\sqrt 2$ gives the rate of the analysis without a horizon.
 
     References: Neu 2015, algorithm 1 and theorem 1.
     """
@@ -104,8 +107,8 @@ def _anytime(state: ExponentialState):
     return jnp.sqrt(jnp.log(jnp.asarray(num_arms, dtype)) / (num_arms * (state.rounds + 1)))
 
 
-# What an update needs of its choice, for it may come late. `aux` of the first two is what is added to p in the
-# estimate, `aux` of EXP3.P the probabilities of all arms; and the arms that were asleep.
+# An update may come late, so each decision carries in `aux` what its update needs: the arms that were asleep, and for
+# EXP3 and EXP3-IX the number that is added to p in the estimate, for EXP3.P the probabilities of all arms.
 
 
 def _select_exp3(mixing, key, state: ExponentialState, context, mask) -> Decision:
@@ -142,7 +145,7 @@ def _learn_p(horizon, failure, state: ExponentialState, decision: Decision, loss
     bonus = jnp.minimum(jnp.sqrt(jnp.log(num_arms / failure) / (num_arms * horizon)), 1)
     gain = jnp.full(num_arms, bonus).at[decision.action].add(1 - loss)
     estimate = jnp.where(p > 0, gain / jnp.where(p > 0, p, 1), 0)
-    # The mean of the estimates over p: the gain, and a bonus for each arm that was awake.
+    # A sleeping arm gets the mean of the estimates under p: the gain, and a bonus for each arm that was awake.
     estimate = jnp.where(sleeping, jnp.sum(jnp.where(p > 0, gain, 0)), estimate)
     return ExponentialState(state.losses - (weight * estimate).astype(state.losses.dtype), state.rounds + weight)
 

@@ -1,9 +1,10 @@
 r"""Worlds that change: forget old losses, gradually or all at once.
 
-`discounted` lets what is remembered fade by $\gamma$ before each update, so that the last $1/(1 - \gamma)$ plays or so
-count: sums are multiplied by it (and with them the clocks of the adversarial policies, whose learning rates thus stay),
-ridge regression fades towards its prior, $A \leftarrow \gamma A + (1 - \gamma)\lambda I$. `windowed` remembers the last
-W plays alone. Rounds that teach nothing make nothing forgotten.
+`discounted` multiplies the sums that a policy remembers by $\gamma$ before each update, so that about the last
+$1/(1 - \gamma)$ plays count. The round counts of adversarial policies are sums too; they approach $1/(1 - \gamma)$, and
+with them the learning rates approach a constant instead of 0. Ridge regression fades towards its prior,
+$A \leftarrow \gamma A + (1 - \gamma)\lambda I$. `windowed` remembers the last W plays and no others. In a round that
+teaches nothing, nothing is forgotten either.
 
 References: Garivier and Moulines 2011, On upper-confidence bound policies for switching bandit problems; Russac,
 Vernade, Cappe 2019, Weighted linear bandits for non-stationary environments (discounted LinUCB).
@@ -29,13 +30,13 @@ from jaxsci.core.types import Size, float_dtype
 
 
 class DiscountedState(NamedTuple):
-    """The state of the wrapped policy, which fades."""
+    """The state of the wrapped policy, faded before each update."""
 
     policy: PyTree
 
 
 class WindowedState(NamedTuple):
-    """The wrapped policy's state, the plays in the window, a ring, and how many there have been."""
+    """The wrapped policy's state, the plays in the window (a ring buffer), and the number of plays so far."""
 
     policy: Moments
     window: _stored.Stored
@@ -43,12 +44,12 @@ class WindowedState(NamedTuple):
 
 
 def discounted(policy: Policy, *, discount: ArrayLike = 0.99) -> Policy:
-    r"""`policy` with its memory of all arms faded by $\gamma$ before each update; D-UCB out of `ucb1`.
+    r"""`policy` whose memory of all arms is faded by $\gamma$ before each update; `discounted(ucb1(K))` is D-UCB.
 
     Args:
         policy: one whose state is `Moments` (`epsilon_greedy`, `ucb1`, `ucb_v`, the Thompson policies),
             `ExponentialState`, `TsallisState`, or `RidgeState` (`lin_ucb`, `lin_ts`; a round then costs d^3 for every
-            arm), or a `binned` one of these.
+            arm), or such a policy wrapped by `binned`.
         discount: $\gamma$ in (0, 1], traced; 1 forgets nothing.
 
     The state is a `DiscountedState`.
@@ -67,11 +68,13 @@ def discounted(policy: Policy, *, discount: ArrayLike = 0.99) -> Policy:
 
 
 def windowed(policy: Policy, length: Size, *, context: PyTree = None) -> Policy:
-    """`policy` over the last `length` plays: each update takes back the one that leaves; SW-UCB out of `ucb1`.
+    """`policy` that remembers the last `length` plays: each update takes back the play that leaves the window.
+
+    `windowed(ucb1(K), W)` is SW-UCB.
 
     Args:
-        policy: a policy whose state is `Moments`, or a `binned` one of such.
-        length: W >= 1, plays remembered, static; rounds that teach nothing are none.
+        policy: a policy whose state is `Moments`, or such a policy wrapped by `binned`.
+        length: W >= 1, plays remembered, static; rounds that teach nothing are not counted.
         context: an example of the contexts, for its shapes and dtypes; None for policies without.
 
     Raises:
@@ -89,12 +92,12 @@ def windowed(policy: Policy, length: Size, *, context: PyTree = None) -> Policy:
 
 
 def _fade_sums(state, policy, discount):
-    """Everything but integers, which count rounds."""
+    """All floating leaves times the discount; integer leaves count rounds and stay."""
     return jax.tree.map(lambda a: (discount * a).astype(a.dtype) if jnp.issubdtype(a.dtype, jnp.inexact) else a, state)
 
 
 def _fade_ridge(state: RidgeState, policy, discount):
-    # Ridge regression starts without a draw, from its prior.
+    # The initial state of ridge regression is its prior and depends on no key.
     return _ridge.faded(state, policy.init(jax.random.key(0)), discount.astype(state.theta.dtype))
 
 
@@ -135,7 +138,7 @@ def _slide(policy, state: WindowedState, decision, loss, context, weight) -> Win
     leaving = tree.dynamic_index(state.window, place)
     grown = policy.update(state.policy, decision, loss, context, weight)
     shrunk = policy.update(grown, leaving.decision, leaving.loss, leaving.context, -leaving.weight)
-    # What rounding leaves of an arm that has left the window is no play.
+    # An arm whose plays have all left the window keeps rounding errors in its sums: they are set to 0.
     here = shrunk.count > jnp.sqrt(jnp.finfo(shrunk.count.dtype).eps)
     total, squares, count = (jnp.where(here, a, 0) for a in (shrunk.total, shrunk.squares, shrunk.count))
     window = _stored.put(state.window, place, decision, loss, context, weight)

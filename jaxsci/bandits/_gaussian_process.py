@@ -7,10 +7,11 @@ posterior over all arms. The parameters are fitted again every few rounds; betwe
 The default kernel is that of the bandit over interface conditions, with arms that are binary vectors:
 $k = \exp(-\|s - s'\|^2/\lambda)\,\exp(g\,\mathrm{mean}_j(1 - |a_j - a'_j|))$,
 noise $1/\tau$, $\tau \sim \Gamma(100, 1)$.
-The program published with it takes, as "Thompson sampling", the best of 20 independent draws at every arm. That
-ignores how arms are correlated, and the best of 20 is about $\mu - 1.87\,\sigma$ with some noise: an optimistic rule
-rather than a draw from the posterior. Here it is ``marginal_max=20``; the joint draw is the default. That program also
-fits anew after every round, to convergence; here every few rounds, by a fixed number of steps from the same start.
+The program published with that paper takes, as "Thompson sampling", the best of 20 independent draws at every arm. This
+ignores how arms are correlated, and the best of 20 draws is about $\mu - 1.87\,\sigma$ with some noise: an optimistic
+rule rather than a draw from the posterior. It is available as ``marginal_max=20``; the default here is the joint draw.
+The published program also fits the parameters after every round, to convergence. Here they are fitted every few rounds,
+by a fixed number of steps from the same start.
 
 References: Srinivas et al. 2010, Gaussian Process Optimization in the Bandit Setting, algorithm 1; Krause and Ong 2011,
 Contextual Gaussian Process Bandit Optimization, section 3 (product kernels); Zhang et al. 2023, Meta Learning of
@@ -36,7 +37,7 @@ from jaxsci.core.types import Size, float_dtype
 
 
 class GPSurrogate(eqx.Module):
-    """What GP policies believe about losses, and when they fit it again; made by `gp_surrogate`."""
+    """The model of the losses under a GP policy, and when its parameters are fitted; made by `gp_surrogate`."""
 
     arms: Float[Array, "K p"]
     model: Callable
@@ -52,7 +53,8 @@ class GPSurrogate(eqx.Module):
 
 
 class GPState(NamedTuple):
-    """The process over the plays so far, ``x = (contexts, arms)``; its parameters; weights of its rows; plays."""
+    """The process over the plays so far, ``x = (contexts, arms)``; its parameters; the weight of each play; all
+    plays."""
 
     process: gp.GP
     params: PyTree
@@ -94,22 +96,23 @@ def gp_surrogate(
     refit_steps: ArrayLike = 20,
     jitter: ArrayLike = 1e-5,
 ) -> GPSurrogate:
-    """What a GP policy believes and how it learns.
+    """The Gaussian-process model of losses for `gp_ucb` and `gp_ts`, and how it is fitted.
 
     Args:
         arms: (K, p), what the kernel sees of each arm, traced.
         capacity: T, how many plays are remembered, static. Memory T^2, a round O(T^2 K), a fit O(T^3) a step. When
-            T plays are stored, later ones are not learnt from: the policy goes on with the belief that it has, and
+            T plays are stored, later plays teach nothing: the policy goes on with the posterior that it has, and
             ``state.process.status`` says `gp.FULL`.
         context_size: q; contexts are (q,) arrays (scalars too when q = 1), none when 0; static. Standardise them.
         model: ``model(params) -> (kernel, noise)``, the kernel on inputs (s, a) of a context (q,) and an arm (p,),
             the noise a scalar. A module-level function or `Partial`.
         params: positive parameters, from which each fit starts, traced; all 1 for the default model.
-        log_prior: ``log_prior(params) -> scalar`` or None; that of the default model unless given.
+        log_prior: ``log_prior(params) -> scalar``, or None for none. The default belongs to the default model and is
+            left out with any other.
         center: prior mean of the losses, traced; losses of any range.
-        warmup: this many first plays are uniformly random, traced.
-        refit_every: fit when `warmup` and then every so many plays are stored, traced.
-        refit_steps: evaluations in one fit, traced; 0 keeps `params`.
+        warmup: number of first plays that are uniformly random, traced.
+        refit_every: the first fit follows when `warmup` plays are stored, another after every so many more, traced.
+        refit_steps: evaluations of the likelihood in one fit, traced; 0 never fits and keeps `params`.
         jitter: see `gp.condition`, traced.
 
     Under `jax.vmap` each round pays for a fit, due or not; run many seeds by `jax.lax.map`.
@@ -152,7 +155,7 @@ def gp_ucb(surrogate: GPSurrogate, *, exploration: ArrayLike = 1.0) -> Policy:
 
     Args:
         surrogate: from `gp_surrogate`.
-        exploration: beta, traced; 0 is greedy: the same state can be played out with it after learning.
+        exploration: beta, traced; 0 is greedy. A state that was learnt with one value may be used with another.
 
     The state is a `GPState`, the decision's aux the predicted loss of the arm. After the warm-up the choice is
     deterministic: log_prob is 0, and importance weights cannot be taken from it.
@@ -274,8 +277,8 @@ def _learn(surrogate: GPSurrogate, state: GPState, decision: Decision, loss, con
 
 
 def _refit(surrogate: GPSurrogate, process: gp.GP, params, weights):
-    # From the first parameters each time: from the last ones a fit never comes back once few plays have led it to a
-    # length or coupling of zero, where the likelihood is flat.
+    # Every fit starts from the first parameters. A few early plays may lead a fit to a length or coupling of zero,
+    # where the likelihood is flat, and a fit that started there would never leave.
     model = Partial(_weighted, surrogate.model, weights)
     data = process.x, process.y, process.mask
     fitted = gp.fit(
@@ -289,13 +292,13 @@ def _refit(surrogate: GPSurrogate, process: gp.GP, params, weights):
     )
     kernel, noise = model(fitted.value)
     after = gp.condition(kernel, *data, noise=noise, jitter=surrogate.jitter)
-    # A fit cut short is the plan here, not trouble.
+    # Fits are cut short on purpose, so that is not reported.
     bits = process.status | after.status | fitted.status & ~(status.MAX_STEPS | status.STAGNATED)
     return after._replace(status=bits), fitted.value
 
 
 def _weighted(model, weights, params):
-    """A play of weight w has noise variance 1/w times that of one play."""
+    """The model with the noise variance of each play divided by its weight."""
     kernel, noise = model(params)
     return kernel, noise / weights
 

@@ -5,8 +5,8 @@ With predicted losses $\hat y$ of K arms and the best one b, an arm is played wi
 $$\text{SquareCB: } p_a = \frac{1}{K + \gamma_t(\hat y_a - \hat y_b)}, \qquad
 \text{FastCB: } p_a = \frac{\hat y_b}{K\hat y_b + \gamma_t(\hat y_a - \hat y_b)},$$
 
-and b with what is left; $\gamma_t = g\,t^\rho$ after t learnt losses. FastCB is the first formula at
-$\gamma_t/\hat y_b$: it explores less where the best loss is small.
+and b with the remaining probability; $\gamma_t = g\,t^\rho$ after t learnt losses. FastCB is SquareCB with
+$\gamma_t/\hat y_b$ in place of $\gamma_t$: it explores less where the best loss is small.
 
 References: Foster and Rakhlin 2020, Beyond UCB, algorithm 1; Foster and Krishnamurthy 2021, Efficient first-order
 contextual bandits, algorithm 1; Foster, Agarwal, Dudík, Luo, Schapire 2018, Practical contextual bandits with
@@ -52,8 +52,8 @@ def square_cb(
             $\hat y_a - w_a \le \min_b \hat y_b + w_b$ with $w^2 = \Delta\,\phi^\top A^{-1}\phi$, $\Delta$ =
             `eliminate` $\times \ln(Kt)$, traced; needs a regressor with leverage.
 
-    The losses' range decides what `exploration` means: [0, 1] here as in the literature. A loss or a context that is
-    not finite teaches nothing.
+    The meaning of `exploration` depends on the range of the losses: [0, 1] here, as in the literature. A loss or a
+    context that is not finite teaches nothing.
 
     Raises:
         ValueError: `eliminate` with a regressor that has no leverage.
@@ -80,7 +80,7 @@ def fast_cb(
     floor: ArrayLike = 1e-3,
     eliminate: ArrayLike | None = None,
 ) -> Policy:
-    r"""FastCB: inverse gap weighting at $\gamma_t/\hat y_b$, for losses in [0, 1] of which the best are near 0.
+    r"""FastCB: inverse gap weighting with $\gamma_t/\hat y_b$, for losses in [0, 1] whose smallest are near 0.
 
     Args:
         regressor, exploration, exponent, eliminate: as in `square_cb`.

@@ -30,10 +30,10 @@ def lin_ucb(num_arms: Size, num_features: Size, *, alpha: ArrayLike = 1.0, **opt
         options: further arguments of `ridge`: regularization (traced), shared, refresh_every (static). With
             ``shared=True`` there is one $\theta$ for all arms and the context is Float[K, d]; else Float[d].
 
-    Losses have any range. The fit starts from loss 0: losses above 0 make every arm look best where it is unknown,
-    losses below 0 (minus a reward) leave exploration to `alpha`. Ties go to the lower index. A loss or a context that
-    is not finite teaches nothing. The choice is deterministic: log_prob is 0, no importance weights come from it.
-    `discounted` makes it forget.
+    Losses have any range. The fit starts from the prediction 0. If losses are positive, an unknown arm thus looks
+    better than the known ones and is explored; if they are negative (minus a reward), exploration is left to `alpha`.
+    Ties go to the lower index. A loss or a context that is not finite teaches nothing. The choice is deterministic, so
+    log_prob is 0, and importance weights cannot be taken from it. `discounted` applies.
 
     Raises:
         ValueError: a size below 1; a context of another shape, when it is used.
@@ -59,15 +59,14 @@ def lin_ucb(num_arms: Size, num_features: Size, *, alpha: ArrayLike = 1.0, **opt
 def lin_ts(num_arms: Size, num_features: Size, *, alpha: ArrayLike = 1.0, **options) -> Policy:
     r"""Linear Thompson sampling: draws $\tilde\theta \sim N(\hat\theta, \alpha^2 A^{-1})$ and plays its best arm.
 
-    Shared parameters are drawn through the Cholesky factor of A. Of parameters of its own an arm shows only their
-    component along $\phi$, which is drawn directly: the same law without a factorisation.
+    Shared parameters are drawn through the Cholesky factor of A. If every arm has its own parameters, only their
+    product with $\phi$ matters; that is drawn directly, with the same law and without a factorisation.
 
     Args:
         num_arms, num_features, options: as in `lin_ucb`.
         alpha: spread of the draw, >= 0, traced.
 
-    The probability of the arm has no closed form: log_prob is that of the choice given the draw, 0, and importance
-    weights cannot be taken from it.
+    The probability of the arm has no closed form: log_prob is 0, and importance weights cannot be taken from it.
 
     Raises:
         ValueError: a size below 1; a context of another shape, when it is used.

@@ -1,6 +1,6 @@
 """What policies over independent arms remember: the weighted moments of every arm's losses.
 
-One record for all of them, so that discounting and sliding windows are written once (`_forgetting.py`).
+All such policies share one record, so that discounting and sliding windows are written once (`_forgetting.py`).
 """
 
 from typing import NamedTuple
@@ -14,7 +14,11 @@ from jaxsci.core.protocols import Decision
 
 
 class Moments(NamedTuple):
-    """Of every arm: weighted sums of its losses and of their squares, and its weighted plays; and the rounds learnt."""
+    """For every arm, the weighted sums of its losses and of their squares and its weighted plays; and the rounds
+    learnt.
+
+    Under `binned` every array has a leading axis of bins.
+    """
 
     total: Float[Array, "*bins K"]
     squares: Float[Array, "*bins K"]
@@ -28,13 +32,13 @@ class Moments(NamedTuple):
 
 
 def init_moments(like: Array, key, *, num_arms: int) -> Moments:
-    """No plays yet, in the dtype of `like`."""
+    """The moments before any play, in the dtype of `like`."""
     zeros = jnp.zeros(num_arms, like.dtype)
     return Moments(zeros, zeros, zeros, jnp.int32(0))
 
 
 def learning_moments(centre: Array) -> Partial:
-    """The update of a policy: adds ``weight`` plays of the loss less `centre`; a negative weight takes them back."""
+    """The update of a policy that adds ``weight`` plays of (loss - `centre`); a negative weight takes plays back."""
     return as_update(Partial(_learn, centre))
 
 

@@ -1,7 +1,7 @@
-r"""Neural bandits: a perceptron as the regressor under inverse gap weighting, one gradient step a round.
+r"""Neural bandits: inverse gap weighting over a perceptron that takes one gradient step a round.
 
-The network of width m stands in the tangent parametrisation (standard normal weights, every layer's sum divided by
-the root of its fan-in) and is centred: $z(\theta; x) = f(\theta; x) - f(\theta_0; x)$ predicts $\hat y = z + 1/2$
+The network of width m has the tangent parametrisation (standard normal weights, every layer's sum divided by the root
+of its fan-in) and is centred: $z(\theta; x) = f(\theta; x) - f(\theta_0; x)$ predicts $\hat y = z + 1/2$
 (square loss) or $\hat y = 1/(1 + e^{-z})$ (log loss). In each round the chosen arm's loss is followed by
 
 $$\theta \leftarrow \Pi_B\Big(\theta - \eta\nabla\Big[\ell(y, z) + \frac{c_p^2}{2\sqrt m}\,\ell''(z)
@@ -36,7 +36,7 @@ _LOSSES = ("square", "log")
 
 
 class NetworkState(NamedTuple):
-    """Parameters now and at the start, and the signs of the perturbations (None in the closed form)."""
+    """Present and initial parameters, and the signs of the perturbations (None for the closed form)."""
 
     params: PyTree
     start: PyTree
@@ -142,7 +142,8 @@ def neu_fast_cb(
         floor: predictions are clipped to [floor, 1], traced.
         options: further arguments of `network`: hidden, activation, perturbation, radius, num_perturbations.
 
-    Losses in [0, 1]: of one beyond the log loss has no minimum, and the predictions saturate without a status.
+    Losses in [0, 1]. For a loss outside that range the log loss has no minimum: the predictions saturate, and no status
+    says so.
 
     Raises:
         ValueError: as `network`.
@@ -166,17 +167,17 @@ def neu_fast_cb(
 
 
 def _times_root(exploration, num_arms: int):
-    """g sqrt(K): inverse gap weighting itself takes gamma_t = g sqrt(t)."""
+    """g sqrt(K). The factor sqrt(t) of gamma_t comes from inverse gap weighting itself."""
     return jnp.asarray(exploration, float_dtype(exploration)) * num_arms**0.5
 
 
 def _tangent(x, kernel, bias):
-    """The product of a layer in the tangent parametrisation; without bias, which arms would share."""
+    """The product of a layer in the tangent parametrisation. There is no bias, which all arms would share."""
     return x @ kernel * kernel.shape[0] ** -0.5
 
 
 def _output(params, cfg, x):
-    # The first layer's divisor is taken back: features of norm 1 give hidden sums of variance 1.
+    # This undoes the divisor of the first layer, so that features of norm 1 give hidden sums of variance 1.
     return mlp.apply(params, cfg, x * cfg.num_in**0.5, dense=_tangent)[..., 0]
 
 
@@ -196,7 +197,7 @@ def _init(key, *, cfg, num_perturbations, dtype) -> NetworkState:
 
 
 def _shifts(moved, signs, scale):
-    """What each perturbation adds to every prediction: Float[S]; the plain 0 in the closed form."""
+    """What each perturbation adds to every prediction, Float[S]; a single 0 for the closed form."""
     if signs is None:
         return jnp.zeros(1, scale.dtype)
     pairs = zip(jax.tree.leaves(moved), jax.tree.leaves(signs))

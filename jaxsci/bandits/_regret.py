@@ -1,7 +1,8 @@
-r"""Regret: what was paid beyond the best fixed arm, $\sum_{s\le t} c_{s,a_s} - c_{s,i^*}$, and beyond the best arm of
-every single round, $\sum_{s\le t} c_{s,a_s} - \min_i c_{s,i}$.
+r"""Regret: costs paid beyond those of the best fixed arm, $\sum_{s\le t} c_{s,a_s} - c_{s,i^*}$, and beyond those of
+the best arm of every single round, $\sum_{s\le t} c_{s,a_s} - \min_i c_{s,i}$.
 
-Of realised costs this is regret; of expected ones, pseudo-regret, whose curves do not carry the noise of the losses.
+From realised costs this is the regret; from expected costs it is the pseudo-regret, which is free of the noise of the
+losses.
 
 Reference: Bubeck and Cesa-Bianchi 2012, Regret analysis of bandit problems, section 1.
 """
@@ -41,16 +42,17 @@ def regret(
     Args:
         actions: the arm of each round, or the `history` of a replay; arms outside the table count as its nearest.
         costs: of every arm in every round, realised or expected; or the expected costs (K,) of a stationary world.
-        masks: arms that could be played in each round, all by default: others are no comparison.
+        masks: arms that could be played in each round, all by default; no comparison is made with other arms.
         log_prob: of the arms, -inf where nothing was played; those of the replay by default.
 
-    A round without a play, or whose cost paid is not finite, adds nothing to any curve. An arm is compared with what
-    was paid in the rounds in which it could be played and its cost is finite.
+    A round in which nothing was played, or in which the cost paid is not finite, adds nothing to any curve. An arm is
+    compared with what was paid only in rounds in which it could be played and its cost is finite.
 
     Raises:
         ValueError: shapes that do not match.
 
-    The total over that of the best fixed arm is ``paid[-1] / (paid[-1] - fixed[-1])``. Differentiable in `costs`.
+    The total cost relative to that of the best fixed arm is ``paid[-1] / (paid[-1] - fixed[-1])``. Differentiable in
+    `costs`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -87,9 +89,9 @@ def _regret(actions, costs, masks, played):
     counts = played & jnp.isfinite(paid)
     paid = jnp.where(counts, paid, 0)
     compared = counts[:, None] & masks & jnp.isfinite(costs)
-    # Differences are summed, not sums subtracted: in float32 long totals would swallow them.
+    # The differences are summed. Subtracting long float32 totals from each other would lose their digits.
     beyond = jnp.where(compared, paid[:, None] - jnp.where(compared, costs, 0), 0)
-    # The arm that was played is a comparison in any case.
+    # The arm that was played always counts, with difference 0, even if the mask forbids it.
     instance = jnp.maximum(jnp.max(jnp.where(compared, beyond, -jnp.inf), axis=1), 0)
     total = jnp.where(jnp.any(compared, axis=0), jnp.sum(beyond, axis=0), -jnp.inf)
     best_arm = jnp.argmax(total).astype(jnp.int32)

@@ -1,8 +1,8 @@
 r"""Replay of a policy on a table of costs, and updates of many decisions at once.
 
-When the cost of every arm in every round is known beforehand (`linear.cost_table`, logged experiments), any policy is
-played on it by one scan: no solver runs again, and seeds and hyper-parameters are axes of a `vmap`. Policies of
-different kinds are a Python loop.
+If the cost of every arm in every round is known beforehand (from `linear.cost_table` or a logged experiment), one scan
+plays any policy on that table: no solver runs again, and seeds and hyper-parameters are axes of a `vmap`. Policies of
+different kinds are compared in a Python loop, or through `wrappers.choose`.
 """
 
 from typing import NamedTuple

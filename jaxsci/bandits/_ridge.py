@@ -1,11 +1,11 @@
-r"""Regressors, what a contextual policy predicts losses with: ``(init, predict, update)``; and ridge regression.
+r"""The `Regressor` protocol, with which contextual policies predict losses, and ridge regression.
 
 Ridge keeps, for each arm or for all together, $A = \lambda I + \sum \phi\phi^\top$, $b = \sum y\phi$ and
 $\hat\theta = A^{-1}b$; a round costs $d^2$, because $A^{-1}$ loses a rank-one term (Sherman and Morrison):
 
 $$A^{-1} \leftarrow A^{-1} - \frac{vv^\top}{1 + \phi^\top v}, \qquad v = A^{-1}\phi.$$
 
-Rounding errors of these steps add up in float32, so $A^{-1}$ is computed anew from $A$ now and then.
+Rounding errors of these steps add up in float32, so $A^{-1}$ is computed anew from $A$ every `refresh_every` rounds.
 
 References: J. Sherman, W. J. Morrison 1950; Abbasi-Yadkori, Pál, Szepesvári 2011, Improved algorithms for linear
 stochastic bandits, section 4; Foster and Rakhlin 2020, Beyond UCB (regression oracles).
@@ -45,7 +45,8 @@ class Regressor(NamedTuple):
 
 
 class RidgeState(NamedTuple):
-    """Of each model (one per arm, or one for all): A, its inverse, b, the coefficients; and the rounds seen."""
+    """A, its inverse, b and the coefficients of each model (one per arm, or one for all arms), and the rounds
+    learnt."""
 
     gram: Float[Array, "M d d"]
     inverse: Float[Array, "M d d"]
@@ -55,7 +56,7 @@ class RidgeState(NamedTuple):
 
 
 def learns(regressor: Regressor) -> Partial:
-    """The update of a policy whose state is the regressor's."""
+    """The update of a policy whose state is the state of its regressor."""
     return as_update(Partial(_learn, regressor), small=False, unlearns=False)
 
 
@@ -79,7 +80,8 @@ def ridge(
         regularization: $\lambda$ > 0, traced.
         shared: False, one $\theta$ for each arm and a context Float[d] common to them; True, one $\theta$ for all
             and a context Float[K, d] of features of the arms. Static.
-        refresh_every: rounds after which $A^{-1}$ is computed anew, static. Under `vmap` all lanes do it together.
+        refresh_every: rounds after which $A^{-1}$ is computed anew, static. Under `vmap`, if it is due in one lane, all
+            lanes compute it.
 
     Returns:
         A `Regressor` with leverage and sample; its state is a `RidgeState`. Losses have any range.
@@ -123,7 +125,7 @@ def _init(regularization, key, *, num_arms, num_features, shared) -> RidgeState:
 
 
 def as_features(function: str, context, shape: tuple[int, ...], dtype) -> Array:
-    """The context as an array of the shape that is expected, or the ValueError that says which."""
+    """The context as an array, or a ValueError that names the expected shape."""
     if context is None or jnp.shape(context) != shape:
         got = "none" if context is None else f"shape {jnp.shape(context)}"
         raise ValueError(f"{function}: expects a context of shape {shape}, got {got}")
@@ -152,7 +154,7 @@ def _leverage(state: RidgeState, context, **sizes):
 def _sample(key, state: RidgeState, context, scale, **sizes):
     predicted = _predict(state, context, **sizes)
     if not sizes["shared"]:
-        # Each arm uses its own parameters and only along phi, where they are a normal number of known variance.
+        # Each arm has its own parameters, and only their product with phi matters: a normal number of known variance.
         spread = jnp.sqrt(_leverage(state, context, **sizes))
         return predicted + scale * spread * jax.random.normal(key, predicted.shape, predicted.dtype)
     normal = jax.random.normal(key, state.theta.shape[1:], predicted.dtype)
@@ -169,14 +171,14 @@ def _update(state: RidgeState, context, action, loss, weight=1.0, *, refresh_eve
     row, target = jnp.where(useful, root * row, 0), root * loss
     gram = state.gram.at[model].add(jnp.outer(row, row))
     moment = state.moment.at[model].add(row * target)
-    # What is taken away is symmetric to the last bit, and so is the inverse after any number of rounds.
+    # The term subtracted is symmetric to the last bit, so the inverse stays symmetric after any number of rounds.
     v = _matmul(state.inverse[model], row)
     one = state.inverse[model] - jnp.outer(v, v) / (1 + jnp.sum(row * v))
     inverse = state.inverse.at[model].set(one)
     theta = state.theta.at[model].set(jnp.where(useful, _matmul(one, moment[model]), state.theta[model]))
     rounds = state.rounds + useful
 
-    # A loop of no or one pass rather than a `cond`, which under vmap would compute the inverses in every round.
+    # A while loop of at most one pass. Under vmap a `cond` would compute the inverses in every round.
     def refresh(_):
         return jnp.bool_(False), *_solved(gram, moment)
 
@@ -186,7 +188,8 @@ def _update(state: RidgeState, context, action, loss, weight=1.0, *, refresh_eve
 
 
 def faded(state: RidgeState, start: RidgeState, discount) -> RidgeState:
-    r"""$A \leftarrow \gamma A + (1 - \gamma)\lambda I$, $b \leftarrow \gamma b$; `start` knows $\lambda I$."""
+    r"""$A \leftarrow \gamma A + (1 - \gamma)\lambda I$, $b \leftarrow \gamma b$, where $\lambda I$ is the A of
+    `start`."""
     gram, moment = discount * state.gram + (1 - discount) * start.gram, discount * state.moment
     inverse, theta = _solved(gram, moment)
     return state._replace(gram=gram, inverse=inverse, moment=moment, theta=theta)

@@ -1,6 +1,6 @@
-r"""Policies without theory in them: fixed, uniform, and epsilon-greedy. Baselines for all others.
+r"""Baselines for all other policies: fixed, uniform, and epsilon-greedy.
 
-Epsilon-greedy explores with probability $\epsilon_t = \min(1, cK/t)$, else plays the arm of least mean loss.
+Epsilon-greedy draws an arm uniformly with probability $\epsilon_t = \min(1, cK/t)$, else plays that of least mean loss.
 
 Reference: Auer, Cesa-Bianchi and Fischer 2002, Finite-time analysis of the multiarmed bandit problem, figure 3.
 """
@@ -26,7 +26,7 @@ class Nothing(NamedTuple):
 
 
 def fixed(num_arms: Size, *, arm: ArrayLike) -> Policy:
-    """Always plays `arm`; where that arm is masked, a uniformly drawn allowed one.
+    """Always plays `arm`; if the mask forbids that arm, a uniformly drawn allowed one.
 
     Args:
         num_arms: K, static.
@@ -69,7 +69,9 @@ def _update_nothing(state, decision, loss, context=None, weight=1.0):
 
 
 def epsilon_greedy(num_arms: Size, *, exploration: ArrayLike = 5.0) -> Policy:
-    r"""Explores with probability $\min(1, cK/t)$, else plays the arm of least mean loss, arms not yet played first.
+    r"""Draws an arm uniformly with probability $\min(1, cK/t)$, else plays the arm of least mean loss.
+
+    Arms that were never played come before all others, in the order of their index.
 
     Args:
         num_arms: K, static.

@@ -1,4 +1,4 @@
-"""Rounds kept for later, in arrays of fixed size: what `delayed` and `windowed` have in common."""
+"""Rounds kept in arrays of fixed size, to be learnt or taken back later; used by `delayed` and `windowed`."""
 
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ from jaxsci.core.protocols import Decision, Policy
 
 
 class Stored(NamedTuple):
-    """Decisions with all that their updates need; leading axis: the places."""
+    """Decisions with everything that their updates need. The leading axis of each array counts the places."""
 
     decision: Decision
     loss: Float[Array, " places"]
@@ -19,7 +19,7 @@ class Stored(NamedTuple):
 
 
 def empty(policy: Policy, key, state: PyTree, context: PyTree, places: int) -> Stored:
-    """Places for decisions of `policy` with contexts like `context`, all of weight 0."""
+    """Empty places for decisions of `policy` with contexts like `context`: zeros, so that their weight is 0."""
     decision = jax.eval_shape(policy.select, key, state, context)
     number = jax.ShapeDtypeStruct((), decision.log_prob.dtype)
     example = Stored(decision, number, context, number)
@@ -27,7 +27,11 @@ def empty(policy: Policy, key, state: PyTree, context: PyTree, places: int) -> S
 
 
 def put(stored: Stored, place, decision: Decision, loss, context, weight) -> Stored:
-    """`stored` with one place overwritten."""
+    """`stored` with one place overwritten.
+
+    Raises:
+        ValueError: a decision or a context of another structure, shape or kind of dtype than the places hold.
+    """
     new = Stored(decision, loss, context, weight)
     if jax.tree.structure(new) != jax.tree.structure(stored):
         raise ValueError(
@@ -39,7 +43,7 @@ def put(stored: Stored, place, decision: Decision, loss, context, weight) -> Sto
         rounded = jnp.issubdtype(kept.dtype, jnp.integer) and not jnp.issubdtype(jnp.result_type(a), jnp.integer)
         if jnp.shape(a) != kept.shape[1:] or rounded:
             raise ValueError(
-                f"update: {jax.tree_util.keystr(path)[1:]} must be like that which the policy was built for, "
+                f"update: {jax.tree_util.keystr(path)[1:]} must match the example that the policy was built for, "
                 f"{kept.dtype} of shape {kept.shape[1:]}, got {jnp.result_type(a)} of shape {jnp.shape(a)}"
             )
     return jax.tree.map(lambda kept, a: kept.at[place].set(a), stored, new)

@@ -2,7 +2,7 @@ r"""Thompson sampling: draw the mean loss of every arm from its posterior and pl
 
 Three conjugate families: Bernoulli losses with Beta priors, normal losses of known spread, and normal losses whose
 mean and variance are both unknown (normal-inverse-gamma prior). The probability with which an arm is drawn has no
-closed form, so `log_prob` is that of the choice given the draw, 0: importance weights cannot be taken from it.
+closed form. So `log_prob` is 0, that of the choice given the draw, and importance weights cannot be taken from it.
 
 References: Thompson 1933; Agrawal and Goyal 2013, Further optimal regret bounds for Thompson sampling; Gelman et al.
 2013, Bayesian Data Analysis, 3rd edition, sections 2.4, 2.5 and 3.3 (posteriors); Marsaglia and Tsang 2000, A simple
@@ -23,7 +23,8 @@ from jaxsci.core.types import Size, float_dtype
 
 
 def _policy(num_arms, select, centre, *hyper) -> Policy:
-    """All three differ in their draw alone; `centre` is taken from the losses before they are summed."""
+    """The three policies differ only in how they draw; `centre` is subtracted from the losses before they are
+    summed."""
     return Policy(
         Partial(bind(init_moments, num_arms=num_arms), centre),
         as_select(Partial(select, *hyper)),
@@ -34,11 +35,11 @@ def _policy(num_arms, select, centre, *hyper) -> Policy:
 def thompson_beta(num_arms: Size, *, ones: ArrayLike = 1.0, zeros: ArrayLike = 1.0) -> Policy:
     r"""Bernoulli losses: $\theta_i \sim \mathrm{Beta}(a + \sum\ell, b + n - \sum\ell)$, the least is played.
 
-    Losses between 0 and 1 count as that part of a one.
+    A loss between 0 and 1 counts as that fraction of a loss of 1.
 
     Args:
         num_arms: K, static.
-        ones, zeros: a, b > 0, the plays with loss 1 and 0 that the prior is worth, traced.
+        ones, zeros: a, b > 0, traced: the prior counts as that many plays with loss 1 and with loss 0.
 
     The state is `Moments`, so `discounted` and `windowed` apply. The probability of the arm has no closed form:
     log_prob is 0, and importance weights cannot be taken from it.
@@ -69,7 +70,8 @@ def thompson_gaussian(
     Args:
         num_arms: K, static.
         sigma: standard deviation of a loss, traced.
-        prior_mean, prior_count: $m_0$, and $\kappa_0 > 0$, the plays that the prior is worth, traced.
+        prior_mean, prior_count: $m_0$ and $\kappa_0 > 0$, traced: the prior counts as $\kappa_0$ plays of mean loss
+        $m_0$.
 
     Losses may have any range; the defaults suit [0, 1]. The state is `Moments` of the losses less `prior_mean`.
     The probability of the arm has no closed form: log_prob is 0, and importance weights cannot be taken from it.
@@ -99,8 +101,8 @@ def thompson_normal_inverse_gamma(
     Args:
         num_arms: K, static.
         prior_mean, prior_count: $m_0$ and $\kappa_0 > 0$, traced.
-        prior_shape, prior_scale: $\alpha_0, \beta_0 > 0$ of the variance, traced; a $\beta_0$ far above or below the
-            true variances costs rounds, since an arm that is not played does not learn its own.
+        prior_shape, prior_scale: $\alpha_0, \beta_0 > 0$ of the variance, traced. A $\beta_0$ far above or below the
+            true variances costs rounds, since the variance of an arm is learnt only by playing it.
 
     Losses may have any range; the defaults suit [0, 1]. The state is `Moments` of the losses less `prior_mean`.
     The probability of the arm has no closed form: log_prob is 0, and importance weights cannot be taken from it.
@@ -116,8 +118,9 @@ def thompson_normal_inverse_gamma(
 def _log_gamma(key, shape: Float[Array, "*k"]) -> Float[Array, "*k"]:
     r"""Logarithms of gamma variables: Marsaglia and Tsang's rejection for shape + 1, times $U^{1/shape}$.
 
-    One of five proposals is accepted with probability above 1 - 1e-6, so there is no loop, in which the draws of a
-    batch would wait for the slowest; and all come from one call of the generator, most of what this costs to compile.
+    At least one of five proposals is accepted with probability above 1 - 1e-6, so five are made at once, without a loop
+    in which the draws of a batch would wait for the slowest. All random numbers come from one call of the generator,
+    because that call is most of the compilation time.
     """
     trials = 5
     tiny = jnp.finfo(shape.dtype).tiny
@@ -132,10 +135,10 @@ def _log_gamma(key, shape: Float[Array, "*k"]) -> Float[Array, "*k"]:
 
 
 def _select_beta(ones, zeros, key, state: Moments, context, mask) -> Decision:
-    # Sums that a window has taken back may be negative by a rounding error.
+    # Sums from which a window has taken plays back may be negative by a rounding error.
     shapes = jnp.stack([ones + jnp.maximum(state.total, 0), zeros + jnp.maximum(state.count - state.total, 0)])
     gammas = _log_gamma(as_typed_key(key, "select"), shapes)
-    # theta = g / (g + h) grows with log g - log h, which no rounding takes to 0 or 1.
+    # theta = g / (g + h) grows with log g - log h; unlike theta, that difference is never rounded to a bound.
     return choose_least(gammas[0] - gammas[1], mask)
 
 

@@ -1,11 +1,11 @@
 r"""Tsallis-INF: optimal up to constants against an adversary and in stochastic worlds alike, without tuning.
 
-Plays from $p = \arg\min_p \langle p, \hat L\rangle - \frac{4}{\eta_t}\sum_i \sqrt{p_i}$, that is $p_i = 4 /
+The arm is drawn from $p = \arg\min_p \langle p, \hat L\rangle - \frac{4}{\eta_t}\sum_i \sqrt{p_i}$, that is $p_i = 4 /
 (\eta_t (\hat L_i - x))^2$ with the normaliser $x < \min \hat L$ that makes them sum to 1, $\eta_t = 2/\sqrt t$, and
-$\hat L$ the cumulative importance-weighted losses. The reduced-variance estimator weights only what differs from a
-baseline: $\hat\ell_i = B_i + 1[i = a](\ell - B_i)/p_i$, $B_i = \frac12 1[p_i \ge \eta_t^2]$, with $\eta_t = 4/\sqrt t$.
-An arm that the mask puts to sleep is charged what was paid meanwhile: no regret while asleep, so that it wakes where it
-fell asleep.
+$\hat L$ the cumulative importance-weighted losses. The reduced-variance estimator applies importance weights only to
+the difference from a baseline: $\hat\ell_i = B_i + 1[i = a](\ell - B_i)/p_i$, $B_i = \frac12 1[p_i \ge \eta_t^2]$, with
+$\eta_t = 4/\sqrt t$. A mask puts arms to sleep. A sleeping arm is charged the loss that was paid meanwhile, so it has
+no regret while it sleeps, and it wakes with the standing that it had when it fell asleep.
 
 References: Zimmert and Seldin 2021, Tsallis-INF (JMLR 22:28), section 3 and algorithm 1; Freund, Schapire, Singer,
 Warmuth 1997, Using and combining predictors that specialize (sleeping arms).
@@ -25,7 +25,8 @@ from jaxsci.core.types import Size, float_dtype
 
 
 class TsallisState(NamedTuple):
-    """Cumulative estimated losses above the floor, the plain sum of those seen, and the rounds: weighted plays."""
+    """Cumulative estimated losses above the floor, the plain sum of the losses paid above the floor, and the weighted
+    rounds."""
 
     losses: Float[Array, " K"]
     total: Float[Array, ""]
@@ -83,18 +84,18 @@ def _select(key, state: TsallisState, context, mask, *, normalize, estimator) ->
     losses = state.losses
     if normalize:
         mean = state.total / jnp.where(state.rounds > 0, state.rounds, 1)
-        # All losses at the floor: any positive scale gives the same 0 / scale.
+        # If all losses were at the floor, they are 0 above it, and any positive scale gives the same probabilities.
         losses = losses / jnp.where(mean > 0, mean, 1)
     eta = (2 if estimator == "iw" else 4) / jnp.sqrt(state.rounds + 1)
     p = probabilities.tsallis(losses, eta, allowed_arms(mask, losses.shape[0]))
-    # A late update must use the baseline of the choice, and know which arms were asleep.
+    # A late update needs the baseline of its own round, and which arms were asleep then.
     baseline = None if estimator == "iw" else jnp.where(p >= eta**2, 0.5, 0).astype(losses.dtype)
     return draw(key, p, mask, aux=(baseline, sleeping_arms(mask, p.size)))
 
 
 def _learn(floor, state: TsallisState, decision: Decision, loss, context, weight) -> TsallisState:
     above, probability = loss - floor, jnp.exp(decision.log_prob)
-    # A decision made by hand, without aux: importance weighting, all arms awake.
+    # A decision made by hand has no aux: then the estimate is importance weighting, and all arms were awake.
     baseline, sleeping = (None, False) if decision.aux is None else decision.aux
     baseline = jnp.zeros_like(state.losses) if baseline is None else baseline.astype(above.dtype)
     excess = (above - baseline[decision.action]) / jnp.where(probability > 0, probability, 1).astype(above.dtype)

@@ -1,8 +1,8 @@
 r"""Upper confidence bounds, written for losses: play the arm whose loss may still be the least.
 
 UCB1 plays $\arg\min_i \hat\mu_i - \alpha\sqrt{2\ln N/n_i}$, UCB-V $\arg\min_i \hat\mu_i - \sqrt{2 v_i\zeta/n_i} -
-3b\zeta/n_i$ with $\zeta = c\ln N$, from the $n_i$ plays of arm i, their mean $\hat\mu_i$ and variance $v_i$. In both N
-is the number of all plays so far, $\sum_i n_i$, without the one being chosen; arms without plays come first, in order.
+3b\zeta/n_i$ with $\zeta = c\ln N$, from the $n_i$ plays of arm i, their mean $\hat\mu_i$ and variance $v_i$. N is the
+number of all plays before the present round, $\sum_i n_i$. Arms without plays come first, in the order of their index.
 
 References: Auer, Cesa-Bianchi and Fischer 2002, Finite-time analysis of the multiarmed bandit problem, figure 1;
 Audibert, Munos and Szepesvari 2009, Exploration-exploitation tradeoff using variance estimates in
@@ -21,14 +21,14 @@ from jaxsci.core.types import Size, float_dtype
 
 
 def ucb1(num_arms: Size, *, alpha: ArrayLike = 1.0) -> Policy:
-    r"""UCB1: least mean less $\alpha\sqrt{2 \ln N/n}$, N all plays so far. Losses in [0, 1].
+    r"""UCB1: plays the arm of least $\hat\mu_i - \alpha\sqrt{2 \ln N/n_i}$, N all plays so far. Losses in [0, 1].
 
     Args:
         num_arms: K, static.
         alpha: width of the bound, >= 0, traced; losses in [0, b] need b times as much.
 
-    The choice is deterministic, so log_prob is 0 and no importance weights come from it; of equal arms the first is
-    played. The state is `Moments`, so `discounted` and `windowed` apply.
+    The choice is deterministic, so log_prob is 0, and importance weights cannot be taken from it. Of equal arms the
+    first is played. The state is `Moments`, so `discounted` and `windowed` apply.
 
     Example:
         >>> import jax
@@ -52,14 +52,15 @@ def ucb1(num_arms: Size, *, alpha: ArrayLike = 1.0) -> Policy:
 
 
 def ucb_v(num_arms: Size, *, exploration: ArrayLike = 1.2, loss_range: ArrayLike = 1.0) -> Policy:
-    r"""UCB-V: bounds from the variance of each arm's losses, so that arms that hardly vary are settled sooner.
+    r"""UCB-V: bounds from the variance of each arm's losses; arms whose losses hardly vary need fewer plays.
 
     Args:
         num_arms: K, static.
         exploration: c in $\zeta = c \ln N$, > 0, traced.
         loss_range: b, losses lie in an interval of this length that starts at 0, traced.
 
-    The choice is deterministic, so log_prob is 0 and no importance weights come from it. The state is `Moments`.
+    The choice is deterministic, so log_prob is 0, and importance weights cannot be taken from it. The state is
+    `Moments`.
 
     References: Audibert et al. 2009 (the constant of the last term is 1).
     """
@@ -74,7 +75,7 @@ def ucb_v(num_arms: Size, *, exploration: ArrayLike = 1.2, loss_range: ArrayLike
 
 
 def _plays(state: Moments):
-    """Plays of each arm, 1 where there are none; and ln N, 0 where discounts or weights left less than one play."""
+    """Plays of each arm (1 for an arm without plays), and ln N (0 if discounts or weights left less than one play)."""
     return jnp.where(state.count > 0, state.count, 1), jnp.log(jnp.maximum(jnp.sum(state.count), 1))
 
 

@@ -17,10 +17,19 @@ from jaxsci.core.types import Size
 
 
 def chebyshev(context: Float[ArrayLike, ""], low, high, *, num_features: Size) -> Float[Array, " m"]:
-    """T_0 ... T_{m-1} at the context mapped from [low, high] to [-1, 1]; clipped there, so all are within [-1, 1]."""
+    """T_0 ... T_{m-1} at the context, which is mapped from [low, high] to [-1, 1] and clipped to that interval.
+
+    Args:
+        context: a scalar, traced.
+        low, high: range of the context, traced; if it is empty (low = high), every context counts as its middle.
+        num_features: m, static.
+
+    Raises:
+        ValueError: num_features < 1.
+    """
     span = jnp.asarray(high - low)
     x = jnp.clip(jnp.where(span != 0, 2 * (context - low) / jnp.where(span != 0, span, 1) - 1, 0 * context), -1, 1)
-    # The recurrence rather than cos(n arccos x), which loses digits, and its derivative, at the ends.
+    # The recurrence, since cos(n arccos x) loses digits at the ends, where it has no derivative either.
     num_features = check_size("chebyshev", "num_features", num_features)
     terms = [jnp.ones_like(x), x]
     for _ in range(2, num_features):
@@ -29,8 +38,8 @@ def chebyshev(context: Float[ArrayLike, ""], low, high, *, num_features: Size) -
 
 
 def disjoint(context: Float[ArrayLike, " d"], *, num_arms: Size) -> Float[Array, "K Kd"]:
-    r"""Row a is $x \otimes e_a$: the context in block a, zeros elsewhere. A model of the arms' features then has
-    parameters of its own for every arm.
+    r"""Row a is $x \otimes e_a$: the context in block a, zeros elsewhere. With these features one linear model, or one
+    network, has separate parameters for every arm.
 
     Args:
         context: Float[d].

@@ -59,8 +59,8 @@ class Solver(NamedTuple):
     prepare: Callable[..., Any]
     """``prepare(op) -> system``: the operator in the storage and with the factors that the steps use."""
     init: Callable[..., PyTree]
-    """``init(system, b, x0) -> state``: a record with fields ``x``, of which ``system.iterate`` makes the iterate, and
-    ``r`` = b - A x."""
+    """``init(system, b, x0) -> state``: a record with a field ``x``, from which ``system.iterate(x)`` gives the
+    iterate, and a field ``r`` = b - A x."""
     step: Callable[..., PyTree]
     """``step(system, b, state) -> state``: one sweep or iteration."""
     broken: Callable[..., Int[Array, ""]]

@@ -1,4 +1,4 @@
-"""Operators made from others: matrix-free, shifted, scaled, sums, products, other orderings."""
+"""Operators made from functions and from other operators: matrix-free, shifted, scaled, sums, products, reordered."""
 
 import dataclasses
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from jaxsci.linear._sparse import Banded, Sparse, banded_as_sparse, from_coordin
 from jaxsci.linear._stencil import Stencil
 from jaxsci.linear._system import real_dtype
 
-# Operators whose arrays are their entries, so that sums and multiples are those of the arrays.
+# Kinds whose arrays are the entries of the matrix: a multiple of the operator is the multiple of every array.
 _ENTRIES = (Banded, Dense, Sparse, Stencil)
 
 _NO_TRIANGLES = (
@@ -24,6 +24,15 @@ _NO_TRIANGLES = (
     "sum of different kinds) does not have; use cg, chebyshev or jacobi, or build it by stencil5, stencil7, banded, "
     "sparse or dense"
 )
+
+
+def _no_triangles(op):
+    """An operator that is known by its product alone has no triangular solves.
+
+    Raises:
+        ValueError: always; the message names what to use instead.
+    """
+    raise ValueError(_NO_TRIANGLES)
 
 
 class MatrixFree(eqx.Module):
@@ -36,20 +45,13 @@ class MatrixFree(eqx.Module):
 
     @property
     def transpose(self) -> "MatrixFree":
-        """A^T, by JAX's transpose of the product where none was given."""
+        """A^T; where no transposed product was given, JAX transposes the product."""
         if self.symmetric:
             return self
         back = Partial(_linear_transpose, self.mv, self.diagonal) if self.transpose_mv is None else self.transpose_mv
         return MatrixFree(back, self.mv, self.diagonal, symmetric=False)
 
-    @property
-    def ordered(self):
-        """None: a product alone has no triangles.
-
-        Raises:
-            ValueError: always, naming what to use instead.
-        """
-        raise ValueError(_NO_TRIANGLES)
+    ordered = property(_no_triangles)
 
 
 def _linear_transpose(mv, diagonal, y):
@@ -97,7 +99,7 @@ def matrix_free(
 
 
 def shifted(op, shift: ArrayLike):
-    """A + c I, or A + diag(c); of the kind of `op`, so what has triangular solves keeps them.
+    """A + c I, or A + diag(c), as an operator of the kind of `op`: if `op` has triangular solves, so has the result.
 
     Args:
         op: an operator.
@@ -145,8 +147,8 @@ def _scaled_mv(factor, mv, x):
 
 
 def add(a, b):
-    """A + B. Two operators whose entries are held in one way give that kind, in the order of A, with the places of
-    both; others give an operator known by its product and diagonal alone.
+    """A + B. Two operators of one kind (both sparse, both banded, ...) give that kind, with the entries of both, swept
+    in the order of A. Operators of different kinds give an operator that is known by its product and diagonal alone.
 
     Raises:
         ValueError: operators of different shapes.
@@ -200,14 +202,7 @@ class Sum(eqx.Module):
         """A^T + B^T."""
         return self if self.symmetric else Sum(self.one.transpose, self.other.transpose, symmetric=False)
 
-    @property
-    def ordered(self):
-        """None: a product alone has no triangles.
-
-        Raises:
-            ValueError: always, naming what to use instead.
-        """
-        raise ValueError(_NO_TRIANGLES)
+    ordered = property(_no_triangles)
 
 
 def _sum_mv(mv, other, x):
@@ -246,14 +241,7 @@ class Product(eqx.Module):
             return self
         return Product(self.inner.transpose, self.outer.transpose, self.given, symmetric=False)
 
-    @property
-    def ordered(self):
-        """None: a product alone has no triangles.
-
-        Raises:
-            ValueError: always, naming what to use instead.
-        """
-        raise ValueError(_NO_TRIANGLES)
+    ordered = property(_no_triangles)
 
 
 def compose(a, b, *, diagonal: Float[Array, "..."] | None = None, symmetric: bool = False) -> Product:
@@ -261,8 +249,8 @@ def compose(a, b, *, diagonal: Float[Array, "..."] | None = None, symmetric: boo
 
     Args:
         a, b: operators of one shape.
-        diagonal: D of the product, traced. None computes it where a method reads it (cg and chebyshev do not), by one
-            product per unknown.
+        diagonal: D of the product, traced. None: it is computed when a method reads it, by one product per unknown;
+            cg and chebyshev never read it.
         symmetric: promise that A B is symmetric (not checked); static.
 
     Raises:
@@ -335,8 +323,8 @@ def as_sparse(op) -> Sparse:
 def reordered(op, order: str | Int[ArrayLike, " n"]):
     """The same matrix, swept in another order of its unknowns; products do not change.
 
-    SOR converges about as fast in any order that keeps neighbours apart; SSOR preconditioners do not: red-black and
-    multicolour sweeps can triple their iterations.
+    SOR converges about as fast in all of these orders. An SSOR preconditioner does not: with red-black or multicolour
+    sweeps it can take three times as many iterations.
 
     Args:
         op: a stencil ("natural" or "red-black": even index sums first), or a banded or sparse operator ("natural",

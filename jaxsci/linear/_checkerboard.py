@@ -1,8 +1,9 @@
 r"""Red-black sweeps on a grid: cells with an even index sum (red) first, then the others (black).
 
 A red cell has black neighbours only, so each half of a sweep is one array operation. Packed storage keeps the two
-colours apart, $R[i, k] = u[i, 2k + p_i]$ and $B[i, k] = u[i, 2k + 1 - p_i]$ with $p_i$ the parity of the leading
-indices, so no work is masked away; an odd last axis is filled up with one column of zeros.
+colours in arrays of their own, $R[i, k] = u[i, 2k + p_i]$ and $B[i, k] = u[i, 2k + 1 - p_i]$ with $p_i$ the parity of
+the leading indices, so that no half of a sweep computes cells of the other colour. If the last axis has an odd length,
+one column of zeros is added.
 
 Reference: Saad 2003, Iterative Methods for Sparse Linear Systems, section 12.4 (red-black ordering).
 """
@@ -19,7 +20,7 @@ from jaxsci.linear._system import over
 
 
 class Checkerboard(eqx.Module):
-    """A stencil with its colours apart: axis 0 is (red, black). See `operators.Ordered`."""
+    """A stencil in packed storage, axis 0 the colours (red, black); the properties are those of `operators.Ordered`."""
 
     diagonal: Float[Array, "2 *rows half"]
     before: tuple[Float[Array, "..."], ...]
@@ -94,11 +95,12 @@ def _pick(condition, x, y):
 
 
 def _reach(before, after, other, colour: int):
-    """Sum over the neighbours, all of the other colour, of the cells of `colour` (0 red, 1 black)."""
+    """For every cell of `colour` (0 red, 1 black), the weighted sum of its neighbours, which stand in `other`."""
     total, last = 0, other.ndim - 1
     for axis in range(last):
         total += before[axis] * shift(other, axis, 1) + after[axis] * shift(other, axis, -1)
-    # A cell in an odd column 2k + 1 has the other colour's cell k on its left, one in an even column on its right.
+    # Place k holds column 2k or 2k + 1. In an odd column, place k of the other colour is the left neighbour; in an
+    # even column it is the right one.
     odd = _parity(other.shape[:-1]) != (colour == 1)
     left, right = _pick(odd, other, shift(other, last, 1)), _pick(odd, shift(other, last, -1), other)
     return total + before[last] * left + after[last] * right
@@ -110,12 +112,13 @@ def _mv(op: Checkerboard, s):
 
 def _from_other(op: Checkerboard, s, colour: int):
     before, after = (tuple(c[colour] if c.ndim else c for c in part) for part in (op.before, op.after))
-    # Zero in the column that fills up an odd axis. (A zero diagonal elsewhere ends a method before its first sweep.)
+    # The diagonal is 0 in the added column, whose cells must stay 0. (A zero diagonal elsewhere is a singular system,
+    # which ends a method before its first sweep.)
     return jnp.where(op.diagonal[colour] != 0, _reach(before, after, s[1 - colour], colour), 0)
 
 
 def _half(op: Checkerboard, s, *, second: int):
-    """L y (second = 1) couples black to red, U y red to black."""
+    """L y (second = 1) has the black rows only, which read red cells; U y (second = 0) the red rows."""
     parts = [jnp.zeros_like(s[0]), _from_other(op, s, second)]
     return jnp.stack(parts if second == 1 else parts[::-1])
 

@@ -14,7 +14,7 @@ def neighbours(pattern: Pattern) -> tuple[np.ndarray, np.ndarray]:
 
 
 def greedy_colours(pattern: Pattern) -> np.ndarray:
-    """Colour of every unknown: unknowns in turn take the least colour that no neighbour has.
+    """Colour of every unknown: one unknown after the other takes the least colour that none of its neighbours has.
 
     Reference: Saad 2003, section 3.3.3 (greedy multicoloring).
     """

@@ -33,7 +33,7 @@ class Dense(eqx.Module):
 
     @property
     def ordered(self) -> "Dense":
-        """Itself: the storage is the natural order."""
+        """The operator itself: a dense matrix is swept in the storage it has."""
         return self
 
     @property

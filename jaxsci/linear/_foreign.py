@@ -10,11 +10,11 @@ from jaxsci.linear._sparse import Banded, Sparse, banded, from_coordinates
 def from_scipy(matrix, *, symmetric: bool | None = None) -> Sparse | Banded:
     """A square `scipy.sparse` matrix or array of any format as an operator; a builder.
 
-    The format ``dia`` becomes `operators.banded`, every other one `operators.sparse`, entries at one place added up.
+    The format ``dia`` becomes `operators.banded`, every other format `operators.sparse`; entries at the same place are added up.
 
     Args:
         matrix: float32 and float64 are kept (float64 while x64 is on), integers become floats.
-        symmetric: promise that A = A^T; None looks.
+        symmetric: promise that A = A^T; None compares A with A^T.
 
     Raises:
         TypeError: not a SciPy sparse matrix.

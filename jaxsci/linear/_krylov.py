@@ -25,8 +25,11 @@ from jaxsci.linear._system import System, identity, scalar, trouble
 
 
 class KrylovState(NamedTuple):
-    """Iterate, recursive residual, search direction, r^T M^-1 r, and breakdown bits. In plain CG direction and product
-    belong to this residual; in PCG to the one before, so that no M^-1 is spent on the last."""
+    """Iterate, recursive residual, search direction, rho = r^T M^-1 r, and breakdown bits.
+
+    In plain CG, p and rho belong to the residual r of this state. In PCG they belong to the residual before: a step
+    begins by computing the new ones, so that the last residual costs no application of M^-1.
+    """
 
     x: Float[Array, "..."]
     r: Float[Array, "..."]
@@ -47,7 +50,7 @@ class EisenstatState(NamedTuple):
 
 
 class Factors(NamedTuple):
-    """Of Eisenstat's form: r -> E^-1 r, r -> E^-T r, y -> L y, and the diagonals D, K and D/omega."""
+    """What Eisenstat's form applies: r -> E^-1 r, r -> E^-T r, y -> L y, and the diagonals D, K and D/omega."""
 
     first: Partial
     second: Partial
@@ -107,9 +110,9 @@ def ssor_pcg(omega: ArrayLike, *, sweep_first: str = "forward", form: str = "pla
     Args:
         omega: relaxation parameter in (0, 2), traced.
         sweep_first: which triangle is solved first, static.
-        form: ``"plain"``, or ``"eisenstat"``, whose iterates need no product and which stops at the same iteration:
-            only the residual E r_hat that the stopping test asks for takes one, with the triangle alone. On CPU, where
-            the triangular solves cost most, it was measured no faster than the plain form. Static.
+        form: ``"plain"``, or ``"eisenstat"``, which replaces the product with A by one with the strict triangle L; that
+            one is needed only for the residual E r_hat of the stopping test. Both stop at the same iteration. On CPU,
+            where the triangular solves cost most, Eisenstat's form was measured no faster. Static.
 
     Raises:
         ValueError: an unknown `sweep_first` or `form`.
@@ -140,7 +143,7 @@ def _step_cg(system: System, b, state: KrylovState) -> KrylovState:
     q = system.mv(state.p)
     alpha, code = _step_length(state.rho, tree.dot(state.p, q))
     r = tree.axpy(-alpha, q, state.r)
-    rho = tree.dot(r, r)  # which the stopping test asks for as well: computed once
+    rho = tree.dot(r, r)  # the stopping test takes the same product, and XLA computes it once
     beta = jnp.where(state.rho > 0, rho / jnp.where(state.rho > 0, state.rho, 1), 0)
     x = tree.axpy(alpha, state.p, state.x)
     return KrylovState(x, r, tree.axpy(beta, state.p, r), rho, state.status | code)
@@ -175,8 +178,11 @@ def _step(system: System, b, state: KrylovState) -> KrylovState:
 
 
 def _step_length(rho, curvature):
-    """rho / curvature; where A or M is not positive definite no step along p makes sense: stay and say so. The squares
-    of a residual far below rounding vanish: then nothing is left to gain."""
+    """rho / curvature, and status bits; a length of 0 where the method cannot go on.
+
+    If rho < 0 or the curvature is not positive, A or M is not positive definite: SINGULAR. If rho is exactly 0, the
+    residual is so small that its squares vanish, and nothing is left to gain: STAGNATED.
+    """
     spent = rho == 0
     broken = (rho < 0) | ((curvature <= 0) & ~spent)
     code = status.flag(broken, status.SINGULAR) | status.flag(spent, status.STAGNATED)
@@ -210,7 +216,7 @@ def _step_eisenstat(system: System, b, state: EisenstatState) -> EisenstatState:
     rest = p - factors.excess * y
     q = y + factors.first(rest)
     alpha, code = _step_length(rho, tree.dot(p, q))
-    # E q, which is A y.
+    # E q = A y: what the residual E r_hat loses.
     image = factors.pivot * y + factors.strict(y) + rest
     return EisenstatState(
         tree.axpy(alpha, y, state.x),

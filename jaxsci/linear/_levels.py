@@ -1,11 +1,12 @@
 r"""Triangular solves of a sparse matrix in any order, level by level.
 
-Unknowns of one level do not touch each other, $\mathrm{level}(i) = 1 + \max \mathrm{level}(j)$ over the neighbours j
-that come before i, so a level is one array operation with the iterates of the sequential loop. A multicolour order
-is the case of few levels, one per colour. Levels are those of A + A^T: one storage serves both triangles and A^T.
+The level of unknown i is $\mathrm{level}(i) = 1 + \max \mathrm{level}(j)$ over the neighbours j that are updated before
+i. Unknowns of one level do not depend on each other, so a whole level is updated by one array operation, and the
+iterates are those of the sequential loop. A multicolour order has few levels, one per colour. Levels are computed for
+the pattern of A + A^T, so that one storage serves both triangles and A^T.
 
-Storage is the vector sorted by level. A sweep is a scan over windows of one width; what of a window belongs to
-another level is computed and dropped, and large levels are cut into several windows.
+Vectors are stored sorted by level. A sweep is a scan over windows of one fixed width. A large level is cut into several
+windows; a window that is wider than its level computes some values of other levels too, and drops them.
 
 Reference: Saad 2003, Iterative Methods for Sparse Linear Systems, section 11.6 (level scheduling).
 """
@@ -25,15 +26,19 @@ from jaxsci.linear._colours import sequence
 from jaxsci.linear._pattern import Pattern, Rows, fill, pad_rows
 from jaxsci.linear._system import over
 
-# What starting one more window costs, in unknowns of a window: chooses the width.
+# Cost of one more window, in unknowns: a window of width w costs w plus this. It decides the width.
 _WINDOW_COST = 64
-# Rows are padded to the longest; where that takes so many times the entries, sweeps are refused.
+# Rows are padded to the longest row. Sweeps are refused if that takes more than this many times the entries.
 _MOST_PADDING = 32
 
 
 class Schedule(NamedTuple):
-    """Static arrays of a sweep: packed place -> unknown and back, rows of both triangles, windows (first, begin, end)
-    of one width."""
+    """Static arrays of a sweep.
+
+    ``unknowns[place]`` is the unknown stored at a place and ``places[unknown]`` the inverse; ``before`` and ``after``
+    are the rows of the two triangles. Each window (first, begin, end) reads the ``width`` places from ``first`` on and
+    keeps those in [begin, end).
+    """
 
     unknowns: Int[np.ndarray, " n"]
     places: Int[np.ndarray, " n"]
@@ -44,7 +49,7 @@ class Schedule(NamedTuple):
 
 
 class Leveled(eqx.Module):
-    """A sparse operator in the order of its levels; see `operators.Ordered`."""
+    """A sparse operator stored by level; the properties are those of `operators.Ordered`."""
 
     diagonal: Float[Array, " n"]
     before: Float[Array, "w_before n"]
@@ -126,7 +131,7 @@ def schedule(pattern: Pattern, order) -> Schedule:
 
 
 def levels(size: int, rows, cols) -> Int[np.ndarray, " n"]:
-    """Level of every unknown of a graph whose edges, in either direction, lead from the lower to the higher number."""
+    """Level of every unknown of a graph: along every edge, the unknown of lower number is updated first."""
     first, last = np.minimum(rows, cols), np.maximum(rows, cols)
     order = np.argsort(first, kind="stable")
     first, last = first[order], last[order]
@@ -144,7 +149,7 @@ def levels(size: int, rows, cols) -> Int[np.ndarray, " n"]:
 
 
 def _windows(sizes: np.ndarray) -> tuple[int, np.ndarray]:
-    """Width and places of the windows that cost least."""
+    """The width of least total cost, and the windows (first, begin, end) of that width."""
     n = int(sizes.sum())
     widths = {int(sizes.max())} | {2**k for k in range(int(sizes.max()).bit_length())}
     width = min(widths, key=lambda w: (np.ceil(sizes / w).sum() * (w + _WINDOW_COST), w))

@@ -35,8 +35,11 @@ class Pattern:
 
 
 class Rows(NamedTuple):
-    """Rows of up to w entries as columns of arrays (w, n): `slots` into the entries (their number where a row has
-    fewer: append a zero there), `cols` where x is read."""
+    """Rows of up to w entries, padded to w, as the columns of arrays (w, n).
+
+    ``slots`` says where in the entries a value stands, and ``cols`` which x it multiplies. In the padding, slots is the
+    number of entries: `fill` appends a zero there.
+    """
 
     slots: Int[np.ndarray, "w n"]
     cols: Int[np.ndarray, "w n"]
@@ -70,7 +73,7 @@ def transposed(pattern: Pattern) -> tuple[Pattern, np.ndarray]:
 
 @lru_cache(maxsize=16)
 def rows_of(pattern: Pattern) -> Rows | None:
-    """All entries row by row; None where the longest row would make the padding costlier than adding entry by entry."""
+    """All entries row by row; None if rows are so uneven that padding would cost more than a sum entry by entry."""
     count = np.bincount(pattern.rows, minlength=pattern.size)
     if count.size and count.max() * pattern.size > 8 * len(pattern.rows) + 1024:
         return None

@@ -11,12 +11,14 @@ left and a random start has little of it (s); $k_0$ sweeps are lost to the Jorda
 SSOR-PCG, with the condition number $\kappa = (1 + \frac{(2-\omega)^2}{4\omega(1-\beta)} -
 \frac{\omega(1-\beta)}{4})/(2 - \omega)$: $\ln k = \ln L - g \ln(-\ln\frac{\sqrt\kappa - 1}{\sqrt\kappa + 1})$.
 
-All belief is an ensemble of parameter vectors. A round plays the best arm of a random member (Thompson sampling); the
-cost it meets moves the ensemble by a square-root Kalman step with the covariances of the ensemble, so nothing is
-differentiated and kinks do no harm. What the theory misses is kept as mean residuals per bin of the context and arm:
-they correct predictions, and they cap how much repeated costs of one bin and arm may teach the ensemble, which a
-systematic error would otherwise mislead with false certainty; arms whose residual is unknown get the benefit of one
-standard deviation. If even that fails, a policy of the user's own, played side by side, takes over.
+Beliefs about the unknowns are an ensemble of parameter vectors. A round plays the arm that is best for a randomly drawn
+member (Thompson sampling). The cost that it meets moves the ensemble by a square-root Kalman step with the ensemble's
+own covariances, so nothing is differentiated, and kinks of the formulas do no harm. What the theory misses is kept as
+mean residuals, one for each bin of the context and each arm (a cell). They correct the predictions. They also cap how
+much repeated costs of one cell may teach the ensemble: without that cap, a systematic error of the theory would make
+the ensemble certain of wrong constants. The prediction of an arm whose residual is unknown is lowered by one standard
+deviation, so that such arms are tried. If even that fails, a second policy given by the user, which is played side by
+side, takes over.
 
 References: Young 1954 (radius and rate); Axelsson 1972, A generalized SSOR method (BIT 12), for the condition number;
 Khodak et al. 2024, Learning to Relax (the task); Evensen 2003, The ensemble Kalman filter; Whitaker and Hamill 2002
@@ -39,17 +41,22 @@ from jaxsci.core.static import bind
 from jaxsci.core.types import float_dtype
 from jaxsci.linear.theory import young_rate
 
-# Costs enter by their logarithm: fewer than half an iteration counts as half of one, and an infinite cost as this.
+# Costs enter by their logarithm, which is clipped to this range: half an iteration to a million.
 _LEAST_LOG, _LARGEST_LOG = math.log(0.5), math.log(1e6)
 # A surprise beyond this many standard deviations is weighted down (Huber).
 _OUTLIER = 3.0
-# A cell's residual is a mean over about so many last visits, which follows the ensemble while that still moves.
+# A cell's residual is a mean over about this many last visits: it must follow the ensemble while that still moves.
 _VISITS_KEPT = 30.0
 _NOISE_START, _NOISE_LEAST, _NOISE_WINDOW = 0.5, 0.02, 200.0
 
 
 class PhysicsState(NamedTuple):
-    """Beliefs: ensemble, residuals of what it misses, noise; and how the fallback compares."""
+    """Beliefs: the ensemble, the residuals and visits of the cells, the noise; and how the fallback compares.
+
+    members: parameter vectors. visits, residual: of each cell, weighted visits and mean residual of ln cost. noise:
+    variance of ln cost within a cell, estimated from `repeats` repeated visits. excess: importance-weighted costs of
+    the fallback over those of the theory. paid: all costs. rounds: rounds learnt. fallback: that policy's state.
+    """
 
     members: Float[Array, "N p"]
     visits: Float[Array, "bins K"]
@@ -63,8 +70,11 @@ class PhysicsState(NamedTuple):
 
 
 class _Advice(NamedTuple):
-    """What the update needs of the choice: who chose, with which probability, what the theory expected to pay for
-    its own arm, and the fallback's own decision."""
+    """What the update needs to know about a choice between theory and fallback.
+
+    by_fallback: whether the fallback chose. share: the probability with which it, or else the theory, was given the
+    choice. log_expected: ln of the cost that the theory predicted for its own arm. decision: the fallback's decision.
+    """
 
     by_fallback: Array
     share: Array
@@ -94,10 +104,10 @@ def physics_policy(
         low, high: range of the scalar context, traced; contexts outside are clipped, a NaN is the middle.
         method: which theory, "sor" or "ssor_pcg", static.
         fallback: a policy over the same arms that needs no theory, e.g. Tsallis-INF (`bandits.policies`). It is
-            played with the probability $w/(1 + w)$, $w = (1 + D/\sqrt t)^{-2}$, with D the importance-weighted
-            excess of its costs over the theory's, in mean costs; the probabilities are exchanged when D < 0. So it
-            is hardly played where the theory works, and takes over where it does not. None trusts the theory and
-            its residuals.
+            played with the probability $w/(1 + w)$, $w = (1 + D/\sqrt t)^{-2}$. D is the importance-weighted excess of
+            the fallback's costs over those of the theory, in units of the mean cost; if D < 0, the probabilities of
+            theory and fallback are exchanged with |D| in place of D. So the fallback is hardly played where the theory
+            works, and takes over where it does not. None: the theory and its residuals decide alone.
         tol: tolerance of the solves, traced; it only sets where the search for the constants starts, and is clipped
             to (0, 1/e].
         unit: cost of one iteration if costs are no counts, traced.
@@ -247,7 +257,8 @@ def _select(theory, key, state: PhysicsState, context, mask, *, method) -> Decis
 
 
 def _fallback_share(state: PhysicsState):
-    """Probability of playing the fallback: 1/2 at equal costs, of order 1/t once one of the two is better."""
+    """Probability of playing the fallback: 1/2 at equal costs; of order 1/t, or 1 less that, once one of the two is
+    better."""
     mean = state.paid / jnp.maximum(state.rounds, 1)
     gap = state.excess / jnp.where(mean > 0, mean, 1)
     w = (1 + jnp.abs(gap) / jnp.sqrt((state.rounds + 1).astype(gap.dtype))) ** -2
@@ -265,7 +276,7 @@ def _learn(theory, state: PhysicsState, decision: Decision, loss, context, weigh
     variance = _cell_variance(visits, jnp.maximum(weight, 1e-9), misfit, noise)
     members = _kalman(state.members, _predict(method, state.members, x, omega), y, variance)
     if theory["fallback"] is not None:
-        # The theory need only hold near its own choices: arms it would never play may not bend it.
+        # The theory need only hold near the arms that it would choose: rounds of the fallback do not teach it.
         members = jnp.where(decision.aux.by_fallback, state.members, members)
 
     # The residual of the cell, and from its changes the noise.
@@ -293,12 +304,14 @@ def _learn(theory, state: PhysicsState, decision: Decision, loss, context, weigh
 
 
 def _cell_variance(visits, weight, misfit, noise):
-    """Variance of the next observation so that all of a cell teach as much as one of misfit + noise / visits."""
+    """Variance for the next observation of a cell, such that all observations of the cell together teach as much as a
+    single one of variance misfit + noise / visits."""
     return ((visits + weight) * misfit + noise) * (visits * misfit + noise) / (noise * weight)
 
 
 def _kalman(members, predicted, y, variance):
-    """One scalar observation: the ensemble keeps exact mean and covariance without drawing random numbers."""
+    """Kalman step for one scalar observation y: mean and covariance of the ensemble are updated exactly, without
+    draws."""
     deviations, anomalies = predicted - jnp.mean(predicted), members - jnp.mean(members, axis=0)[None, :]
     scale = 1 / (members.shape[0] - 1)
     covariance = scale * jnp.sum(anomalies * deviations[:, None], axis=0)
@@ -311,9 +324,11 @@ def _kalman(members, predicted, y, variance):
 
 
 def _compare(fallback, unit, state: PhysicsState, advice: _Advice, loss, context, weight) -> PhysicsState:
-    """Teach the fallback its own rounds, and book who is dearer, beyond what was expected of the context.
+    """Teach the fallback the rounds in which it chose, and update the estimate of how much dearer it is than the
+    theory.
 
-    Any expectation formed before the draw cancels on average; a good one leaves little variance.
+    The estimate is importance-weighted by the share of who chose. The cost expected in this context is subtracted
+    first: whatever was expected before the draw cancels on average, and a good expectation leaves little variance.
     """
     mean = jnp.where(state.rounds > 1, state.paid / jnp.maximum(state.rounds - 1, 1), loss)
     expected = jnp.minimum(unit * jnp.exp(jnp.minimum(advice.log_expected, _LARGEST_LOG)), 3 * mean)

@@ -1,11 +1,12 @@
-r"""SOR on grids, several sweeps at once: the iterates of `sor`, in longer vectors or in one kernel.
+r"""SOR on grids with several sweeps at once: the same iterates as `sor`, in longer vectors or in one kernel.
 
-In natural order sweep s may update anti-diagonal q as soon as sweep s - 1 has left q + 1: at step t of one scan sweep s
-works on $q = t - 2s$: K sweeps advance as one (K, rows) array and take $2(K-1)$ steps more than one sweep alone.
-In red-black order, in the plane, `pallas_kernels.sor` runs K sweeps in one call, on accelerators by a kernel.
+In natural order, sweep s may update anti-diagonal q as soon as sweep s - 1 has updated q + 1. So at step t of one scan,
+sweep s works on $q = t - 2s$: K sweeps advance together as one (K, rows) array, in $2(K-1)$ steps more than a single
+sweep takes. In red-black order in the plane, `pallas_kernels.sor` runs K sweeps in one call, on accelerators by a
+kernel.
 
-Residual norms of all K come out as well, so the solve still stops at the first sweep that meets the tolerance; the
-iterate of that sweep is computed again from the start of its chunk.
+Both give the residual norm after each of the K sweeps, so the solve still stops at the first sweep that meets the
+tolerance. The iterate of that sweep is then computed again from the iterate before the K sweeps.
 
 Reference: Lamport 1974, The parallel execution of DO loops (the hyperplane method).
 """
@@ -27,7 +28,8 @@ from pallas_kernels import sor as red_black
 
 
 class Chunk(NamedTuple):
-    """Where a pipelined solve stands: `count` sweeps after `start`, of a chunk that leads to `end`."""
+    """K sweeps that were computed at once: the iterate before them (`start`) and after them (`end`), the right-hand
+    side, and how many of the K the solve has counted so far."""
 
     start: Float[Array, "..."]
     end: Float[Array, "..."]
@@ -36,7 +38,8 @@ class Chunk(NamedTuple):
 
 
 class PipelinedState(NamedTuple):
-    """The chunk, its residual norms after every sweep, and the norm after `count` of them as the residual."""
+    """x: the chunk of sweeps. norms: the residual norm after each sweep of it. r: the norm after the sweeps counted so
+    far, which the driver takes for the residual."""
 
     x: Chunk
     r: Float[Array, "1"]
@@ -46,10 +49,11 @@ class PipelinedState(NamedTuple):
 def pipelined_sor(omega: ArrayLike, *, sweeps: int = 16) -> Solver:
     r"""`sor` on a stencil, `sweeps` sweeps at once; counts and results are those of `sor`.
 
-    In natural order they are in flight together; in red-black order, in the plane, they are one call of
-    `pallas_kernels.sor`, on TPU and GPU a kernel. It is meant for accelerators, on which one anti-diagonal alone is too
-    little work; on a CPU `sor` is the faster one (400 x 400 cells: .3 ms a sweep against .7 ms). Lanes of a plain
-    `jax.vmap` compute a whole chunk at every step, so batch by `jax.lax.map`.
+    In natural order the sweeps follow each other through the grid at a distance of two anti-diagonals; in red-black
+    order in the plane they are one call of `pallas_kernels.sor`, a kernel on TPU and GPU. The method is meant for
+    accelerators, on which one anti-diagonal alone is too little work; on a CPU `sor` is faster (400 x 400 cells: .3 ms
+    a sweep against .7 ms). Under a plain `jax.vmap` every lane computes all `sweeps` sweeps at every step, so batch by
+    `jax.lax.map`.
 
     Args:
         omega: relaxation parameter, traced; outside (0, 2) the result carries `status.OUT_OF_RANGE` and no sweep runs.
@@ -107,7 +111,8 @@ def _red_black(matrix, omega, b, x, *, sweeps: int):
 
 
 def _finish(one, chunk: Chunk, *, sweeps: int):
-    """The iterate that the count belongs to, by single sweeps from the start of the chunk unless it is the last one."""
+    """The iterate after `count` sweeps: the end of the chunk if all are counted, else by single sweeps from its
+    start."""
     last = chunk.count == sweeps
 
     def body(x):
@@ -152,8 +157,8 @@ def sweep(op: Wavefront, omega, b, x, *, sweeps: int):
     arrays = jax.tree.map(padded, (b, op.diagonal, over(omega, op.diagonal), op.before, op.after))
 
     def step(carry, t):
-        # Values one, two and three steps ago. The row behind the last lane is the initial iterate, two ahead: the lanes
-        # [1:] are those of the sweep before.
+        # The values of all lanes one, two and three steps ago, and one more row, which holds the initial iterate two
+        # anti-diagonals ahead of the last lane. So rows [1:] are, for each lane, the values of the sweep before.
         one, two, three, squares = carry
 
         def slab(a):
@@ -163,7 +168,7 @@ def sweep(op: Wavefront, omega, b, x, *, sweeps: int):
         old = two[1:]
         force = force - reach(after, one[1:], -1, 1)
         new = (1 - omega) * old + scale * (force - reach(before, one[:-1], 1, 1))
-        # The same place again with the previous sweep's values before it: that sweep's residual.
+        # The same cells with the previous sweep's values on both sides: the residual of the previous sweep.
         residual = jnp.where(diagonal != 0, force - diagonal * old - reach(before, three[1:], 1, 1), 0)
         lanes = jnp.concatenate([new, jax.lax.dynamic_slice_in_dim(initial, t + 3, 1)])
         return (lanes, one, two, squares + residual**2), lanes[0]

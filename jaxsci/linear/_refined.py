@@ -1,8 +1,8 @@
 r"""Mixed-precision refinement: residuals in the precision of the data, the work of the method in a smaller one.
 
-Every cycle rounds the residual of $x$ to the small precision, lets the method work on $A d = r / \|r\|$ there until
-the residual has fallen by a factor, and adds: $x \mathrel{+}= \|r\| d$, $r = b - A x$ in full precision. So the
-tolerance that is reached is that of full precision, however little the small one resolves, while sweeps move half the
+Every cycle rounds the residual of $x$ to the small precision and lets the method work there on $A d = r / \|r\|$ until
+that residual has fallen by a factor. Then the correction is added in full precision, $x \mathrel{+}= \|r\| d$,
+$r = b - A x$. So the solve reaches the tolerances of full precision, although the steps of the method move half the
 bytes.
 
 Reference: Higham 2002, Accuracy and Stability of Numerical Algorithms, chapter 12.
@@ -49,9 +49,9 @@ def refined(method: Solver, *, dtype: str = "float32", factor: ArrayLike = 1e-3,
         max_inner: steps after which a refinement follows in any case, traced.
 
     Raises:
-        ValueError: while tracing, when the operator is not more precise than `dtype` (float64 data need
-            ``jax.config.update("jax_enable_x64", True)``), or has one dtype for ever, as functions of lineax;
-            `pipelined_sor`.
+        ValueError: while tracing, if the operator is not more precise than `dtype` (float64 data need
+            ``jax.config.update("jax_enable_x64", True)``), if its dtype cannot be changed (a function of lineax), or if
+            the method is `pipelined_sor`.
 
     References: Higham 2002, chapter 12; Carson and Higham 2018, SIAM Journal on Scientific Computing 40(2).
     """

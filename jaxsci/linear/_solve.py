@@ -1,18 +1,18 @@
 r"""`solve`: one driver for every iterative method, with one set of stopping tests, statuses and gradients.
 
-Stops at the first k with $\|b - A x_k\|_2 \le \mathrm{tol}\cdot\mathrm{ref}$, at the step cap, on stagnation
+The loop stops at the first k with $\|b - A x_k\|_2 \le \mathrm{tol}\cdot\mathrm{ref}$, at the step cap, on stagnation
 (`patience` steps in which the smallest residual fell by less than 0.1 %), on divergence, or when the method breaks
-down. The loop works on the system divided by a power of two, so that squares stay within the dtype; counts and iterates
-do not change by that.
+down. It works on the system divided by a power of two, so that squares stay within the dtype; this changes neither
+counts nor iterates.
 
 Gradients are implicit: $A \dot x = \dot b - \dot A x$ forward, and with $A^\top \lambda = \bar x$,
-$\bar b = \lambda$ and $\bar A = -\lambda x^\top$ in reverse, each a solve of its own from zero, relative to its own
-right-hand side; the loop is never differentiated.
+$\bar b = \lambda$ and $\bar A = -\lambda x^\top$ in reverse. Each is a solve of its own that starts at zero and whose
+tolerance is relative to its own right-hand side; the loop is never differentiated.
 
-Under vmap a while loop runs all lanes until the slowest has finished. On CPU the lanes of a batch are solved one after
-the other instead, so each costs its own steps and stays in the cache. 40 lanes of SOR took, with omega from 1 to 1.95,
-3.0 ms against 5.0 ms of all lanes at once on 10 x 10 cells and .18 s against .65 s on 100 x 100; with equal omega
-1.5 ms against 0.9 ms and .09 s against .21 s. Only small lanes of equal length are better off together.
+Under vmap a while loop runs all lanes until the slowest has finished. So on CPU the lanes of a batch are solved one
+after the other: each costs only its own steps, and its data stay in the cache. 40 lanes of SOR took, with omega from 1
+to 1.95, 3.0 ms against 5.0 ms of all lanes at once on 10 x 10 cells and .18 s against .65 s on 100 x 100; with equal
+omega 1.5 ms against 0.9 ms and .09 s against .21 s. Only small lanes of equal length are better off together.
 """
 
 import inspect
@@ -60,8 +60,11 @@ class _Limits(NamedTuple):
 
 
 class _Loop(NamedTuple):
-    """What the inner loop carries: few scalars that change, since each costs a kernel a step.
-    It counts itself, so k changes inside only where the history asks for it."""
+    """What the inner loop carries. It holds few scalars that change, since each costs one more kernel in every step.
+
+    The inner loop counts its steps itself, so k is updated in its body only if a history is kept, which needs the
+    index.
+    """
 
     state: NamedTuple
     norm: Array
@@ -169,8 +172,10 @@ def _solve(op, b, x0, method, limits, adjoint_tol, norm_ref: str, max_history: i
     op = cast(op, b.dtype)
     frozen, method, x0, limits, adjoint_tol = _constant((op, method, x0, limits, adjoint_tol))
 
-    # The unknowns are (x, g, t) with g = x0 and t = 1, one vector. A derivative's right-hand side holds zeros in place
-    # of those two, and so its solve starts from zero and knows that it is one; the adjoint's starts from zero anyway.
+    # The first guess x0 must reach the solve, but no derivative may depend on it. So the linear system is extended by
+    # the equations g = x0 and t = 1, in one vector (x, g, t). The tangent of its right-hand side has zeros in place of
+    # x0 and 1: a forward derivative thus starts at zero, and t = 0 tells it to use `adjoint_tol`. The adjoint solve
+    # always starts at zero.
     def extended(rhs, guess, marker):
         return jnp.concatenate([rhs.reshape(-1), guess.reshape(-1), marker.reshape(1)])
 
@@ -209,12 +214,13 @@ def _solve(op, b, x0, method, limits, adjoint_tol, norm_ref: str, max_history: i
 
 
 def _constant(x):
-    """x with derivatives zero; an operator may hold functions beside arrays."""
+    """`x` as a constant under differentiation; an operator may hold functions beside arrays."""
     return jax.tree.map(lambda a: jax.lax.stop_gradient(a) if eqx.is_array(a) else a, x)
 
 
 def _one_by_one(run, arguments):
-    """run(arguments), of which vmap makes a loop over lanes. Arrays that `run` closes over become arguments too."""
+    """run(arguments), which under vmap becomes a loop over the lanes. Arrays that `run` closes over become arguments
+    too."""
     arrays, rest = eqx.partition(arguments, eqx.is_array)
     closed, shape = jax.make_jaxpr(lambda arrays: run(eqx.combine(arrays, rest)), return_shape=True)(arrays)
     inputs = [*closed.consts, *jax.tree.leaves(arrays)]
@@ -242,7 +248,8 @@ def _iterate(op, b, x0, method: Solver, limits: _Limits, norm_ref: str, max_hist
     tol, max_steps, patience = limits
     bad = ~tree.all_finite(eqx.filter((op, b, x0), eqx.is_array))
     size = _largest(b)
-    # A NaN would poison the loop: run it on zeros, for no steps, and report. What is relative to b = 0 has only x = 0.
+    # With a NaN or an infinity in the data the loop runs on zeros, for no steps, and the status says why. A tolerance
+    # relative to b = 0 is met by x = 0 alone, so x0 is then replaced by 0.
     blank = bad | (size == 0) if norm_ref == "b" else bad
     b, x0 = tree.where(bad, tree.zeros_like(b), b), tree.where(blank, tree.zeros_like(x0), x0)
     down, up = _powers(jnp.maximum(size, _largest(b - op.mv(x0))))
@@ -275,7 +282,7 @@ def _iterate(op, b, x0, method: Solver, limits: _Limits, norm_ref: str, max_hist
         return _Loop(state, norm, jnp.minimum(loop.best, norm), history, k)
 
     def stretch(carry):
-        """Up to `patience` steps; stagnated when they brought no new minimum worth the name."""
+        """Up to `patience` steps; stagnated if they did not lower the smallest residual by the factor `_PROGRESS`."""
         loop, _ = carry
         most = jnp.minimum(patience, max_steps - loop.k)
         after, taken = loops.bounded_while(go_on, body, loop, max_steps=most)
@@ -299,7 +306,7 @@ def _iterate(op, b, x0, method: Solver, limits: _Limits, norm_ref: str, max_hist
     code = code | status.flag(lost, status.NONFINITE_RESULT | status.DIVERGED)
     residual = _norm(b - op.mv(value))
     residual = jnp.where(bad | jnp.isnan(residual), jnp.inf, residual)
-    # A solve ends well only if the residual of the returned x says so too.
+    # The method may believe that it has converged: the true residual of the returned x must say so too.
     drifted = (end.norm <= target) & (residual > _DRIFT * target) & (residual > 0)
     code = code | status.flag(drifted & (steps > 0), status.STAGNATED)
     code = code | status.flag((end.norm > target) & (code == status.OK), status.MAX_STEPS)
@@ -324,8 +331,10 @@ def _norm(x):
 
 
 def _powers(size):
-    """The power of two that brings `size` near 1, and its inverse: 1 where it is 0, and where it has overflowed that of
-    the largest number."""
+    """The power of two that brings `size` near 1, and its inverse.
+
+    Both are 1 for size 0. An infinite size, which has overflowed, is treated as the largest number of the dtype.
+    """
     limits = jnp.finfo(size.dtype)
     exponent = jnp.frexp(jnp.where(size > 0, jnp.minimum(size, limits.max), jnp.where(size == 0, 1, limits.max)))[1]
     most = -limits.minexp

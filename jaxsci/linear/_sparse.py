@@ -1,4 +1,4 @@
-"""Sparse operators, in compressed rows and in diagonals (DIA): the pattern is static, the values are traced."""
+"""Sparse operators in compressed rows (CSR) and in diagonals (DIA): patterns are static, values are traced."""
 
 import operator
 from collections.abc import Sequence
@@ -108,7 +108,7 @@ def sparse(
 
 
 def from_coordinates(name: str, size: int, rows, cols, data, symmetric: bool) -> Sparse:
-    """A square matrix from entries at (rows, cols) in any order; those at one place are added up."""
+    """A square matrix from entries at (rows, cols) in any order; entries at the same place are added up."""
     for places in (rows, cols):
         if len(places) and not (0 <= np.min(places) and np.max(places) < size):
             raise ValueError(

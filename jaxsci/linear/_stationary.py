@@ -1,11 +1,12 @@
 r"""Stationary methods $x \leftarrow x + M^{-1}(b - A x)$: Jacobi, Gauss-Seidel, SOR, SSOR.
 
 With $A = D + L + U$: Jacobi has $M = D/\omega$, SOR $M = D/\omega + L$ (Gauss-Seidel at $\omega = 1$), and SSOR, a
-forward and a backward SOR sweep, $M = (D+\omega L)D^{-1}(D+\omega U)/(\omega(2-\omega))$. All share one step: the
-residual is needed for the stopping test in any case.
+forward and a backward SOR sweep, $M = (D+\omega L)D^{-1}(D+\omega U)/(\omega(2-\omega))$. All share the step above:
+computing the residual first costs nothing extra, since the stopping test needs it in any case.
 
-In natural order on a grid SOR takes that product in halves. With $A = M + N$, $N = (1 - 1/\omega) D + U$, a sweep is
-$x_{k+1} = M^{-1}(b - N x_k)$, and of its residual $(b - N x_{k+1}) - M x_{k+1}$ the next sweep needs the first half.
+In natural order on a grid, SOR saves half of the product. With $A = M + N$, $N = (1 - 1/\omega) D + U$, a sweep is
+$x_{k+1} = M^{-1}(b - N x_k)$, and the residual after it is $(b - N x_{k+1}) - M x_{k+1}$. The first term of that is
+what the next sweep starts from, so it is computed once for both (`Splitting`).
 
 Reference: Saad 2003, Iterative Methods for Sparse Linear Systems, section 4.1; Young 1954.
 """
@@ -31,7 +32,7 @@ class StationaryState(NamedTuple):
 
 
 class SplitState(NamedTuple):
-    """Iterate in the storage of the sweeps, residual, and what `Splitting` made of b and of b - N x."""
+    """Iterate and b in the form of `Splitting`, residual b - A x, and the scaled b - N x (the pull)."""
 
     x: Float[Array, "..."]
     r: Float[Array, "..."]
@@ -40,7 +41,7 @@ class SplitState(NamedTuple):
 
 
 def jacobi(omega: ArrayLike = 1.0) -> Solver:
-    r"""Damped Jacobi iteration $x \leftarrow x + \omega D^{-1}(b - Ax)$; any operator with a diagonal will do.
+    r"""Damped Jacobi iteration $x \leftarrow x + \omega D^{-1}(b - Ax)$, for any operator that knows its diagonal.
 
     Args:
         omega: damping, traced. It converges for 0 < omega < 2 / lambda_max(D^-1 A), which is at most 2; outside (0, 2)
@@ -105,7 +106,8 @@ def _prepare_sor(omega, op) -> System:
 
 
 def prepare_ssor(omega, op, *, forward: bool) -> System:
-    r"""The symmetric sweep $\omega(2-\omega)(D+\omega U)^{-1}D(D+\omega L)^{-1}$, or its triangles exchanged."""
+    r"""The symmetric sweep $\omega(2-\omega)(D+\omega U)^{-1}D(D+\omega L)^{-1}$; U and L exchanged if not
+    `forward`."""
     ordered = op.ordered
     omega = omega.astype(op.diagonal.dtype)
     first, second = ordered.lower(omega), ordered.upper(omega)

@@ -19,9 +19,9 @@ _ORDERS = {"natural": wavefront, "red-black": checkerboard}
 class Stencil(eqx.Module):
     """(A u)_i = diagonal_i u_i + sum over axes a of before[a]_i u_{i - e_a} + after[a]_i u_{i + e_a}.
 
-    Build it with `stencil5` or `stencil7`, which validate. A coefficient off the diagonal is a scalar where it is the
-    same everywhere: less to read in every product. What reaches over the border meets zeros. `order` is "natural"
-    (row by row, swept by anti-diagonals) or "red-black"; see `reordered`.
+    Build it with `stencil5` or `stencil7`, which validate. An off-diagonal coefficient that is the same everywhere is a
+    scalar, so that products read no array for it. Cells outside the grid count as zeros. `order` is "natural" (row by
+    row, swept by anti-diagonals) or "red-black"; see `reordered`.
     """
 
     diagonal: Float[Array, "*shape"]
@@ -37,7 +37,7 @@ class Stencil(eqx.Module):
 
     @property
     def transpose(self) -> "Stencil":
-        """A^T: the coefficient that i gives to j becomes the one that j gives to i."""
+        """A^T: the weight of cell j in row i becomes the weight of cell i in row j."""
         if self.symmetric:
             return self
         before = tuple(shift(c, axis, 1) if c.ndim else c for axis, c in enumerate(self.after))

@@ -1,4 +1,4 @@
-"""What every method prepares from an operator: the `System` that its steps work on, and what they share."""
+"""What every method prepares from an operator, the `System`, and small helpers that the methods share."""
 
 from typing import NamedTuple
 
@@ -18,8 +18,14 @@ def identity(x):
 
 
 class System(NamedTuple):
-    """A prepared operator: storage changes, the product, what a step applies, trouble found on the way, and the iterate
-    of a state's ``x`` in the storage of b."""
+    """An operator prepared for one method.
+
+    The steps of a method may work in another storage than the operator's shape. ``pack(x)`` brings a vector into that
+    storage and ``unpack(y)`` brings it back; ``mv(y)`` is A y there. ``apply`` is what a step uses beside the product:
+    a triangular solve, a preconditioner, an interval. ``status`` holds the bits of whatever was wrong while preparing.
+    A method may also keep its iterate in a form of its own, with a border of zeros for instance, or as several sweeps
+    at once. ``iterate(state.x)`` is then the current iterate in packed storage; for all other methods it is x itself.
+    """
 
     pack: Partial
     unpack: Partial
@@ -30,11 +36,13 @@ class System(NamedTuple):
 
 
 class Splitting(NamedTuple):
-    """SOR on A = M + N, M = D/omega + L, in pieces.
+    """A sweep of SOR in pieces: with A = M + N and M = D/omega + L, the next iterate is M^-1 (b - N x).
 
-    ``start(b, x)`` is both as the others want them, ``iterate(x)`` the x that it was. ``pull(b, x)`` is
-    b - N x up to a scaling of its entries, of which ``solve(pull, x)`` makes the next iterate, in the memory of the
-    last if it likes; ``residual(pull, x)`` is b - A x of a pull and its own x.
+    The pieces work on a right-hand side b' and an iterate x' in a form of their own: equations are scaled by omega / D,
+    and the iterate has a border of zeros. ``start(b, x) -> (b', x')`` brings both into that form, ``iterate(x') -> x``
+    takes the iterate out of it. ``pull(b', x')`` is the scaled b - N x. ``solve(pull, x')`` makes the next iterate from
+    the pull; the memory of x' may be overwritten. ``residual(pull, x')`` is b - A x, not scaled, if the pull belongs to
+    that same x'.
     """
 
     start: Partial
@@ -72,7 +80,7 @@ def real_dtype(name: str, *trees: PyTree):
 
 
 def cast(x: PyTree, dtype) -> PyTree:
-    """x with its floating arrays in `dtype`."""
+    """`x` with its floating arrays cast to `dtype`; functions and integers stay."""
     return jax.tree.map(lambda a: a.astype(dtype) if eqx.is_inexact_array(a) else a, x)
 
 

@@ -1,8 +1,8 @@
 r"""Tuned sequences: related systems arrive one by one, and a bandit policy picks the solver's parameter for each.
 
-Before solve t the policy sees a context, picks arm $a_t$; the only feedback is the cost of that one solve, by
-default its iteration count. A solve that failed is charged the step cap, however early it gave up, or policies would
-learn to fail. The whole sequence is one `lax.scan`: problem, choice, solve and update, no callbacks.
+Before solve t the policy sees a context and picks arm $a_t$. The only feedback is the cost of that one solve, by
+default its iteration count. A failed solve is charged the step cap however early it ended, or policies would learn to
+fail. The whole sequence (problem, choice, solve, update) is one `lax.scan` without callbacks.
 
 Reference: Khodak, Chow, Balcan and Talwalkar 2024, Learning to Relax: Setting Solver Parameters Across a Sequence
 of Linear System Instances (ICLR).
@@ -62,12 +62,12 @@ class TunedResult(NamedTuple):
 
 
 def iterations(result, parameter, context):
-    """The default cost of a solve: its number of steps, as a float; in a sequence `max_steps` where it failed."""
+    """The default cost of a solve: its number of steps as a float. In a sequence, a failed solve counts `max_steps`."""
     return result.steps.astype(result.residual.dtype)
 
 
 def _charge(cost, result, max_steps, parameter, context):
-    """What the policy is told: a solve that failed took `max_steps`, whenever it gave up."""
+    """The cost that the policy is told: that of a failed solve is computed as if it had taken `max_steps` steps."""
     steps = jnp.where(result.status == status.OK, result.steps, max_steps)
     return cost(result._replace(steps=steps), parameter, context)
 
@@ -105,8 +105,8 @@ def tuned_step(
 ) -> tuple[TunedState, TunedRecord]:
     """One round: draw problem `state.round`, choose, solve, learn. Arguments as in `tuned_sequence`.
 
-    The keys of a round are folds of its global index, so stopping and going on changes nothing; problems depend on
-    the key and the index alone, so policies compared at one key meet the same problems.
+    The keys of a round depend on the key and the round's global index alone (`core.policies.round_key`). So stopping
+    and going on changes nothing, and policies that are compared at one key meet the same problems.
     """
     key = as_typed_key(key, "tuned_step")
     tol, max_steps = jnp.asarray(tol, float), jnp.asarray(max_steps, jnp.int32)
@@ -160,11 +160,11 @@ def tuned_sequence(
         arms: the parameter of every arm, an array (K,) or a pytree of arrays with leading axis K, traced; or a
             function (action, context) -> parameter, with which a policy of one arm plays a formula.
         num_rounds: T, static.
-        cost: (result, parameter, context) -> scalar loss that the policy learns from; iterations by default. In a
-            result whose status is not 0 it finds `max_steps` steps, not those done before the solve failed.
-        tol, max_steps, norm_ref: of every solve, see `linear.solve`. Policies that scale costs by the largest one see
-            little of the differences between good arms where a failure costs far more than any of them, so a cap
-            not far above the worst count worth paying serves them best.
+        cost: (result, parameter, context) -> scalar loss that the policy learns from; iterations by default. If the
+            solve failed (its status is not 0), the result that `cost` gets says `max_steps` steps, not those done.
+        tol, max_steps, norm_ref: of every solve, see `linear.solve`. Some policies scale costs by the largest one they
+            have met. If a failure costs far more than any good arm, they hardly see the differences between good arms:
+            choose `max_steps` not far above the worst count that is worth paying.
         state: where to go on, the `state` of an earlier result with the same key; the start by default.
 
     Returns:
@@ -219,8 +219,9 @@ def cost_table(
 ) -> tuple[Float[Array, "T K"], PyTree]:
     """Cost of every arm on every problem of the stream, and the contexts.
 
-    From one table follow the best fixed arm (least column sum), the best arm per instance (sum of row minima), and
-    the replay of any policy. The solution fed back is the first arm's: all arms agree to the tolerance.
+    The table gives the best fixed arm (least column sum), the cost of the best arm for each instance (sum of row
+    minima), and the costs on which any policy can be replayed. The first arm's solution is fed back to the stream; the
+    solutions of all arms agree to the tolerance.
 
     Args:
         key, stream, method, arms, num_rounds, cost, tol, max_steps, norm_ref: as in `tuned_sequence`, which meets
@@ -244,7 +245,7 @@ def _table(key, stream, method, arms, tol, max_steps, num_rounds: int, cost, nor
     def step(carry, i):
         carry, problem = stream.next(round_key(key, "stream", i), carry, i)
 
-        # One arm at a time: as lanes of a batch, all would wait for the slowest. Only the first arm's solution is kept.
+        # One arm after the other: in a batch all would wait for the slowest. Only the first arm's solution is kept.
         def play(kept, numbered):
             j, parameter = numbered
             result = solve(

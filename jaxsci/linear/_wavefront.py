@@ -1,10 +1,10 @@
 r"""Natural-order triangular solves on a grid, one anti-diagonal (plane in 3-D) at a time.
 
-In natural (row-major) numbering a cell depends on the cell before it along every axis, and all of those lie on the
-anti-diagonal k - 1 of $i_1 + \dots + i_d = k$. So a sweep is a scan over k whose steps are arrays, with the iterates
-of the sequential loop. Skewed storage $S[k, i_1, \dots] = u[i_1, \dots, k - i_1 - \dots]$, in 2-D of shape
-(rows + cols - 1, rows), makes every step a contiguous slice; places outside the grid hold zeros, which change neither
-norms nor inner products. A coefficient that is the same everywhere stays a scalar.
+In natural (row-major) numbering a cell on the anti-diagonal $i_1 + \dots + i_d = k$ depends on the cell before it along
+every axis, and all of those lie on the anti-diagonal k - 1. So a sweep is a scan over k in which each step updates a
+whole anti-diagonal, and the iterates are those of the sequential loop. Skewed storage $S[k, i_1, \dots] = u[i_1, \dots,
+k - i_1 - \dots]$, in 2-D of shape (rows + cols - 1, rows), makes every step a contiguous slice; places outside the grid
+hold zeros, which change neither norms nor inner products. A coefficient that is the same everywhere stays a scalar.
 """
 
 from typing import NamedTuple
@@ -28,7 +28,7 @@ class Triangle(NamedTuple):
 
 
 class Wavefront(eqx.Module):
-    """A stencil in skewed storage: what methods with sweeps ask for (see `operators.Ordered`)."""
+    """A stencil in skewed storage; the properties are those of `operators.Ordered`."""
 
     diagonal: Float[Array, "diagonals *rows"]
     before: tuple[Float[Array, "..."], ...]
@@ -100,8 +100,11 @@ def unskew(s: Float[Array, "diagonals *rows"]) -> Float[Array, "*rows cols"]:
 
 
 def reach(coefficients, s, by: int, axis: int = 0):
-    """Sum over the grid's axes of coefficient times neighbour: `by` = 1 before, -1 after. The rows of `s` start at
-    `axis`; the move from one anti-diagonal to the next is the caller's."""
+    """Sum over the grid's axes of coefficient times neighbour: the cell before (`by` = 1) or after (`by` = -1).
+
+    `s` must already hold the neighbouring anti-diagonal; only the shift along the rows, which start at `axis`, is done
+    here.
+    """
     # Along the last axis of the grid the neighbour has the same rows.
     total = coefficients[-1] * s
     for a, coefficient in enumerate(coefficients[:-1]):
@@ -123,12 +126,13 @@ def _after(op: Wavefront, s):
 
 
 def _inside(op: Wavefront, s):
-    """Zeros outside the grid. (A zero diagonal inside ends every method with sweeps before its first.)"""
+    """`s` with zeros outside the grid, where the diagonal is 0. (A zero diagonal inside the grid is a singular system,
+    which ends a method before its first sweep.)"""
     return jnp.where(op.diagonal != 0, s, 0)
 
 
 def _lower(op: Wavefront, omega):
-    # Outside the grid the diagonal is 0, and so is this: such places stay 0.
+    # Outside the grid the diagonal is 0, hence scale is 0, and such places stay 0.
     scale = over(omega, op.diagonal)
     return Partial(bind(_substitute, by=1), Triangle(scale, tuple(scale * c for c in op.before)))
 
@@ -152,8 +156,11 @@ def _substitute(triangle: Triangle, r, *, by: int):
 
 
 def bordered(op: Wavefront, omega) -> Splitting:
-    """The pieces of SOR, scaled by omega / D, with the iterate in a border of zeros: all neighbours are slices, and a
-    sweep writes over the last iterate, one anti-diagonal after the other."""
+    """The pieces of an SOR sweep (see `Splitting`), with equations scaled by omega / D.
+
+    The iterate has a border of zeros, so that all neighbours of an anti-diagonal are slices of it, and a sweep
+    overwrites the last iterate one anti-diagonal after the other.
+    """
     scale, inverse = over(omega, op.diagonal), op.diagonal / jnp.where(omega == 0, 1, omega)  # omega = 0 is a status
     before, after = (_scaled(scale, part) for part in (op.before, op.after))
     return Splitting(
@@ -166,20 +173,22 @@ def bordered(op: Wavefront, omega) -> Splitting:
 
 
 def _scaled(scale, coefficients):
-    """Coefficients and what their sum is multiplied with: constants stay scalars, which saves reading an array each."""
+    """(factor, coefficients) with factor times coefficients = scale times `coefficients`. If all coefficients are
+    scalars they stay scalars and scale is the factor, so that no array is read for them."""
     if any(c.ndim for c in coefficients):
         return jnp.ones((), scale.dtype), tuple(scale * c for c in coefficients)
     return scale, coefficients
 
 
 def _cells(x, axes=(), by: int = 0):
-    """What is inside the border, or lies `by` places further along all of `axes`."""
+    """The cells inside the border of x, moved by `by` places along all of `axes`."""
     moves = (by if a in axes else 0 for a in range(x.ndim))
     return x[tuple(slice(1 + move, n - 1 + move) for move, n in zip(moves, x.shape))]
 
 
 def _near(coefficients, x, by: int, diagonals: tuple[int, ...]):
-    """As `reach`, for x in its border; `diagonals` is the axis of those, where x has one."""
+    """As `reach`, for x with a border of zeros. `diagonals` is (0,) if axis 0 of x counts the anti-diagonals, which are
+    then moved by `by` too, and () if x is a single anti-diagonal."""
     total = coefficients[-1] * _cells(x, diagonals, by)
     for a, coefficient in enumerate(coefficients[:-1]):
         total = total + coefficient * _cells(x, (*diagonals, len(diagonals) + a), by)

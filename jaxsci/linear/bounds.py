@@ -32,9 +32,10 @@ def gershgorin(op) -> Bounds:
     """Ends of the union of Gershgorin's discs: certain bounds of every real eigenvalue.
 
     Args:
-        op: a `linear.operators` operator whose leaves are coefficients, as those of stencils, dense, banded and sparse
-            matrices are: the row sums of |A| are the product of the operator of their moduli with ones. For products,
-            and sums of different kinds, the interval may be wider than that of the assembled matrix.
+        op: a `linear.operators` operator whose arrays are coefficients: stencils, dense, banded and sparse matrices,
+            and sums and products of them. The row sums of |A| come from the operator with the absolute values of all
+            coefficients, applied to ones; for products, and for sums of different kinds, that may give a wider interval
+            than the assembled matrix would.
 
     Raises:
         TypeError: an operator that is a function: its entries are unknown; use `power`.
@@ -68,7 +69,7 @@ def _gershgorin(op) -> Bounds:
 
 
 def _bounds(low, high, bad, code=0) -> Bounds:
-    """Zeros where an input is not finite."""
+    """`Bounds` of these ends; both are 0 if an input is not finite."""
     low, high = (jnp.where(bad, 0, value) for value in (low, high))
     return Bounds(low, high, status.flag(bad, status.NONFINITE_INPUT) | code)
 
@@ -83,9 +84,9 @@ def power(op, start: Float[Array, "..."], *, num_steps: int = 30, margin: ArrayL
         margin: high is raised and low is lowered by this part of high, traced.
 
     Returns:
-        `Bounds`. high = theta + ||A v - theta v||; low likewise from high I - A, and so only as good as the gap there
-        allows: where it is not positive use the truth, or `lanczos.extreme_eigenvalues`. status: 0, or
-        NONFINITE_INPUT, or OUT_OF_RANGE for a start of zeros.
+        `Bounds`. high = theta + ||A v - theta v||. low comes the same way from high I - A, which converges slowly if
+        the smallest eigenvalues lie close together; if low is not positive, use a known bound or
+        `lanczos.extreme_eigenvalues`. status: 0, or NONFINITE_INPUT, or OUT_OF_RANGE for a start of zeros.
 
     Raises:
         ValueError: `num_steps` below 1; a start that does not have the operator's shape.

@@ -27,9 +27,10 @@ def from_lineax(operator, *, materialise: bool = False):
     """A square operator of lineax as one of `linear.operators`.
 
     Matrices become `operators.dense`, diagonal and tridiagonal operators `operators.banded`; both have the triangular
-    solves of SOR and SSOR. Functions, Jacobians, sums and products stay what they are: products, and the diagonal where
-    a method asks for it (n products). Functions on one array keep that array's shape; matrices, diagonals and operators
-    on another pytree act on vectors (n,) of all entries, in the order of `jax.flatten_util.ravel_pytree`.
+    solves of SOR and SSOR. Functions, Jacobians, sums and products are known by their product alone; their diagonal
+    takes n products when a method asks for it. A function on one array keeps that array's shape. Matrices, diagonals,
+    and operators on any other pytree act on vectors (n,) of all entries, in the order of
+    `jax.flatten_util.ravel_pytree`.
 
     Args:
         operator: a `lineax.AbstractLinearOperator`, its arrays traced.
@@ -72,7 +73,7 @@ def from_lineax(operator, *, materialise: bool = False):
 
 
 class _Function(eqx.Module):
-    """A lineax operator of which only products are known; its diagonal is computed where it is read."""
+    """A lineax operator of which only products are known; reading its diagonal computes it."""
 
     operator: Any
     symmetric: bool = eqx.field(static=True)
@@ -95,10 +96,10 @@ class _Function(eqx.Module):
 
     @property
     def ordered(self):
-        """None.
+        """A function of lineax has no triangular solves.
 
         Raises:
-            ValueError: always, naming what to use instead.
+            ValueError: always; the message names what to use instead.
         """
         raise ValueError(
             "SOR, SSOR and their preconditioners need triangular solves, and of this lineax operator only products are "
@@ -155,7 +156,7 @@ def to_lineax(
 
 
 def _times(sign, op):
-    """sign A, of the kind of A."""
+    """sign times A, as an operator of the same kind."""
     if isinstance(op, _Function):
         return _Function(op.operator * sign, symmetric=op.symmetric)
     return operators.scaled(op, sign)
@@ -229,7 +230,7 @@ def _solver_class():
 
 
 def _result(results, code):
-    """Status bits as one of lineax's results, the gravest last."""
+    """Status bits as one of lineax's results; of several bits the gravest counts."""
     found = results.successful
     for bits, name in (
         (status.MAX_STEPS, "max_steps_reached"),

@@ -1,4 +1,4 @@
-r"""Lanczos tridiagonalisation of a symmetric operator, and the extreme eigenvalues it shows first.
+r"""Lanczos tridiagonalisation of a symmetric operator, and the extreme eigenvalues, which converge first.
 
 From a start $v_1$: $w = A v_j - \beta_{j-1} v_{j-1}$, $\alpha_j = w^\top v_j$, $\beta_j v_{j+1} = w - \alpha_j v_j$.
 After m steps $V^\top A V = T$, tridiagonal; the eigenvalues $\theta$ of T (Ritz values) approach the ends of the
@@ -109,12 +109,12 @@ def _tridiagonal(op, start, num_steps: int, reorthogonalize: bool) -> Tridiagona
         alpha = tree.dot(w, c.v).astype(w.dtype)
         w = w - alpha * c.v
         if reorthogonalize:
-            for _ in range(2):  # once leaves what cancellation made of it; twice is enough (Parlett, section 6.9)
+            for _ in range(2):  # one pass leaves rounding errors of the cancellation; two are enough (Parlett, 6.9)
                 w = w - _project(basis, w)
         beta = tree.norm(w).astype(w.dtype)
         scale = jnp.maximum(c.scale, jnp.abs(alpha) + beta)
         first = jnp.where(j == 0, alpha, c.first)
-        # Nothing but rounding is left: the space is invariant.
+        # A vector of rounding errors alone says that the Krylov space is invariant: the process ends.
         go_on = c.alive & (beta > tiny * scale)
         alpha, out = jnp.where(c.alive, alpha, jnp.where(bad, 0, first)), jnp.where(go_on, beta, 0)
         v = jnp.where(go_on, w / jnp.where(beta > 0, beta, 1), 0)
@@ -136,8 +136,8 @@ def extreme_eigenvalues(op, start: Float[Array, "..."], *, num_steps: int, reort
     r"""Smallest and largest Ritz value after `num_steps` Lanczos steps, with their error bounds.
 
     Args:
-        op, start, num_steps, reorthogonalize: as in `tridiagonal`. Copies do no harm to the extremes, so the vectors
-            need not be kept.
+        op, start, num_steps, reorthogonalize: as in `tridiagonal`. Without reorthogonalisation copies of converged
+            eigenvalues appear, which leave the extreme values as they are, so the vectors need not be kept.
 
     Returns:
         `Extremes`; low and high lie inside the spectrum. The errors are $\beta_m|s_m|$; they hold for the eigenvalue

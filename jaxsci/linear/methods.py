@@ -1,12 +1,12 @@
 r"""Iterative methods for A x = b, each a `core.protocols.Solver`: four pure functions that `linear.solve` drives.
 
-Stationary: `jacobi`, `gauss_seidel`, `sor` (on large grids, and there by a kernel, `pipelined_sor`), `ssor`. On a known
-interval of eigenvalues: `chebyshev`. Krylov: `cg`, `pcg` with any preconditioner, `ssor_pcg` in both sweep orders and
-in Eisenstat's form. `refined` runs any of them (but `pipelined_sor`) in a smaller precision. Hyper-parameters are
-traced leaves: a new value never compiles again, and vmap may sweep them.
+Stationary: `jacobi`, `gauss_seidel`, `sor`, `ssor`; `pipelined_sor` is `sor` with several sweeps at once, for large
+grids on accelerators. With a known interval of eigenvalues: `chebyshev`. Krylov: `cg`, `pcg` with any preconditioner,
+`ssor_pcg` in both sweep orders and in Eisenstat's form. `refined` runs any of these except `pipelined_sor` in a smaller
+precision. Hyper-parameters are traced leaves: a new value never compiles again, and vmap may sweep them.
 
-What a method asks of the operator: `cg`, `pcg` and `chebyshev` its product, `jacobi` the diagonal too, the others
-triangular solves in the operator's order.
+`cg`, `pcg` and `chebyshev` need only the operator's product, `jacobi` its diagonal too; the others need triangular
+solves in the operator's order.
 
 Reference: Saad 2003, Iterative Methods for Sparse Linear Systems.
 """

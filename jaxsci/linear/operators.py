@@ -1,8 +1,8 @@
-r"""Linear operators as data: what A is. A solver asks them for products, the diagonal and triangular solves.
+r"""Linear operators as data: what A is. A solver asks an operator for products, its diagonal and triangular solves.
 
-A splits as D + L + U: the diagonal, and what comes before and after in the order of the unknowns' update. An operator
-is an `equinox.Module` of arrays, so it crosses jit, stacks under vmap and is differentiated with respect to its
-entries; patterns, offsets and orders are static.
+A splits as D + L + U: the diagonal D, and the entries of each row for unknowns that are updated before (L) and after
+(U) the row's own. An operator is an `equinox.Module` of arrays, so it crosses jit, stacks under vmap and is
+differentiated with respect to its entries; patterns, offsets and orders are static.
 
 Grids: `stencil5`, `stencil7`, `shifted_laplacian`, `diffusion`. Matrices: `dense`, `sparse`, `banded`. Functions:
 `matrix_free`. From others: `shifted`, `scaled`, `add`, `compose`, `as_sparse`; `reordered` changes the order of sweeps.
@@ -30,10 +30,11 @@ from jaxsci.linear._stencil import Stencil, diffusion, shifted_laplacian, stenci
 
 
 class Ordered(Protocol):
-    """An operator in the storage of its sweeps, in which vectors may have another shape than outside.
+    """An operator in the storage of its sweeps, in which a vector may have another shape than the operator's.
 
-    ``pack(x)`` and ``unpack(y)`` change storage (places that no unknown owns hold zeros, in ``diagonal`` too);
-    ``mv(y)`` is A y, ``lower_mv(y)`` L y, ``upper_mv(y)`` U y. ``lower(omega)`` and
+    ``pack(x)`` brings a vector into that storage, ``unpack(y)`` brings it back. The storage may have more places than
+    there are unknowns: the others hold zeros, in ``diagonal`` too. ``mv(y)`` is A y, ``lower_mv(y)`` L y,
+    ``upper_mv(y)`` U y. ``lower(omega)`` and
     ``upper(omega)`` are functions r -> (D/omega + L)^-1 r and r -> (D/omega + U)^-1 r, linear in r.
     """
 

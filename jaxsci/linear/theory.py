@@ -5,8 +5,8 @@ $\omega^* = 1 + (\beta / (1 + \sqrt{1 - \beta^2}))^2$; $\rho(\omega) = \frac14 (
 \sqrt{\omega^2\beta^2 - 4(\omega - 1)})^2$ below $\omega^*$ and $\omega - 1$ above.
 
 The asymptotic estimate $\ln\epsilon/\ln\rho$ is too small near $\omega^*$, where the iteration is far from normal.
-The near-asymptotic surrogate $U(\omega) = 1 + \ln\epsilon / \ln(\rho + \tau(1 - \rho))$ is not: $\tau$ says how far
-the k-th power of the residual map still is from its spectral radius when the solve ends.
+The near-asymptotic surrogate $U(\omega) = 1 + \ln\epsilon / \ln(\rho + \tau(1 - \rho))$ corrects that: $\tau$ says how
+far the k-th power of the residual map still is from its spectral radius when the solve ends.
 
 References: Young 1954, Iterative methods for solving partial difference equations of elliptic type; Khodak et al.
 2024, Learning to Relax (ICLR), sections 2 and 3 (surrogate, SSOR-PCG bound).
@@ -47,7 +47,7 @@ def young_omega(radius: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
 
     Args:
         radius: Jacobi radius beta in [0, 1), traced, any shape; at beta >= 1 the result is 2, where nothing
-            converges. A NaN stays one, here and below.
+            converges. The result for a NaN is a NaN, as it is for the other functions of this module.
     """
     radius = jnp.asarray(radius, float_dtype(radius))
     outside = jnp.abs(radius) >= 1
