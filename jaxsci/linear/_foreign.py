@@ -10,7 +10,8 @@ from jaxsci.linear._sparse import Banded, Sparse, banded, from_coordinates
 def from_scipy(matrix, *, symmetric: bool | None = None) -> Sparse | Banded:
     """A square `scipy.sparse` matrix or array of any format as an operator; a builder.
 
-    The format ``dia`` becomes `operators.banded`, every other format `operators.sparse`; entries at the same place are added up.
+    The format ``dia`` becomes `operators.banded`, every other format `operators.sparse`; entries at the same place are
+    added up.
 
     Args:
         matrix: float32 and float64 are kept (float64 while x64 is on), integers become floats.
