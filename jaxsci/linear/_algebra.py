@@ -323,8 +323,8 @@ def as_sparse(op) -> Sparse:
 def reordered(op, order: str | Int[ArrayLike, " n"]):
     """The same matrix, swept in another order of its unknowns; products do not change.
 
-    SOR converges about as fast in all of these orders. An SSOR preconditioner does not: with red-black or multicolour
-    sweeps it can take three times as many iterations.
+    SOR converges about as fast in all of the named orders. An SSOR preconditioner does not: with red-black or
+    multicolour sweeps it can take three times as many iterations.
 
     Args:
         op: a stencil ("natural" or "red-black": even index sums first), or a banded or sparse operator ("natural",
