@@ -9,7 +9,7 @@ Symbols: ``K`` arms; "record" means any pytree of arrays whose structure, shapes
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 
 class Decision(NamedTuple):
@@ -87,6 +87,58 @@ class Stream(NamedTuple):
     ``init``."""
 
 
+class TimeStep(NamedTuple):
+    """What an environment answers to a reset or to an action. A reset needs to name the observation alone.
+
+    Attributes:
+        observation: of the state reached, any record; at an episode's end that last state's, not that of the next
+            episode.
+        reward: earned by the step; 0 after a reset.
+        discount: what the environment itself multiplies the value of `observation` by: 1 unless it discounts, as a
+            problem in continuous time does by exp(-beta dt). A learner's own discount factor multiplies this one.
+        terminated: nothing follows, the value beyond is zero whatever `discount` says.
+        truncated: cut by a time limit, the value beyond is that of `observation`.
+        status: int32 bits of this step, in the terms of the environment's room; 0 is ok.
+    """
+
+    observation: PyTree
+    reward: Float[Array, ""] | float = 0.0
+    discount: Float[Array, ""] | float = 1.0
+    terminated: Bool[Array, ""] | bool = False
+    truncated: Bool[Array, ""] | bool = False
+    status: Int[Array, ""] | int = 0
+
+
+class Environment(NamedTuple):
+    """A decision process in discrete time as two pure functions for one episode; batches by `jax.vmap`.
+
+    Attributes:
+        reset: ``reset(key) -> (state, TimeStep)``: a new episode; `state` is a record of the environment's own.
+        step: ``step(key, state, action) -> (state, TimeStep)``; the key is consumed, a deterministic environment
+            ignores it. Whoever calls it resets after a step that terminated or truncated: it is never called on a
+            state whose episode has ended.
+    """
+
+    reset: Callable[..., tuple[PyTree, TimeStep]]
+    step: Callable[..., tuple[PyTree, TimeStep]]
+
+
+class Result(NamedTuple):
+    """What a long driver returns. A driver with more to say has a record of its own that begins with these four.
+
+    Attributes:
+        value: what was asked for: the last parameters, the best candidate, the recorded data.
+        state: all that is needed to go on from here, to be handed to the same driver.
+        history: one entry of each step or record along the leading axis; None where nothing is recorded on the way.
+        status: int32 bits of the whole run, 0 is ok.
+    """
+
+    value: PyTree
+    state: PyTree
+    history: PyTree
+    status: Int[Array, ""]
+
+
 class Denoiser(Protocol):
     r"""Predicts data and noise of a diffusion model, $x_t = \alpha_t x_0 + \sigma_t\varepsilon$."""
 
@@ -104,4 +156,15 @@ class Denoiser(Protocol):
         ...
 
 
-__all__ = ["Decision", "Denoiser", "Policy", "Problem", "Solver", "Stream", "StreamCarry"]
+__all__ = [
+    "Decision",
+    "Denoiser",
+    "Environment",
+    "Policy",
+    "Problem",
+    "Result",
+    "Solver",
+    "Stream",
+    "StreamCarry",
+    "TimeStep",
+]

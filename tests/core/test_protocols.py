@@ -6,7 +6,18 @@ import numpy as np
 from jax.tree_util import Partial
 
 from jaxsci.core import keys
-from jaxsci.core.protocols import Decision, Denoiser, Policy, Problem, Solver, Stream, StreamCarry
+from jaxsci.core.protocols import (
+    Decision,
+    Denoiser,
+    Environment,
+    Policy,
+    Problem,
+    Result,
+    Solver,
+    Stream,
+    StreamCarry,
+    TimeStep,
+)
 
 
 def test_names_are_the_agreed_ones():
@@ -16,6 +27,10 @@ def test_names_are_the_agreed_ones():
     assert Problem._fields == ("op", "b", "x0", "context")
     assert StreamCarry._fields == ("solution", "memory")
     assert Stream._fields == ("init", "next")
+    assert Environment._fields == ("reset", "step")
+    assert TimeStep._fields == ("observation", "reward", "discount", "terminated", "truncated", "status")
+    assert TimeStep(1)[1:] == (0.0, 1.0, False, False, 0)
+    assert Result._fields == ("value", "state", "history", "status")
     assert Problem(1, 2).x0 is None and Problem(1, 2).context is None and StreamCarry(1).memory is None
 
 

@@ -319,7 +319,10 @@ ENTRIES = {
     "jaxsci.core.loops.checkpointed_scan": Compiled(_scan, grad=(0, 1)),
     **{
         f"jaxsci.core.protocols.{name}": Record()
-        for name in ("Decision", "Denoiser", "Policy", "Problem", "Solver", "Stream", "StreamCarry")
+        for name in (
+            *("Decision", "Denoiser", "Environment", "Policy", "Problem"),
+            *("Result", "Solver", "Stream", "StreamCarry", "TimeStep"),
+        )
     },
     "jaxsci.core.train.TrainState": Record(),
     "jaxsci.core.train.TrainResult": Record(),
