@@ -11,8 +11,8 @@ from jax.tree_util import Partial
 from scipy.integrate import solve_ivp
 
 from benchmarks._harness import compare, compiled, host, main, row
-from jaxsci.control import dqn, three_body
-from jaxsci.control.three_body import hermite
+from jaxsci.rl import dqn, three_body
+from jaxsci.rl.three_body import hermite
 
 _KEY = jax.random.key(0)
 # What an independent program in double precision gave: mean returns of the actions 4 to 9 over the seeds 0 to 19, and

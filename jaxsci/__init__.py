@@ -21,9 +21,11 @@ floor  room                holds                                                
 2      plot                one-call figures from Datasets and results                  -
 3      bandits             policies: (init, select, update)                            gp, nn
 3      control             continuous-time problems, martingale policy evaluation,     quadrature, nn
-                           integral RL, linear-quadratic truths, adaptive stepping
+                           integral RL, linear-quadratic truths
 3      diffusion           schedules, predictions, grids, solvers as tables,           nn
                            statistics, search, guidance, likelihood
+4      rl                  learning in discrete time: replay buffer, deep Q-learning,   bandits, nn
+                           step sizes of a three-body integrator
 top    demo                scenes and the command line; nothing imports it             all
 =====  ==================  ==========================================================  =============
 
@@ -33,7 +35,7 @@ Planned rooms, each built by the first user that needs it: pfn, quantization (3)
 import importlib
 import importlib.metadata
 
-_ROOMS = ("bandits", "control", "core", "diffusion", "gp", "linear", "nn", "plot", "quadrature", "sweep")
+_ROOMS = ("bandits", "control", "core", "diffusion", "gp", "linear", "nn", "plot", "quadrature", "rl", "sweep")
 _FUNCTIONS = {"check": "core.status", "explain": "core.status"}
 
 __all__ = [  # noqa: F822 (lazy, see __getattr__)
@@ -48,6 +50,7 @@ __all__ = [  # noqa: F822 (lazy, see __getattr__)
     "nn",
     "plot",
     "quadrature",
+    "rl",
     "sweep",
 ]
 

@@ -23,6 +23,7 @@ BUILDS_ON: dict[str, set[str]] = {
     "pfn": {"gp", "nn"},
     "quantization": {"nn", "linear"},
     "smc": {"diffusion"},
+    "rl": {"bandits", "nn"},
     "bayesopt": {"gp", "pfn", "quadrature"},
     "conformal": {"pfn"},
 }

@@ -3,22 +3,19 @@
 Builds on: quadrature, nn. A problem is dynamics, rewards and a horizon (`sde`, `ode`); `simulate` and `exact` make
 paths of it; `martingale` finds the value of a policy from paths; `integral` evaluates and improves policies from
 integrals of the running cost, by any rule of `quadrature`; `riccati` holds the linear-quadratic truths, `exploratory`
-the entropy-regularised learners; `three_body` is a step-size control problem and `dqn` (with `replay`) learns on it.
+the entropy-regularised learners. Learning in discrete time is the room `rl`.
 Start reading at `problems.py`, then `martingale/_condition.py` or `integral/_problem.py`.
 """
 
 from jaxsci.control import (
-    dqn,
     environments,
     exact,
     exploratory,
     integral,
     martingale,
     problems,
-    replay,
     riccati,
     simulate,
-    three_body,
 )
 from jaxsci.control.problems import ODE, SDE, ode, sde
 from jaxsci.control.simulate import (
@@ -40,7 +37,6 @@ __all__ = [
     "Transition",
     "coarsen",
     "discounted_return",
-    "dqn",
     "environments",
     "euler_maruyama",
     "exact",
@@ -50,12 +46,10 @@ __all__ = [
     "martingale",
     "ode",
     "problems",
-    "replay",
     "rewarded",
     "riccati",
     "rollout",
     "sde",
     "simulate",
-    "three_body",
     "transitions",
 ]

@@ -20,11 +20,11 @@ import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree
 
-from jaxsci.control import replay
-from jaxsci.control._q_network import Network, greedy, network
 from jaxsci.core import extras, keys, train, tree
 from jaxsci.core.static import bind
 from jaxsci.core.types import KeyArray, float_dtype
+from jaxsci.rl import replay_buffer
+from jaxsci.rl.dqn._network import Network
 
 
 class TimeStep(NamedTuple):
@@ -74,7 +74,7 @@ class State(NamedTuple):
     """Parameters, optimiser state, updates done, status."""
     target: PyTree
     """Parameters of the target network."""
-    buffer: replay.Buffer
+    buffer: replay_buffer.Buffer
     env: PyTree
     """States of the environments, leaves [num_envs, ...]."""
     observation: PyTree
@@ -266,7 +266,7 @@ def _init(key, env, network, cfg, optimizer):
     observation = _cast(observation, dtype)
     one = jax.tree.map(lambda a: a[0], observation)
     scalar, no = jnp.zeros((), dtype), jnp.zeros((), bool)
-    buffer = replay.init((one, jnp.int32(0), scalar, one, no, no), cfg.capacity, num_lanes=cfg.num_envs)
+    buffer = replay_buffer.init((one, jnp.int32(0), scalar, one, no, no), cfg.capacity, num_lanes=cfg.num_envs)
     total = jnp.zeros(cfg.num_envs, dtype)
     # The target starts as a copy: the two are donated and updated apart.
     return State(train.init(params, optimizer=optimizer), params, buffer, states, observation, total, jnp.int32(0))
@@ -308,7 +308,7 @@ def _advance(key, env, network, state, cfg, optimizer):
     following, reward = _cast((answer.observation, answer.reward), dtype)
     ended = answer.terminated | answer.truncated
     row = (state.observation, action, reward, following, answer.terminated, answer.truncated)
-    buffer = replay.add(state.buffer, row)
+    buffer = replay_buffer.add(state.buffer, row)
 
     total = state.total + reward
     fresh, first = jax.vmap(env.reset)(lanes[:, 3])
@@ -328,7 +328,7 @@ def _learn(key, network, state, buffer, cfg, optimizer):
 
     def update(carry, i):
         learner, target = carry
-        windows = replay.sample(jax.random.fold_in(key, i), buffer, cfg.batch_size, length=cfg.num_returns)
+        windows = replay_buffer.sample(jax.random.fold_in(key, i), buffer, cfg.batch_size, length=cfg.num_returns)
         learner, value = train.step(key, learner, (target, windows), loss=loss, optimizer=optimizer)
         follow = cfg.target_rate
         target = jax.tree.map(lambda t, p: t + follow.astype(t.dtype) * (p - t), target, learner.params)
@@ -392,7 +392,7 @@ def run(
 
     Example:
         >>> import jax, jax.numpy as jnp
-        >>> from jaxsci.control import dqn
+        >>> from jaxsci.rl import dqn
         >>> def reset(key):  # one state; action 1 pays 1 and ends the episode
         ...     return jnp.int32(0), jnp.ones(1)
         >>> def step(key, state, action):
@@ -434,16 +434,13 @@ def _cast(x, dtype):
 __all__ = [
     "Config",
     "Environment",
-    "Network",
     "Record",
     "Result",
     "State",
     "TimeStep",
     "config",
     "epsilon",
-    "greedy",
     "init",
-    "network",
     "optimizer",
     "run",
     "step",

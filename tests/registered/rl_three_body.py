@@ -1,12 +1,12 @@
-"""Entries of jaxsci.control.three_body, jaxsci.control.dqn and jaxsci.control.replay."""
+"""Entries of jaxsci.rl."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from contracts import Bad, Builder, Compiled, Constant, Driver, Record
-from jaxsci.control import dqn, replay, three_body
-from jaxsci.control.three_body import hermite
+from jaxsci.rl import dqn, replay_buffer, three_body
+from jaxsci.rl.three_body import hermite
 
 # --- the integrator ----------------------------------------------------------------------------------------
 
@@ -202,24 +202,24 @@ def _target(key, dtype):
 
 
 def _buffer(dtype):
-    return replay.init({"x": jnp.zeros(2, dtype), "i": jnp.int32(0)}, 3, num_lanes=2)
+    return replay_buffer.init({"x": jnp.zeros(2, dtype), "i": jnp.int32(0)}, 3, num_lanes=2)
 
 
 def _replay_init(key, dtype):
-    return lambda x: replay.init(x, 3), (jax.random.normal(key, (2,), dtype),)
+    return lambda x: replay_buffer.init(x, 3), (jax.random.normal(key, (2,), dtype),)
 
 
 def _replay_add(key, dtype):
     row = {"x": jax.random.normal(key, (2, 2), dtype), "i": jnp.arange(2, dtype=jnp.int32)}
-    return lambda row: replay.add(_buffer(dtype), row), (row,)
+    return lambda row: replay_buffer.add(_buffer(dtype), row), (row,)
 
 
 def _replay_sample(key, dtype):
     def run(key, x):
         buffer = _buffer(dtype)
         for i in range(4):
-            buffer = replay.add(buffer, {"x": x + i, "i": jnp.full(2, i, jnp.int32)})
-        return replay.sample(key, buffer, 5, length=2)
+            buffer = replay_buffer.add(buffer, {"x": x + i, "i": jnp.full(2, i, jnp.int32)})
+        return replay_buffer.sample(key, buffer, 5, length=2)
 
     return run, (key, jax.random.normal(key, (2, 2), dtype))
 
@@ -233,29 +233,29 @@ def _a_working_optimizer(folder):
 _DOUBLE = {"float32": "refused in single precision unless asked for, and slow to compile"}
 
 ENTRIES = {
-    "jaxsci.control.three_body.hermite.COLLISION": Constant(),
-    "jaxsci.control.three_body.hermite.Bodies": Record(),
-    "jaxsci.control.three_body.hermite.Result": Record(),
-    "jaxsci.control.three_body.hermite.Units": Record(),
-    "jaxsci.control.three_body.hermite.angular_momentum": Compiled(
+    "jaxsci.rl.three_body.hermite.COLLISION": Constant(),
+    "jaxsci.rl.three_body.hermite.Bodies": Record(),
+    "jaxsci.rl.three_body.hermite.Result": Record(),
+    "jaxsci.rl.three_body.hermite.Units": Record(),
+    "jaxsci.rl.three_body.hermite.angular_momentum": Compiled(
         _of_bodies(hermite.angular_momentum, dim=3), grad=(0, 1, 2)
     ),
-    "jaxsci.control.three_body.hermite.center_of_mass": Compiled(_of_bodies(hermite.center_of_mass), grad=(0, 1)),
-    "jaxsci.control.three_body.hermite.energy": Compiled(_of_bodies(hermite.energy), grad=(0, 1, 2)),
-    "jaxsci.control.three_body.hermite.forces": Compiled(_forces, grad=(0, 1, 2)),
-    "jaxsci.control.three_body.hermite.init": Compiled(_of_bodies(lambda bodies: bodies), grad=(0, 1, 2)),
-    "jaxsci.control.three_body.hermite.integrate": Compiled(_integrate),
-    "jaxsci.control.three_body.hermite.momentum": Compiled(_of_bodies(hermite.momentum), grad=(0, 2)),
-    "jaxsci.control.three_body.hermite.step": Compiled(_step, grad=(0, 1, 2, 3)),
-    "jaxsci.control.three_body.hermite.units": Builder(
+    "jaxsci.rl.three_body.hermite.center_of_mass": Compiled(_of_bodies(hermite.center_of_mass), grad=(0, 1)),
+    "jaxsci.rl.three_body.hermite.energy": Compiled(_of_bodies(hermite.energy), grad=(0, 1, 2)),
+    "jaxsci.rl.three_body.hermite.forces": Compiled(_forces, grad=(0, 1, 2)),
+    "jaxsci.rl.three_body.hermite.init": Compiled(_of_bodies(lambda bodies: bodies), grad=(0, 1, 2)),
+    "jaxsci.rl.three_body.hermite.integrate": Compiled(_integrate),
+    "jaxsci.rl.three_body.hermite.momentum": Compiled(_of_bodies(hermite.momentum), grad=(0, 2)),
+    "jaxsci.rl.three_body.hermite.step": Compiled(_step, grad=(0, 1, 2, 3)),
+    "jaxsci.rl.three_body.hermite.units": Builder(
         lambda: (hermite.units, (1.495978707e11, 5.96e30)), truth=_units_truth
     ),
-    "jaxsci.control.three_body.REWARDS": Constant(),
-    "jaxsci.control.three_body.STEP_PARAMETERS": Constant(),
-    "jaxsci.control.three_body.Config": Record(),
-    "jaxsci.control.three_body.Rollout": Record(),
-    "jaxsci.control.three_body.State": Record(),
-    "jaxsci.control.three_body.config": Driver(
+    "jaxsci.rl.three_body.REWARDS": Constant(),
+    "jaxsci.rl.three_body.STEP_PARAMETERS": Constant(),
+    "jaxsci.rl.three_body.Config": Record(),
+    "jaxsci.rl.three_body.Rollout": Record(),
+    "jaxsci.rl.three_body.State": Record(),
+    "jaxsci.rl.three_body.config": Driver(
         bad=(
             Bad(lambda _: three_body.config(reward="cubic", allow_float32=True), ValueError, "reward must be 0 to 6"),
             Bad(lambda _: three_body.config(reward=7, allow_float32=True), ValueError, "reward must be 0 to 6"),
@@ -265,24 +265,24 @@ ENTRIES = {
             Bad(lambda _: three_body.config(interval=np.float32(0.1)), TypeError, "jax_enable_x64"),
         )
     ),
-    "jaxsci.control.three_body.environment": Compiled(_environment, grad=(1,), skip=_DOUBLE),
-    "jaxsci.control.three_body.fixed_actions": Compiled(_fixed, skip=_DOUBLE),
-    "jaxsci.control.three_body.observe": Compiled(_observe, grad=(0,)),
-    "jaxsci.control.three_body.published_start": Builder(
+    "jaxsci.rl.three_body.environment": Compiled(_environment, grad=(1,), skip=_DOUBLE),
+    "jaxsci.rl.three_body.fixed_actions": Compiled(_fixed, skip=_DOUBLE),
+    "jaxsci.rl.three_body.observe": Compiled(_observe, grad=(0,)),
+    "jaxsci.rl.three_body.published_start": Builder(
         lambda: (three_body.published_start, (7,)), truth=_published_truth
     ),
-    "jaxsci.control.three_body.reset": Compiled(_reset),
-    "jaxsci.control.three_body.rollout": Compiled(_rollout, skip=_DOUBLE),
-    "jaxsci.control.three_body.start": Compiled(_start, grad=(0,)),
-    "jaxsci.control.three_body.step": Compiled(_env_step, skip=_DOUBLE),
-    "jaxsci.control.dqn.Config": Record(),
-    "jaxsci.control.dqn.Environment": Record(),
-    "jaxsci.control.dqn.Network": Record(),
-    "jaxsci.control.dqn.Record": Record(),
-    "jaxsci.control.dqn.Result": Record(),
-    "jaxsci.control.dqn.State": Record(),
-    "jaxsci.control.dqn.TimeStep": Record(),
-    "jaxsci.control.dqn.config": Driver(
+    "jaxsci.rl.three_body.reset": Compiled(_reset),
+    "jaxsci.rl.three_body.rollout": Compiled(_rollout, skip=_DOUBLE),
+    "jaxsci.rl.three_body.start": Compiled(_start, grad=(0,)),
+    "jaxsci.rl.three_body.step": Compiled(_env_step, skip=_DOUBLE),
+    "jaxsci.rl.dqn.Config": Record(),
+    "jaxsci.rl.dqn.Environment": Record(),
+    "jaxsci.rl.dqn.Network": Record(),
+    "jaxsci.rl.dqn.Record": Record(),
+    "jaxsci.rl.dqn.Result": Record(),
+    "jaxsci.rl.dqn.State": Record(),
+    "jaxsci.rl.dqn.TimeStep": Record(),
+    "jaxsci.rl.dqn.config": Driver(
         bad=(
             Bad(lambda _: dqn.config(num_envs=0), ValueError, "num_envs must be an integer >= 1"),
             Bad(lambda _: dqn.config(capacity=2, num_returns=3), ValueError, "num_returns must be <= capacity"),
@@ -290,16 +290,16 @@ ENTRIES = {
             Bad(lambda _: dqn.network(3, 2, hidden=(8, 4), repeats=2), ValueError, "hidden widths must be equal"),
         )
     ),
-    "jaxsci.control.dqn.epsilon": Compiled(_epsilon),
-    "jaxsci.control.dqn.greedy": Compiled(_greedy),
-    "jaxsci.control.dqn.init": Compiled(_learning(_init)),
-    "jaxsci.control.dqn.network": Compiled(_network, grad=(0, 1)),
-    "jaxsci.control.dqn.optimizer": Driver(works=_a_working_optimizer),
-    "jaxsci.control.dqn.run": Compiled(_learning(_run)),
-    "jaxsci.control.dqn.step": Compiled(_learning(_dqn_step)),
-    "jaxsci.control.dqn.target_of": Compiled(_target, grad=(0, 1, 2)),
-    "jaxsci.control.replay.Buffer": Record(),
-    "jaxsci.control.replay.add": Compiled(_replay_add),
-    "jaxsci.control.replay.init": Compiled(_replay_init),
-    "jaxsci.control.replay.sample": Compiled(_replay_sample),
+    "jaxsci.rl.dqn.epsilon": Compiled(_epsilon),
+    "jaxsci.rl.dqn.greedy": Compiled(_greedy),
+    "jaxsci.rl.dqn.init": Compiled(_learning(_init)),
+    "jaxsci.rl.dqn.network": Compiled(_network, grad=(0, 1)),
+    "jaxsci.rl.dqn.optimizer": Driver(works=_a_working_optimizer),
+    "jaxsci.rl.dqn.run": Compiled(_learning(_run)),
+    "jaxsci.rl.dqn.step": Compiled(_learning(_dqn_step)),
+    "jaxsci.rl.dqn.target_of": Compiled(_target, grad=(0, 1, 2)),
+    "jaxsci.rl.replay_buffer.Buffer": Record(),
+    "jaxsci.rl.replay_buffer.add": Compiled(_replay_add),
+    "jaxsci.rl.replay_buffer.init": Compiled(_replay_init),
+    "jaxsci.rl.replay_buffer.sample": Compiled(_replay_sample),
 }

@@ -40,15 +40,16 @@ def init(example: PyTree, capacity: int, *, num_lanes: int = 1) -> Buffer:
 
     Example:
         >>> import jax, jax.numpy as jnp
-        >>> from jaxsci.control import replay
-        >>> buffer = replay.init({"reward": jnp.zeros(())}, 4)
+        >>> from jaxsci.rl import replay_buffer
+        >>> buffer = replay_buffer.init({"reward": jnp.zeros(())}, 4)
         >>> for i in range(6):
-        ...     buffer = replay.add(buffer, {"reward": jnp.array([1.0 * i])})
-        >>> sorted(set(replay.sample(jax.random.key(0), buffer, 50)["reward"].ravel().tolist())), int(buffer.size)
+        ...     buffer = replay_buffer.add(buffer, {"reward": jnp.array([1.0 * i])})
+        >>> windows = replay_buffer.sample(jax.random.key(0), buffer, 50)
+        >>> sorted(set(windows["reward"].ravel().tolist())), int(buffer.size)
         ([2.0, 3.0, 4.0, 5.0], 4)
     """
     if capacity < 1 or num_lanes < 1:
-        raise ValueError(f"replay.init: capacity and num_lanes must be >= 1, got {capacity} and {num_lanes}")
+        raise ValueError(f"replay_buffer.init: capacity and num_lanes must be >= 1, got {capacity} and {num_lanes}")
 
     def empty(leaf):
         return jnp.zeros((capacity, num_lanes, *jnp.shape(leaf)), jnp.result_type(leaf))
@@ -71,7 +72,7 @@ def add(buffer: Buffer, row: PyTree) -> Buffer:
 
     def put(data, new):
         if jnp.shape(new) != data.shape[1:]:
-            raise ValueError(f"replay.add: expected leaves of shape {data.shape[1:]}, got {jnp.shape(new)}")
+            raise ValueError(f"replay_buffer.add: expected leaves of shape {data.shape[1:]}, got {jnp.shape(new)}")
         return data.at[buffer.cursor].set(jnp.asarray(new).astype(data.dtype))
 
     data = jax.tree.map(put, buffer.data, row)
@@ -95,8 +96,8 @@ def sample(key: KeyArray, buffer: Buffer, num: int, *, length: int = 1) -> PyTre
     """
     capacity, num_lanes = jax.tree.leaves(buffer.data)[0].shape[:2]
     if not 1 <= length <= capacity:
-        raise ValueError(f"replay.sample: length must lie in [1, {capacity}], the capacity, got {length}")
-    return _sample(keys.as_typed_key(key, "replay.sample"), buffer, (num, length, capacity, num_lanes))
+        raise ValueError(f"replay_buffer.sample: length must lie in [1, {capacity}], the capacity, got {length}")
+    return _sample(keys.as_typed_key(key, "replay_buffer.sample"), buffer, (num, length, capacity, num_lanes))
 
 
 def _draw(key, buffer, sizes):

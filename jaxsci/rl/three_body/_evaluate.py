@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxsci.control.three_body._env import Config, State, observe, start, step
 from jaxsci.core import keys, tree
 from jaxsci.core.types import KeyArray
+from jaxsci.rl.three_body._env import Config, State, observe, start, step
 
 
 class Rollout(NamedTuple):
@@ -45,7 +45,7 @@ def rollout(key: KeyArray, cfg: Config, policy: Callable, state: State, *, num_s
 
     Example:
         >>> import jax
-        >>> from jaxsci.control import three_body
+        >>> from jaxsci.rl import three_body
         >>> cfg = three_body.config(allow_float32=True)
         >>> state = three_body.start(cfg, three_body.published_start(0))
         >>> episode = three_body.rollout(jax.random.key(0), cfg, lambda key, observation: 9, state, num_steps=5)

@@ -1,11 +1,11 @@
 """Adaptive time-stepping: a policy chooses the step parameter of an integrator of three gravitating bodies.
 
-Builds on: control.dqn, core. Start reading at `hermite.py` (the integrator, of use alone), then `_env.py` (the decision
+Builds on: rl.dqn, core. Start reading at `hermite.py` (the integrator, of use alone), then `_env.py` (the decision
 process) and `_evaluate.py` (policies measured).
 """
 
-from jaxsci.control.three_body import hermite
-from jaxsci.control.three_body._env import (
+from jaxsci.rl.three_body import hermite
+from jaxsci.rl.three_body._env import (
     REWARDS,
     STEP_PARAMETERS,
     Config,
@@ -18,7 +18,7 @@ from jaxsci.control.three_body._env import (
     start,
     step,
 )
-from jaxsci.control.three_body._evaluate import Rollout, fixed_actions, rollout
+from jaxsci.rl.three_body._evaluate import Rollout, fixed_actions, rollout
 
 __all__ = [
     "REWARDS",

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy.integrate import solve_ivp
 
-from jaxsci.control.three_body import hermite
 from jaxsci.core import status
+from jaxsci.rl.three_body import hermite
 
 
 def pair(eccentricity, dtype=float, **kwargs):
@@ -212,7 +212,7 @@ def test_status_of_a_collision():
     met = hermite.init(mass, rest, jnp.array([[0.0, 1.0], [1.0, 0.0]]))
     result, bits = code(met, 1.0, 0.1)
     assert bits == hermite.COLLISION and int(result.steps) == 0
-    assert "collision" in status.explain(bits, "control")
+    assert "collision" in status.explain(bits, "rl")
 
 
 @pytest.mark.x64

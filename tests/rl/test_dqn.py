@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import contracts
-from jaxsci.control import dqn, replay, three_body
 from jaxsci.core import status, tree
+from jaxsci.rl import dqn, replay_buffer, three_body
 
 DISCOUNT = 0.9
 LENGTH = 5
@@ -201,10 +201,10 @@ def test_the_greedy_policy_takes_the_largest_value(key):
 
 @pytest.mark.parametrize(("added", "length"), [(3, 2), (7, 1), (12, 3), (23, 7)])
 def test_windows_are_consecutive_in_one_lane_and_all_occur(key, added, length):
-    buffer = replay.init((jnp.int32(0), jnp.int32(0)), 7, num_lanes=3)
+    buffer = replay_buffer.init((jnp.int32(0), jnp.int32(0)), 7, num_lanes=3)
     for t in range(added):
-        buffer = replay.add(buffer, (jnp.full(3, t), jnp.arange(3)))
-    time, lane = replay.sample(key, buffer, 4000, length=length)
+        buffer = replay_buffer.add(buffer, (jnp.full(3, t), jnp.arange(3)))
+    time, lane = replay_buffer.sample(key, buffer, 4000, length=length)
     assert time.shape == (4000, length) and bool(jnp.all(lane == lane[:, :1]))
     assert bool(jnp.all(time == time[:, :1] + jnp.arange(length)[None]))
     starts = np.arange(max(0, added - 7), added - length + 1)
@@ -249,13 +249,13 @@ def test_learning_starts_however_small_the_buffer(key):
 
 @pytest.mark.bad_input
 def test_bad_rows_and_windows(key):
-    buffer = replay.init(jnp.zeros(2), 4)
+    buffer = replay_buffer.init(jnp.zeros(2), 4)
     with pytest.raises(ValueError, match="expected leaves of shape"):
-        replay.add(buffer, jnp.zeros(2))
+        replay_buffer.add(buffer, jnp.zeros(2))
     with pytest.raises(ValueError, match=r"length must lie in \[1, 4\]"):
-        replay.sample(key, buffer, 2, length=5)
+        replay_buffer.sample(key, buffer, 2, length=5)
     with pytest.raises(ValueError, match="capacity and num_lanes must be >= 1"):
-        replay.init(jnp.zeros(2), 0)
+        replay_buffer.init(jnp.zeros(2), 0)
     with pytest.raises(ValueError, match="num_steps must be >= 0"):
         dqn.run(key, CHAIN, TABLE, cfg=dqn.config(), optimizer=EXACT, num_steps=-1)
     with pytest.raises(TypeError, match="typed key"):

@@ -1,4 +1,4 @@
-"""Networks for action values, and the greedy policy of one: `control.dqn` shows them."""
+"""Networks for action values, and the greedy policy of one: `rl.dqn.run` shows them."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple

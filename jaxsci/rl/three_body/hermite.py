@@ -20,12 +20,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from jaxsci.control.three_body._precision import require_double
 from jaxsci.core import loops, status, tree
 from jaxsci.core.types import concrete, float_dtype
+from jaxsci.rl.three_body._precision import require_double
 
 COLLISION = status.register(
-    "control",
+    "rl",
     24,
     "collision",
     "two bodies came so close that a step no longer advances the time",
@@ -85,7 +85,7 @@ def units(length: float, mass: float, *, gravity: float = 6.6743e-11) -> Units:
 
     Example:
         >>> import math
-        >>> from jaxsci.control.three_body import hermite
+        >>> from jaxsci.rl.three_body import hermite
         >>> round(float(hermite.units(1.0, 1.0, gravity=4 * math.pi**2).time), 4)  # a year is 2 pi of these
         0.1592
     """
@@ -121,7 +121,7 @@ def init(
 
     Example:
         >>> import jax.numpy as jnp
-        >>> from jaxsci.control.three_body import hermite
+        >>> from jaxsci.rl.three_body import hermite
         >>> pair = hermite.init(jnp.array([0.5, 0.5]), jnp.array([[-0.5, 0.0], [0.5, 0.0]]),
         ...                     jnp.array([[0.0, -0.5], [0.0, 0.5]]), allow_float32=True)
         >>> print(pair.acceleration.tolist(), float(pair.collision_time))
@@ -219,7 +219,7 @@ def integrate(
 
     Example:
         >>> import jax.numpy as jnp
-        >>> from jaxsci.control.three_body import hermite
+        >>> from jaxsci.rl.three_body import hermite
         >>> pair = hermite.init(jnp.array([0.5, 0.5]), jnp.array([[-0.5, 0.0], [0.5, 0.0]]),
         ...                     jnp.array([[0.0, -0.5], [0.0, 0.5]]), allow_float32=True)
         >>> result = hermite.integrate(pair, 2 * jnp.pi, 0.05)  # once around

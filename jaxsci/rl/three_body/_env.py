@@ -20,11 +20,11 @@ import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from jaxsci.control.dqn import Environment, TimeStep
-from jaxsci.control.three_body import _reward, hermite
-from jaxsci.control.three_body._precision import require_double
 from jaxsci.core import keys, status, tree
 from jaxsci.core.types import KeyArray, concrete, float_dtype
+from jaxsci.rl.dqn import Environment, TimeStep
+from jaxsci.rl.three_body import _reward, hermite
+from jaxsci.rl.three_body._precision import require_double
 
 STEP_PARAMETERS = tuple(float(mu) for mu in np.geomspace(1e-4, 1e-1, 10))
 """The ten actions of the published models, small steps first."""
@@ -145,7 +145,7 @@ def published_start(seed: int) -> Float[np.ndarray, " 4"]:
         TypeError: a traced seed.
 
     Example:
-        >>> from jaxsci.control import three_body
+        >>> from jaxsci.rl import three_body
         >>> three_body.published_start(1).round(3).tolist()
         [11.255, 7.203, -0.001, 9.535]
     """
@@ -199,7 +199,7 @@ def reset(key: KeyArray, cfg: Config) -> State:
 
     Example:
         >>> import jax
-        >>> from jaxsci.control import three_body
+        >>> from jaxsci.rl import three_body
         >>> cfg = three_body.config(allow_float32=True)
         >>> state = three_body.reset(jax.random.key(0), cfg)
         >>> state, answer = three_body.step(cfg, state, 9)
@@ -290,7 +290,7 @@ def _observe(cfg, state):
 
 
 def environment(cfg: Config, *, reward_scale: ArrayLike = 1.0, reward_floor: ArrayLike = -math.inf) -> Environment:
-    """The environment for `control.dqn`.
+    """The environment for `rl.dqn`.
 
     Args:
         cfg: from `config`.

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxsci.control import three_body
-from jaxsci.control.three_body import hermite
 from jaxsci.core import status
+from jaxsci.rl import three_body
+from jaxsci.rl.three_body import hermite
 
 # Mean returns of 100 steps over the seeds 0 to 19 for every step parameter from the third on.
 RETURNS = (132.9, 145.1, 158.7, 169.8, 170.8, 142.7, -16.0, -1078.0)
