@@ -141,9 +141,9 @@ def _maximum(key, dtype):
 def _environment(make):
     def entry(key, dtype):
         def run(x, u, discount):
-            env = make(discount=discount)
-            out = environments.step(env, x, u, dt=0.1, num_substeps=2)
-            return out, env.observe(out.x)
+            walled = make(discount=discount)
+            out = environments.step(walled, x, u, dt=0.1, num_substeps=2)
+            return out, walled.observe(out.x)
 
         x = jnp.asarray([-0.5, 0.0], dtype) + 0.01 * jax.random.normal(key, (2,), dtype)
         u = jax.random.uniform(jax.random.fold_in(key, 1), (), dtype, -0.9, 0.9)
@@ -154,16 +154,26 @@ def _environment(make):
 
 def _episode(key, dtype):
     def run(key, x, discount):
-        env = environments.pendulum(discount=discount)
-        return environments.rollout(key, env, _torque, x, num_steps=4, dt=0.05)
+        walled = environments.pendulum(discount=discount)
+        return environments.rollout(key, walled, _torque, x, num_steps=4, dt=0.05)
 
     return run, (key, 0.1 * jax.random.normal(key, (2,), dtype), jnp.asarray(0.1, dtype))
 
 
+def _discrete(key, dtype):
+    def run(key, controls, dt, discount):
+        walled = environments.pendulum(discount=discount)
+        env = environments.discrete(walled, dt, controls=controls, num_steps=2, num_substeps=2)
+        state, _ = env.reset(key)
+        state, first = env.step(key, state, jnp.int32(2))
+        return first, env.step(key, state, jnp.int32(0))
+
+    controls = jax.random.uniform(key, (3,), dtype, -1.5, 1.5)
+    return run, (key, controls, jnp.asarray(0.1, dtype), jnp.asarray(0.2, dtype))
+
+
 def _torque(key, t, x):
     return -x[0] + 0.1 * jax.random.normal(key, (), x.dtype)
-
-
 
 ENTRIES = {
     "jaxsci.control.SDE": Record(),
@@ -186,9 +196,10 @@ ENTRIES = {
     "jaxsci.control.exact.geometric_brownian": Compiled(_exact(exact.geometric_brownian), grad=(1, 2, 3)),
     "jaxsci.control.exact.ornstein_uhlenbeck": Compiled(_exact(exact.ornstein_uhlenbeck), grad=(1, 2, 3)),
     "jaxsci.control.exact.running_maximum": Compiled(_maximum, grad=(0,)),
-    "jaxsci.control.environments.Environment": Record(),
     "jaxsci.control.environments.Rollout": Record(),
     "jaxsci.control.environments.Step": Record(),
+    "jaxsci.control.environments.WalledProblem": Record(),
+    "jaxsci.control.environments.discrete": Compiled(_discrete, grad=(1, 2, 3)),
     "jaxsci.control.environments.pendulum": Compiled(_environment(environments.pendulum), grad=(0, 1, 2)),
     "jaxsci.control.environments.mountain_car": Compiled(_environment(environments.mountain_car), grad=(0, 1, 2)),
     "jaxsci.control.environments.step": Compiled(_environment(environments.pendulum), grad=(0, 1, 2)),
