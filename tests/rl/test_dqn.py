@@ -1,12 +1,17 @@
 """Deep Q-learning against value iteration; time limits, n-step targets, exploration, replay, resuming."""
 
+from functools import partial
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import contracts
+from jaxsci import control
 from jaxsci.core import status, tree
+from jaxsci.core.protocols import Environment, TimeStep
 from jaxsci.rl import dqn, replay_buffer, three_body
 
 DISCOUNT = 0.9
@@ -34,17 +39,17 @@ def chain_values(discount):
 
 def chain_reset(key):
     state = jax.random.randint(key, (), 0, LENGTH, jnp.int32)
-    return state, jax.nn.one_hot(state, LENGTH)
+    return state, TimeStep(jax.nn.one_hot(state, LENGTH))
 
 
 def chain_step(key, state, action):
     following, reward, ends = (jnp.asarray(a)[state, action] for a in chain_moves())
     following = following.astype(jnp.int32)
     observation = jax.nn.one_hot(following, LENGTH)
-    return following, dqn.TimeStep(observation, reward.astype(jnp.float32), ends, jnp.asarray(False))
+    return following, TimeStep(observation, reward.astype(jnp.float32), terminated=ends)
 
 
-CHAIN = dqn.Environment(chain_reset, chain_step)
+CHAIN = Environment(chain_reset, chain_step)
 TABLE = dqn.network(LENGTH, 2, hidden=())
 SMALL = {"discount": DISCOUNT, "epsilon_start": 1.0, "epsilon_end": 1.0, "target_rate": 0.05, "warm_up": 20}
 EXACT = dqn.optimizer(0.02, weight_decay=0.0)
@@ -58,13 +63,15 @@ def limit_env(limit, terminal):
     """Pays 1 a step and stops after `limit` steps, as a time limit or for good; the clock is not observed."""
 
     def reset(key):
-        return jnp.int32(0), jnp.ones(1)
+        return jnp.int32(0), TimeStep(jnp.ones(1))
 
     def step(key, state, action):
         end = state + 1 >= limit
-        return state + 1, dqn.TimeStep(jnp.ones(1), jnp.float32(1), end & terminal, end & (not terminal))
+        return state + 1, TimeStep(
+            jnp.ones(1), jnp.float32(1), terminated=end & terminal, truncated=end & (not terminal)
+        )
 
-    return dqn.Environment(reset, step)
+    return Environment(reset, step)
 
 
 # --- truth -------------------------------------------------------------------------------------------------
@@ -132,17 +139,45 @@ def test_a_time_limit_is_looked_beyond_and_an_end_is_not(key, terminal):
 )
 def test_targets_by_hand(terminated, truncated, expected):
     flags = (jnp.array(f, bool) for f in (terminated, truncated))
-    window = (jnp.array([1.0, 2.0, 4.0]), jnp.array([10.0, 20.0, 30.0]), *flags)
+    reward, following = jnp.array([1.0, 2.0, 4.0]), jnp.array([10.0, 20.0, 30.0])
+    window = (reward, following, jnp.ones(3), *flags)
     assert float(dqn.target_of(window, lambda s: s, 0.5)) == pytest.approx(expected)
+
+
+def test_the_discounts_of_the_environment_multiply_those_of_the_learner():
+    """Three steps of unequal length: 1 + .5 (.9) 2 + .25 (.9)(.8) 4 + .125 (.9)(.8)(.7) 30."""
+    reward, following = jnp.array([1.0, 2.0, 4.0]), jnp.array([10.0, 20.0, 30.0])
+    no = jnp.zeros(3, bool)
+    window = (reward, following, jnp.array([0.9, 0.8, 0.7]), no, no)
+    assert float(dqn.target_of(window, lambda s: s, 0.5)) == pytest.approx(1 + 0.9 + 0.72 + 0.063 * 30)
+    # An episode that is cut after its first step looks beyond it with that step's discount.
+    window = (reward, following, jnp.array([0.9, 0.8, 0.7]), no, no.at[0].set(True))
+    assert float(dqn.target_of(window, lambda s: s, 0.5)) == pytest.approx(1 + 0.5 * 0.9 * 10)
+
+
+def test_an_environment_that_discounts_is_worth_what_it_says(key):
+    """Pays 1 a step for ever and discounts by .9: with a learner that does not discount, 1 / (1 - .9) = 10."""
+
+    def step(key, state, action):
+        return state, TimeStep(jnp.ones(1), 1.0, discount=0.9, status=8)
+
+    env, net = Environment(lambda key: (jnp.int32(0), TimeStep(jnp.ones(1))), step), dqn.network(1, 2, hidden=())
+    cfg = dqn.config(num_envs=2, capacity=50, batch_size=16, huber=1e6, **SMALL | {"target_rate": 0.2, "discount": 1.0})
+    slow = dqn.optimizer(lambda i: 0.1 * 0.5 ** (i / 300), weight_decay=0.0)
+    result = dqn.run(key, env, net, cfg=cfg, optimizer=slow, num_steps=2000)
+    np.testing.assert_allclose(net.apply(result.value, jnp.ones(1)), 10.0, rtol=0.01)
+    # What goes wrong in the environment is told apart from what goes wrong in the learning.
+    assert (int(result.status), int(result.env_status)) == (0, 8)
+    assert bool(jnp.all(result.history.env_status == 8))
 
 
 def test_the_first_update_by_hand(key):
     """One state, reward 3, terminal: loss = Huber(q - 3) at the start, and the target follows by tau."""
 
     def step(key, state, action):
-        return state, dqn.TimeStep(jnp.ones(1), jnp.float32(3), jnp.asarray(True), jnp.asarray(False))
+        return state, TimeStep(jnp.ones(1), jnp.float32(3), terminated=True)
 
-    env = dqn.Environment(lambda key: (jnp.int32(0), jnp.ones(1)), step)
+    env = Environment(lambda key: (jnp.int32(0), TimeStep(jnp.ones(1))), step)
     net = dqn.network(1, 1, hidden=())
     cfg = dqn.config(batch_size=4, warm_up=1, target_rate=0.25, huber=0.5)
     start = dqn.init(key, env, net, cfg=cfg, optimizer=EXACT)
@@ -247,6 +282,26 @@ def test_learning_starts_however_small_the_buffer(key):
     np.testing.assert_array_equal(jax.jit(losses)(50) != 0, np.arange(8) >= 4)
 
 
+def _nothing(*args):
+    return jnp.zeros(2)
+
+
+def test_a_problem_in_continuous_time_is_learnt_on_once_its_steps_are_fixed(key):
+    """The two kinds of environment: one is refused by name, the other is what `discrete` makes of it."""
+    problem = control.ode(_nothing, jnp.sum)
+    walled = control.environments.WalledProblem(problem, _nothing, _nothing, _nothing, _nothing, jnp.zeros(()))
+    net, cfg = dqn.network(2, 3, hidden=()), dqn.config(num_envs=2, capacity=4, batch_size=2)
+    for call in (dqn.init, partial(dqn.run, num_steps=1), partial(dqn.step, state=None)):
+        with pytest.raises(TypeError, match="must be a core.protocols.Environment .* got WalledProblem; .*discrete"):
+            call(key, walled, net, cfg=cfg, optimizer=EXACT)
+    params = SimpleNamespace(max_speed=8.0, max_torque=2.0, g=10.0, m=1.0, l=1.0)
+    walled = control.environments.pendulum(params, discount=0.1)
+    env = control.environments.discrete(walled, 0.05, controls=[-2.0, 0.0, 2.0], num_steps=3)
+    net = dqn.network(3, 3, hidden=())
+    result = jax.eval_shape(lambda k: dqn.run(k, env, net, cfg=cfg, optimizer=EXACT, num_steps=5), key)
+    assert result.history.reward.shape == (5,) and result.state.env.x.shape == (2, 2)
+
+
 @pytest.mark.bad_input
 def test_bad_rows_and_windows(key):
     buffer = replay_buffer.init(jnp.zeros(2), 4)
@@ -296,7 +351,7 @@ def test_a_reward_that_is_no_number_is_reported(key):
         return state, answer._replace(reward=answer.reward + jnp.where(state == 3, jnp.nan, 0))
 
     cfg = dqn.config(num_envs=2, capacity=50, batch_size=8, warm_up=5, discount=DISCOUNT)
-    result = dqn.run(key, dqn.Environment(chain_reset, step), TABLE, cfg=cfg, optimizer=EXACT, num_steps=60)
+    result = dqn.run(key, Environment(chain_reset, step), TABLE, cfg=cfg, optimizer=EXACT, num_steps=60)
     assert int(result.status) == status.NONFINITE_RESULT
     assert bool(jnp.all(jnp.isfinite(table_of(result.value))))
 

@@ -1,6 +1,6 @@
 """Adaptive time-stepping: a policy chooses the step parameter of an integrator of three gravitating bodies.
 
-Builds on: rl.dqn, core. Start reading at `hermite.py` (the integrator, of use alone), then `_env.py` (the decision
+Builds on: core. Start reading at `hermite.py` (the integrator, of use alone), then `_env.py` (the decision
 process) and `_evaluate.py` (policies measured).
 """
 

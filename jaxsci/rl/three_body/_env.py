@@ -21,8 +21,8 @@ from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from jaxsci.core import keys, status, tree
+from jaxsci.core.protocols import Environment, TimeStep
 from jaxsci.core.types import KeyArray, concrete, float_dtype
-from jaxsci.rl.dqn import Environment, TimeStep
 from jaxsci.rl.three_body import _reward, hermite
 from jaxsci.rl.three_body._precision import require_double
 
@@ -255,7 +255,14 @@ def _step(cfg, state, action):
     value = _reward.reward(cfg.reward, cfg.weights, seen, state.error, parameter, new.step, moved.steps + 1)
     over, late = failed | (jnp.abs(error) > cfg.max_error), new.step >= cfg.horizon
     terminated = over | late if cfg.clock else over
-    return new, TimeStep(observe(cfg, new), value, terminated, late & ~terminated)
+    return new, TimeStep(
+        observation=observe(cfg, new),
+        reward=value,
+        discount=jnp.ones_like(value),
+        terminated=terminated,
+        truncated=late & ~terminated,
+        status=new.status,
+    )
 
 
 def observe(cfg: Config, state: State) -> Float[Array, " num_features"]:
@@ -290,7 +297,7 @@ def _observe(cfg, state):
 
 
 def environment(cfg: Config, *, reward_scale: ArrayLike = 1.0, reward_floor: ArrayLike = -math.inf) -> Environment:
-    """The environment for `rl.dqn`.
+    """The environment as `core.protocols.Environment`, for `rl.dqn`; its actions are indices of step parameters.
 
     Args:
         cfg: from `config`.
@@ -306,7 +313,7 @@ def environment(cfg: Config, *, reward_scale: ArrayLike = 1.0, reward_floor: Arr
 
 def _env_reset(cfg, key):
     state = reset(key, cfg)
-    return state, observe(cfg, state)
+    return state, TimeStep(observe(cfg, state), status=state.status)
 
 
 def _env_step(cfg, scale, floor, key, state, action):
