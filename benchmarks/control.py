@@ -162,7 +162,7 @@ def _rlax(fast, seconds):
 
     def ours(theta, steps):
         method = martingale.clstd(condition, trace_decay=decay, trace_scale="unit")
-        sums = martingale.run(method, theta, steps)[1]
+        sums = martingale.run(method, theta, steps).state
         return sums.matrix @ theta + sums.vector
 
     rlax, peer = installed("rlax"), None
@@ -207,7 +207,7 @@ def _online_ctd(fast):
     def one(rate, key):
         method = martingale.ctd(condition, learning_rate=jax.tree_util.Partial(_decaying, rate))
         steps = jax.tree.map(_single, _stream(key, num_steps))
-        estimate, _ = martingale.run(method, jnp.zeros(2, jnp.float32), steps)
+        estimate = martingale.run(method, jnp.zeros(2, jnp.float32), steps)
         return estimate.value, estimate.status
 
     seeds = jax.random.split(jax.random.key(0), 8)
@@ -290,10 +290,10 @@ def _exploratory(fast):
     for name, learner in learners.items():
 
         def one(key, learner=learner):
-            state, history = exploratory.run(
+            result = exploratory.run(
                 key, problem, learner, num_steps=num_steps, dt=0.01, record_every=num_steps // 100
             )
-            return state.parameters, state.status, history.reward[-10:]
+            return result.value, result.status, result.history.reward[-10:]
 
         program = compiled(jax.vmap(one), seeds)
         start = time.perf_counter()

@@ -127,7 +127,7 @@ def test_average_reward_is_that_of_simulated_paths(key, problem):
     policy, dt = ex.GaussianPolicy(-0.2, -0.3, -1.0), 0.1
 
     def path(key):
-        data, bad = ex.simulate(key, problem, policy, num_steps=4000, dt=dt)
+        data, _, _, bad = ex.simulate(key, problem, policy, num_steps=4000, dt=dt)
         kept = jax.tree.map(lambda a: a[200:], data)
         return kept.reward.mean(), kept.state.mean(), (kept.state**2).mean(), bad
 
@@ -187,7 +187,7 @@ def test_increments_are_test_functions_times_delta(key, name):
         expected = expected + jax.grad(q)(w) * delta
     expected = expected * jnp.asarray([0.2, 0.2, 0.3, 0.4, 0.4, 0.5]) / jnp.sqrt(1 + 3 / 2) / (1 + (x / 1.5) ** 2) ** 2
     got = learner.change(
-        ex.Parameters(*w), ex.Transitions(x, a, r, x_next), jnp.asarray(3.0), jnp.asarray(temperature),
+        ex.Parameters(*w), ex.Experience(x, a, r, x_next), jnp.asarray(3.0), jnp.asarray(temperature),
         jnp.asarray(discount), jnp.asarray(dt),
     )  # fmt: skip
     np.testing.assert_allclose(jnp.stack(got), expected, rtol=1e-12)
@@ -200,7 +200,7 @@ def _mean_change(key, problem, learner, truth, behaviour, dt, discount=0.0):
     scalars = [jnp.asarray(s, scale.dtype) for s in (0.0, problem.temperature, discount, dt)]
 
     def path(key):
-        data, _ = ex.simulate(key, problem, behaviour, num_steps=1000, dt=dt)
+        data = ex.simulate(key, problem, behaviour, num_steps=1000, dt=dt).value
         return jnp.stack(jax.vmap(lambda t: jnp.stack(learner.change(level, t, *scalars)))(data)).mean(0)
 
     changes = jax.jit(jax.vmap(path))(jax.random.split(key, 512))
@@ -245,7 +245,7 @@ def test_run_is_the_scan_of_step(key, name):
     for _ in range(20):
         state, transition = ex.step(key, state, PUBLISHED, learner, dt=0.05)
         rewards.append(float(transition.reward))
-    end, history = short(key, learner, num_steps=20, x0=0.5)
+    _, end, history, _ = short(key, learner, num_steps=20, x0=0.5)
     contracts.assert_close(end, state, 1e-12, "state")
     np.testing.assert_allclose(history.reward, np.reshape(rewards, (2, 10)).mean(1), rtol=1e-12)
     np.testing.assert_allclose(history.time, [0.5, 1.0])
@@ -255,10 +255,12 @@ def test_run_is_the_scan_of_step(key, name):
 @pytest.mark.x64
 def test_stopping_and_going_on_changes_nothing(key):
     whole = short(key)
-    state, first = short(key, num_steps=20)
-    end, second = short(key, num_steps=40, state=state)
-    contracts.assert_close(end, whole[0], 0.0, "state")
-    contracts.assert_close(jax.tree.map(lambda a, b: jnp.concatenate([a, b]), first, second), whole[1], 0.0, "history")
+    first = short(key, num_steps=20)
+    second = short(key, num_steps=40, state=first.state)
+    contracts.assert_close(second.state, whole.state, 0.0, "state")
+    contracts.assert_close(second.value, whole.value, 0.0, "value")
+    joined = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), first.history, second.history)
+    contracts.assert_close(joined, whole.history, 0.0, "history")
 
 
 @pytest.mark.x64
@@ -294,8 +296,8 @@ def test_q_learning_is_actor_critic_with_rates_over_the_temperature(key):
     gaps = []
     for dt in (0.04, 0.01):
         def end(learner, dt=dt):
-            state, _ = jax.vmap(lambda k: short(k, learner, num_steps=round(40 / dt), dt=dt))(jax.random.split(key, 8))
-            policy = learner.policy(state.parameters, temperature)
+            found = jax.vmap(lambda k: short(k, learner, num_steps=round(40 / dt), dt=dt))(jax.random.split(key, 8))
+            policy = learner.policy(found.value, temperature)
             return jnp.stack(policy)
 
         gaps.append(float(jnp.abs(end(actor) - end(twin)).mean()))
@@ -306,16 +308,15 @@ def test_q_learning_is_actor_critic_with_rates_over_the_temperature(key):
 
 def test_schedule_may_be_a_bare_function(key):
     frozen = ex.q_learning(schedule=lambda t: 0 * t)
-    state, _ = short(key, frozen)
-    assert all(float(p) == 0 for p in state.parameters)
+    assert all(float(p) == 0 for p in short(key, frozen).value)
 
 
 def test_box_and_clip_hold(key):
     low, high = ex.Parameters(*(-0.05,) * 6), ex.Parameters(*(0.01,) * 6)
-    _, history = short(key, ex.actor_critic(low=low, high=high), record_every=1)
+    history = short(key, ex.actor_critic(low=low, high=high), record_every=1).history
     values = jnp.stack(history.parameters)
     assert float(values.min()) == np.float32(-0.05) and float(values.max()) == np.float32(0.01)
-    _, history = short(key, ex.actor_critic(max_change=1e-4), record_every=1)
+    history = short(key, ex.actor_critic(max_change=1e-4), record_every=1).history
     steps = jnp.diff(jnp.stack(history.parameters), axis=1)
     assert float(jnp.abs(steps).max()) == pytest.approx(1e-4, rel=1e-2)
 
@@ -357,20 +358,20 @@ def test_divergence_stops_one_lane_and_says_so(key):
         return short(key, ex.actor_critic(actor_rate=rate), num_steps=2000, record_every=100)
 
     rates = jnp.asarray([0.01, 50.0])
-    end, history = jax.vmap(one, (None, 0))(key, rates)
-    assert end.status.tolist() == [0, status.DIVERGED]
-    assert all(bool(jnp.all(jnp.isfinite(a))) for a in jax.tree.leaves(end.parameters))
+    value, _, history, code = jax.vmap(one, (None, 0))(key, rates)
+    assert code.tolist() == [0, status.DIVERGED]
+    assert all(bool(jnp.all(jnp.isfinite(a))) for a in jax.tree.leaves(value))
     assert bool(jnp.isnan(history.reward[1, -1])) and bool(jnp.all(jnp.isfinite(history.reward[0])))
-    np.testing.assert_allclose(history.reward[0], one(key, rates[0])[1].reward, rtol=1e-4)
+    np.testing.assert_allclose(history.reward[0], one(key, rates[0]).history.reward, rtol=1e-4)
 
 
 def test_a_policy_too_wide_to_learn_from_is_divergence(key):
     """Offline q-learning with too large rates: the spread runs off until no action moves the parameters any more."""
-    data, _ = ex.simulate(key, PUBLISHED, BEHAVIOUR, num_steps=2000, dt=0.1)
+    data = ex.simulate(key, PUBLISHED, BEHAVIOUR, num_steps=2000, dt=0.1).value
     learner = ex.q_learning(critic_rate=1.0, q_rate=0.2, scale_rate=10.0, test_scale=1.0)
     sizes = {"num_steps": 300, "dt": 0.1, "batch_size": 100, "record_every": 100}
-    end, _ = ex.run_offline(key, learner, data, temperature=0.1, **sizes)
-    assert int(end.status) == status.DIVERGED and abs(float(end.parameters.log_scale)) < 30
+    end = ex.run_offline(key, learner, data, temperature=0.1, **sizes)
+    assert int(end.status) == status.DIVERGED and abs(float(end.value.log_scale)) < 30
 
 
 @pytest.mark.parametrize(
@@ -385,21 +386,21 @@ def test_a_policy_too_wide_to_learn_from_is_divergence(key):
     ids=["temperature", "NaN coefficient", "NaN start", "negative dt", "NaN dt"],
 )
 def test_bad_values_stop_a_run_before_it_learns(key, change, bit):
-    end, history = short(key, **change)
+    end = short(key, **change)
     assert int(end.status) == bit
-    assert all(float(p) == 0 for p in end.parameters) and bool(jnp.all(jnp.isnan(history.reward)))
+    assert all(float(p) == 0 for p in end.value) and bool(jnp.all(jnp.isnan(end.history.reward)))
 
 
 def test_bad_values_in_records_stop_offline_learning(key):
-    data, bad = ex.simulate(key, PUBLISHED, BEHAVIOUR, num_steps=50, dt=0.1)
+    data, _, _, bad = ex.simulate(key, PUBLISHED, BEHAVIOUR, num_steps=50, dt=0.1)
     sizes = {"num_steps": 10, "batch_size": 5, "record_every": 5, "dt": 0.1}
     holed = data._replace(reward=data.reward.at[3].set(jnp.nan))
-    end, _ = ex.run_offline(key, ex.q_learning(), holed, temperature=0.1, **sizes)
+    end = ex.run_offline(key, ex.q_learning(), holed, temperature=0.1, **sizes)
     assert int(bad) == 0 and int(end.status) == status.NONFINITE_INPUT
-    end, _ = ex.run_offline(key, ex.q_learning(), data, temperature=-1.0, **sizes)
-    assert int(end.status) == status.OUT_OF_RANGE and float(end.parameters.value) == 0
-    _, bad = ex.simulate(key, PUBLISHED, ex.GaussianPolicy(30.0, 1.0, 0.0), num_steps=500, dt=0.1)
-    assert int(bad) & status.DIVERGED
+    end = ex.run_offline(key, ex.q_learning(), data, temperature=-1.0, **sizes)
+    assert int(end.status) == status.OUT_OF_RANGE and float(end.value.value) == 0
+    left = ex.simulate(key, PUBLISHED, ex.GaussianPolicy(30.0, 1.0, 0.0), num_steps=500, dt=0.1)
+    assert int(left.status) & status.DIVERGED
 
 
 @pytest.mark.bad_input
@@ -422,7 +423,7 @@ def test_static_misuse_raises(key):
         ex.actor_critic(critic_rate=jnp.ones(2))
     with pytest.raises(ValueError, match=r"low\.slope must be a scalar"):
         ex.q_learning(low=ex.Parameters(slope=jnp.ones(2)))
-    data, _ = ex.simulate(key, PUBLISHED, BEHAVIOUR, num_steps=5, dt=0.1)
+    data = ex.simulate(key, PUBLISHED, BEHAVIOUR, num_steps=5, dt=0.1).value
     sizes = {"temperature": 0.1, "num_steps": 2, "record_every": 1, "dt": 0.1}
     with pytest.raises(ValueError, match="use q_learning"):
         ex.run_offline(key, ex.actor_critic(), data, batch_size=2, **sizes)
@@ -446,15 +447,15 @@ def test_short_runs_come_near(key, name):
     def one(key):
         return short(key, learner, num_steps=20_000, record_every=1000)
 
-    state, history = jax.vmap(one)(jax.random.split(key, 32))
+    value, _, history, code = jax.vmap(one)(jax.random.split(key, 32))
     best = ex.solution(PUBLISHED, dt=0.05)
-    got = learner.policy(state.parameters, jnp.float32(PUBLISHED.temperature))
+    got = learner.policy(value, jnp.float32(PUBLISHED.temperature))
     errors = {field: float(getattr(got, field).mean() - getattr(best.policy, field)) for field in got._fields}
     earned = float(history.reward[:, -2:].mean())
-    print(name, errors, float(state.parameters.value.mean() - best.value), earned)
-    assert not bool(jnp.any(state.status))
+    print(name, errors, float(value.value.mean() - best.value), earned)
+    assert not bool(jnp.any(code))
     assert abs(errors["slope"]) < 0.17 and abs(errors["intercept"]) < 0.15 and abs(errors["log_variance"]) < 0.7
-    assert abs(float(state.parameters.value.mean() - best.value)) < 0.08
+    assert abs(float(value.value.mean() - best.value)) < 0.08
     truth = ex.average_reward(PUBLISHED, best.policy, dt=0.05, entropy=False).value
     assert abs(earned - float(truth)) < 0.08
 
@@ -464,7 +465,7 @@ def test_every_temperature_finds_its_own_variance(key):
 
     Between sets of records the estimates scatter by .015.
     """
-    data, _ = ex.simulate(key, PUBLISHED, BEHAVIOUR, num_steps=1_000_000, dt=0.1)
+    data = ex.simulate(key, PUBLISHED, BEHAVIOUR, num_steps=1_000_000, dt=0.1).value
     temperatures = jnp.asarray([0.05, 0.1, 0.2, 0.4])
     learner = ex.q_learning(critic_rate=1.0, value_rate=1.0, q_rate=0.2, scale_rate=0.1,
                             schedule=ex.power_decay(scale=100.0), test_scale=1.0)  # fmt: skip
@@ -474,15 +475,15 @@ def test_every_temperature_finds_its_own_variance(key):
             key, learner, data, temperature=temperature, num_steps=15_000, dt=0.1, batch_size=256, record_every=5000
         )
 
-    state, _ = jax.vmap(one)(temperatures)
-    got = jax.vmap(learner.policy)(state.parameters, temperatures)
+    value, _, _, code = jax.vmap(one)(temperatures)
+    got = jax.vmap(learner.policy)(value, temperatures)
     truth = jax.vmap(lambda t: ex.solution(PUBLISHED._replace(temperature=t), dt=0.1))(temperatures)
-    print([np.asarray(a - b) for a, b in zip(got, truth.policy)], state.parameters.value - truth.value)
-    assert not bool(jnp.any(state.status))
+    print([np.asarray(a - b) for a, b in zip(got, truth.policy)], value.value - truth.value)
+    assert not bool(jnp.any(code))
     np.testing.assert_allclose(got.slope, truth.policy.slope, atol=0.07)
     np.testing.assert_allclose(got.intercept, truth.policy.intercept, atol=0.07)
     np.testing.assert_allclose(got.log_variance, truth.policy.log_variance, atol=0.1)
-    np.testing.assert_allclose(state.parameters.quadratic, truth.quadratic, atol=0.1)
+    np.testing.assert_allclose(value.quadratic, truth.quadratic, atol=0.1)
 
 
 @pytest.mark.slow
@@ -494,12 +495,12 @@ def test_learners_reach_the_optimum(key, name):
     def one(key):
         return ex.run(key, PUBLISHED, learner, num_steps=2_000_000, dt=0.01, record_every=2000)
 
-    state, history = jax.vmap(one)(jax.random.split(key, 64))
+    value, _, history, code = jax.vmap(one)(jax.random.split(key, 64))
     best = ex.solution(PUBLISHED)
-    slope, intercept = state.parameters.slope, state.parameters.intercept
+    slope, intercept = value.slope, value.intercept
     earned = float(history.reward[:, -100:].mean())
     print(name, float(slope.mean()), float(slope.std()), float(intercept.mean()), float(intercept.std()), earned)
-    assert not bool(jnp.any(state.status))
+    assert not bool(jnp.any(code))
     assert abs(float(slope.mean() - best.policy.slope)) < 0.05
     assert abs(float(intercept.mean() - best.policy.intercept)) < 0.05
     assert abs(earned - 0.658497) < 0.03

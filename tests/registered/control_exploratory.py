@@ -82,13 +82,13 @@ def _offline(key, dtype):
         sizes = {"num_steps": 6, "batch_size": 4, "record_every": 2}
         return exploratory.run_offline(key, learner, data, temperature=temperature, dt=rate * 0 + 0.1, **sizes)
 
-    data = exploratory.Transitions(*jax.random.normal(key, (4, 9), dtype))
+    data = exploratory.Experience(*jax.random.normal(key, (4, 9), dtype))
     return run, (key, data, jnp.asarray(0.1, dtype), jnp.asarray(0.2, dtype))
 
 
 def check_learner(make, key, dtype):
     """Increments keep dtype and structure, rates are traced and may be vmapped, and no rate means no change."""
-    transition = exploratory.Transitions(*jax.random.normal(key, (4,), dtype))
+    transition = exploratory.Experience(*jax.random.normal(key, (4,), dtype))
     scalars = [jnp.asarray(value, dtype) for value in (3.0, 0.1, 0.2, 0.05)]
 
     def change(rate):
@@ -131,7 +131,7 @@ ENTRIES = {
     _ROOM + "GaussianPolicy": Record(),
     _ROOM + "Solution": Record(),
     _ROOM + "Stationary": Record(),
-    _ROOM + "Transitions": Record(),
+    _ROOM + "Experience": Record(),
     _ROOM + "OnlineState": Record(),
     _ROOM + "History": Record(),
     _ROOM + "Parameters": Record(),

@@ -9,6 +9,7 @@ References: Jia and Zhou 2022, Policy Gradient and Actor-Critic Learning in Cont
 section 5.2; Jia and Zhou 2023, q-Learning in Continuous Time (JMLR 24:161).
 """
 
+from jaxsci.control.exploratory._data import Experience, simulate
 from jaxsci.control.exploratory._learners import (
     Learner,
     Parameters,
@@ -26,19 +27,11 @@ from jaxsci.control.exploratory._problem import (
     average_reward,
     solution,
 )
-from jaxsci.control.exploratory._run import (
-    History,
-    OnlineState,
-    Transitions,
-    init,
-    run,
-    run_offline,
-    simulate,
-    step,
-)
+from jaxsci.control.exploratory._run import History, OnlineState, init, run, run_offline, step
 
 __all__ = [
     "NO_STATIONARY_LAW",
+    "Experience",
     "ExploratoryLQ",
     "GaussianPolicy",
     "History",
@@ -47,7 +40,6 @@ __all__ = [
     "Parameters",
     "Solution",
     "Stationary",
-    "Transitions",
     "actor_critic",
     "average_reward",
     "init",

@@ -144,9 +144,9 @@ def actor_critic(
         >>> import jax
         >>> from jaxsci.control import exploratory
         >>> problem = exploratory.ExploratoryLQ(A=-1., B=0., C=0., D=1., M=2., N=2., R=1., P=1., Q=2., temperature=.1)
-        >>> state, history = exploratory.run(
+        >>> result = exploratory.run(
         ...     jax.random.key(0), problem, exploratory.actor_critic(), num_steps=1000, dt=.01, record_every=100)
-        >>> history.parameters.slope.shape, int(state.status)
+        >>> result.history.parameters.slope.shape, int(result.status)
         ((10,), 0)
 
     References: Jia and Zhou 2022, Policy Gradient and Actor-Critic Learning (JMLR 23:275), algorithm 3.
@@ -188,9 +188,9 @@ def q_learning(
         >>> import jax
         >>> from jaxsci.control import exploratory
         >>> problem = exploratory.ExploratoryLQ(A=-1., B=0., C=0., D=1., M=2., N=2., R=1., P=1., Q=2., temperature=.1)
-        >>> state, history = exploratory.run(
+        >>> result = exploratory.run(
         ...     jax.random.key(0), problem, exploratory.q_learning(), num_steps=1000, dt=.01, record_every=100)
-        >>> history.reward.shape, int(state.status)
+        >>> result.history.reward.shape, int(result.status)
         ((10,), 0)
 
     References: Jia and Zhou 2023, q-Learning in Continuous Time (JMLR 24:161), section 4.2.

@@ -12,28 +12,24 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int
 
+from jaxsci.control.exploratory._data import LARGEST, Experience, cast, check_steps, move, normals, prepare
 from jaxsci.control.exploratory._learners import Learner, Parameters, project
-from jaxsci.control.exploratory._problem import ExploratoryLQ, GaussianPolicy, as_scalars, reward, trouble
+from jaxsci.control.exploratory._problem import ExploratoryLQ, as_scalars, trouble
 from jaxsci.core import status, tree
-from jaxsci.core.keys import as_typed_key, per_item
+from jaxsci.core.keys import as_typed_key
+from jaxsci.core.protocols import Result
 from jaxsci.core.types import float_dtype
-
-# A state or parameter of this size will not come back, and float32 still holds its square. Nor does a policy whose
-# standard deviation is that wide or that narrow: nothing that it does moves its parameters any more.
-_DIVERGED = 1e6
-
-
-class Transitions(NamedTuple):
-    """One step, or several along a leading axis: state, action, reward a unit of time, next state."""
-
-    state: Float[Array, "*T"]
-    action: Float[Array, "*T"]
-    reward: Float[Array, "*T"]
-    next_state: Float[Array, "*T"]
 
 
 class OnlineState(NamedTuple):
-    """Where learning stands: state of the system, parameters, steps done, int32 status bits so far."""
+    """Where learning stands.
+
+    Attributes:
+        x: state of the system.
+        parameters: learnt so far.
+        step: steps done, which is the global index of the next.
+        status: int32 bits so far.
+    """
 
     x: Float[Array, ""]
     parameters: Parameters
@@ -42,9 +38,13 @@ class OnlineState(NamedTuple):
 
 
 class History(NamedTuple):
-    """One entry a record: elapsed time and parameters at its end, and the mean reward of its steps.
+    """One entry a record.
 
-    The reward is without entropy; it is NaN where the run had stopped, for which `OnlineState.status` has the reason.
+    Attributes:
+        time: elapsed at the record's end.
+        parameters: at the record's end.
+        reward: mean of the record's steps, without entropy; NaN where the run had stopped, for which the status has
+            the reason.
     """
 
     time: Float[Array, " num_records"]
@@ -63,7 +63,7 @@ def init(problem: ExploratoryLQ, learner: Learner, *, x0: ArrayLike = 0.0) -> On
     Raises:
         ValueError: a field of `problem` or `x0` is not a scalar.
     """
-    problem, learner, x0 = _prepare("exploratory.init", problem, learner, x0)
+    problem, learner, x0 = prepare("exploratory.init", problem, learner, x0)
     return _init(problem, learner, x0)
 
 
@@ -74,7 +74,7 @@ def _init(problem, learner, x0):
 
 def step(
     key, state: OnlineState, problem: ExploratoryLQ, learner: Learner, *, dt: ArrayLike
-) -> tuple[OnlineState, Transitions]:
+) -> tuple[OnlineState, Experience]:
     """Act once and learn from it; `run` is the scan of this.
 
     Args:
@@ -89,7 +89,7 @@ def step(
         good.
     """
     key = as_typed_key(key, "exploratory.step")
-    problem, learner, dt = _prepare("exploratory.step", problem, learner, dt)
+    problem, learner, dt = prepare("exploratory.step", problem, learner, dt)
     return _step(key, state, problem, learner, dt)
 
 
@@ -102,11 +102,11 @@ def _step(key, state, problem, learner, dt):
 def _advance(problem, learner, dt, state: OnlineState, noise):
     """One step with given standard normals, of the action and of the system."""
     policy = learner.policy(state.parameters, problem.temperature)
-    transition = _move(problem, policy, dt, state.x, noise)
+    transition = move(problem, policy, dt, state.x, noise)
     time = state.step.astype(dt.dtype) * dt
     change = learner.change(state.parameters, transition, time, problem.temperature, problem.discount, dt)
     after = project(learner, jax.tree.map(jnp.add, state.parameters, change))
-    kept = _bounded(learner, after, problem.temperature) & (jnp.abs(transition.next_state) <= _DIVERGED)
+    kept = _bounded(learner, after, problem.temperature) & (jnp.abs(transition.next_state) <= LARGEST)
     bad = state.status | status.flag(~(dt > 0), status.OUT_OF_RANGE)
     bad = bad | status.flag(~kept & (bad == status.OK), status.DIVERGED)
     x, after = tree.where(bad == status.OK, (transition.next_state, after), (state.x, state.parameters))
@@ -116,16 +116,8 @@ def _advance(problem, learner, dt, state: OnlineState, noise):
 def _bounded(learner, parameters: Parameters, temperature):
     """Whether parameters and policy are of a size to learn on; written so that a NaN counts as too large."""
     spread = learner.policy(parameters, temperature).log_variance
-    small = jnp.stack([jnp.abs(a) <= _DIVERGED for a in parameters]).all()
-    return small & (jnp.abs(spread) <= 2 * math.log(_DIVERGED))
-
-
-def _move(problem, policy: GaussianPolicy, dt, x, noise) -> Transitions:
-    """Draw an action and take one Euler-Maruyama step."""
-    action = policy.slope * x + policy.intercept + jnp.exp(policy.log_variance / 2) * noise[0]
-    drift = problem.A * x + problem.B * action
-    diffusion = problem.C * x + problem.D * action
-    return Transitions(x, action, reward(problem, x, action), x + drift * dt + diffusion * jnp.sqrt(dt) * noise[1])
+    small = jnp.stack([jnp.abs(a) <= LARGEST for a in parameters]).all()
+    return small & (jnp.abs(spread) <= 2 * math.log(LARGEST))
 
 
 def run(
@@ -138,12 +130,12 @@ def run(
     record_every: int,
     x0: ArrayLike = 0.0,
     state: OnlineState | None = None,
-) -> tuple[OnlineState, History]:
+) -> Result:
     """Learn online along one trajectory, in one compiled scan.
 
     Args:
         key: typed key; step i draws from ``fold_in(key, i)``.
-        problem: the environment, scalars, traced.
+        problem: the system, scalars, traced.
         learner: `actor_critic(...)` or `q_learning(...)`; rates, bounds and start are traced.
         num_steps: static, a multiple of `record_every`.
         dt: time step > 0, traced.
@@ -152,8 +144,9 @@ def run(
         state: where to go on, from an earlier call with the same key.
 
     Returns:
-        ``(OnlineState, History)`` with num_steps / record_every records. Status bits: diverged (the state stays where
-        it was), out of range (temperature or dt not positive, negative discount), non-finite input.
+        A `core.protocols.Result`. value: the last `Parameters`. state: `OnlineState`. history: `History` with
+        num_steps / record_every records. Status bits: diverged (the state stays where it was), out of range
+        (temperature or dt not positive, negative discount), non-finite input.
 
     Raises:
         ValueError: num_steps is negative or no multiple of record_every; a field of `problem` is not a scalar.
@@ -167,18 +160,23 @@ def run(
         >>> def one(key):
         ...     return exploratory.run(
         ...         key, problem, exploratory.q_learning(), num_steps=20_000, dt=.01, record_every=1000)
-        >>> state, history = jax.vmap(one)(seeds)
-        >>> history.reward.shape, bool((abs(state.parameters.intercept.mean() + .708) < .2))
+        >>> result = jax.vmap(one)(seeds)
+        >>> result.history.reward.shape, bool((abs(result.value.intercept.mean() + .708) < .2))
         ((8, 20), True)
 
     References: Jia and Zhou 2022, Policy Gradient and Actor-Critic Learning (JMLR 23:275), algorithm 3.
     """
     function = "exploratory.run"
-    _check_steps(function, num_steps, record_every)
+    check_steps(function, num_steps, record_every)
     key = as_typed_key(key, function)
-    problem, learner, dt, x0 = _prepare(function, problem, learner, dt, x0)
+    problem, learner, dt, x0 = prepare(function, problem, learner, dt, x0)
     state = _init(problem, learner, x0) if state is None else state
-    return _run(key, problem, learner, dt, state, num_steps // record_every, record_every)
+    return _result(_run(key, problem, learner, dt, state, num_steps // record_every, record_every))
+
+
+def _result(end: tuple[OnlineState, History]) -> Result:
+    state, history = end
+    return Result(state.parameters, state, history, state.status)
 
 
 @eqx.filter_jit
@@ -190,7 +188,7 @@ def _run(key, problem, learner, dt, state, num_records: int, record_every: int):
         return (state, total + earned), None
 
     def record(state, _):
-        noise = _noise(key, state.step, record_every, dt.dtype)
+        noise = normals(key, state.step, record_every, dt.dtype)
         (state, total), _ = jax.lax.scan(one, (state, jnp.zeros_like(dt)), noise)
         time = state.step.astype(dt.dtype) * dt
         return state, History(time, state.parameters, total / record_every)
@@ -198,64 +196,10 @@ def _run(key, problem, learner, dt, state, num_records: int, record_every: int):
     return jax.lax.scan(record, state, None, length=num_records)
 
 
-def _noise(key, start, num: int, dtype):
-    """Two standard normals for each of the steps start, ..., start + num - 1."""
-    return jax.vmap(lambda k: jax.random.normal(k, (2,), dtype))(per_item(key, num, start=start))
-
-
-def simulate(
-    key, problem: ExploratoryLQ, policy: GaussianPolicy, *, num_steps: int, dt: ArrayLike, x0: ArrayLike = 0.0
-) -> tuple[Transitions, Int[Array, ""]]:
-    """Record a trajectory under a fixed Gaussian policy: data for `run_offline`.
-
-    Args:
-        key: typed key; step i draws from ``fold_in(key, i)``.
-        problem: the environment, scalars, traced.
-        policy: slope, intercept, log_variance, scalars, traced.
-        num_steps: T, static.
-        dt: time step > 0, traced.
-        x0: start, traced.
-
-    Returns:
-        `Transitions` with leading axis T, and a status: diverged when the state left ±1e6, out of range, non-finite
-        input.
-
-    Raises:
-        ValueError: num_steps is negative, or an argument is not a scalar.
-
-    Example:
-        >>> import jax
-        >>> from jaxsci.control import exploratory
-        >>> problem = exploratory.ExploratoryLQ(A=-1., B=0., C=0., D=1., M=2., N=2., R=1., P=1., Q=2., temperature=.1)
-        >>> behaviour = exploratory.GaussianPolicy(1., 1., 0.)
-        >>> data, status = exploratory.simulate(jax.random.key(0), problem, behaviour, num_steps=100, dt=.1)
-        >>> data.reward.shape, int(status)
-        ((100,), 0)
-    """
-    function = "exploratory.simulate"
-    _check_steps(function, num_steps, 1)
-    key = as_typed_key(key, function)
-    problem, _, dt, x0 = _prepare(function, problem, None, dt, x0)
-    policy = as_scalars(function, "policy", policy, x0.dtype)
-    return _simulate(key, problem, policy, dt, x0, num_steps)
-
-
-@eqx.filter_jit
-def _simulate(key, problem, policy, dt, x0, num_steps: int):
-    def one(x, noise):
-        transition = _move(problem, policy, dt, x, noise)
-        return transition.next_state, transition
-
-    _, data = jax.lax.scan(one, x0, _noise(key, jnp.int32(0), num_steps, dt.dtype))
-    left = ~jnp.all(jnp.abs(data.next_state) <= _DIVERGED)
-    bad = trouble(problem, dt, x0, policy) | status.flag(~(dt > 0), status.OUT_OF_RANGE)
-    return data, bad | status.flag(left, status.DIVERGED)
-
-
 def run_offline(
     key,
     learner: Learner,
-    data: Transitions,
+    data: Experience,
     *,
     temperature: ArrayLike,
     num_steps: int,
@@ -264,13 +208,13 @@ def run_offline(
     record_every: int,
     discount: ArrayLike = 0.0,
     state: OnlineState | None = None,
-) -> tuple[OnlineState, History]:
+) -> Result:
     """Learn from recorded transitions, whatever policy made them: each step averages increments over a random batch.
 
     Args:
         key: typed key; step i draws its batch from ``fold_in(key, i)``.
         learner: `q_learning(...)`.
-        data: `Transitions` with leading axis T, traced.
+        data: `Experience` with leading axis T, traced.
         temperature: > 0, traced.
         num_steps: static, a multiple of `record_every`. Step i counts as time i dt in the learner's schedule.
         dt: time between state and next_state, > 0, traced.
@@ -280,8 +224,8 @@ def run_offline(
         state: where to go on, from an earlier call with the same key.
 
     Returns:
-        ``(OnlineState, History)``; the state's x is not used. The history's reward is the mean of the data seen.
-        Status bits as in `run`.
+        A `core.protocols.Result` as from `run`; the state's x is not used. The history's reward is the mean of the
+        data seen. Status bits as in `run`.
 
     Raises:
         ValueError: `learner` learns from its own actions only; `data` does not hold four arrays of one length; see
@@ -292,17 +236,17 @@ def run_offline(
         >>> from jaxsci.control import exploratory
         >>> problem = exploratory.ExploratoryLQ(A=-1., B=0., C=0., D=1., M=2., N=2., R=1., P=1., Q=2., temperature=.1)
         >>> behaviour = exploratory.GaussianPolicy(1., 1., 0.)
-        >>> data, _ = exploratory.simulate(jax.random.key(0), problem, behaviour, num_steps=10_000, dt=.1)
+        >>> data = exploratory.simulate(jax.random.key(0), problem, behaviour, num_steps=10_000, dt=.1).value
         >>> learner = exploratory.q_learning(critic_rate=1., q_rate=.2, scale_rate=.2, test_scale=1.)
-        >>> state, _ = exploratory.run_offline(
+        >>> result = exploratory.run_offline(
         ...     jax.random.key(1), learner, data, temperature=.1, num_steps=10, dt=.1, batch_size=100, record_every=10)
-        >>> int(state.status)
+        >>> int(result.status)
         0
 
     References: Jia and Zhou 2023, q-Learning in Continuous Time (JMLR 24:161), section 4.
     """
     function = "exploratory.run_offline"
-    _check_steps(function, num_steps, record_every)
+    check_steps(function, num_steps, record_every)
     key = as_typed_key(key, function)
     if not learner.off_policy:
         raise ValueError(
@@ -315,12 +259,12 @@ def run_offline(
     if batch_size < 1:
         raise ValueError(f"{function}: batch_size must be >= 1, got {batch_size}")
     dtype = float_dtype(data)
-    data = Transitions(*(jnp.asarray(a, dtype) for a in data))
-    learner = _cast(learner, dtype)
+    data = Experience(*(jnp.asarray(a, dtype) for a in data))
+    learner = cast(learner, dtype)
     scalars = _Scalars(temperature, discount, dt)
     scalars = as_scalars(function, "argument", scalars, dtype)
     sizes = (num_steps // record_every, record_every, batch_size)
-    return _run_offline(key, learner, data, scalars, state, sizes)
+    return _result(_run_offline(key, learner, data, scalars, state, sizes))
 
 
 class _Scalars(NamedTuple):
@@ -330,7 +274,7 @@ class _Scalars(NamedTuple):
 
 
 @eqx.filter_jit
-def _run_offline(key, learner, data: Transitions, scalars: _Scalars, state, sizes: tuple[int, int, int]):
+def _run_offline(key, learner, data: Experience, scalars: _Scalars, state, sizes: tuple[int, int, int]):
     num_records, record_every, batch_size = sizes
     temperature, discount, dt = scalars
     outside = (temperature <= 0) | (discount < 0) | ~(dt > 0)
@@ -364,37 +308,4 @@ def _run_offline(key, learner, data: Transitions, scalars: _Scalars, state, size
     return jax.lax.scan(record, state, None, length=num_records)
 
 
-def _check_steps(function: str, num_steps: int, record_every: int) -> None:
-    if record_every < 1:
-        raise ValueError(f"{function}: record_every must be >= 1, got {record_every}")
-    if num_steps < 0 or num_steps % record_every:
-        raise ValueError(
-            f"{function}: num_steps must be >= 0 and a multiple of record_every = {record_every}, got {num_steps}"
-        )
-
-
-def _prepare(function: str, problem, learner, *scalars):
-    """Problem, learner and scalars as arrays of one dtype, that of the problem."""
-    dtype = float_dtype(problem)
-    problem = as_scalars(function, "problem", problem, dtype)
-    for value in scalars:
-        if jnp.shape(value) != ():
-            raise ValueError(f"{function}: dt and x0 must be scalars, got shape {jnp.shape(value)}; use jax.vmap")
-    return problem, _cast(learner, dtype), *(jnp.asarray(value, dtype) for value in scalars)
-
-
-def _cast(learner, dtype):
-    """The learner with its floating leaves in `dtype`."""
-    return jax.tree.map(lambda a: a.astype(dtype) if eqx.is_inexact_array(a) else a, learner)
-
-
-__all__ = [
-    "History",
-    "OnlineState",
-    "Transitions",
-    "init",
-    "run",
-    "run_offline",
-    "simulate",
-    "step",
-]
+__all__ = ["History", "OnlineState", "init", "run", "run_offline", "step"]
