@@ -143,7 +143,7 @@ def stationary(key, time, dt):
 
 
 def solved(key, dt, solver):
-    found, _ = martingale.run(solver(LINE), jnp.zeros(2), stationary(key, TIME, dt))
+    found = martingale.run(solver(LINE), jnp.zeros(2), stationary(key, TIME, dt))
     return {"slope": found.value[1], "status": found.status}
 
 
@@ -217,7 +217,7 @@ def falling(rate, power, t):
 
 def online(key, dt, rate, power):
     method = martingale.ctd(LINE, learning_rate=Partial(falling, rate, power))
-    found, _ = martingale.run(method, jnp.zeros(2), stationary(key, STREAM, dt))
+    found = martingale.run(method, jnp.zeros(2), stationary(key, STREAM, dt))
     level, slope = found.value
     return {"error": jnp.sqrt((level - 1) ** 2 + (slope - 2 / 3) ** 2 / 2), "status": found.status}
 
@@ -281,7 +281,7 @@ WRONG = martingale.condition(martingale.linear_value(parabola), discount=BETA)
 def traced(key, trace_decay):
     path = control.exact.ornstein_uhlenbeck(key, num_steps=round(TIME / 4 / 0.05), dt=0.05)
     steps = control.transitions(path._replace(rs=jnp.ones_like(path.dts)))
-    found, _ = martingale.run(martingale.clstd(WRONG, trace_decay=trace_decay), jnp.zeros(1), steps)
+    found = martingale.run(martingale.clstd(WRONG, trace_decay=trace_decay), jnp.zeros(1), steps)
     return {"theta": found.value[0], "status": found.status}
 
 

@@ -50,7 +50,7 @@ def ou_moments(dt, kappa=1.0, mean=0.5, sigma=1.0, reward=None):
 
 
 def solved(method, num_params, steps):
-    estimate, _ = martingale.run(method, jnp.zeros(num_params), steps)
+    estimate = martingale.run(method, jnp.zeros(num_params), steps)
     assert int(estimate.status) == 0
     return estimate.value
 
@@ -99,7 +99,7 @@ def each(method, num_params, paths):
     """The estimate from every path alone."""
 
     def one(path):
-        return martingale.run(method, jnp.zeros(num_params), control.transitions(path))[0]
+        return martingale.run(method, jnp.zeros(num_params), control.transitions(path))
 
     estimate = jax.vmap(one)(paths)
     assert not bool(jnp.any(estimate.status))
@@ -131,7 +131,7 @@ def test_a_population_away_from_zero():
 @pytest.mark.parametrize("steps", [10, 100])
 def test_a_simulated(steps, key):
     paths = brownian_paths(key, 20_000, steps)
-    estimate, _ = martingale.fit(martingale.least_squares_mstde(martingale.condition(A)), jnp.zeros(1), paths)
+    estimate = martingale.fit(martingale.least_squares_mstde(martingale.condition(A)), jnp.zeros(1), paths)
     assert abs(float(estimate.value[0]) + 1.5 * steps / (steps + 1)) <= 0.02
 
 
@@ -151,7 +151,7 @@ def test_b_simulated(key):
 
     def mean(method):
         def one(k):
-            return martingale.fit(method, jnp.zeros(2), brownian_paths(k, 16_384, 25))[0].value
+            return martingale.fit(method, jnp.zeros(2), brownian_paths(k, 16_384, 25)).value
 
         return jax.jit(lambda keys: jax.lax.map(one, keys))(keys).mean(0)
 
@@ -160,7 +160,7 @@ def test_b_simulated(key):
         assert abs(float(found[0]) - 1) <= 0.04 and abs(float(found[1])) <= 0.06, found
     wrong = martingale.fit(
         martingale.least_squares_mstde(condition), jnp.zeros(2), brownian_paths(key, 16_384, 25)
-    )[0].value
+    ).value
     assert abs(float(wrong[1]) + 1.8121) <= 0.02
 
 
@@ -229,7 +229,7 @@ def test_c_ergodic():
     """Average reward m as an unknown, J = (x - m) / kappa: slope dt / (1 - rho) exactly."""
     value, dt = martingale.linear_value(_centred), 0.1
     condition = martingale.condition(value, average=True)
-    estimate, _ = martingale.run(martingale.clstd(condition), jnp.zeros(1), ou_moments(dt))
+    estimate = martingale.run(martingale.clstd(condition), jnp.zeros(1), ou_moments(dt))
     np.testing.assert_allclose(estimate.average, 0.5, rtol=1e-10)
     np.testing.assert_allclose(estimate.value, dt / (1 - np.exp(-dt)), rtol=1e-10)
 
@@ -240,7 +240,7 @@ def test_c_ergodic_online(key):
     method = martingale.ctd(condition, learning_rate=Partial(_falling, jnp.asarray(0.3)))
 
     def one(path):
-        return martingale.run(method, jnp.zeros(1), control.transitions(path))[0]
+        return martingale.run(method, jnp.zeros(1), control.transitions(path))
 
     estimate = jax.vmap(one)(paths)
     for found, expected in ((estimate.average, 0.5), (estimate.value[:, 0], 0.05 / (1 - np.exp(-0.05)))):
@@ -354,7 +354,7 @@ def test_e_quadratic_costs(key):
     for method in (martingale.clstd(condition), martingale.least_squares_ml(condition)):
 
         def batch(key, method=method):
-            params = martingale.fit(method, jnp.zeros(4), jax.vmap(path)(jax.random.split(key, 1024)))[0].value
+            params = martingale.fit(method, jnp.zeros(4), jax.vmap(path)(jax.random.split(key, 1024))).value
             return jnp.stack([value.apply(params, jnp.asarray(t), jnp.asarray(x)) for t, x in points])
 
         found = np.asarray(jax.jit(lambda keys, batch=batch: jax.lax.map(batch, keys))(jax.random.split(key, 16)))
@@ -373,7 +373,7 @@ def test_i_vmapped_sweep(key):
 
     def learn(path, rate):
         method = martingale.ctd(condition, learning_rate=Partial(_falling, rate))
-        return martingale.run(method, jnp.zeros(2), control.transitions(path))[0]
+        return martingale.run(method, jnp.zeros(2), control.transitions(path))
 
     paths = ou_paths(key, 8, 10_000.0, 0.05)
     estimate = jax.jit(jax.vmap(jax.vmap(learn, (None, 0)), (0, None)))(paths, rates)

@@ -56,21 +56,21 @@ def test_parameters_may_be_whole_numbers(key):
         martingale.ctd(CONDITION, learning_rate=0.1),
         martingale.cgtd2(CONDITION, learning_rate=0.1, auxiliary_rate=0.1),
     ):
-        found = martingale.run(method, np.zeros(2, int), steps)[0]
-        np.testing.assert_array_equal(found.value, martingale.run(method, np.zeros(2), steps)[0].value)
+        found = martingale.run(method, np.zeros(2, int), steps)
+        np.testing.assert_array_equal(found.value, martingale.run(method, np.zeros(2), steps).value)
         assert found.value.dtype == jnp.float64 and float(jnp.abs(found.value % 1).max()) > 0
     method, paths = martingale.clstd(CONDITION), jax.tree.map(lambda a: a[None], path)
     np.testing.assert_array_equal(
-        martingale.fit(method, np.zeros(2, int), paths)[0].value, martingale.fit(method, np.zeros(2), paths)[0].value
+        martingale.fit(method, np.zeros(2, int), paths).value, martingale.fit(method, np.zeros(2), paths).value
     )
     # The same without a driver, where the state alone knows the dtype.
     by_hand = method.finish(method.absorb(method.init(np.zeros(2, int)), steps))
-    np.testing.assert_array_equal(by_hand.value, martingale.run(method, np.zeros(2), steps)[0].value)
+    np.testing.assert_array_equal(by_hand.value, martingale.run(method, np.zeros(2), steps).value)
     ergodic = martingale.condition(martingale.linear_value(_state), average=True)
     method = martingale.ctd(ergodic, learning_rate=0.1)
     unknowns = martingale.Unknowns(np.zeros(1, int), 0)
     np.testing.assert_array_equal(
-        martingale.run(method, unknowns, steps)[0].average, martingale.run(method, np.zeros(1), steps)[0].average
+        martingale.run(method, unknowns, steps).average, martingale.run(method, np.zeros(1), steps).average
     )
 
 
@@ -96,7 +96,7 @@ def test_states_may_be_whole_numbers():
             martingale.ctd(condition, learning_rate=0.1, trace_decay=0.5),
             martingale.clstd(condition, ridge=0.1, allow_float32=True),
         ):
-            found, same = (martingale.run(method, jnp.zeros(2), control.transitions(p))[0] for p in (whole, real))
+            found, same = (martingale.run(method, jnp.zeros(2), control.transitions(p)) for p in (whole, real))
             np.testing.assert_allclose(found.value, same.value, rtol=1e-6)
             assert int(found.status) == 0
 
@@ -112,7 +112,7 @@ def test_the_mean_square_td_error_is_weighted_as_well(key):
         condition = martingale.condition(VALUE, discount=0.5, weight_by_discount=weight)
         best = martingale.run(
             martingale.least_squares_mstde(condition), jnp.zeros(2), control.transitions(path)
-        )[0].value
+        ).value
 
         def loss(theta, condition=condition):
             return martingale.losses.mean_square_td_error(condition, theta, path)
@@ -139,7 +139,7 @@ def test_moments_with_a_trace_are_the_sums_of_least_squares(scale, options, key)
     condition = martingale.condition(VALUE, discount=0.5, **options)
     trace = {"trace_decay": 0.3, "trace_scale": scale}
     theta, path = jnp.array([0.3, 0.4]), padded(ou(key))
-    sums = martingale.run(martingale.clstd(condition, **trace), theta, control.transitions(path))[1]
+    sums = martingale.run(martingale.clstd(condition, **trace), theta, control.transitions(path)).state
     moments = martingale.moments(condition, theta, path, **trace)
     np.testing.assert_allclose(moments, sums.matrix @ theta + sums.vector, rtol=1e-11)
     slope = jax.grad(lambda p: martingale.losses.temporal_difference(condition, p, path, **trace))(theta)
@@ -157,7 +157,7 @@ def test_a_network_learns_with_a_trace_offline(key):
     trace = {"trace_decay": 0.5, "trace_scale": "unit"}
     slope = jax.grad(lambda p: martingale.losses.temporal_difference(condition, p, path, **trace))(params)
     small = martingale.ctd(condition, learning_rate=1e-8, **trace)
-    online = martingale.run(small, params, control.transitions(path))[0].value
+    online = martingale.run(small, params, control.transitions(path)).value
     moved = jax.tree.map(lambda a, b: (b - a) / 1e-8, params, online)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, -b, rtol=1e-4, atol=1e-5), moved, slope)
 
@@ -177,7 +177,7 @@ def test_merge_takes_sums_alone(key):
     """The state of a step-by-step method would be added to nonsense; the trace of another episode is no one's."""
     steps = control.transitions(ou(key))
     states = [
-        martingale.run(method, jnp.zeros(2), steps)[1]
+        martingale.run(method, jnp.zeros(2), steps).state
         for method in (martingale.ctd(CONDITION, learning_rate=0.1), martingale.clstd(CONDITION, trace_decay=0.5))
     ]
     with pytest.raises(TypeError, match="got TDState"):
@@ -187,6 +187,6 @@ def test_merge_takes_sums_alone(key):
     method = martingale.clstd(CONDITION, trace_decay=0.5)
     joined = martingale.merge(states[1], states[1])
     np.testing.assert_array_equal(joined.trace, 0.0)
-    on = martingale.run(method, jnp.zeros(2), steps._replace(first=jnp.zeros(40, bool)), state=joined)[1]
+    on = martingale.run(method, jnp.zeros(2), steps._replace(first=jnp.zeros(40, bool)), state=joined).state
     np.testing.assert_allclose(on.matrix, 3 * states[1].matrix, rtol=1e-12)
     assert int(method.finish(on).status) == status.OK

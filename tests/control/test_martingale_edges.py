@@ -43,7 +43,7 @@ def test_a_ridge_is_that_of_the_loss(key):
         (martingale.least_squares_ml, martingale.losses.martingale_loss),
         (martingale.least_squares_mstde, martingale.losses.mean_square_td_error),
     ):
-        best = martingale.run(make(condition, ridge=ridge), jnp.zeros(2), control.transitions(path))[0].value
+        best = martingale.run(make(condition, ridge=ridge), jnp.zeros(2), control.transitions(path)).value
 
         def total(theta, loss=loss):
             return loss(condition, theta, path) / 6.0 + ridge * jnp.sum(theta**2) / 2
@@ -60,7 +60,7 @@ def test_a_ridge_shrinks(name, key):
 
     def size(ridge):
         method = getattr(martingale, name)(condition, ridge=ridge)
-        return float(jnp.linalg.norm(martingale.run(method, jnp.zeros(2), steps)[0].value))
+        return float(jnp.linalg.norm(martingale.run(method, jnp.zeros(2), steps).value))
 
     sizes = [size(r) for r in (0.0, 0.1, 1.0, 10.0)]
     assert np.all(np.diff(sizes) < 0) and sizes[-1] < 0.3 * sizes[0], sizes
@@ -76,14 +76,14 @@ def test_dependent_features_are_reported_however_long_the_data(num_steps, dt, ke
     dependent = martingale.linear_value(lambda t, x: jnp.stack([jnp.ones_like(x), x, 2 * x + 1]))
     steps = control.transitions(ou(key, num_steps, dt))
     for make in (martingale.clstd, martingale.least_squares_ml, martingale.least_squares_mstde):
-        found = martingale.run(make(martingale.condition(dependent, discount=0.5)), jnp.ones(3), steps)[0]
+        found = martingale.run(make(martingale.condition(dependent, discount=0.5)), jnp.ones(3), steps)
         assert int(found.status) == status.SINGULAR, make.__name__
         np.testing.assert_array_equal(found.value, 1.0)
     # Badly conditioned or badly scaled, but not singular.
     for scale in (np.ones(7), np.logspace(-9, 6, 7)):
         powers = martingale.linear_value(lambda t, x, scale=scale: scale * x ** jnp.arange(7))
         method = martingale.clstd(martingale.condition(powers, discount=0.5))
-        assert int(martingale.run(method, jnp.zeros(7), steps)[0].status) == status.OK
+        assert int(martingale.run(method, jnp.zeros(7), steps).status) == status.OK
 
 
 # --- ergodic conditions -------------------------------------------------------------------------------------------
@@ -99,7 +99,7 @@ def test_ergodic_moments_surrogate_and_sums_agree(key):
     np.testing.assert_allclose(moments, [np.sum(x * delta), np.sum(delta)], rtol=1e-10)
     slope = jax.grad(lambda u: martingale.losses.temporal_difference(ERGODIC, u, path))(unknowns)
     np.testing.assert_allclose([slope.params[0], slope.average], -moments, rtol=1e-10)
-    sums = martingale.run(martingale.clstd(ERGODIC), unknowns, control.transitions(path))[1]
+    sums = martingale.run(martingale.clstd(ERGODIC), unknowns, control.transitions(path)).state
     np.testing.assert_allclose(sums.matrix @ np.array([0.7, 0.2]) + sums.vector, moments, rtol=1e-10)
 
 
@@ -112,8 +112,8 @@ def test_ergodic_means_undiscounted(key):
         martingale.clstd(condition),
         martingale.cgtd2(condition, learning_rate=0.1, auxiliary_rate=0.1),
     ):
-        assert int(martingale.run(method, jnp.zeros(1), steps)[0].status) & status.OUT_OF_RANGE
-    assert int(martingale.run(martingale.clstd(ERGODIC), jnp.zeros(1), steps)[0].status) == status.OK
+        assert int(martingale.run(method, jnp.zeros(1), steps).status) & status.OUT_OF_RANGE
+    assert int(martingale.run(martingale.clstd(ERGODIC), jnp.zeros(1), steps).status) == status.OK
 
 
 # --- weights, own test functions, traces ----------------------------------------------------------------------------
@@ -126,7 +126,7 @@ def test_weighted_least_squares_minimises_the_weighted_loss(key):
     for weight in (False, True):
         condition = martingale.condition(value, discount=0.4, weight_by_discount=weight)
         method = martingale.least_squares_ml(condition)
-        best = martingale.run(method, jnp.zeros(2), control.transitions(path))[0].value
+        best = martingale.run(method, jnp.zeros(2), control.transitions(path)).value
         slope = jax.grad(lambda theta, c=condition: martingale.losses.martingale_loss(c, theta, path))(best)
         np.testing.assert_allclose(slope, 0.0, atol=1e-12)
         found.append(best)
@@ -146,7 +146,7 @@ def test_own_test_functions_that_are_the_gradient_change_nothing(key):
         lambda c: martingale.ctdc(c, **rates),
         lambda c: martingale.clstd(c, trace_decay=0.3),
     ):
-        a, b = (martingale.run(make(c), jnp.zeros(2), steps)[0].value for c in (plain, own))
+        a, b = (martingale.run(make(c), jnp.zeros(2), steps).value for c in (plain, own))
         np.testing.assert_allclose(a, b, rtol=1e-12)
 
 
@@ -212,7 +212,7 @@ def test_an_episode_that_begins_with_a_bad_step_begins_afresh(key):
         martingale.ctd(condition, learning_rate=0.1, trace_decay=0.9),
         martingale.clstd(condition, trace_decay=0.9),
     ):
-        found, expected = (martingale.run(method, jnp.zeros(2), s)[0] for s in (bad, dropped))
+        found, expected = (martingale.run(method, jnp.zeros(2), s) for s in (bad, dropped))
         np.testing.assert_allclose(found.value, expected.value, rtol=1e-12)
         assert int(found.status) == status.NONFINITE_INPUT and int(expected.status) == status.OK
 

@@ -62,7 +62,7 @@ def forward_backward(key, rtol):
     theta = jnp.array([0.3, -0.8])
     condition = martingale.condition(VALUE, discount=beta, discounting="multiplicative")
     method = martingale.clstd(condition, trace_decay=decay, trace_scale="unit", allow_float32=True)
-    sums = martingale.run(method, theta, steps)[1]
+    sums = martingale.run(method, theta, steps).state
     backward = sums.matrix @ theta.astype(sums.matrix.dtype) + sums.vector
     s = arrays(steps)
     values, after = (np.asarray(theta) @ np.stack([np.ones_like(x), x]) for x in (s["x"], s["x_next"]))
@@ -90,7 +90,7 @@ def test_ctd_written_out(key):
         method = martingale.ctd(
             condition, learning_rate=Partial(_falling, 0.2), trace_decay=decay, trace_scale=scale
         )
-        found, state = martingale.run(method, jnp.array([0.1, 0.2]), steps)
+        found = martingale.run(method, jnp.array([0.1, 0.2]), steps)
         theta, trace, elapsed = np.array([0.1, 0.2]), np.zeros(2), 0.0
         for x, x_next, reward, dt in zip(s["x"], s["x_next"], s["reward"], s["dt"]):
             g, g_next = np.array([1, x]), np.array([1, x_next])
@@ -100,7 +100,7 @@ def test_ctd_written_out(key):
             theta = theta + 0.2 / (1 + elapsed) * (g if decay is None else trace) * delta
             elapsed += dt
         np.testing.assert_allclose(found.value, theta, rtol=1e-12)
-        np.testing.assert_allclose(state.clock.elapsed, elapsed, rtol=1e-12)
+        np.testing.assert_allclose(found.state.clock.elapsed, elapsed, rtol=1e-12)
 
 
 def _falling(rate, t):
@@ -124,7 +124,7 @@ def test_gradient_methods_written_out(key):
                 theta = theta + a * (g * delta - (g_next - beta * g * dt) * (g @ old) * dt)
             else:
                 theta = theta - a * slope * (g @ old)
-        found = martingale.run(make(condition, learning_rate=a, auxiliary_rate=au), jnp.array([0.1, 0.2]), steps)[0]
+        found = martingale.run(make(condition, learning_rate=a, auxiliary_rate=au), jnp.array([0.1, 0.2]), steps)
         np.testing.assert_allclose(found.value, theta, rtol=1e-11)
 
 
@@ -148,7 +148,7 @@ def test_martingale_loss_written_out(key):
     def mean_loss(theta):
         return jnp.mean(jax.vmap(lambda p: martingale.losses.martingale_loss(condition, theta, p))(paths))
 
-    best = martingale.fit(martingale.least_squares_ml(condition), theta, paths)[0].value
+    best = martingale.fit(martingale.least_squares_ml(condition), theta, paths).value
     np.testing.assert_allclose(jax.grad(mean_loss)(best), 0.0, atol=1e-12)
 
 
@@ -159,7 +159,7 @@ def test_losses_are_the_methods(key):
     paths, theta = batch(key), jnp.array([0.4, 0.9])
     path = jax.tree.map(lambda a: a[0], paths)
     moments = martingale.moments(condition, theta, path)
-    sums = martingale.run(martingale.clstd(condition), theta, control.transitions(path))[1]
+    sums = martingale.run(martingale.clstd(condition), theta, control.transitions(path)).state
     np.testing.assert_allclose(moments, sums.matrix @ theta + sums.vector, rtol=1e-10)
     slope = jax.grad(lambda p: martingale.losses.temporal_difference(condition, p, path))(theta)
     np.testing.assert_allclose(slope, -moments, rtol=1e-10)
@@ -167,7 +167,7 @@ def test_losses_are_the_methods(key):
     def td_error(theta):
         return jnp.mean(jax.vmap(lambda p: martingale.losses.mean_square_td_error(condition, theta, p))(paths))
 
-    worst = martingale.fit(martingale.least_squares_mstde(condition), theta, paths)[0].value
+    worst = martingale.fit(martingale.least_squares_mstde(condition), theta, paths).value
     np.testing.assert_allclose(jax.grad(td_error)(worst), 0.0, atol=1e-10)
 
 
@@ -183,7 +183,7 @@ def test_offline_gradient_td_is_least_squares(metric, key):
         return path._replace(rs=path.xs[:-1])
 
     paths = jax.vmap(one)(jax.random.split(key, 32))
-    target = martingale.fit(martingale.clstd(condition), jnp.zeros(2), paths)[0].value
+    target = martingale.fit(martingale.clstd(condition), jnp.zeros(2), paths).value
 
     def loss(theta):
         return martingale.losses.orthogonality(condition, theta, paths, metric=metric)
@@ -215,8 +215,8 @@ def test_more_test_functions_than_unknowns(key):
     matrix, vector = jax.jacobian(mean)(theta), mean(jnp.zeros(2))
     np.testing.assert_allclose(best, np.linalg.lstsq(matrix, -vector, rcond=None)[0], rtol=1e-9)
     method = martingale.cgtd2(condition, learning_rate=0.1, auxiliary_rate=0.1, num_tests=3)
-    estimate, state = martingale.run(method, theta, control.transitions(ou(key)))
-    assert estimate.value.shape == (2,) and state.auxiliary.shape == (3,) and int(estimate.status) == 0
+    estimate = martingale.run(method, theta, control.transitions(ou(key)))
+    assert estimate.value.shape == (2,) and estimate.state.auxiliary.shape == (3,) and int(estimate.status) == 0
 
 
 @pytest.mark.x64
@@ -229,7 +229,7 @@ def test_online_gradient_td_finds_the_fixed_point(key):
 
     def learn(method):
         def one(path):
-            return martingale.run(method, jnp.zeros(1), control.transitions(path))[0].value[0]
+            return martingale.run(method, jnp.zeros(1), control.transitions(path)).value[0]
 
         return np.asarray(jax.vmap(one)(paths))
 
@@ -281,15 +281,14 @@ def test_permuting_and_splitting_a_batch_changes_nothing(key):
     paths, zeros = batch(key), jnp.zeros(2)
     for decay in (None, 0.5):
         method = martingale.clstd(martingale.condition(VALUE, discount=0.5), trace_decay=decay)
-        whole, sums = martingale.fit(method, zeros, paths)
-        shuffled = martingale.fit(method, zeros, jax.tree.map(lambda a: a[::-1], paths))[1]
-        parts = [
-            martingale.fit(method, zeros, jax.tree.map(lambda a, i=i: a[i : i + 4], paths))[1] for i in range(0, 16, 4)
-        ]
+        whole = martingale.fit(method, zeros, paths)
+        shuffled = martingale.fit(method, zeros, jax.tree.map(lambda a: a[::-1], paths)).state
+        quarters = [jax.tree.map(lambda a, i=i: a[i : i + 4], paths) for i in range(0, 16, 4)]
+        parts = [martingale.fit(method, zeros, quarter).state for quarter in quarters]
         joined = martingale.merge(*parts)
         for other in (shuffled, joined):
-            np.testing.assert_allclose(other.matrix, sums.matrix, rtol=1e-11, atol=1e-11)
-            np.testing.assert_allclose(other.vector, sums.vector, rtol=1e-11, atol=1e-11)
+            np.testing.assert_allclose(other.matrix, whole.state.matrix, rtol=1e-11, atol=1e-11)
+            np.testing.assert_allclose(other.vector, whole.state.vector, rtol=1e-11, atol=1e-11)
         np.testing.assert_allclose(method.finish(joined).value, whole.value, rtol=1e-9)
         assert int(method.finish(joined).steps) == int(whole.steps) == 16 * 60
 
@@ -305,9 +304,9 @@ def test_blocks_equal_single_updates_and_runs_continue(key):
         martingale.ctd(condition, learning_rate=0.1, trace_decay=0.3),
         martingale.cgtd2(condition, learning_rate=0.1, auxiliary_rate=0.2),
     ):
-        whole = martingale.run(method, jnp.zeros(2), steps)[0]
-        _, state = martingale.run(method, jnp.zeros(2), first)
-        again = martingale.run(method, jnp.zeros(2), rest, state=state)[0]
+        whole = martingale.run(method, jnp.zeros(2), steps)
+        state = martingale.run(method, jnp.zeros(2), first).state
+        again = martingale.run(method, jnp.zeros(2), rest, state=state)
         np.testing.assert_allclose(again.value, whole.value, rtol=1e-10)
         update = jax.jit(method.update)
         state = method.init(jnp.zeros(2))
@@ -322,7 +321,7 @@ def test_joined_episodes_restart_the_trace(key):
     paths = batch(key, num_paths=2)
     method = martingale.clstd(martingale.condition(VALUE, discount=0.5), trace_decay=0.5)
     steps = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), jax.vmap(control.transitions)(paths))
-    joined, apart = martingale.run(method, jnp.zeros(2), steps)[1], martingale.fit(method, jnp.zeros(2), paths)[1]
+    joined, apart = martingale.run(method, jnp.zeros(2), steps).state, martingale.fit(method, jnp.zeros(2), paths).state
     np.testing.assert_allclose(joined.matrix, apart.matrix, rtol=1e-11)
 
 
@@ -333,7 +332,7 @@ def test_vmap_equals_a_loop(key):
 
     def learn(path, rate):
         method = martingale.ctd(condition, learning_rate=rate)
-        return martingale.run(method, jnp.zeros(2), control.transitions(path))[0].value
+        return martingale.run(method, jnp.zeros(2), control.transitions(path)).value
 
     together = jax.vmap(jax.vmap(learn, (None, 0)), (0, None))(paths, rates)
     for i in range(3):
@@ -353,7 +352,7 @@ def test_the_unit_of_time_does_not_matter(key):
             for one, beta, power in ((path, 0.5, 1.0), (slow, 0.5 / c, 1 / c)):
                 condition = martingale.condition(VALUE, discount=beta, discounting=discounting)
                 method = martingale.clstd(condition, trace_decay=None if decay is None else decay**power)
-                found.append(martingale.run(method, jnp.zeros(2), control.transitions(one))[0].value)
+                found.append(martingale.run(method, jnp.zeros(2), control.transitions(one)).value)
             np.testing.assert_allclose(found[0], found[1], rtol=1e-9)
 
 
@@ -381,8 +380,8 @@ def test_padding_changes_nothing(key):
         martingale.cgtd(condition, learning_rate=0.1, auxiliary_rate=0.1),
         martingale.ctdc(condition, learning_rate=0.1, auxiliary_rate=0.1),
     ):
-        short = martingale.run(method, jnp.zeros(2), control.transitions(path))[0]
-        long = martingale.run(method, jnp.zeros(2), control.transitions(padded(path)))[0]
+        short = martingale.run(method, jnp.zeros(2), control.transitions(path))
+        long = martingale.run(method, jnp.zeros(2), control.transitions(padded(path)))
         np.testing.assert_allclose(long.value, short.value, rtol=1e-12)
         assert int(long.status) == 0
     for loss in (martingale.losses.martingale_loss, martingale.losses.mean_square_td_error):
@@ -417,7 +416,7 @@ def test_one_learning_rate_serves_all_dt(key):
     for dt in (0.1, 0.01):
         paths = batch(key, num_paths=512, num_steps=round(20 / dt), dt=dt)
         steps = jax.vmap(control.transitions)(paths)
-        values = jax.vmap(lambda s: martingale.run(method, jnp.zeros(2), s)[0].value)(steps)
+        values = jax.vmap(lambda s: martingale.run(method, jnp.zeros(2), s).value)(steps)
         means.append(float(values[:, 1].mean()))
         assert 0.1 < means[-1] < 0.5
     assert abs(means[0] / means[1] - 1) < 0.15, means
@@ -439,7 +438,7 @@ def test_weighting_by_the_discount(key):
 def test_new_values_compile_nothing(key):
     def learn(rate, beta, path):
         method = martingale.ctd(martingale.condition(VALUE, discount=beta), learning_rate=rate, trace_decay=beta)
-        return martingale.run(method, jnp.zeros(2), control.transitions(path))[0].value
+        return martingale.run(method, jnp.zeros(2), control.transitions(path)).value
 
     paths = [ou(key), ou(jax.random.fold_in(key, 1))]
     jax.block_until_ready(learn(0.1, 0.5, paths[0]))
@@ -464,9 +463,9 @@ def test_bad_transitions_are_skipped_and_reported(key):
         martingale.ctd(condition, learning_rate=0.1),
         martingale.cgtd2(condition, learning_rate=0.1, auxiliary_rate=0.1),
     ):
-        expected = martingale.run(method, jnp.zeros(2), dropped)[0]
+        expected = martingale.run(method, jnp.zeros(2), dropped)
         for steps, bit in ((nan, status.NONFINITE_INPUT), (back, status.OUT_OF_RANGE)):
-            found = martingale.run(method, jnp.zeros(2), steps)[0]
+            found = martingale.run(method, jnp.zeros(2), steps)
             assert int(found.status) == bit
             np.testing.assert_allclose(found.value, expected.value, rtol=1e-10)
 
@@ -477,7 +476,7 @@ def test_statuses(key):
     steps, zeros = control.transitions(path), jnp.zeros(2)
 
     def code(method, params=zeros, steps=steps):
-        estimate = martingale.run(method, params, steps)[0]
+        estimate = martingale.run(method, params, steps)
         assert bool(jnp.all(jnp.isfinite(estimate.value)))
         return int(estimate.status)
 
@@ -489,15 +488,15 @@ def test_statuses(key):
     assert code(martingale.ctd(condition, learning_rate=1e300), zeros + 1) == status.NONFINITE_RESULT
     twice = martingale.linear_value(lambda t, x: jnp.stack([x, x]))
     singular = martingale.clstd(martingale.condition(twice, discount=0.5))
-    estimate = martingale.run(singular, jnp.array([3.0, 4.0]), steps)[0]
+    estimate = martingale.run(singular, jnp.array([3.0, 4.0]), steps)
     assert int(estimate.status) == status.SINGULAR
     np.testing.assert_array_equal(estimate.value, [3.0, 4.0])
     ridged = martingale.clstd(martingale.condition(twice, discount=0.5), ridge=1e-3)
     assert code(ridged) == 0
     # Units of the features are no singularity.
     scaled = martingale.linear_value(lambda t, x: jnp.stack([1e-9 * jnp.ones_like(x), 1e6 * x]))
-    plain = martingale.run(martingale.clstd(condition), zeros, steps)[0].value
-    found = martingale.run(martingale.clstd(martingale.condition(scaled, discount=0.5)), zeros, steps)[0]
+    plain = martingale.run(martingale.clstd(condition), zeros, steps).value
+    found = martingale.run(martingale.clstd(martingale.condition(scaled, discount=0.5)), zeros, steps)
     assert int(found.status) == 0
     np.testing.assert_allclose(found.value * np.array([1e-9, 1e6]), plain, rtol=1e-8)
 
@@ -506,7 +505,7 @@ def test_a_failed_path_is_reported_by_fit(key):
     paths = batch(key)
     paths = paths._replace(status=paths.status.at[3].set(status.NONFINITE_RESULT))
     method = martingale.clstd(martingale.condition(VALUE, discount=0.5), allow_float32=True)
-    assert int(martingale.fit(method, jnp.zeros(2), paths)[0].status) == status.NONFINITE_RESULT
+    assert int(martingale.fit(method, jnp.zeros(2), paths).status) == status.NONFINITE_RESULT
 
 
 @pytest.mark.bad_input
@@ -516,7 +515,7 @@ def test_float32_is_refused(key):
     for make in (martingale.clstd, martingale.least_squares_ml, martingale.least_squares_mstde):
         with pytest.raises(ValueError, match="jax_enable_x64"):
             martingale.run(make(condition), jnp.zeros(2), steps)
-        estimate = martingale.run(make(condition, allow_float32=True), jnp.zeros(2), steps)[0]
+        estimate = martingale.run(make(condition, allow_float32=True), jnp.zeros(2), steps)
         assert estimate.value.dtype == jnp.float32
 
 

@@ -23,7 +23,7 @@ def _difference(key, dtype):
     condition = martingale.condition(martingale.linear_value(_affine), discount=beta, discounting="multiplicative")
     trace = {"trace_decay": decay, "trace_scale": "unit"}
     method = martingale.clstd(condition, allow_float32=True, **trace)
-    sums = martingale.run(method, theta, control.transitions(path))[1]
+    sums = martingale.run(method, theta, control.transitions(path)).state
     features = jax.vmap(_affine)(path.ts, path.xs)
     gamma = jnp.full(200, np.exp(-beta * dt), dtype)
     values = features @ theta

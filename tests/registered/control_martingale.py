@@ -91,7 +91,7 @@ def _ridged(discount):
 
 def _fit(key, dtype):
     def run(key, params, x0, discount):
-        return martingale.fit(_ridged(discount), params, _batch(key, x0))[0]
+        return martingale.fit(_ridged(discount), params, _batch(key, x0))._replace(state=None)
 
     return run, _inputs(key, dtype)
 
@@ -99,8 +99,8 @@ def _fit(key, dtype):
 def _merge(key, dtype):
     def run(key, params, x0, discount):
         method = _ridged(discount)
-        states = [martingale.fit(method, params, _batch(jax.random.fold_in(key, i), x0))[1] for i in range(2)]
-        return method.finish(martingale.merge(*states))
+        states = [martingale.fit(method, params, _batch(jax.random.fold_in(key, i), x0)).state for i in range(2)]
+        return method.finish(martingale.merge(*states))._replace(state=None)
 
     return run, _inputs(key, dtype)
 
@@ -135,7 +135,7 @@ def check_martingale_method(make, key, dtype):
     params = jnp.zeros(2, dtype)
 
     def learn(discount, steps):
-        return martingale.run(make(discount), params, steps)[0]
+        return martingale.run(make(discount), params, steps)._replace(state=None)
 
     estimate = learn(discount, steps)
     assert int(estimate.status) == 0 and int(estimate.steps) == 200 and estimate.value.dtype == dtype
@@ -194,7 +194,7 @@ def _mstde(discount):
 
 P = "jaxsci.control.martingale"
 ENTRIES = {
-    **{f"{P}.{name}": Record() for name in ("Clock", "Condition", "Estimate", "GTDState", "Method", "Residual")},
+    **{f"{P}.{name}": Record() for name in ("Clock", "Condition", "GTDState", "Method", "Residual", "Result")},
     **{f"{P}.{name}": Record() for name in ("Sums", "TDState", "Unknowns", "Value")},
     f"{P}.condition": Compiled(_on_path(martingale.moments, weight_by_discount=True), grad=(1, 2, 3)),
     f"{P}.moments": Compiled(_on_path(martingale.moments, discounting="multiplicative"), grad=(1, 2, 3)),

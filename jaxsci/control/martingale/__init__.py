@@ -12,17 +12,17 @@ from jaxsci.control.martingale import losses
 from jaxsci.control.martingale._condition import Condition, Residual, Unknowns, condition, moments, residual
 from jaxsci.control.martingale._gradient_td import GTDState, cgtd, cgtd2, ctdc
 from jaxsci.control.martingale._least_squares import Sums, clstd, least_squares_ml, least_squares_mstde
-from jaxsci.control.martingale._method import Clock, Estimate, Method, fit, merge, run
+from jaxsci.control.martingale._method import Clock, Method, Result, fit, merge, run
 from jaxsci.control.martingale._temporal_difference import TDState, ctd
 from jaxsci.control.martingale._value import Value, linear_value, mlp_value
 
 __all__ = [
     "Clock",
     "Condition",
-    "Estimate",
     "GTDState",
     "Method",
     "Residual",
+    "Result",
     "Sums",
     "TDState",
     "Unknowns",

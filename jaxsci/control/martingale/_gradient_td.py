@@ -18,7 +18,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
 from jaxsci.control.martingale._condition import Condition, Unknowns, as_unknowns, residual
-from jaxsci.control.martingale._method import Clock, Estimate, Method, as_rate, clock, rate_at, tick, trouble
+from jaxsci.control.martingale._method import Clock, Method, Result, as_rate, clock, rate_at, tick, trouble
 from jaxsci.core import status
 from jaxsci.core.static import bind
 
@@ -100,8 +100,9 @@ def _update(cond, rate, auxiliary_rate, state: GTDState, step, *, kind: str):
     )
 
 
-def _finish(state: GTDState) -> Estimate:
-    return Estimate(state.unknowns.params, state.unknowns.average, state.clock.steps, state.clock.status)
+def _finish(state: GTDState) -> Result:
+    unknowns, now = state.unknowns, state.clock
+    return Result(unknowns.params, state, None, now.status, unknowns.average, now.steps)
 
 
 __all__ = ["GTDState", "cgtd", "cgtd2", "ctdc"]

@@ -17,7 +17,7 @@ from jax.tree_util import Partial
 from jaxtyping import ArrayLike
 
 from jaxsci.control.martingale._condition import Condition, as_unknowns, checked_scale, residual, time_weight
-from jaxsci.control.martingale._method import Clock, Estimate, Method, Sums, clock, trouble
+from jaxsci.control.martingale._method import Clock, Method, Result, Sums, clock, trouble
 from jaxsci.control.martingale._temporal_difference import decayed, out_of_range
 from jaxsci.core import status, tree
 from jaxsci.core.static import bind
@@ -43,7 +43,7 @@ def clstd(
         allow_float32: accumulate and solve in single precision instead of refusing; static.
 
     Returns:
-        A `Method` for `run` (one stream) and `fit` (a batch). The estimate's status: singular (the first parameters
+        A `Method` for `run` (one stream) and `fit` (a batch). The result's status: singular (the first parameters
         come back), non-finite input or result, out of range.
 
     Raises:
@@ -158,7 +158,7 @@ def _absorb(cond, decay, state: Sums, steps, *, trace_scale: str, squared: bool)
     )
 
 
-def _finish(ridge, state: Sums) -> Estimate:
+def _finish(ridge, state: Sums) -> Result:
     flat, unravel = ravel_pytree(state.unknowns)
     time = jnp.where(state.clock.elapsed > 0, state.clock.elapsed, 1)
     size = flat.size
@@ -176,7 +176,7 @@ def _finish(ridge, state: Sums) -> Estimate:
     code = state.clock.status | status.flag(singular & finite, status.SINGULAR)
     code = code | status.flag(~finite, status.NONFINITE_RESULT)
     unknowns = unravel(solution.astype(flat.dtype))
-    return Estimate(unknowns.params, unknowns.average, state.clock.steps, code)
+    return Result(unknowns.params, state, None, code, unknowns.average, state.clock.steps)
 
 
 @eqx.filter_jit

@@ -16,29 +16,40 @@ from jaxsci.core.types import float_dtype
 
 
 class Method(NamedTuple):
-    """A method: pure functions over a state of its own."""
+    """A method: pure functions over a state of its own.
+
+    Attributes:
+        init: ``init(params) -> state``.
+        update: ``update(state, transition) -> state``: one step of a path.
+        finish: ``finish(state) -> Result``, at any time.
+        absorb: ``absorb(state, transitions) -> state``: a block of steps at once, equal to updates one by one up to
+            rounding. Methods that have it keep sums, and the sums of several paths add.
+    """
 
     init: Callable[..., PyTree]
-    """``init(params) -> state``."""
     update: Callable[..., PyTree]
-    """``update(state, transition) -> state``: one step of a path."""
-    finish: Callable[..., "Estimate"]
-    """``finish(state) -> Estimate``, at any time."""
+    finish: Callable[..., "Result"]
     absorb: Callable[..., PyTree] | None = None
-    """``absorb(state, transitions) -> state``: a block of steps at once, equal to updates one by one up to rounding.
-    Methods that have it keep sums, and the sums of several paths add."""
 
 
-class Estimate(NamedTuple):
-    """What a method has found."""
+class Result(NamedTuple):
+    """What a method has found.
+
+    Attributes:
+        value: parameters of the value family.
+        state: of the method, to go on from. States that are `Sums` of several batches add, by `merge`.
+        history: None: the parameters on the way are not kept. To see them, run the stream piece by piece.
+        status: int32 bits of all that was learnt from.
+        average: average reward; None unless the condition is ergodic.
+        steps: transitions seen, those of length 0 and those skipped included.
+    """
 
     value: PyTree
-    """Parameters of the value family."""
-    average: Float[Array, ""] | None
-    """Average reward; None unless the condition is ergodic."""
-    steps: Int[Array, ""]
-    """Transitions seen, those of length 0 and those skipped included."""
+    state: PyTree
+    history: None
     status: Int[Array, ""]
+    average: Float[Array, ""] | None
+    steps: Int[Array, ""]
 
 
 class Clock(NamedTuple):
@@ -99,7 +110,7 @@ def rate_at(rate, elapsed):
     return jnp.asarray(rate(elapsed) if callable(rate) else rate).astype(elapsed.dtype)
 
 
-def run(method: Method, params: PyTree, steps: Transition, *, state: PyTree | None = None) -> tuple[Estimate, PyTree]:
+def run(method: Method, params: PyTree, steps: Transition, *, state: PyTree | None = None) -> Result:
     """Learn from a stream of transitions in one compiled scan.
 
     Args:
@@ -110,8 +121,7 @@ def run(method: Method, params: PyTree, steps: Transition, *, state: PyTree | No
         state: go on from here; the result is then that of one long run.
 
     Returns:
-        ``(estimate, state)``. A transition that is not finite, or of negative length, is skipped and reported in
-        ``estimate.status``.
+        A `Result`. A transition that is not finite, or of negative length, is skipped and reported in its status.
 
     Raises:
         ValueError: shapes that do not fit (the message says which).
@@ -127,8 +137,8 @@ def run(method: Method, params: PyTree, steps: Transition, *, state: PyTree | No
         >>> steps = control.transitions(path._replace(rs=path.xs[:-1]))
         >>> condition = control.martingale.condition(control.martingale.linear_value(features), discount=0.5)
         >>> method = control.martingale.ctd(condition, learning_rate=0.1)
-        >>> estimate, _ = control.martingale.run(method, jnp.zeros(2), steps)
-        >>> estimate.value.shape, int(estimate.steps), int(estimate.status)
+        >>> result = control.martingale.run(method, jnp.zeros(2), steps)
+        >>> result.value.shape, int(result.steps), int(result.status)
         ((2,), 200, 0)
     """
     if isinstance(steps, Path):
@@ -149,10 +159,10 @@ def _run(method, params, steps, state):
         state = method.absorb(state, steps)
     else:
         state = jax.lax.scan(lambda state, step: (method.update(state, step), None), state, steps)[0]
-    return method.finish(state), state
+    return method.finish(state)
 
 
-def fit(method: Method, params: PyTree, paths: Path) -> tuple[Estimate, PyTree]:
+def fit(method: Method, params: PyTree, paths: Path) -> Result:
     """Solve by least squares on a batch of paths: sums over all of them, then one solve.
 
     Args:
@@ -161,7 +171,7 @@ def fit(method: Method, params: PyTree, paths: Path) -> tuple[Estimate, PyTree]:
         paths: a `Path` with one leading axis over the batch.
 
     Returns:
-        ``(estimate, state)``. States of several batches add: ``martingale.merge``.
+        A `Result`. States of several batches add: ``martingale.merge``.
 
     Raises:
         TypeError: the method learns step by step (use `run`, or `losses` with an optimiser).
@@ -178,8 +188,8 @@ def fit(method: Method, params: PyTree, paths: Path) -> tuple[Estimate, PyTree]:
         >>> paths = paths._replace(rs=paths.xs[:, :-1])
         >>> condition = control.martingale.condition(control.martingale.linear_value(features), discount=0.5)
         >>> method = control.martingale.clstd(condition, allow_float32=True)
-        >>> estimate, _ = control.martingale.fit(method, jnp.zeros(2), paths)
-        >>> round(float(estimate.value[1]), 1), int(estimate.status)  # slope 1 / (discount + rate) = 0.67
+        >>> result = control.martingale.fit(method, jnp.zeros(2), paths)
+        >>> round(float(result.value[1]), 1), int(result.status)  # slope 1 / (discount + rate) = 0.67
         (0.7, 0)
     """
     if method.absorb is None:
@@ -195,11 +205,11 @@ def _fit(method, params, paths):
     states = jax.vmap(lambda path: method.absorb(method.init(params), transitions(path)))(paths)
     state = _merged(states)
     state = state._replace(clock=state.clock._replace(status=state.clock.status | status.reduce(paths.status)))
-    return method.finish(state), state
+    return method.finish(state)
 
 
 def merge(*states: PyTree) -> PyTree:
-    """The sums of several batches as one state, from which ``method.finish`` gives the joint estimate.
+    """The sums of several batches as one state, from which ``method.finish`` gives the joint result.
 
     The trace of CLSTD(lambda) starts afresh: batches are different episodes.
 
@@ -237,4 +247,4 @@ def _cast(trees, dtype):
     return jax.tree.map(leaf, trees)
 
 
-__all__ = ["Clock", "Estimate", "Method", "Sums", "fit", "merge", "run"]
+__all__ = ["Clock", "Method", "Result", "Sums", "fit", "merge", "run"]

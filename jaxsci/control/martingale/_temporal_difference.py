@@ -25,7 +25,7 @@ from jaxsci.control.martingale._condition import (
     residual,
     scaled,
 )
-from jaxsci.control.martingale._method import Clock, Estimate, Method, as_rate, clock, rate_at, tick, trouble
+from jaxsci.control.martingale._method import Clock, Method, Result, as_rate, clock, rate_at, tick, trouble
 from jaxsci.core import status
 from jaxsci.core.static import bind
 from jaxsci.core.types import float_dtype
@@ -107,8 +107,9 @@ def _update(cond, rate, decay, state: TDState, step, *, trace_scale: str):
     return TDState(unravel(new), trace, tick(state.clock, step.dt, code))
 
 
-def _finish(state: TDState) -> Estimate:
-    return Estimate(state.unknowns.params, state.unknowns.average, state.clock.steps, state.clock.status)
+def _finish(state: TDState) -> Result:
+    unknowns, now = state.unknowns, state.clock
+    return Result(unknowns.params, state, None, now.status, unknowns.average, now.steps)
 
 
 __all__ = ["TDState", "ctd"]
