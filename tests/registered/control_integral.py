@@ -58,7 +58,7 @@ def _iteration(key, dtype):
             problem, integral.quadratic, jnp.zeros(3, x.dtype), x, rule=RULE, num_rows=4, max_steps=2, tol=1e-12,
             **_tolerances(dtype),
         )  # fmt: skip
-        return found.steps, found.status, found.rank, found.x
+        return found.steps, found.status, found.rank, found.state
 
     return run, (_start(key, dtype), *_matrices(key, dtype))
 

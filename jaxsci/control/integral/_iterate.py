@@ -24,19 +24,23 @@ from jaxsci.core.types import float_dtype
 class Result(NamedTuple):
     """What policy iteration returns.
 
-    value: weights w of the last good evaluation, (p,). steps: evaluations done, int32. residual: norm of the last
-    change of w. status: int32 bits, 0 = the change fell below tol. history: w before and after every step,
-    (max_steps + 1, p), NaN past the end. rank: singular values kept in every step, (max_steps,), -1 past the end.
-    x: state at the end of the trajectory, (d,).
+    Attributes:
+        value: weights w of the last good evaluation, (p,).
+        state: x at the end of the trajectory, (d,). `value` and `state` in place of `weights` and `x` go on from here.
+        history: w before and after every step, (max_steps + 1, p), NaN past the end.
+        status: int32 bits, 0 = the change fell below tol.
+        steps: evaluations done, int32.
+        residual: norm of the last change of w.
+        rank: singular values kept in every step, (max_steps,), -1 past the end.
     """
 
     value: Float[Array, " p"]
+    state: Float[Array, " d"]
+    history: Float[Array, "num p"]
+    status: Int[Array, ""]
     steps: Int[Array, ""]
     residual: Float[Array, ""]
-    status: Int[Array, ""]
-    history: Float[Array, "num p"]
     rank: Int[Array, " max_steps"]
-    x: Float[Array, " d"]
 
 
 class _Loop(NamedTuple):
@@ -145,7 +149,7 @@ def _iterate(problem, features, weights, x, rule, settings, tol, static, max_ste
     end, steps = loops.bounded_while(unfinished, body, start, max_steps=max_steps)
     capped = (end.status == status.OK) & ~(end.change < tol)
     code = end.status | status.flag(capped, status.MAX_STEPS)
-    return Result(end.weights, steps, end.change, code, end.history, end.rank, end.x)
+    return Result(end.weights, end.x, end.history, code, steps, end.change, end.rank)
 
 
 def newton_bound(c: ArrayLike, eps: ArrayLike) -> Float[Array, "..."]:
