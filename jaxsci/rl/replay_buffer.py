@@ -17,14 +17,17 @@ from jaxsci.core.types import KeyArray
 
 
 class Buffer(NamedTuple):
-    """A ring of rows; `size` of them are filled, the oldest is overwritten first."""
+    """A ring of rows; `size` of them are filled, the oldest is overwritten first.
+
+    Attributes:
+        data: leaves [capacity, num_lanes, ...].
+        cursor: the row that is written next.
+        size: rows filled so far, at most the capacity.
+    """
 
     data: PyTree
-    """Leaves [capacity, num_lanes, ...]."""
     cursor: Int[Array, ""]
-    """The row that is written next."""
     size: Int[Array, ""]
-    """Rows filled so far, at most the capacity."""
 
 
 def init(example: PyTree, capacity: int, *, num_lanes: int = 1) -> Buffer:

@@ -14,7 +14,24 @@ from jaxsci.core.types import float_dtype
 
 
 class Config(eqx.Module):
-    """Sizes (static) and hyper-parameters (leaves) of the learner. Made by `config`."""
+    """Sizes (static) and hyper-parameters (leaves) of the learner. Made by `config`, which says more of each.
+
+    Attributes:
+        num_envs: environments that run side by side.
+        capacity: rows of the replay buffer.
+        batch_size: windows in an update.
+        num_updates: updates after every step of the environments.
+        num_returns: n of the n-step targets.
+        double: whether the online network chooses the next action.
+        batch: how the environments step together, "vmap" or "map".
+        discount: gamma.
+        epsilon_start: probability of a random action at the first transition.
+        epsilon_end: its limit.
+        epsilon_decay: transitions in which the difference falls to 1/e.
+        target_rate: tau.
+        huber: where the loss turns from quadratic to linear.
+        warm_up: rows in the buffer before the first update.
+    """
 
     num_envs: int = eqx.field(static=True)
     capacity: int = eqx.field(static=True)

@@ -12,12 +12,15 @@ from jaxsci.nn import mlp
 
 
 class Network(NamedTuple):
-    """The action values as two pure functions."""
+    """The action values as two pure functions.
+
+    Attributes:
+        init: ``init(key) -> params``.
+        apply: ``apply(params, observation) -> values``, one for every action.
+    """
 
     init: Callable[..., PyTree]
-    """``init(key) -> params``."""
     apply: Callable[..., Float[Array, " num_actions"]]
-    """``apply(params, observation) -> values``, one for every action."""
 
 
 def network(

@@ -39,7 +39,19 @@ _TINY = 1e-20
 
 
 class Config(eqx.Module):
-    """The environment as data: names static, numbers leaves. Made by `config`."""
+    """The environment as data: names static, numbers leaves. Made by `config`.
+
+    Attributes:
+        reward: index into `REWARDS` (static).
+        observation: name of what is seen, see `config` (static).
+        clock: whether the time left is seen too (static).
+        step_parameters: mu of every action.
+        weights: W0, W1, W2 of the reward.
+        interval: time between two actions in units with G = 1.
+        max_error: relative energy error beyond which the episode terminates.
+        horizon: actions in an episode.
+        max_steps: cap on the integrator's steps per action.
+    """
 
     reward: int = eqx.field(static=True)
     observation: str = eqx.field(static=True)
@@ -47,10 +59,8 @@ class Config(eqx.Module):
     step_parameters: Float[Array, " num_actions"]
     weights: Float[Array, " 3"]
     interval: Float[Array, ""]
-    """Time between two actions in units with G = 1."""
     max_error: Float[Array, ""]
     horizon: Int[Array, ""]
-    """Actions in an episode."""
     max_steps: Int[Array, ""]
 
     @property
@@ -65,18 +75,24 @@ class Config(eqx.Module):
 
 
 class State(NamedTuple):
-    """Where an episode stands, in N-body units (astronomical unit, three solar masses, G = 1)."""
+    """Where an episode stands, in N-body units (astronomical unit, three solar masses, G = 1).
+
+    Attributes:
+        position: of the three bodies, in the frame of their centre of mass.
+        velocity: of the three bodies.
+        energy: at the start of the episode.
+        error: relative energy error now; 1 before the first step.
+        step: actions taken.
+        evaluations: evaluations of the forces so far: what the episode has cost.
+        status: int32 bits of all steps so far.
+    """
 
     position: Float[Array, "3 2"]
     velocity: Float[Array, "3 2"]
     energy: Float[Array, ""]
-    """At the start of the episode."""
     error: Float[Array, ""]
-    """Relative energy error now; 1 before the first step."""
     step: Int[Array, ""]
-    """Actions taken."""
     evaluations: Int[Array, ""]
-    """Evaluations of the forces so far: what the episode has cost."""
     status: Int[Array, ""]
 
 

@@ -15,18 +15,24 @@ from jaxsci.rl.three_body._env import Config, State, observe, start, step
 
 
 class Rollout(NamedTuple):
-    """An episode; past its end rewards are 0, and errors and evaluations stay."""
+    """An episode; past its end rewards are 0, and errors and evaluations stay.
+
+    Attributes:
+        value: the last state.
+        total: undiscounted return.
+        reward: of each step.
+        action: the index of each step's parameter.
+        error: relative energy error after each action.
+        running: False for the steps after the end.
+        status: int32 bits of all steps.
+    """
 
     value: State
-    """The last state."""
     total: Float[Array, ""]
-    """Undiscounted return."""
     reward: Float[Array, " num_steps"]
     action: Int[Array, " num_steps"]
     error: Float[Array, " num_steps"]
-    """Relative energy error after each action."""
     running: Bool[Array, " num_steps"]
-    """False for the steps after the end."""
     status: Int[Array, ""]
 
 

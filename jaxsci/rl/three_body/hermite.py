@@ -34,34 +34,51 @@ COLLISION = status.register(
 
 
 class Bodies(NamedTuple):
-    """N bodies in d = 2 or 3 dimensions with all that the next step needs; made by `init`."""
+    """N bodies in d = 2 or 3 dimensions with all that the next step needs; made by `init`.
+
+    Attributes:
+        mass: of each body.
+        position: of each body.
+        velocity: of each body.
+        acceleration: of each body.
+        jerk: time derivative of the acceleration.
+        collision_time: t_c, infinite for a single body.
+    """
 
     mass: Float[Array, " N"]
     position: Float[Array, "N d"]
     velocity: Float[Array, "N d"]
     acceleration: Float[Array, "N d"]
     jerk: Float[Array, "N d"]
-    """Time derivative of the acceleration."""
     collision_time: Float[Array, ""]
-    """t_c, infinite for a single body."""
 
 
 class Result(NamedTuple):
-    """What `integrate` returns."""
+    """What `integrate` returns.
+
+    Attributes:
+        value: at the end time; where a status says that it was not reached, the last bodies that are finite.
+        steps: steps taken; each evaluates the forces once, and `init` did so once more.
+        error: change of the energy over this call relative to the energy before; infinite where that is undefined.
+        status: 0, or non-finite input, out of range (negative duration, or a step parameter that is not positive), step
+            cap reached, collision, non-finite result.
+    """
 
     value: Bodies
-    """At the end time; where a status says that it was not reached, the last bodies that are finite."""
     steps: Int[Array, ""]
-    """Steps taken; each evaluates the forces once, and `init` did so once more."""
     error: Float[Array, ""]
-    """Change of the energy over this call relative to the energy before; infinite where that is undefined."""
     status: Int[Array, ""]
-    """0, or non-finite input, out of range (negative duration, or a step parameter that is not positive), step cap
-    reached, collision, non-finite result."""
 
 
 class Units(NamedTuple):
-    """The units of length, mass, time and velocity in which G = 1, in the units that `units` was given."""
+    """The units in which G = 1, expressed in those that `units` was given.
+
+    Attributes:
+        length: unit of length.
+        mass: unit of mass.
+        time: unit of time.
+        velocity: unit of velocity.
+    """
 
     length: float
     mass: float
