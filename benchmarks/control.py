@@ -71,7 +71,7 @@ def _old_numpy_names():
 
 def _probnum(seconds):
     """Bayesian quadrature from data, Matern 7/2, length .3, jitter 1e-8, of e^-t cos 5t over [0, .1]."""
-    kernel = quadrature.kernels.matern(3.5, 0.3)
+    kernel = quadrature.embeddings.matern(3.5, 0.3)
 
     def ours(n):
         with warnings.catch_warnings():

@@ -37,7 +37,7 @@ DELTA = 0.1  # length of one stretch
 
 
 def matern(nu, jitter=0.0):
-    kernel = quadrature.kernels.matern(nu, 0.3)
+    kernel = quadrature.embeddings.matern(nu, 0.3)
     return lambda n, a, b: quadrature.rules.bayesian(n, a, b, kernel=kernel, jitter=jitter)
 
 

@@ -413,6 +413,7 @@ def _against(gp: GP, x):
 
 
 def _check_kernel(kernel, x):
+    kernel = as_tree(kernel)
     if all(leaf.shape[0] for leaf in jax.tree.leaves(x)):
         row = jax.tree.map(lambda a: a[0], x)
         value = jax.eval_shape(kernel, row, row)

@@ -157,11 +157,18 @@ def gram(kernel: Kernel, xs: PyTree, ys: PyTree) -> Float[Array, "n m"]:
     Differentiable in everything but categories. Distances are formed from differences, never from inner products,
     which cancel; memory is n m unless XLA cannot fuse.
     """
+    kernel = as_tree(kernel)
     return jax.vmap(lambda x: jax.vmap(lambda y: kernel(x, y))(ys))(xs)
 
 
 def as_tree(kernel: Kernel) -> Kernel:
-    """The kernel as a pytree: a bare function is static from here on."""
+    """The kernel as a pytree: a bare function is static from here on. What is no function raises a TypeError."""
+    if not callable(kernel):
+        other = "; an EmbeddedKernel of quadrature.embeddings carries integrals for quadrature rules, not for a process"
+        raise TypeError(
+            "gp: a kernel must be a function of a pair of inputs, k(x, y) -> scalar, as gp.kernels makes them, got "
+            f"{type(kernel).__name__}{other if hasattr(kernel, 'embedding') else ''}"
+        )
     return kernel if isinstance(kernel, Partial) else Partial(kernel)
 
 

@@ -1,11 +1,13 @@
 """Quadrature rules as (nodes, weights), classical and Bayesian, and what one does with them.
 
-Builds on: core. Start reading at `rules.py`, then `_integrate.py`; `_bayesian.py` and `kernels.py` are one more rule.
-`rules` build nodes and weights on the host in float64, `integrate` and `apply` use them in compiled code, `kernels`
-say what a Bayesian rule believes about the integrand, `variance` how far it trusts the result.
+Builds on: core. Start reading at `rules.py`, then `_integrate.py`; `_bayesian.py` and `embeddings.py`
+are one more rule.
+`rules` build nodes and weights on the host in float64, `integrate` and `apply` use them in compiled code, `embeddings`
+hold the kernels by which a Bayesian rule says what it believes of the integrand, `variance` how far it trusts the
+result.
 """
 
-from jaxsci.quadrature import kernels, rules
+from jaxsci.quadrature import embeddings, rules
 from jaxsci.quadrature._bayesian import variance
 from jaxsci.quadrature._integrate import (
     apply,
@@ -23,9 +25,9 @@ __all__ = [
     "apply",
     "cumulative_simpson",
     "cumulative_trapezoid",
+    "embeddings",
     "integrate",
     "integration_matrix",
-    "kernels",
     "pad",
     "rules",
     "variance",

@@ -17,7 +17,7 @@ from jaxtyping import ArrayLike
 
 from jaxsci.core.types import concrete
 from jaxsci.quadrature._rule import ConditioningWarning, Rule, checked_nodes, interval, size_and_interval
-from jaxsci.quadrature.kernels import Kernel
+from jaxsci.quadrature.embeddings import EmbeddedKernel, checked_kernel
 
 _EPS = np.finfo(np.float64).eps
 # Relative error of the weights is about condition * eps; above this fewer than three digits are certain.
@@ -29,7 +29,7 @@ def bayesian(
     a: ArrayLike = 0.0,
     b: ArrayLike = 1.0,
     *,
-    kernel: Kernel,
+    kernel: EmbeddedKernel,
     nodes: ArrayLike | Sequence | None = None,
     jitter: ArrayLike = 0.0,
 ) -> Rule:
@@ -38,22 +38,22 @@ def bayesian(
     Args:
         num_nodes: n >= 1, static.
         a, b: ends, finite, a < b, built.
-        kernel: from `quadrature.kernels`; its length is in the unit of the nodes, so a rule moved to another interval
-            by `integrate` is that of the kernel whose length was scaled alike.
+        kernel: from `quadrature.embeddings`; its length is in the unit of the nodes, so a rule moved to another
+            interval by `integrate` is that of the kernel whose length was scaled alike.
         nodes: (n,) strictly increasing in [a, b], built; equispaced with the ends by default, the middle for n = 1.
         jitter: added to the diagonal of the Gram matrix (unit amplitude), built. It models noise of that variance and
             limits the accuracy: 1e-8, the default of some libraries, already does so from 7 nodes on with Matern 7/2.
 
     Raises:
         ValueError: bad nodes or interval, negative jitter, or a numerically singular Gram matrix (the message says
-            what to do). TypeError: a traced argument.
+            what to do). TypeError: a traced argument, or a kernel of `gp.kernels`.
 
     Warns:
         ConditioningWarning: fewer than three digits of the weights are certain.
 
     Example:
         >>> from jaxsci import quadrature
-        >>> rule = quadrature.rules.bayesian(4, kernel=quadrature.kernels.wiener())
+        >>> rule = quadrature.rules.bayesian(4, kernel=quadrature.embeddings.wiener())
         >>> (6 * rule.weights).round(9).tolist()
         [1.0, 2.0, 2.0, 1.0]
 
@@ -69,14 +69,14 @@ def bayesian(
 
 
 def variance(
-    kernel: Kernel, nodes: ArrayLike | Sequence, a: ArrayLike, b: ArrayLike, *, jitter: ArrayLike = 0.0
+    kernel: EmbeddedKernel, nodes: ArrayLike | Sequence, a: ArrayLike, b: ArrayLike, *, jitter: ArrayLike = 0.0
 ) -> np.float64:
     """Posterior variance of the integral given f at the nodes, for a kernel of unit amplitude; never negative.
 
     The difference cancels: values below about 1e-12 of the prior variance are rounding noise (clipped at 0).
 
     Args:
-        kernel: from `quadrature.kernels`.
+        kernel: from `quadrature.embeddings`.
         nodes: (n,) strictly increasing in [a, b], built.
         a, b: ends, finite, a < b, built.
         jitter: added to the diagonal of the Gram matrix, built.
@@ -89,7 +89,7 @@ def variance(
 
     Example:
         >>> from jaxsci import quadrature
-        >>> variance = quadrature.variance(quadrature.kernels.wiener(), [0.0, 0.5, 1.0], 0.0, 1.0)
+        >>> variance = quadrature.variance(quadrature.embeddings.wiener(), [0.0, 0.5, 1.0], 0.0, 1.0)
         >>> print(f"{variance:.6f}")  # sum of h^3 / 12
         0.020833
 
@@ -106,6 +106,7 @@ def _solve(function, kernel, nodes, a, b, jitter):
     jitter = float(concrete(jitter, function, "jitter", "build one rule for each jitter and jnp.stack them"))
     if not 0 <= jitter < np.inf:
         raise ValueError(f"{function}: jitter must be >= 0 and finite, got {jitter}")
+    kernel = checked_kernel(kernel, function)
     gram = np.asarray(kernel.covariance(nodes[:, None], nodes[None, :], a), np.float64) + jitter * np.eye(len(nodes))
     embedding = np.asarray(kernel.embedding(nodes, a, b), np.float64)
     condition = np.linalg.cond(gram)

@@ -50,7 +50,7 @@ def error(found):
 
 
 def matern(n, jitter=0.0):
-    return RULES.bayesian(n, 0.0, DELTA, kernel=quadrature.kernels.matern(3.5, 0.3), jitter=jitter)
+    return RULES.bayesian(n, 0.0, DELTA, kernel=quadrature.embeddings.matern(3.5, 0.3), jitter=jitter)
 
 
 # --- nonlinear task ----------------------------------------------------------------------------------------
@@ -363,6 +363,10 @@ def test_nan_in_the_start_and_the_cap_are_reported():
     capped = nonlinear(RULES.simpson(3, 0.0, DELTA), max_steps=2)
     assert int(capped.status) == status.MAX_STEPS and int(capped.steps) == 2
     assert capped.history.shape == (3, 3) and bool(jnp.isfinite(capped.history).all())
+    # Going on from weights and state is the third step of a longer run.
+    third = nonlinear(RULES.simpson(3, 0.0, DELTA), weights=capped.value, x=capped.state, max_steps=2)
+    longer = nonlinear(RULES.simpson(3, 0.0, DELTA), max_steps=3)
+    np.testing.assert_allclose(third.history[1], longer.history[3], rtol=1e-9)
 
 
 # --- Newton's bound ----------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ LENGTH, DELTA = 0.3, 0.1
 
 
 def matern(nu, jitter=0.0):
-    kernel = quadrature.kernels.matern(nu, LENGTH)
+    kernel = quadrature.embeddings.matern(nu, LENGTH)
     return lambda n: quadrature.rules.bayesian(n, 0.0, DELTA, kernel=kernel, jitter=jitter)
 
 

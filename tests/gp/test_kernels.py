@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import contracts
-from jaxsci import gp
+from jaxsci import gp, quadrature
 
 K = gp.kernels
 
@@ -93,3 +93,20 @@ def test_fresh_kernels_compile_nothing():
 def test_static_misuse_raises(call, error, match):
     with pytest.raises(error, match=match):
         call()
+
+
+@pytest.mark.bad_input
+def test_a_kernel_with_its_integrals_is_told_apart():
+    embedded, x = quadrature.embeddings.rbf(1.0), jnp.ones((2, 1))
+    calls = (
+        lambda: K.gram(embedded, x, x),
+        lambda: K.scale(embedded, 2.0),
+        lambda: K.add(K.rbf(1.0), embedded),
+        lambda: gp.condition(embedded, x, jnp.ones(2), noise=0.1),
+        lambda: gp.fit(lambda p: (embedded, p), jnp.asarray(0.1), x, jnp.ones(2)),
+    )
+    for call in calls:
+        with pytest.raises(TypeError, match="as gp.kernels makes them, got EmbeddedKernel; .* quadrature.embeddings"):
+            call()
+    with pytest.raises(TypeError, match="got float$"):
+        K.scale(1.0, 2.0)

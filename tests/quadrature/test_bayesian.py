@@ -6,9 +6,9 @@ import scipy.integrate
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from jaxsci import quadrature
+from jaxsci import gp, quadrature
 
-RULES, KERNELS = quadrature.rules, quadrature.kernels
+RULES, KERNELS = quadrature.rules, quadrature.embeddings
 SMOOTHNESS = (0.5, 1.5, 2.5, 3.5)
 
 
@@ -135,7 +135,7 @@ def test_weights_scale_with_the_interval_and_are_exact_on_the_kernels_sections(n
     sections = kernel.covariance(nodes[:, None], nodes[None, :], 0.0)
     np.testing.assert_allclose(sections @ rule.weights, kernel.embedding(nodes, 0.0, 1.0), atol=1e-12)
     # Amplitude cancels.
-    louder = quadrature.kernels.Kernel(
+    louder = quadrature.embeddings.EmbeddedKernel(
         lambda s, t, a: 9.0 * kernel.covariance(s, t, a),
         lambda t, a, b: 9.0 * kernel.embedding(t, a, b),
         lambda a, b: 9.0 * kernel.variance(a, b),
@@ -216,6 +216,16 @@ BAD = [
 def test_bad_values_raise(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.bad_input
+def test_a_kernel_of_a_gaussian_process_is_told_apart():
+    kernel = gp.kernels.rbf(1.0)
+    match = "EmbeddedKernel of quadrature.embeddings, .* got Partial; a kernel of gp.kernels"
+    with pytest.raises(TypeError, match=match):
+        RULES.bayesian(3, kernel=kernel)
+    with pytest.raises(TypeError, match="quadrature.variance: kernel must be an EmbeddedKernel"):
+        quadrature.variance(kernel, [0.0, 1.0], 0.0, 1.0)
 
 
 @pytest.mark.bad_input

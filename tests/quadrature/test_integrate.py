@@ -8,7 +8,7 @@ import scipy.integrate
 
 from jaxsci import quadrature
 
-RULES, KERNELS = quadrature.rules, quadrature.kernels
+RULES, KERNELS = quadrature.rules, quadrature.embeddings
 GAUSS = RULES.gauss_legendre(20)
 
 

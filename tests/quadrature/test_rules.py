@@ -85,7 +85,7 @@ def order(rule, coarse, fine):
 )
 def test_rates_of_trapezoid_and_matern(nu, low, high):
     """int exp(sin 3t), n = 17 -> 33, length 1: a Matern rule gains one order over its smoothness."""
-    kernel = quadrature.kernels.matern(nu, 1.0) if nu else None
+    kernel = quadrature.embeddings.matern(nu, 1.0) if nu else None
     rule = RULES.trapezoid if nu is None else lambda n: RULES.bayesian(n, kernel=kernel)
     assert low <= order(rule, 17, 33) <= high
 

@@ -9,7 +9,7 @@ import scipy.special
 from contracts import Builder, Compiled, Record
 from jaxsci import quadrature
 
-RULES, KERNELS = quadrature.rules, quadrature.kernels
+RULES, KERNELS = quadrature.rules, quadrature.embeddings
 
 
 def _integrate(key, dtype):
@@ -130,8 +130,10 @@ ENTRIES = {
     "jaxsci.quadrature.rules.gauss_legendre": _exact(RULES.gauss_legendre, 4, 7),
     "jaxsci.quadrature.rules.clenshaw_curtis": _exact(RULES.clenshaw_curtis, 6, 5),
     "jaxsci.quadrature.rules.bayesian": _bayesian(),
-    "jaxsci.quadrature.kernels.Kernel": Record(),
-    "jaxsci.quadrature.kernels.rbf": _kernel(KERNELS.rbf, 0.6, lambda s, t, a, l: np.exp(-((s - t) ** 2) / (2 * l**2))),
-    "jaxsci.quadrature.kernels.matern": _kernel(lambda l: KERNELS.matern(2.5, l), 0.6, _bessel),
-    "jaxsci.quadrature.kernels.wiener": _kernel(KERNELS.wiener, 0.4, lambda s, t, a, c: c + min(s, t) - a),
+    "jaxsci.quadrature.embeddings.EmbeddedKernel": Record(),
+    "jaxsci.quadrature.embeddings.rbf": _kernel(
+        KERNELS.rbf, 0.6, lambda s, t, a, l: np.exp(-((s - t) ** 2) / (2 * l**2))
+    ),
+    "jaxsci.quadrature.embeddings.matern": _kernel(lambda l: KERNELS.matern(2.5, l), 0.6, _bessel),
+    "jaxsci.quadrature.embeddings.wiener": _kernel(KERNELS.wiener, 0.4, lambda s, t, a, c: c + min(s, t) - a),
 }

@@ -1,4 +1,4 @@
-r"""Kernels of Bayesian quadrature: covariance $k$, embedding $z(t) = \int_a^b k(t, s)\,ds$, variance $\iint k$.
+r"""Kernels with their integrals: covariance $k$, embedding $z(t) = \int_a^b k(t, s)\,ds$, variance $\iint k$.
 
 All have unit amplitude, which cancels in the weights and multiplies the posterior variance. Host, NumPy float64.
 
@@ -33,11 +33,15 @@ _GAUSS = np.polynomial.legendre.leggauss(20)
 _ALTERNATIVE = "build rules for the values you need beforehand and jnp.stack them"
 
 
-class Kernel(NamedTuple):
+class EmbeddedKernel(NamedTuple):
     """What Bayesian quadrature on [a, b] needs; any three functions of NumPy float64 arrays will do.
 
-    covariance: ``(s, t, a) -> k(s, t)``, shapes broadcast. embedding: ``(t, a, b) -> z(t)`` for t in [a, b].
-    variance: ``(a, b) -> `` the double integral of k over the square, the prior variance of the integral.
+    A kernel of `gp.kernels` is another kind: a traced function of a pair of inputs, without integrals.
+
+    Attributes:
+        covariance: ``(s, t, a) -> k(s, t)``, shapes broadcast.
+        embedding: ``(t, a, b) -> z(t)`` for t in [a, b].
+        variance: ``(a, b) -> `` the double integral of k over the square, the prior variance of the integral.
     """
 
     covariance: Callable[..., Float[ArrayLike, "..."]]
@@ -45,7 +49,7 @@ class Kernel(NamedTuple):
     variance: Callable[..., Float[ArrayLike, ""]]
 
 
-def rbf(length: ArrayLike) -> Kernel:
+def rbf(length: ArrayLike) -> EmbeddedKernel:
     r"""Squared exponential $k = e^{-d^2/2\ell^2}$: infinitely smooth, and numerically singular beyond about 10 nodes.
 
     Args:
@@ -54,11 +58,13 @@ def rbf(length: ArrayLike) -> Kernel:
     Raises:
         ValueError: a length that is not positive and finite. TypeError: a traced one.
     """
-    length = _positive("kernels.rbf", "length", length)
-    return Kernel(Partial(_rbf_covariance, length), Partial(_rbf_embedding, length), Partial(_rbf_variance, length))
+    length = _positive("embeddings.rbf", "length", length)
+    return EmbeddedKernel(
+        Partial(_rbf_covariance, length), Partial(_rbf_embedding, length), Partial(_rbf_variance, length)
+    )
 
 
-def matern(nu: float, length: ArrayLike) -> Kernel:
+def matern(nu: float, length: ArrayLike) -> EmbeddedKernel:
     r"""Matern: $k = c_\nu(s)\,e^{-s}$, $s = \sqrt{2\nu}\,|d|/\ell$; sample paths have $\nu - 1/2$ derivatives.
 
     With equispaced nodes that include the ends, smooth integrands converge as $n^{-(\nu + 3/2)}$.
@@ -70,20 +76,20 @@ def matern(nu: float, length: ArrayLike) -> Kernel:
     Raises:
         ValueError: another nu; a length that is not positive and finite. TypeError: a traced one.
     """
-    nu = float(concrete(nu, "kernels.matern", "nu", _ALTERNATIVE))
+    nu = float(concrete(nu, "embeddings.matern", "nu", _ALTERNATIVE))
     if nu not in _POLYNOMIALS:
-        raise ValueError(f"kernels.matern: nu must be one of {sorted(_POLYNOMIALS)}, got {nu}")
-    length = _positive("kernels.matern", "length", length)
+        raise ValueError(f"embeddings.matern: nu must be one of {sorted(_POLYNOMIALS)}, got {nu}")
+    length = _positive("embeddings.matern", "length", length)
     static = {"coefficients": _POLYNOMIALS[nu]}
     scale = length / math.sqrt(2 * nu)  # s = |d| / scale
-    return Kernel(
+    return EmbeddedKernel(
         Partial(bind(_matern_covariance, **static), scale),
         Partial(bind(_matern_embedding, **static), scale),
         Partial(bind(_matern_variance, **static), scale),
     )
 
 
-def wiener(offset: ArrayLike = 1.0) -> Kernel:
+def wiener(offset: ArrayLike = 1.0) -> EmbeddedKernel:
     r"""Brownian motion from a random start: $k = \sigma_0^2 + \min(s, t) - a$, with a the left end of the interval.
 
     With both ends as nodes and a positive offset, its weights are those of the trapezoidal rule.
@@ -94,12 +100,23 @@ def wiener(offset: ArrayLike = 1.0) -> Kernel:
     Raises:
         ValueError: an offset that is negative or not finite. TypeError: a traced one.
     """
-    offset = np.float64(concrete(offset, "kernels.wiener", "offset", _ALTERNATIVE))
+    offset = np.float64(concrete(offset, "embeddings.wiener", "offset", _ALTERNATIVE))
     if not 0 <= offset < np.inf:
-        raise ValueError(f"kernels.wiener: offset must be >= 0 and finite, got {offset}")
-    return Kernel(
+        raise ValueError(f"embeddings.wiener: offset must be >= 0 and finite, got {offset}")
+    return EmbeddedKernel(
         Partial(_wiener_covariance, offset), Partial(_wiener_embedding, offset), Partial(_wiener_variance, offset)
     )
+
+
+def checked_kernel(kernel, function: str) -> EmbeddedKernel:
+    """The kernel, or the TypeError that tells it from a kernel of a Gaussian process."""
+    if not all(hasattr(kernel, name) for name in EmbeddedKernel._fields):
+        raise TypeError(
+            f"{function}: kernel must be an EmbeddedKernel of quadrature.embeddings, with the fields "
+            f"{', '.join(EmbeddedKernel._fields)}, got {type(kernel).__name__}; a kernel of gp.kernels is a function "
+            "of a pair of inputs and does not know its integral"
+        )
+    return kernel
 
 
 def _positive(function, name, value):
@@ -185,4 +202,4 @@ def _wiener_variance(offset, a, b):
     return offset * (b - a) ** 2 + (b - a) ** 3 / 3
 
 
-__all__ = ["Kernel", "matern", "rbf", "wiener"]
+__all__ = ["EmbeddedKernel", "matern", "rbf", "wiener"]
