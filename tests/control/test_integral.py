@@ -251,7 +251,7 @@ def test_a_trajectory_that_goes_on_loses_its_small_directions_and_a_reset_keeps_
     w = linear(None).value
     x0 = jnp.array([2.0, -2.0, 3.0])
     smallest = {}
-    for name, x in (("reset", x0), ("goes on", linear(None).x)):
+    for name, x in (("reset", x0), ("goes on", linear(None).state)):
         found = integral.evaluate(problem, integral.kronecker, w, x, rule=None, num_rows=10, rank=6)
         assert int(found.status) == 0
         smallest[name] = float(np.linalg.svd(found.differences)[1][5])
