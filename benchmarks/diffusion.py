@@ -193,14 +193,14 @@ def _sweep(seconds, seeds):
 
 def _network():
     """The digits network with fresh parameters, as model(x, t, cond)."""
-    from jaxsci.diffusion import digits
+    from jaxsci.models import digits
 
     params = digits.init(jax.random.key(0))
     return Partial(_digits, params)
 
 
 def _digits(params, x, t, cond):
-    from jaxsci.diffusion import digits
+    from jaxsci.models import digits
 
     return digits.apply(params, x, VP.lam(t), digits.NULL_LABEL)
 

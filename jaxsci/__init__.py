@@ -26,6 +26,7 @@ floor  room                holds                                                
                            statistics, search, guidance, likelihood
 4      rl                  learning in discrete time: replay buffer, deep Q-learning,   bandits, nn
                            step sizes of a three-body integrator
+4      models              small real models on real data that ships with packages     nn, diffusion
 top    demo                scenes and the command line; nothing imports it             all
 =====  ==================  ==========================================================  =============
 
@@ -35,7 +36,9 @@ Planned rooms, each built by the first user that needs it: pfn, quantization (3)
 import importlib
 import importlib.metadata
 
-_ROOMS = ("bandits", "control", "core", "diffusion", "gp", "linear", "nn", "plot", "quadrature", "rl", "sweep")
+_ROOMS = (
+    "bandits", "control", "core", "diffusion", "gp", "linear", "models", "nn", "plot", "quadrature", "rl", "sweep",
+)  # fmt: skip
 _FUNCTIONS = {"check": "core.status", "explain": "core.status"}
 
 __all__ = [  # noqa: F822 (lazy, see __getattr__)
@@ -47,6 +50,7 @@ __all__ = [  # noqa: F822 (lazy, see __getattr__)
     "explain",
     "gp",
     "linear",
+    "models",
     "nn",
     "plot",
     "quadrature",

@@ -27,7 +27,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from jaxsci import check, diffusion, plot, sweep
-from jaxsci.diffusion import digits, grids, search, solvers, statistics, tables, unified, v3
+from jaxsci.diffusion import grids, search, solvers, statistics, tables, unified, v3
+from jaxsci.models import digits
 
 FAST = os.environ.get("JAXSCI_FAST") == "1"
 CALLS = (5, 8) if FAST else (5, 6, 8, 10, 12, 15, 20)

@@ -20,6 +20,7 @@ BUILDS_ON: dict[str, set[str]] = {
     "bandits": {"gp", "nn"},
     "control": {"quadrature", "nn"},
     "diffusion": {"nn"},
+    "models": {"nn", "diffusion"},
     "pfn": {"gp", "nn"},
     "quantization": {"nn", "linear"},
     "smc": {"diffusion"},

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from jaxsci import diffusion, sweep
-from jaxsci.diffusion import digits, grids, predictions, schedules, solvers, statistics, v3
+from jaxsci.diffusion import grids, predictions, schedules, solvers, statistics, v3
+from jaxsci.models import digits
 
 SAMPLES = 64  # of the digits at every noise level, for the statistics of DPM-v3
 IMAGES, SCHEDULE, BANDWIDTH = jnp.asarray(digits.data()[0]), schedules.vp_linear(), 0.3

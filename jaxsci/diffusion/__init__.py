@@ -7,7 +7,6 @@ Builds on: core, nn. A solver is a table (`tables`): a rule (`rules`) put on a g
 from jaxsci.diffusion import (
     adaptive,
     dense,
-    digits,
     grids,
     hooks,
     interop,
@@ -33,7 +32,6 @@ __all__ = [
     "Trajectory",
     "adaptive",
     "dense",
-    "digits",
     "from_diffusers",
     "grids",
     "hooks",

@@ -28,7 +28,7 @@ _FREQUENCIES = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0)
 @functools.cache
 def _module():
     """The flax module; built at first use, because flax is an extra."""
-    linen = extras.require("flax.linen", "nets", "diffusion.digits")
+    linen = extras.require("flax.linen", "nets", "models.digits")
 
     class Network(linen.Module):
         @linen.compact

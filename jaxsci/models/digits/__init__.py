@@ -1,6 +1,6 @@
 """A real model on real data: a class-conditional denoiser of scikit-learn's digits, trained in two minutes on a CPU.
 
-``python -m jaxsci.diffusion.digits --out DIR`` trains it; `load` reads it, `denoiser` makes it ready for `sample`:
+``python -m jaxsci.models.digits --out DIR`` trains it; `load` reads it, `denoiser` makes it ready for `sample`:
 
     params = digits.load("DIR")
     table = solvers.unipc(grids.logsnr(digits.schedule(), 10), order=2)
@@ -9,8 +9,8 @@
 Needs the extras "nets", "sweep" (progress bar), "demo" (the data) and "plot" (the picture).
 """
 
-from jaxsci.diffusion.digits._network import NULL_LABEL, NUM_PIXELS, apply, init
-from jaxsci.diffusion.digits._train import Trained, data, denoiser, load, loss, schedule, train
+from jaxsci.models.digits._network import NULL_LABEL, NUM_PIXELS, apply, init
+from jaxsci.models.digits._train import Trained, data, denoiser, load, loss, schedule, train
 
 __all__ = [
     "NULL_LABEL",

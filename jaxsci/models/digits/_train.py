@@ -24,7 +24,7 @@ from jaxsci.core import train as training
 from jaxsci.core.static import bind
 from jaxsci.core.types import KeyArray
 from jaxsci.diffusion import predictions, schedules
-from jaxsci.diffusion.digits import _network
+from jaxsci.models.digits import _network
 
 
 class Trained(NamedTuple):
@@ -68,7 +68,7 @@ def data() -> tuple[Float[np.ndarray, "1797 64"], Int[np.ndarray, " 1797"]]:
 
     References: E. Alpaydin, C. Kaynak, "Optical Recognition of Handwritten Digits", UCI repository, 1998.
     """
-    digits = extras.require("sklearn.datasets", "demo", "diffusion.digits").load_digits()
+    digits = extras.require("sklearn.datasets", "demo", "models.digits").load_digits()
     return (digits.data / 8 - 1).astype(np.float32), digits.target.astype(np.int32)
 
 
@@ -207,7 +207,7 @@ def load(directory: str | Path) -> PyTree:
     folder = Path(directory) / "network"
     if checkpoint.latest(folder) is None:
         raise FileNotFoundError(
-            f"digits.load: no trained network in {directory}; make one: python -m jaxsci.diffusion.digits "
+            f"digits.load: no trained network in {directory}; make one: python -m jaxsci.models.digits "
             f"--out {directory}"
         )
     return checkpoint.restore(folder, jax.eval_shape(_network.init, jax.random.key(0)))

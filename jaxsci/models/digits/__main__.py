@@ -1,4 +1,4 @@
-"""The command line: ``python -m jaxsci.diffusion.digits --out DIR`` trains the network and draws its samples."""
+"""The command line: ``python -m jaxsci.models.digits --out DIR`` trains the network and draws its samples."""
 
 import argparse
 import pathlib
@@ -9,15 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsci.core import extras
-from jaxsci.diffusion import digits, grids, solvers
-from jaxsci.diffusion._sample import sample
+from jaxsci.diffusion import grids, sample, solvers
+from jaxsci.models import digits
 
 _COLUMNS, _ZOOM = 12, 6
 
 
 def main(argv: list[str] | None = None) -> int:
     """Parse the arguments, train (or continue), write the picture; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m jaxsci.diffusion.digits", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m jaxsci.models.digits", description=__doc__)
     parser.add_argument("--out", type=pathlib.Path, required=True, help="folder of checkpoints, network and picture")
     parser.add_argument("--steps", type=int, default=6000, help="optimiser steps (default: 6000, about two minutes)")
     parser.add_argument("--seed", type=int, default=0, help="of initialisation, batches and noise")
@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"\nstopped; the same command continues from the last checkpoint in {arguments.out}/", file=sys.stderr)
         return 130
     except (ImportError, OSError, ValueError) as error:
-        raise SystemExit(f"jaxsci.diffusion.digits: {error}") from error
+        raise SystemExit(f"jaxsci.models.digits: {error}") from error
     last = float(np.mean(trained.losses[-200:]))
     print(f"{arguments.steps} steps, {trained.seconds:.0f} s in this call, mean loss of the last 200: {last:.4f}")
     print(f"wrote {arguments.out}/: the network (digits.load) and {file.name}: ten model calls a sample, without and")

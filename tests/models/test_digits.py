@@ -13,9 +13,10 @@ import contracts
 import tolerances
 from jaxsci import diffusion
 from jaxsci.core import checkpoint
-from jaxsci.diffusion import digits, grids, likelihood, solvers, statistics, v3
-from jaxsci.diffusion.digits import __main__ as cli
-from jaxsci.diffusion.digits import _train
+from jaxsci.diffusion import grids, likelihood, solvers, statistics, v3
+from jaxsci.models import digits
+from jaxsci.models.digits import __main__ as cli
+from jaxsci.models.digits import _train
 
 NUM_STEPS = 100
 FIT = dict(num_steps=NUM_STEPS, save_every=0.0, progress=False)
@@ -128,7 +129,7 @@ def test_wrong_calls_are_answered(trained, tmp_path):
         digits.train(jax.random.key(0), out=out, **(FIT | {"num_steps": 200}))
     with pytest.raises(ValueError, match="num_steps must be >= 1"):
         digits.train(jax.random.key(0), num_steps=0)
-    with pytest.raises(FileNotFoundError, match="python -m jaxsci.diffusion.digits --out"):
+    with pytest.raises(FileNotFoundError, match="python -m jaxsci.models.digits --out"):
         digits.load(tmp_path)
     with pytest.raises(ValueError, match="guidance must be None or 'classifier_free'"):
         digits.denoiser({}, guidance="classifier")
