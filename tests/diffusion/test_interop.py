@@ -10,6 +10,7 @@ import pytest
 import contracts
 from jaxsci import diffusion
 from jaxsci.diffusion import grids, interop, predictions, schedules, solvers, tables
+from jaxsci.diffusion.diffusers._classes import SCHEDULERS
 
 VP = schedules.vp_linear()
 DPM = {"_class_name": "DPMSolverMultistepScheduler"}
@@ -119,7 +120,7 @@ def test_begin_leaves_out_the_first_steps():
     assert single.table.t.shape == (9,)
 
 
-@pytest.mark.parametrize("name", sorted(interop._diffusers.OPTIONS))
+@pytest.mark.parametrize("name", sorted(SCHEDULERS))
 def test_every_class_runs_under_jit_and_vmap(name, key):
     """Each class with its defaults, in JAX: the Gaussian's mean and spread come out; one compilation for a batch."""
     kwargs = {"lower_order_final": True} if "Singlestep" in name else {}

@@ -1,4 +1,4 @@
-"""Entries of jaxsci.diffusion.interop and jaxsci.diffusion.names."""
+"""Entries of jaxsci.diffusion.interop, its diffusers and jaxsci.diffusion.names."""
 
 import jax
 import jax.numpy as jnp
@@ -79,9 +79,9 @@ def _named():
 
 
 ENTRIES = {
-    "jaxsci.diffusion.interop.Imported": Record(),
-    "jaxsci.diffusion.interop.Unsupported": Record(),
-    "jaxsci.diffusion.interop.denoiser": Compiled(_denoiser, grad=(0,)),
+    "jaxsci.diffusion.diffusers.Imported": Record(),
+    "jaxsci.diffusion.diffusers.Unsupported": Record(),
+    "jaxsci.diffusion.diffusers.denoiser": Compiled(_denoiser, grad=(0,)),
     "jaxsci.diffusion.from_diffusers": Builder(_from_diffusers, _euler),
     "jaxsci.diffusion.interop.plain_denoiser": Driver(
         bad=(

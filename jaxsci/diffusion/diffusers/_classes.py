@@ -1,0 +1,65 @@
+r"""The scheduler classes of the diffusers library: ``schedulers.json`` holds all that is particular to one of them.
+
+The reader (`_reader`), the levels (`_levels`) and the rows (`_rows`) know settings, never the name of a class. The
+sections of the file are groups of options with the library's defaults, groups of names that options may have,
+refusals, and the classes, which are made of those groups. A setting that a class neither has as an option nor fixes
+has the value of the section "neutral". Settings that are no options of the library are
+
+====================  ==================================================================================================
+``law``, ``kind``     "vp", "ve" or "flow"; the prediction kind where ``prediction_type`` does not say it
+``takes_eta``         whether steps take the argument eta
+``even_strides``      every step goes to t - T/N, which must be the next time step
+``keeps_noise``       the network's eps stays when D is clipped
+``ends_still``        levels of a curve end by repeating the last one, unless they end at 0
+``flow_from_one``     levels of flows start just below 1, and not one step of the chain below
+``rounded_curves``    curves whose time steps are rounded to integers, but not under the ``unrounded_betas``
+====================  ==================================================================================================
+
+References: the documentation of diffusers 0.42 (behaviour, checked against trajectories of its schedulers).
+"""
+
+import functools
+import json
+import pathlib
+from typing import NamedTuple
+
+
+class Scheduler(NamedTuple):
+    """One class of the library."""
+
+    levels: str
+    """How its noise levels are spaced, a key of `_levels.SPACINGS`."""
+    solver: str
+    """What a step is, a key of `_rows.SOLVERS`."""
+    options: dict
+    """What its configuration may say, with the library's defaults."""
+    names: dict
+    """What its options of names may be: checked whether or not this call uses them."""
+    fixed: dict
+    """Settings that it does not leave to the configuration."""
+    refused: list
+    """Settings without exact counterpart: ``option`` is refused, because of ``why``, if every setting named in ``when``
+    has one of the values there; "given" is any but None."""
+
+
+def _merged(parts, groups) -> dict:
+    """Groups by name and entries of their own, the later over the earlier."""
+    return functools.reduce(lambda a, b: a | (groups[b] if isinstance(b, str) else b), parts, {})
+
+
+_FILE = json.loads(pathlib.Path(__file__).with_name("schedulers.json").read_text())
+
+NEUTRAL = _FILE["neutral"]
+
+SCHEDULERS = {
+    name: Scheduler(
+        row["levels"],
+        row["solver"],
+        _merged(row["options"], _FILE["options"]),
+        _merged(["everywhere", *row["names"]], _FILE["names"]),
+        row.get("fixed", {}),
+        [refusal for group in row.get("refused", ()) for refusal in _FILE["refusals"][group]],
+    )
+    for name, row in _FILE["classes"].items()
+}
+"""Every class that `interop.from_diffusers` knows."""

@@ -1,0 +1,299 @@
+r"""Noise levels and time steps of the scheduler classes of the diffusers library, from the settings of `_classes`.
+
+Levels are $\rho = \sigma/\alpha$ of the trained chain (sigma itself for flows), falling, one more than there are time
+steps; everything is float64. Settings are one dict ``o``: options and fixed settings of the class, and the arguments
+of `interop.from_diffusers`.
+
+References: the documentation of diffusers 0.42; S. Lin et al. 2024, table 2 (spacings); T. Karras et al. 2022,
+equation 5; T. Lee et al. 2024 (beta levels).
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import scipy.stats
+
+from jaxsci.diffusion import grids, schedules
+
+
+class Unsupported(ValueError):
+    """An option, or a combination of options, that has no exact counterpart here."""
+
+
+def refuse(option: str, why: str) -> Unsupported:
+    """The error for one option, to be raised."""
+    return Unsupported(f"interop.from_diffusers: {option} is not supported: {why}")
+
+
+def one_of(o: dict, name: str, allowed) -> str:
+    """The value of an option that must be one of some names."""
+    if o[name] not in allowed:
+        raise refuse(f"{name}={o[name]!r}", f"it must be one of {sorted(map(str, allowed))}")
+    return o[name]
+
+
+class Levels(NamedTuple):
+    """Where a sampler stands: noise levels of N + 1 nodes, and what the network takes for time at the first N."""
+
+    values: np.ndarray
+    steps: np.ndarray
+
+
+# --- the trained chain --------------------------------------------------------------------------------------
+
+
+def chain(o: dict, *, exact_zero: bool = False) -> np.ndarray:
+    """rho of the trained chain, rising; with zero terminal SNR the last one is finite unless `exact_zero`."""
+    size, rescale = o["num_train_timesteps"], o["rescale_betas_zero_snr"]
+    if o["trained_betas"] is not None:
+        betas = np.asarray(o["trained_betas"], np.float64)
+        if betas.shape != (size,):
+            raise refuse("trained_betas", f"it has shape {betas.shape}, num_train_timesteps is {size}")
+    else:
+        law = one_of(o, "beta_schedule", ("linear", "scaled_linear", "squaredcos_cap_v2"))
+        ends = {} if law == "squaredcos_cap_v2" else {k: o[k] for k in ("beta_start", "beta_end")}
+        betas = schedules.betas(law, size, **ends)
+    schedule = schedules.vp_discrete(betas, zero_terminal_snr=rescale)
+    rho = np.exp(-schedule.lam(np.arange(1, len(betas) + 1) / len(betas)))
+    if rescale and exact_zero:
+        rho[-1] = np.inf
+    return rho
+
+
+def steps_of(values, rho) -> np.ndarray:
+    """Positions in the chain: linear in log rho between its steps, held at its ends."""
+    with np.errstate(divide="ignore"):
+        return np.interp(np.log(values), np.log(rho), np.arange(len(rho), dtype=np.float64))
+
+
+def _continuous(o):
+    return o["timestep_type"] == "continuous" and o["prediction_type"] == "v_prediction"
+
+
+def times_of_chain(o: dict) -> tuple[np.ndarray, np.ndarray]:
+    """Levels, rising, and what the network takes for time there: of the whole trained chain."""
+    if o["law"] == "flow":
+        steps = np.arange(1.0, o["num_train_timesteps"] + 1)
+        return steps / len(steps), steps
+    rho = np.geomspace(1e-4, 1e4, o["num_train_timesteps"]) if o["law"] == "ve" else chain(o)
+    return rho, np.log(rho) / 4 if o["law"] == "ve" or _continuous(o) else np.arange(float(len(rho)))
+
+
+# --- pieces -------------------------------------------------------------------------------------------------
+
+
+def _curve_name(o):
+    """Which curve replaces the levels of the spacing: "karras", "exponential", "beta", "lu" or none."""
+    names = ("karras_sigmas", "exponential_sigmas", "beta_sigmas", "lu_lambdas")
+    wanted = [name for name in names if o[f"use_{name}"]]
+    if len(wanted) > 1:
+        raise refuse(f"use_{wanted[1]}=True", f"use_{wanted[0]} is set as well")
+    return wanted[0].rsplit("_", 1)[0] if wanted else None
+
+
+def _curve(name, first, last, num, *, power=7.0):
+    """`num` levels from `first` down to `last`."""
+    ramp = np.linspace(0, 1, num)
+    if name == "karras":
+        values = (first ** (1 / power) + ramp * (last ** (1 / power) - first ** (1 / power))) ** power
+    elif name in ("exponential", "lu"):
+        values = np.exp(np.log(first) + ramp * (np.log(last) - np.log(first)))
+    else:
+        values = last + (first - last) * scipy.stats.beta.ppf(1 - ramp, 0.6, 0.6)
+    values[0] = first
+    if num > 1:
+        values[-1] = last
+    return values
+
+
+def _on_curve(o, which, rho, first, last):
+    """Levels of a curve between two levels, or between those of the configuration, and their time steps."""
+    low, high = o["sigma_min"], o["sigma_max"]
+    values = _curve(which, first if high is None else high, last if low is None else low, o["num_steps"])
+    steps = steps_of(values, rho)
+    round_them = which in o["rounded_curves"] and o["beta_schedule"] not in o["unrounded_betas"]
+    return values, np.round(steps) if round_them else steps
+
+
+def _shifted(o, values, shift):
+    """Flow levels s as k s / (1 + (k - 1) s), then stretched so that the last one is `shift_terminal`, if wished."""
+    mu, k = o["mu"], float(shift)
+    if o["use_dynamic_shifting"]:
+        if mu is None:
+            raise refuse("use_dynamic_shifting=True", "it needs the argument mu")
+        k = float(np.exp(mu)) if o["time_shift_type"] == "exponential" else mu
+    elif mu is not None:
+        raise refuse(f"mu={mu}", "the configuration has use_dynamic_shifting=False")
+    values, terminal = k * values / (1 + (k - 1) * values), o["shift_terminal"]
+    return values if not terminal else 1 - (1 - values) * (1 - terminal) / (1 - values[-1])
+
+
+def _last(o, rho, values, repeated=False):
+    """The level of the last node: 0, the least of the chain, or the one before once more."""
+    if o["final_sigmas_type"] == "zero":
+        return 0.0
+    return values[-1] if repeated else rho[0]
+
+
+def _given_steps(o, size):
+    steps = np.asarray(o["timesteps"], np.float64)
+    if steps.ndim != 1 or not steps.size or np.any(np.diff(steps) >= 0) or steps[0] > size - 1 or steps[-1] < 0:
+        raise ValueError(
+            f"interop.from_diffusers: timesteps must fall strictly within [0, {size - 1}], got {steps.tolist()}"
+        )
+    return steps
+
+
+def _in_chain(o, steps, size):
+    if steps[0] > size - 1:
+        raise refuse(f"steps_offset={o['steps_offset']}", f"it leads to step {steps[0]:g} of a chain of {size} steps")
+    return steps.astype(np.float64)
+
+
+def _spaced_steps(o, size, *, rounded):
+    """The spacings of the classes that count N steps and not N + 1."""
+    kind, num_steps = o["timestep_spacing"], o["num_steps"]
+    if not 1 <= num_steps <= size:
+        raise ValueError(f"interop.from_diffusers: num_steps must be in [1, {size}], got {num_steps}")
+    if kind == "linspace":
+        steps = np.linspace(0, size - 1, num_steps)[::-1]
+        return np.round(steps) if rounded else steps
+    if kind == "leading":
+        steps = (np.arange(num_steps) * (size // num_steps))[::-1] + o["steps_offset"]
+    else:
+        steps = np.round(np.arange(size, 0, -size / num_steps))[:num_steps] - 1
+    return _in_chain(o, steps, size)
+
+
+# --- levels by the family of classes ------------------------------------------------------------------------
+
+
+def _multistep(o):
+    """The multistep and singlestep classes: spacings over the whole chain, integer time steps."""
+    rho, which, flow, num_steps = chain(o), _curve_name(o), o["use_flow_sigmas"], o["num_steps"]
+    size = len(rho)
+    if which and flow:
+        raise refuse("use_flow_sigmas=True", f"use_{which} levels are set as well")
+    if o["shift_terminal"] is not None and not flow:
+        raise refuse(f"shift_terminal={o['shift_terminal']}", "it needs use_flow_sigmas=True")
+    if not which and not flow:
+        if o["timesteps"] is not None:
+            steps = _given_steps(o, size)
+        else:
+            used = size - int(np.sum(-np.log(rho) < o["lambda_min_clipped"]))
+            kind, offset = o["timestep_spacing"], o["steps_offset"]
+            steps = grids.spacing(kind, num_steps, num_train=size, offset=offset, num_used=used)
+            steps = _in_chain(o, steps, size)
+        values = np.interp(steps, np.arange(size), rho)
+        return Levels(np.append(values, _last(o, rho, values)), steps)
+    if o["timesteps"] is not None:
+        raise refuse("timesteps", "the configuration computes the levels itself")
+    if which:
+        values, steps = _on_curve(o, which, rho, rho[-1], rho[0])
+    else:
+        ramp = np.linspace(1, 1 / size, num_steps + 1)
+        values = _shifted(o, ramp[:-1] if o["flow_from_one"] else (1 - ramp)[::-1][:-1], o["flow_shift"])
+        if o["flow_from_one"] and abs(values[0] - 1) < 1e-6:
+            values = np.append(values[0] - 1e-6, values[1:])
+        steps = values * size
+    steps = np.trunc(steps + 1e-9)  # the library stores integers
+    return Levels(np.append(values, _last(o, rho, values, o["ends_still"])), steps)
+
+
+def _sigma(o):
+    """The classes that work in rho: Euler, Heun, LMS and the second-order DPM of k-diffusion."""
+    rho, which = chain(o), _curve_name(o)
+    size = len(rho)
+    if which and o["timesteps"] is not None:
+        raise refuse("timesteps", f"the configuration computes the levels itself ({which})")
+    steps = _spaced_steps(o, size, rounded=False) if o["timesteps"] is None else _given_steps(o, size)
+    values = np.interp(steps, np.arange(size), rho)
+    if o["interpolation_type"] != "linear":
+        if which:
+            raise refuse("interpolation_type='log_linear'", f"use_{which} levels are set as well")
+        return Levels(np.exp(np.linspace(np.log(rho[-1]), np.log(rho[0]), o["num_steps"] + 1)), steps)
+    if which:
+        values, steps = _on_curve(o, which, rho, values[0], values[-1])
+    return Levels(np.append(values, _last(o, rho, values)), np.log(values) / 4 if _continuous(o) else steps)
+
+
+def _flow(o):
+    """Flow matching: sigma in (0, 1], time is sigma times the length of the chain."""
+    size, which, static = o["num_train_timesteps"], _curve_name(o), float(o["shift"])
+    if o["invert_sigmas"]:
+        raise refuse("invert_sigmas=True", "levels would rise; invert the model's time instead")
+    if o["timesteps"] is not None:
+        raise refuse("timesteps", "flow matching takes sigmas")
+    # The library shifts the least level of the chain when it is made, and all levels again for sampling.
+    ends = (1.0, 1 / size) if o["use_dynamic_shifting"] else (1.0, static / size / (1 + (static - 1) / size))
+    values = _shifted(o, np.linspace(*ends, o["num_steps"]), static)
+    if which:
+        values = _curve(which, values[0], values[-1], o["num_steps"])
+    return Levels(np.append(values, 0.0), values * size)
+
+
+def _edm(o):
+    """Karras or exponential levels between two given ends; time is log(sigma)/4."""
+    if o["timesteps"] is not None:
+        raise refuse("timesteps", "this class takes sigmas")
+    values = _curve(o["sigma_schedule"], o["sigma_max"], o["sigma_min"], o["num_steps"], power=o["rho"])
+    return Levels(np.append(values, _last(o, None, values, True)), np.log(values) / 4)
+
+
+def _chain_steps(o):
+    """DDIM and DDPM: integer steps of the chain; the last node is free of noise or the chain's first."""
+    rho, num_steps, last = chain(o, exact_zero=True), o["num_steps"], -1.0
+    size = len(rho)
+    if o["timesteps"] is not None:
+        steps = _given_steps(o, size)
+    else:
+        steps = _spaced_steps(o, size, rounded=True)
+        if o["even_strides"]:
+            last = steps[-1] - size // num_steps
+            if np.any(np.diff(steps) != -(size // num_steps)):
+                raise refuse(
+                    f"timestep_spacing={o['timestep_spacing']!r} with {num_steps} steps",
+                    f"the library steps to t - {size // num_steps}, which is not the next time step; "
+                    "use 'leading', a divisor of the chain's length with 'trailing', or the argument timesteps",
+                )
+    values = np.interp(steps, np.arange(size), rho)
+    clean = 0.0 if o["set_alpha_to_one"] else rho[0]
+    return Levels(np.append(values, rho[int(last)] if last >= 0 else clean), steps)
+
+
+SPACINGS = {"multistep": _multistep, "sigma": _sigma, "flow": _flow, "edm": _edm, "chain": _chain_steps}
+
+
+def _given(o):
+    """Levels that the caller gives, the last node included; times from them unless given as well."""
+    values = np.asarray(o["sigmas"], np.float64)
+    if values.ndim != 1 or values.size < 2 or not np.all(values >= 0):
+        raise ValueError(f"interop.from_diffusers: sigmas must be at least two numbers >= 0, got {values.tolist()}")
+    if o["timesteps"] is not None:
+        steps = np.asarray(o["timesteps"], np.float64)
+        if steps.shape != (values.size - 1,):
+            need = values.size - 1
+            raise ValueError(f"interop.from_diffusers: {need} timesteps belong to these sigmas, got {steps.shape}")
+    elif o["law"] == "flow":
+        steps = values[:-1] * o["num_train_timesteps"]
+    elif o["law"] == "ve":
+        steps = np.log(values[:-1]) / 4
+    else:
+        steps = steps_of(values[:-1], chain(o))
+    return Levels(values, steps)
+
+
+def levels(spacing: str, o: dict) -> Levels:
+    """Levels and time steps of a class whose spacing is a key of `SPACINGS`, or those that the caller gives."""
+    mu, num_steps = o["mu"], o["num_steps"]
+    if mu is not None and o["law"] != "flow":
+        raise refuse(f"mu={mu}", "it shifts flow levels only")
+    if o["sigmas"] is not None:
+        if mu is not None:
+            raise refuse(f"mu={mu}", "sigmas are kept as given; shift them before")
+        return _given(o)
+    if num_steps is None and o["timesteps"] is not None:
+        num_steps = len(o["timesteps"])
+    if not isinstance(num_steps, (int, np.integer)) or num_steps < 1:
+        raise ValueError(f"interop.from_diffusers: num_steps must be an integer >= 1, got {num_steps!r}")
+    return SPACINGS[spacing](o | {"num_steps": num_steps})
