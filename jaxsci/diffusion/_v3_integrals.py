@@ -176,11 +176,6 @@ def chain(xp, parts: Stretch, live=None) -> Stretch:
     return Stretch(parts.lam[0], parts.origin[:, 0], xp.stack(kernels), step.sum(0), driven)
 
 
-def _join(xp, parts):
-    axes = Stretch(0, 1, 1, 0, 0)
-    return Stretch(*(xp.concatenate(arrays, axis) for arrays, axis in zip(zip(*parts), axes)))
-
-
 def _between(xp, c, low, high) -> Stretch:
     """From low to high: the end of a cell, whole cells (on the host those alone, traced all, masked), the rest."""
     first, last = _cell(xp, c, low, "right"), _cell(xp, c, high, "left")

@@ -11,12 +11,13 @@ from collections.abc import Callable
 import numpy as np
 
 from jaxsci.core.types import Size
-from jaxsci.diffusion import grids
+from jaxsci.diffusion import grids, solvers
 from jaxsci.diffusion.grids import TimeGrid
 from jaxsci.diffusion.schedules import NoiseSchedule
 from jaxsci.diffusion.tables import SolverTable
 
-SOLVERS: dict[str, tuple[str, dict]] = {
+# Builder in `solvers` and its options behind every name, without the grid's.
+_SOLVERS: dict[str, tuple[str, dict]] = {
     "Euler": ("euler", {}),
     "Euler a": ("ddim", {"eta": 1.0}),
     "Heun": ("heun", {}),
@@ -34,22 +35,22 @@ SOLVERS: dict[str, tuple[str, dict]] = {
     "PLMS": ("ipndm", {"order": 4}),
     "iPNDM": ("ipndm", {"order": 4}),
 }
-"""Builder in `solvers` and its options behind every name, without the grid's."""
 
-GRIDS: dict[str, Callable[..., TimeGrid]] = {
+# Grid behind the last word of a name.
+_GRIDS: dict[str, Callable[..., TimeGrid]] = {
     "": grids.time,
     "Karras": grids.karras,
     "Exponential": grids.logsnr,
     "Beta": grids.beta,
 }
-"""Grid behind the last word of a name."""
 
 
 def named(name: str, where: NoiseSchedule | TimeGrid, num_steps: Size | None = None, **options) -> SolverTable:
     """A solver table by its usual name, upper and lower case alike. A builder.
 
     Args:
-        name: a key of `SOLVERS`, with a key of `GRIDS` after it if wished.
+        name: Euler, Euler a, Heun, LMS, DPM2, DPM++ 2S, 2M, 3M, 2M SDE, 3M SDE, UniPC, DDIM, DDPM, DEIS, PLMS or iPNDM,
+            with Karras, Exponential or Beta after it if wished.
         where: a noise schedule; or a grid of your own, with a name that names none.
         num_steps: steps on the grid made from a schedule (built). "Heun", "DPM2" and "DPM++ 2S" make two calls a step,
             one in the last.
@@ -65,33 +66,31 @@ def named(name: str, where: NoiseSchedule | TimeGrid, num_steps: Size | None = N
         >>> print(table.sigma.round(3))
         [1.    0.999 0.778 0.01  0.   ]
     """
-    from jaxsci.diffusion import solvers  # which offers `named` itself
-
     builder, extra, grid = _parse(name)
     solver = getattr(solvers, builder)
     if isinstance(where, TimeGrid):
         if grid or num_steps is not None:
-            raise ValueError(f"solvers.named: a grid was passed, so neither a grid in {name!r} nor num_steps can be")
+            raise ValueError(f"names.named: a grid was passed, so neither a grid in {name!r} nor num_steps can be")
         return solver(where, **extra | options)
     if not isinstance(where, NoiseSchedule):
-        raise TypeError(f"solvers.named: where must be a NoiseSchedule or a TimeGrid, got {type(where).__name__}")
+        raise TypeError(f"names.named: where must be a NoiseSchedule or a TimeGrid, got {type(where).__name__}")
     if not isinstance(num_steps, (int, np.integer)) or num_steps < 1:
-        raise ValueError(f"solvers.named: num_steps must be an integer >= 1, got {num_steps!r}")
-    return solver(_ending_clean(GRIDS[grid], where, num_steps), **extra | options)
+        raise ValueError(f"names.named: num_steps must be an integer >= 1, got {num_steps!r}")
+    return solver(_ending_clean(_GRIDS[grid], where, num_steps), **extra | options)
 
 
 def _parse(name):
     """Solver, options and grid of a name."""
     words = " ".join(str(name).split())
-    for grid in sorted(GRIDS, key=len, reverse=True):
+    for grid in sorted(_GRIDS, key=len, reverse=True):
         if words.lower().endswith(f" {grid}".lower().rstrip()):
             stem = words[: len(words) - len(grid)].strip().lower()
-            for known, (solver, options) in SOLVERS.items():
+            for known, (solver, options) in _SOLVERS.items():
                 if stem == known.lower():
                     return solver, options, grid
     raise ValueError(
-        f"solvers.named: unknown name {name!r}; known are {', '.join(SOLVERS)}, each alone or followed by "
-        f"{', '.join(grid for grid in GRIDS if grid)}"
+        f"names.named: unknown name {name!r}; known are {', '.join(_SOLVERS)}, each alone or followed by "
+        f"{', '.join(grid for grid in _GRIDS if grid)}"
     )
 
 
@@ -103,4 +102,4 @@ def _ending_clean(make, schedule, num_steps):
     return grids.with_zero(both_ends._replace(lam=both_ends.lam[:1]))
 
 
-__all__ = ["GRIDS", "SOLVERS", "named"]
+__all__ = ["named"]

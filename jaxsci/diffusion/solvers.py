@@ -10,10 +10,10 @@ r"""Solvers under their usual names: builders that put a rule on a grid, in floa
 ``ipndm``              pseudo linear multistep
 ``heun``, ``runge_kutta``  explicit Runge-Kutta in sigma/alpha
 ``dpm_v3``             DPM-Solver-v3, from `v3`; a free decision for every row is ``unified.solver``
-``named``              any of them by the name that users know, from `names`
 =====================  ==================================================================================
 
 The table is data: `diffusion.sample` runs any of them with the same program, and `tables.stack` makes an axis of them.
+`names.named` finds them by the names that users of image generators know.
 References: see `rules`.
 """
 
@@ -23,13 +23,13 @@ from jaxtyping import ArrayLike
 from jaxsci.diffusion import grids, rules
 from jaxsci.diffusion._namespace import concrete, host
 from jaxsci.diffusion.grids import TimeGrid
-from jaxsci.diffusion.names import named
 from jaxsci.diffusion.tables import SolverTable, tabulate
 from jaxsci.diffusion.v3 import dpm_v3
 
 _INGRAPH = "use tables.tabulate(rules.…, grid) inside compiled code"
 
-BUTCHER = {
+# Explicit Runge-Kutta tableaux (c, rows of a, b) that `runge_kutta` knows.
+_BUTCHER = {
     "euler": ((0.0,), (), (1.0,)),
     "heun2": ((0.0, 1.0), ((1.0,),), (0.5, 0.5)),
     "midpoint2": ((0.0, 0.5), ((0.5,),), (0.0, 1.0)),
@@ -40,7 +40,6 @@ BUTCHER = {
     "ssprk3": ((0.0, 1.0, 0.5), ((1.0,), (0.25, 0.25)), (1 / 6, 1 / 6, 2 / 3)),
     "rk4": ((0.0, 0.5, 0.5, 1.0), ((0.5,), (0.0, 0.5), (0.0, 0.0, 1.0)), (1 / 6, 1 / 3, 1 / 3, 1 / 6)),
 }
-"""Explicit Runge-Kutta tableaux (c, rows of a, b) that `runge_kutta` knows."""
 
 
 def _host_grid(name, grid):
@@ -272,7 +271,7 @@ def dpm_singlestep(
 
 
 def runge_kutta(grid: TimeGrid, *, method: str = "heun2") -> SolverTable:
-    r"""An explicit Runge-Kutta method of `BUTCHER` in $\rho = \sigma/\alpha$ ("rhoRK"): one call a stage.
+    r"""An explicit Runge-Kutta method in $\rho = \sigma/\alpha$ ("rhoRK"): one call a stage.
 
     A last interval to a node without noise is one Euler step, so Heun there needs 2N - 1 calls.
 
@@ -283,11 +282,11 @@ def runge_kutta(grid: TimeGrid, *, method: str = "heun2") -> SolverTable:
     References: Zhang and Chen 2023, section 3.4 (rhoRK); Karras et al. 2022, algorithm 1 (Heun).
     """
     grid = _host_grid("runge_kutta", grid)
-    if method not in BUTCHER:
-        raise ValueError(f"solvers.runge_kutta: method must be one of {sorted(BUTCHER)}, got {method!r}")
+    if method not in _BUTCHER:
+        raise ValueError(f"solvers.runge_kutta: method must be one of {sorted(_BUTCHER)}, got {method!r}")
     if np.isneginf(grid.lam[0]):
         raise ValueError("solvers.runge_kutta: sigma/alpha is infinite at the first node; start at a little signal")
-    c, a, b = BUTCHER[method]
+    c, a, b = _BUTCHER[method]
     last_is_clean = bool(np.isinf(grid.lam[-1]))
     num_steps = len(grid.lam) - 1
 
@@ -313,7 +312,6 @@ def heun(grid: TimeGrid) -> SolverTable:
 
 
 __all__ = [
-    "BUTCHER",
     "ddim",
     "deis",
     "dpm_multistep",
@@ -323,7 +321,6 @@ __all__ = [
     "euler",
     "heun",
     "ipndm",
-    "named",
     "runge_kutta",
     "sde_dpm",
     "unipc",

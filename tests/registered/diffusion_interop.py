@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from contracts import Bad, Builder, Compiled, Constant, Driver, Record
+from contracts import Bad, Builder, Compiled, Driver, Record
 from jaxsci import diffusion
 from jaxsci.diffusion import grids, interop, names, predictions, schedules, solvers
 
@@ -105,7 +105,5 @@ ENTRIES = {
         ),
         works=_run_plain,
     ),
-    "jaxsci.diffusion.names.GRIDS": Constant(),
-    "jaxsci.diffusion.names.SOLVERS": Constant(),
     "jaxsci.diffusion.names.named": Builder(lambda: (_named()[0], (20.0,)), _named()[1], tol=1e-10),
 }

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from contracts import Bad, Builder, Constant, Driver
+from contracts import Bad, Builder, Driver
 from jaxsci.diffusion import grids, solvers
 from registered.diffusion import LAMS, VP, alpha_sigma
 
@@ -108,7 +108,6 @@ def _works_orders(folder):
 
 R = "jaxsci.diffusion.solvers."
 ENTRIES = {
-    R + "BUTCHER": Constant(),
     R + "ddim": _solver(lambda g: solvers.ddim(g, eta=0.5), _ddim_truth(0.5)),
     R + "euler": _solver(solvers.euler, _ddim_truth(0)),
     R + "dpm_multistep": _solver(solvers.dpm_multistep, _midpoint_truth),
