@@ -6,7 +6,7 @@ hook* ``hook(x, t_next, key) -> x`` changes the state after a step; histories do
 tables best.
 
 References: J. Song et al., "Solving Inverse Problems in Medical Imaging with Score-Based Generative Models", 2022, and
-A. Lugmayr et al., "RePaint", 2022, equation 8 (replacing what is known); C. Saharia et al. 2022 (thresholding).
+A. Lugmayr et al., "RePaint", 2022, equation 8 (replacing what is known).
 """
 
 from collections.abc import Callable
@@ -17,7 +17,6 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float
 
-from jaxsci.diffusion import predictions
 from jaxsci.diffusion._namespace import leaf
 from jaxsci.diffusion.schedules import NoiseSchedule
 
@@ -57,22 +56,45 @@ def inpaint(known: Float[ArrayLike, "*d"], mask: ArrayLike) -> Partial:
     return Partial(_inpaint, leaf(known), leaf(mask))
 
 
-def _clip(radius, data, x, t, key):
-    return predictions.clip(data, jnp.asarray(radius, data.dtype))
+def _hide_nothing(data, limited):
+    """NaN where `data` are not finite: limits must not make a sample of an overflow."""
+    return jnp.where(jnp.isfinite(data), limited, jnp.asarray(jnp.nan, limited.dtype))
+
+
+def _clip(radius, data, *_):
+    radius = jnp.asarray(radius, data.dtype)
+    return _hide_nothing(data, jnp.clip(data, -radius, radius))
 
 
 def clip(radius: ArrayLike = 1.0) -> Partial:
-    """Data hook: every entry of D into [-radius, radius] (traced)."""
+    """Data hook, static thresholding: every entry of D into [-radius, radius] (traced); NaN where D is not finite.
+
+    It looks at D alone: ``hooks.clip(1.0)(D)`` works outside `sample`.
+    """
     return Partial(_clip, leaf(radius))
 
 
-def _dynamic_threshold(quantile, max_value, data, x, t, key):
-    quantile, max_value = (jnp.asarray(a, jnp.promote_types(data.dtype, jnp.float32)) for a in (quantile, max_value))
-    return predictions.dynamic_threshold(data, quantile, max_value=max_value)
+def _dynamic_threshold(quantile, max_value, data, *_):
+    wide = data.astype(jnp.promote_types(data.dtype, jnp.float32))
+    quantile, max_value = jnp.asarray(quantile, wide.dtype), jnp.asarray(max_value, wide.dtype)
+    q = jnp.quantile(jnp.abs(wide).reshape(-1), quantile)
+    q = jnp.minimum(jnp.maximum(q, 1.0), max_value)
+    return _hide_nothing(data, (jnp.clip(wide, -q, q) / q).astype(data.dtype))
 
 
 def dynamic_threshold(quantile: ArrayLike = 0.995, *, max_value: ArrayLike = jnp.inf) -> Partial:
-    """Data hook: `predictions.dynamic_threshold` with its quantile and largest scale (traced)."""
+    r"""Data hook: $D \leftarrow clip(D, \pm q)/q$, $q = \min(\max(\mathrm{quantile}_p |D|, 1), q_{\max})$.
+
+    It looks at one D alone, as `clip` does. The result lies in [-1, 1], is computed in at least float32, and is NaN
+    where D is not finite.
+
+    Args:
+        quantile: p in [0, 1], linear between order statistics (traced).
+        max_value: largest q (traced). With 1 this is plain clipping, which is the default of a widely used
+            implementation; the paper has no such bound.
+
+    References: C. Saharia et al., "Photorealistic Text-to-Image Diffusion Models", 2022, section 2.3.
+    """
     return Partial(_dynamic_threshold, leaf(quantile), leaf(max_value))
 
 

@@ -14,8 +14,7 @@ edm                 F of the preconditioned input        D = c_skip x + c_out F(
 ==================  ===================================  ============================================
 
 References: J. Ho, A. Jain, P. Abbeel 2020; T. Salimans, J. Ho, "Progressive Distillation", 2022, appendix D (v);
-T. Karras et al. 2022, equation 7 (EDM); J. Ho, T. Salimans, "Classifier-Free Diffusion Guidance", 2022, equation 6;
-C. Saharia et al., "Photorealistic Text-to-Image Diffusion Models", 2022, section 2.3 (dynamic thresholding).
+T. Karras et al. 2022, equation 7 (EDM); J. Ho, T. Salimans, "Classifier-Free Diffusion Guidance", 2022, equation 6.
 """
 
 from collections.abc import Callable
@@ -183,39 +182,4 @@ def denoiser(
     return Partial(rule, model, schedule, jax.tree.map(leaf, null), classifier, leaf(sigma_data))
 
 
-# --- changing the data prediction ---------------------------------------------------------------------------
-
-
-def clip(data: Float[Array, "*d"], radius: ArrayLike = 1.0) -> Float[Array, "*d"]:
-    """Static thresholding: every entry into [-radius, radius]. An infinite one is no prediction: it becomes NaN."""
-    radius = jnp.asarray(radius, data.dtype)
-    return _hide_nothing(data, jnp.clip(data, -radius, radius))
-
-
-def _hide_nothing(data, limited):
-    """NaN where `data` are not finite: limits must not make a sample of an overflow."""
-    return jnp.where(jnp.isfinite(data), limited, jnp.asarray(jnp.nan, limited.dtype))
-
-
-def dynamic_threshold(
-    data: Float[Array, "*d"], quantile: ArrayLike = 0.995, *, max_value: ArrayLike = jnp.inf
-) -> Float[Array, "*d"]:
-    r"""Dynamic thresholding: $D \leftarrow clip(D, \pm q)/q$, $q = \min(\max(\mathrm{quantile}_p |D|, 1), q_{\max})$.
-
-    Args:
-        data: one sample.
-        quantile: p in [0, 1], linear between order statistics.
-        max_value: largest q. With 1 this is plain clipping, which is the default of a widely used implementation;
-            the paper has no such bound.
-
-    Returns:
-        Entries in [-1, 1], computed in at least float32; NaN where those of `data` are not finite.
-    """
-    wide = data.astype(jnp.promote_types(data.dtype, jnp.float32))
-    quantile, max_value = jnp.asarray(quantile, wide.dtype), jnp.asarray(max_value, wide.dtype)
-    q = jnp.quantile(jnp.abs(wide).reshape(-1), quantile)
-    q = jnp.minimum(jnp.maximum(q, 1.0), max_value)
-    return _hide_nothing(data, (jnp.clip(wide, -q, q) / q).astype(data.dtype))
-
-
-__all__ = ["KINDS", "clip", "convert", "denoiser", "dynamic_threshold"]
+__all__ = ["KINDS", "convert", "denoiser"]

@@ -9,7 +9,7 @@ import pytest
 
 import contracts
 from jaxsci import diffusion
-from jaxsci.diffusion import grids, interop, predictions, schedules, solvers, tables
+from jaxsci.diffusion import grids, hooks, interop, predictions, schedules, solvers, tables
 from jaxsci.diffusion.diffusers._classes import SCHEDULERS
 
 VP = schedules.vp_linear()
@@ -214,7 +214,7 @@ def test_limits():
     t = jnp.asarray(it.table.t[3], jnp.float32)
     plain = predictions.denoiser(far, it.schedule, it.kind)(x, t, None, 1.0)[0]
     np.testing.assert_allclose(
-        interop.denoiser(it, far)(x, t, None, 1.0)[0], predictions.dynamic_threshold(plain, 0.995, max_value=3.0)
+        interop.denoiser(it, far)(x, t, None, 1.0)[0], hooks.dynamic_threshold(0.995, max_value=3.0)(plain)
     )
 
 

@@ -7,7 +7,7 @@ import pytest
 from jax.tree_util import Partial
 
 from diffusion import mixture
-from jaxsci.diffusion import predictions, schedules
+from jaxsci.diffusion import hooks, predictions, schedules
 
 PROBLEM = mixture.problem_a()
 FLOW = schedules.flow(shift=2.0)
@@ -119,22 +119,20 @@ def test_classifier_guidance_gives_the_posterior():
 @pytest.mark.x64
 def test_thresholds_keep_the_dtype_of_the_data():
     data = jnp.asarray([-2.0, 0.5, 3.0], jnp.float32)
-    assert predictions.clip(data, np.float64(1.5)).dtype == jnp.float32
-    assert predictions.dynamic_threshold(data, np.float64(0.9), max_value=np.float64(2)).dtype == jnp.float32
+    assert hooks.clip(np.float64(1.5))(data).dtype == jnp.float32
+    assert hooks.dynamic_threshold(np.float64(0.9), max_value=np.float64(2))(data).dtype == jnp.float32
 
 
 def test_thresholds():
     data = jnp.asarray([-3.0, -0.5, 0.2, 2.0])
-    np.testing.assert_allclose(predictions.clip(data), [-1, -0.5, 0.2, 1])
-    np.testing.assert_allclose(predictions.clip(data, 2.5), [-2.5, -0.5, 0.2, 2])
+    np.testing.assert_allclose(hooks.clip()(data), [-1, -0.5, 0.2, 1])
+    np.testing.assert_allclose(hooks.clip(2.5)(data), [-2.5, -0.5, 0.2, 2])
     q = np.quantile([3.0, 0.5, 0.2, 2.0], 0.7)
-    np.testing.assert_allclose(
-        predictions.dynamic_threshold(data, 0.7), np.clip(np.asarray(data), -q, q) / q, rtol=1e-6
-    )
-    np.testing.assert_allclose(predictions.dynamic_threshold(data, 0.7, max_value=1.0), predictions.clip(data))
+    np.testing.assert_allclose(hooks.dynamic_threshold(0.7)(data), np.clip(np.asarray(data), -q, q) / q, rtol=1e-6)
+    np.testing.assert_allclose(hooks.dynamic_threshold(0.7, max_value=1.0)(data), hooks.clip()(data))
     small = jnp.asarray([-0.5, 0.2])  # inside [-1, 1] nothing changes
-    np.testing.assert_array_equal(predictions.dynamic_threshold(small), small)
-    half = predictions.dynamic_threshold(data.astype(jnp.bfloat16))
+    np.testing.assert_array_equal(hooks.dynamic_threshold()(small), small)
+    half = hooks.dynamic_threshold()(data.astype(jnp.bfloat16))
     assert half.dtype == jnp.bfloat16
 
 

@@ -147,18 +147,6 @@ def _denoiser(key, dtype):
     return run, (scale, jax.random.normal(key, (3,), dtype), t, cond, 3 * w)
 
 
-def _clip(key, dtype):
-    return predictions.clip, (2 * jax.random.normal(key, (5,), dtype), jnp.asarray(0.8, dtype))
-
-
-def _threshold(key, dtype):
-    def run(data, quantile, bound):
-        return predictions.dynamic_threshold(data, quantile, max_value=bound)
-
-    quantile = jax.random.uniform(key, (), dtype, 0.5, 0.9)
-    return run, (2 * jax.random.normal(key, (7,), dtype), quantile, jnp.asarray(5.0, dtype))
-
-
 # --- rules and tables in compiled code ----------------------------------------------------------------------
 
 
@@ -291,10 +279,8 @@ ENTRIES = {
     ),
     R + "grids.start": Compiled(_start, grad=(1,)),
     R + "predictions.KINDS": Constant(),
-    R + "predictions.clip": Compiled(_clip, grad=(0,)),
     R + "predictions.convert": Compiled(_convert, grad=(0, 1, 2, 3)),
     R + "predictions.denoiser": Compiled(_denoiser, grad=(0, 1, 2, 3, 4)),
-    R + "predictions.dynamic_threshold": Compiled(_threshold, grad=(0,)),
     R + "tables.Row": Record(),
     R + "tables.Rows": Record(),
     R + "tables.Step": Record(),

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, PyTree
 
 from jaxsci.core.static import bind
 from jaxsci.core.types import Size
-from jaxsci.diffusion import predictions, schedules, solvers
+from jaxsci.diffusion import hooks, predictions, schedules, solvers
 from jaxsci.diffusion._namespace import concrete, namespace
 from jaxsci.diffusion.diffusers._classes import NEUTRAL, SCHEDULERS
 from jaxsci.diffusion.diffusers._levels import chain, levels, one_of, refuse, steps_of, times_of_chain
@@ -112,9 +112,9 @@ def _grid(law, levels, steps, chain, further=()):
 def _limit(schedule, first, second, data, noise, x, t, *, dynamic, again):
     """Clip or threshold D; eps follows unless the class keeps the network's own."""
     if dynamic:
-        data = predictions.dynamic_threshold(data, first, max_value=second)
+        data = hooks.dynamic_threshold(first, max_value=second)(data)
     else:
-        data = predictions.clip(data, jnp.asarray(first, data.dtype))
+        data = hooks.clip(first)(data)
     if not again:
         return data, noise
     alpha, sigma = (jnp.asarray(v, x.dtype) for v in schedule.alpha_sigma(schedule.lam(t)))
