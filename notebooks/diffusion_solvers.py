@@ -190,7 +190,7 @@ for i in range(int(d.num_rows)):
 print("first prediction from:", unified.FIRST[int(d.first)])
 
 # %% [markdown]
-# The result is a plain table: `tables.save(found.table, "five.npz")`, and it runs wherever tables run, also in the
+# The result is a plain table: `tables.save(found.value, "five.npz")`, and it runs wherever tables run, also in the
 # plain-Python runner with a torch network.
 #
 # **Take away.**

@@ -15,7 +15,7 @@ from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
 from jaxsci.core import keys, status
 from jaxsci.core.types import KeyArray
-from jaxsci.diffusion.tables import SolverTable, num_rows
+from jaxsci.diffusion.tables import SolverTable
 
 
 class Trajectory(NamedTuple):
@@ -113,7 +113,7 @@ def sample(
 
 @eqx.filter_jit
 def _run(key, denoiser, table, x_T, cond, w, denoised_hook, state_hook, save):
-    dtype, size = x_T.dtype, num_rows(table)
+    dtype, size = x_T.dtype, table.num_rows
     table = jax.tree.map(lambda a: a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a, table)
     first, second = (jnp.zeros_like(x_T),) * 2
     predictor, corrector = table.predictor, table.corrector
@@ -247,6 +247,3 @@ def _combine(rows, xs, datas, noises):
 def _fit(coefficient, x):
     """A scalar or data-shaped coefficient against data with more leading axes."""
     return coefficient.reshape((1,) * (x.ndim - coefficient.ndim) + coefficient.shape)
-
-
-__all__ = ["Result", "Trajectory", "sample"]

@@ -21,7 +21,7 @@ from jaxtyping import Array, ArrayLike, Float
 
 from jaxsci.diffusion import _exponential as expo
 from jaxsci.diffusion._namespace import namespace
-from jaxsci.diffusion.statistics import Statistics, slopes
+from jaxsci.diffusion.statistics import Statistics, _slopes
 
 TERMS = 5
 """Kernels that a stretch carries: orders up to 4 and their correctors."""
@@ -102,7 +102,7 @@ def _coefficients(xp, statistics, quadrature):
     cells = h * (values[:2, 1:] + values[:2, :-1]) / 2
     rates = None
     if quadrature == "gauss":
-        rates = xp.stack([slopes(lam, v) for v in values])
+        rates = xp.stack([_slopes(lam, v) for v in values])
         cells = cells + h**2 * (rates[:2, :-1] - rates[:2, 1:]) / 12
     integrals = xp.concatenate([xp.zeros_like(cells[:, :1]), xp.cumsum(cells, 1)], 1)
     c = Coefficients(lam, values, rates, integrals, None)
@@ -262,17 +262,3 @@ def span(xp, on: OnGrid, start: int, end: int) -> Stretch:
     if end == start + 1:
         return part(on.steps, start)
     return chain(xp, part(on.steps, slice(start, end)))
-
-
-__all__ = [
-    "QUADRATURES",
-    "TERMS",
-    "Coefficients",
-    "OnGrid",
-    "Stretch",
-    "chain",
-    "coefficients",
-    "on_nodes",
-    "span",
-    "stretch_of",
-]

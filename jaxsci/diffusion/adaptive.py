@@ -162,11 +162,11 @@ def _run(denoiser, schedule, x_T, cond, numbers, max_steps, order, kind):
         stages, end = stages_of(kind), len(fractions) + 1
 
         def to_end(slot, stencils, relaxation):
-            rule = rules.staged((None,) * slot + ((slot, kind, stencils, relaxation, end),))
+            rule = rules._staged((None,) * slot + ((slot, kind, stencils, relaxation, end),))
             return apply(rule(grid, slot).predictor, carry.x, datas[: slot + 1], noises[: slot + 1])
 
         for i in range(len(stages)):
-            x = apply(rules.staged(stages)(grid, i).predictor, carry.x, datas, noises)
+            x = apply(rules._staged(stages)(grid, i).predictor, carry.x, datas, noises)
             data_i, noise_i = model(x, grid.t[i + 1])
             datas, noises = [*datas, data_i], [*noises, noise_i]
         lower, higher = to_end(*lower_row), to_end(*higher_row)

@@ -19,7 +19,7 @@ import numpy as np
 from jaxsci.diffusion import predictions
 from jaxsci.diffusion.diffusers import Imported, Unsupported, denoiser, from_diffusers
 from jaxsci.diffusion.schedules import NoiseSchedule
-from jaxsci.diffusion.tables import SolverTable, num_rows
+from jaxsci.diffusion.tables import SolverTable
 
 
 def run_plain(
@@ -65,7 +65,7 @@ def run_plain(
         return total if rows.shift is None else total + convert(np.asarray(rows.shift[i]))
 
     xs, datas, noises = [], [], []
-    for i in range(num_rows(table)):
+    for i in range(table.num_rows):
         if table.active is not None and not table.active[i]:
             continue
         t, alpha, sigma = (float(column[i]) for column in (table.t, table.alpha, table.sigma))

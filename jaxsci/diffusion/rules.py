@@ -251,7 +251,7 @@ def ipndm(order: int = 4) -> Partial:
 # --- rules on grids that hold their stages ------------------------------------------------------------------
 
 
-def _staged(grid, i, *, stages):
+def _stage(grid, i, *, stages):
     base, kind, stencils, relaxation, target = stages[i]
     if _is_clean(grid, i):
         return Step(_clean(grid, i))
@@ -261,12 +261,12 @@ def _staged(grid, i, *, stages):
     return Step(exponential_row(grid, i, base, target, kind, stencils, factors=factors))
 
 
-def staged(stages: tuple) -> Partial:
+def _staged(stages: tuple) -> Partial:
     """One entry per row: ``(base slot, kind, stencils, relaxation, target node)``; singlestep methods are made of it.
 
     The grid holds the stages as nodes of its own, in the order in which they are evaluated.
     """
-    return Partial(bind(_staged, stages=tuple(stages)))
+    return Partial(bind(_stage, stages=tuple(stages)))
 
 
 def _rho_stage(grid, i, *, stages):
@@ -279,7 +279,7 @@ def _rho_stage(grid, i, *, stages):
     return Step(Row({base: alpha / grid.alpha[i - base]}, {}, {k: alpha * step * c for k, c in coefficients}))
 
 
-def runge_kutta(stages: tuple) -> Partial:
+def _runge_kutta(stages: tuple) -> Partial:
     r"""Explicit Runge-Kutta in $\rho = \sigma/\alpha$, where $v = x/\alpha$ obeys $dv/d\rho = \varepsilon$.
 
     One entry per row: ``(base slot, ((slot, coefficient), ...), target node, end node of the whole step)``. The grid
@@ -288,4 +288,4 @@ def runge_kutta(stages: tuple) -> Partial:
     return Partial(bind(_rho_stage, stages=tuple(stages)))
 
 
-__all__ = ["adams_bashforth", "ddim", "exponential_row", "ipndm", "multistep", "runge_kutta", "staged"]
+__all__ = ["adams_bashforth", "ddim", "exponential_row", "ipndm", "multistep"]

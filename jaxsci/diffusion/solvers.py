@@ -267,7 +267,7 @@ def dpm_singlestep(
             stages.append((1, kind, ((0,),), "exact", start + 2))
             stencil = ((0,),) if solver == "dpmsolver" else ((0, 1), (0, 1))
             stages.append((2, kind, stencil, "exact", end))
-    return tabulate(rules.staged(tuple(stages)), full)
+    return tabulate(rules._staged(tuple(stages)), full)
 
 
 def runge_kutta(grid: TimeGrid, *, method: str = "heun2") -> SolverTable:
@@ -303,7 +303,7 @@ def runge_kutta(grid: TimeGrid, *, method: str = "heun2") -> SolverTable:
             row = ((1.0,) if simple(n) else b) if final else a[j]
             coefficients = tuple((j - l, w) for l, w in enumerate(row) if w)
             stages.append((j, coefficients, end if final else start + j + 1, end))
-    return tabulate(rules.runge_kutta(tuple(stages)), full)
+    return tabulate(rules._runge_kutta(tuple(stages)), full)
 
 
 def heun(grid: TimeGrid) -> SolverTable:

@@ -44,7 +44,7 @@ class Statistics(NamedTuple):
     """Intercept of df/dlam on f."""
 
 
-def slopes(lam: Float[ArrayLike, " n"], values: Float[ArrayLike, "n *d"]) -> Float[ArrayLike, "n *d"]:
+def _slopes(lam: Float[ArrayLike, " n"], values: Float[ArrayLike, "n *d"]) -> Float[ArrayLike, "n *d"]:
     """Derivative of `values` in lam by parabolas through neighbours: second order, at the ends and on uneven nodes."""
     xp = namespace(lam, values)
     lam, values = xp.asarray(lam), xp.asarray(values)
@@ -245,7 +245,7 @@ def _estimate(key, denoiser, schedule, data, lams, variance, cond, w, sizes, sha
 
     zeros = jnp.zeros((num_levels, *shape.shape), dtype)
     level = over_samples(jacobian_diagonal, None, _sum, jnp.add, zeros) / num_samples
-    slope = slopes(lams, level)
+    slope = _slopes(lams, level)
     count = jnp.zeros((num_levels, *(1,) * len(shape.shape)), dtype)
     start = (count, *(zeros,) * 5)
     _, mean, mean_rate, square, product, size = over_samples(along_flow, (level, slope), _moments, _merge, start)
@@ -359,4 +359,4 @@ def load(path: str | Path, schedule: NoiseSchedule | None = None, *, t_min=None,
     return host(Statistics(*(file[name] for name in Statistics._fields)))
 
 
-__all__ = ["Statistics", "constant", "estimate", "load", "save", "slopes"]
+__all__ = ["Statistics", "constant", "estimate", "load", "save"]

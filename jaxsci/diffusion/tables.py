@@ -82,19 +82,15 @@ class SolverTable(NamedTuple):
     analytic: Float[Array, "*d"] | None
     """Data prediction of rows that are not evaluated; 0 by default (then eps = x / sigma)."""
 
+    @property
+    def num_rows(self) -> int:
+        """Rows of one table, padding included."""
+        return self.t.shape[-1] - 1
+
     @staticmethod
     def unify(tables: Sequence["SolverTable"]) -> list["SolverTable"]:
         """Equal lengths, slots and features for all: what stacking and `jaxsci.sweep.stack` need."""
         return unify(tables)
-
-    def save(self, path: str | Path) -> None:
-        """`tables.save`."""
-        save(self, path)
-
-    @staticmethod
-    def load(path: str | Path) -> "SolverTable":
-        """`tables.load`."""
-        return load(path)
 
 
 # --- from rules to tables -----------------------------------------------------------------------------------
@@ -200,17 +196,12 @@ def analytic_first(table: SolverTable, mean: Any = 0.0) -> SolverTable:
     step).
     """
     xp = namespace(table, mean)
-    evaluate = xp.ones(num_rows(table), bool) if table.evaluate is None else xp.asarray(table.evaluate)
+    evaluate = xp.ones(table.num_rows, bool) if table.evaluate is None else xp.asarray(table.evaluate)
     evaluate = xp.concatenate([xp.zeros(1, bool), evaluate[1:]])
     return table._replace(evaluate=evaluate, analytic=xp.asarray(mean, table.t.dtype))
 
 
 # --- shapes of tables ---------------------------------------------------------------------------------------
-
-
-def num_rows(table: SolverTable) -> int:
-    """Rows of one table, padding included."""
-    return table.t.shape[-1] - 1
 
 
 def amplification(table: SolverTable) -> Float[Array, "*batch N"] | Float[np.ndarray, "*batch N"]:
@@ -235,7 +226,7 @@ def pad(table: SolverTable, size: int) -> SolverTable:
     Raises:
         ValueError: `size` is below the number of rows.
     """
-    have = num_rows(table)
+    have = table.num_rows
     if size < have:
         raise ValueError(f"tables.pad: size must be >= the {have} rows of the table, got {size}")
     xp, extra = namespace(table), size - have
@@ -266,8 +257,8 @@ def unify(tables: Sequence[SolverTable]) -> list[SolverTable]:
     """
     if not tables:
         raise ValueError("tables.unify: no tables")
-    size = max(num_rows(table) for table in tables)
-    if any(num_rows(table) != size or table.active is not None for table in tables):
+    size = max(table.num_rows for table in tables)
+    if any(table.num_rows != size or table.active is not None for table in tables):
         tables = [pad(table, size) for table in tables]
     shapes = {table.predictor.x.shape[2:] for table in tables} - {()}
     if len(shapes) > 1:
@@ -380,7 +371,6 @@ __all__ = [
     "amplification",
     "analytic_first",
     "load",
-    "num_rows",
     "pad",
     "save",
     "stack",

@@ -36,7 +36,7 @@ RELAXATIONS = ("exact", "bh1", "bh2", "plus_exp", "minus_exp", "linear")
 FIRST = ("model", "zero", "mean")
 """Where the first prediction comes from; `Decisions.first` indexes it. The last two save a model call."""
 
-MAX_ORDER = 4
+_MAX_ORDER = 4
 _SLOTS = 4  # history that a predictor may reach back to; a corrector sees one more
 
 
@@ -60,17 +60,17 @@ class Decisions(NamedTuple):
     first: Int[Array, ""]
     num_rows: Int[Array, ""]
 
-
-def num_calls(decisions: Decisions) -> Int[ArrayLike, ""]:
-    """Model calls: rows, one fewer when the first prediction is analytic."""
-    return decisions.num_rows - (decisions.first > 0)
+    @property
+    def num_calls(self) -> Int[ArrayLike, ""]:
+        """Model calls: rows, one fewer when the first prediction is analytic."""
+        return self.num_rows - (self.first > 0)
 
 
 def nearest(order: int, *, size: int | None = None, start: int = 0) -> np.ndarray:
     """Stencils [3, 4] of one row: all derivatives from the `size` (default order - 1) slots next to `start`."""
     size = order - 1 if size is None else size
     slots = [p for p in range(_SLOTS) if p != start][:size]
-    points = np.zeros((MAX_ORDER - 1, _SLOTS), bool)
+    points = np.zeros((_MAX_ORDER - 1, _SLOTS), bool)
     for k in range(1, order):
         points[k - 1, slots if len(slots) >= k else [p for p in range(_SLOTS) if p != start][: order - 1]] = True
     return points
@@ -108,15 +108,15 @@ def uniform(
         >>> from jaxsci.diffusion import grids, schedules, unified
         >>> grid = grids.logsnr(schedules.vp_linear(), 5)
         >>> decisions = unified.uniform(grid.lam, kind="data", order=2, relaxation="bh2")  # DPM-Solver++ 2M
-        >>> decisions.order.tolist(), int(unified.num_calls(decisions))
+        >>> decisions.order.tolist(), int(decisions.num_calls)
         ([1, 2, 2, 2, 1], 5)
     """
     concrete("unified.uniform", "decisions are made on the host; stack them for jax.vmap", lam)
     for name, value, known in (("kind", kind, KINDS), ("relaxation", relaxation, RELAXATIONS), ("first", first, FIRST)):
         if value not in known:
             raise ValueError(f"unified.uniform: {name} must be one of {known}, got {value!r}")
-    if order not in range(1, MAX_ORDER + 1):
-        raise ValueError(f"unified.uniform: order must be 1 to {MAX_ORDER}, got {order}")
+    if order not in range(1, _MAX_ORDER + 1):
+        raise ValueError(f"unified.uniform: order must be 1 to {_MAX_ORDER}, got {order}")
     lam = np.asarray(lam, np.float64)
     n = lam.size - 1
     size = n if size is None else size
@@ -217,15 +217,9 @@ def _plan(decisions: Decisions) -> tuple:
     return tuple(plan)
 
 
-def check(decisions: Decisions, statistics: Statistics | None = None) -> None:
-    """Refuse decisions that are no solver, with the row and the reason.
-
-    Raises:
-        TypeError: traced decisions.
-        ValueError: nodes not rising or not finite, an index out of its range, a stencil that is too small or reaches
-            back before the first node, or rows of kind "v3" without statistics.
-    """
-    concrete("unified.check", "decisions are discrete; only coefficients and nodes may be traced", decisions)
+def _check(decisions: Decisions, statistics: Statistics | None = None) -> None:
+    """Refuse decisions that are no solver, with the row and the reason; the list is in `rule`."""
+    concrete("unified", "decisions are discrete; only coefficients and nodes may be traced", decisions)
     d = jax.tree.map(np.asarray, decisions)
     n, size = int(d.num_rows), d.kind.shape[0]
     if not 1 <= n <= size or d.lam.shape != (size + 1,):
@@ -239,8 +233,8 @@ def check(decisions: Decisions, statistics: Statistics | None = None) -> None:
         for name, value, num in (("kind", d.kind[i], 3), ("relaxation", d.relaxation[i], 6), ("start", d.start[i], 3)):
             if not 0 <= value < num:
                 raise ValueError(f"unified: {name} of row {i} must be in [0, {num}), got {value}")
-        if not 1 <= d.order[i] <= MAX_ORDER:
-            raise ValueError(f"unified: order of row {i} must be 1 to {MAX_ORDER}, got {d.order[i]}")
+        if not 1 <= d.order[i] <= _MAX_ORDER:
+            raise ValueError(f"unified: order of row {i} must be 1 to {_MAX_ORDER}, got {d.order[i]}")
         if d.start[i] > i:
             raise ValueError(f"unified: row {i} starts {d.start[i]} evaluations back, but only {i} lie before it")
         if KINDS[int(d.kind[i])] == "v3" and statistics is None:
@@ -264,11 +258,13 @@ def rule(decisions: Decisions, statistics: Statistics | None = None, grid: grids
             other nodes they are made anew.
 
     Raises:
-        ValueError, TypeError: see `check`.
+        TypeError: traced decisions.
+        ValueError: decisions that are no solver: nodes not rising or not finite, an index out of its range, a stencil
+            that is too small or reaches back before the first node, or rows of kind "v3" without statistics.
     """
-    check(decisions._replace(coefficient=np.zeros(np.shape(decisions.kind))), statistics)
+    _check(decisions._replace(coefficient=np.zeros(np.shape(decisions.kind))), statistics)
     c = None if statistics is None else v3.coefficients(statistics)
-    c = c if c is None or grid is None else v3.place(grid, c)
+    c = c if c is None or grid is None else v3.on_nodes(c, grid.lam)
     return Partial(bind(_row, plan=_plan(decisions._replace(coefficient=0.0))), decisions.coefficient, c)
 
 
@@ -295,10 +291,10 @@ def solver(
 
     Raises:
         TypeError: a traced argument; use ``tables.tabulate(unified.rule(...), grid)`` inside compiled code.
-        ValueError: see `check`; statistics that do not cover the nodes.
+        ValueError: see `rule`; statistics that do not cover the nodes.
     """
     concrete("unified.solver", "use tables.tabulate(unified.rule(decisions), grid)", schedule, decisions, statistics)
-    check(decisions, statistics)
+    _check(decisions, statistics)
     n = int(decisions.num_rows)
     statistics = None if statistics is None else host(statistics)
     grid = grids.at_lams(host(schedule), np.asarray(decisions.lam, np.float64)[: n + 1])
@@ -326,12 +322,9 @@ def _everything(size, shape, mean_shape):
 __all__ = [
     "FIRST",
     "KINDS",
-    "MAX_ORDER",
     "RELAXATIONS",
     "Decisions",
-    "check",
     "nearest",
-    "num_calls",
     "rule",
     "solver",
     "uniform",

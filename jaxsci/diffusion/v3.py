@@ -40,11 +40,6 @@ def _check_quadrature(name, quadrature):
         raise ValueError(f"v3.{name}: quadrature must be one of {sorted(QUADRATURES)}, got {quadrature!r}")
 
 
-def place(grid: TimeGrid, coefficients: Coefficients) -> OnGrid:
-    """Coefficients at the nodes of this grid and over its steps: worth it when several rows are made on one grid."""
-    return on_nodes(coefficients, grid.lam)
-
-
 # --- the row ------------------------------------------------------------------------------------------------
 
 
@@ -66,8 +61,8 @@ def v3_row(
         base: slot of the expansion point: 0 for a multistep predictor, 1 for its corrector, others for singlestep.
         target: node to arrive at.
         stencils: for k = 1, 2, ... (4 at most) the slots, without `base`, that derivative k is made of.
-        coefficients: from `coefficients`, or from `place` on this grid, which integrates once for all rows; placed on
-            other nodes they are integrated again. Those of quadrature "trapezoid" need nodes on their levels
+        coefficients: from `coefficients`, or from `on_nodes` of this grid, which integrates once for all rows; placed
+            on other nodes they are integrated again. Those of quadrature "trapezoid" need nodes on their levels
             (see `snap`).
         factors: multiplies derivative k (relaxation); None is 1.
 
@@ -150,7 +145,8 @@ def v3(
         lower_order_final: fall to first order at the last node.
         corrector_mask: for each row, whether the state of its node may be corrected; None is everywhere. For strong
             guidance half of the nodes are usual, such as ``grid.t[:-1] <= 0.5``.
-        quadrature: see `coefficients`.
+        quadrature: "gauss" interpolates l, s and b by cubic pieces (fourth order in the spacing of the levels,
+            continuous slope), "trapezoid" by straight ones with trapezoidal sums, as the published code does.
         grid: the grid that the rule is for, when it is known (traced or host): integrals are then shared by the rows.
             On other nodes they are made anew, as without it.
 
@@ -172,7 +168,7 @@ def v3(
             _v3, order=order, pseudo=bool(pseudo), corrector=corrector, lower_order_final=bool(lower_order_final),
             mask=mask,
         ),
-        c if grid is None else place(grid, c),
+        c if grid is None else on_nodes(c, grid.lam),
     )  # fmt: skip
 
 
@@ -303,7 +299,8 @@ def _preset(max_calls, grid, t_min, order, corrector, *, pseudo=False, lower_ord
     return Preset(max_calls, grid, t_min, options)
 
 
-PRESETS = {
+# Settings per number of calls that the authors used for their models (pixels: CIFAR-10 ScoreSDE and EDM; latents).
+_PRESETS = {
     "score_sde": (
         _preset(5, "logsnr", 1e-3, 3, "same", pseudo=True, lower_order_final=False),
         _preset(8, "logsnr", 1e-3, 3, "same"),
@@ -319,11 +316,14 @@ PRESETS = {
     "imagenet": (_preset(math.inf, "time", None, 2, "pseudo"),),
     "stable_diffusion": (_preset(math.inf, "time", None, 2, "pseudo"),),
 }
-"""Settings per number of calls that the authors used for their models (pixels: CIFAR-10 ScoreSDE and EDM; latents)."""
 
 
 def preset(name: str, num_calls: int) -> Preset:
-    """The entry of `PRESETS` for this number of model calls.
+    """Settings that the authors used for one of their models at this number of model calls.
+
+    Args:
+        name: "score_sde" and "edm" (pixels, CIFAR-10), "latent", "imagenet" or "stable_diffusion".
+        num_calls: model calls.
 
     Raises:
         ValueError: an unknown name or no calls.
@@ -335,23 +335,11 @@ def preset(name: str, num_calls: int) -> Preset:
 
     References: Zheng et al. 2023, appendix G, and the scripts published with it.
     """
-    if name not in PRESETS:
-        raise ValueError(f"v3.preset: name must be one of {sorted(PRESETS)}, got {name!r}")
+    if name not in _PRESETS:
+        raise ValueError(f"v3.preset: name must be one of {sorted(_PRESETS)}, got {name!r}")
     if num_calls < 1:
         raise ValueError(f"v3.preset: num_calls must be >= 1, got {num_calls}")
-    return next(entry for entry in PRESETS[name] if num_calls <= entry.max_calls)
+    return next(entry for entry in _PRESETS[name] if num_calls <= entry.max_calls)
 
 
-__all__ = [
-    "PRESETS",
-    "Coefficients",
-    "OnGrid",
-    "Preset",
-    "coefficients",
-    "dpm_v3",
-    "place",
-    "preset",
-    "snap",
-    "v3",
-    "v3_row",
-]
+__all__ = ["Preset", "dpm_v3", "preset", "snap", "v3"]

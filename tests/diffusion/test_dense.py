@@ -108,7 +108,7 @@ def test_bad_input():
         (lambda: dense.outputs(rules.multistep(2), grid, [9.0]), "lams must lie in"),
         (lambda: dense.outputs(rules.ddim(1.0), grid, [0.0]), "the rule draws noise"),
         (
-            lambda: dense.outputs(rules.staged(((1, "data", (), "exact", 1),) * 4), grid, [0.0]),
+            lambda: dense.outputs(rules._staged(((1, "data", (), "exact", 1),) * 4), grid, [0.0]),
             "must start at the newest node",
         ),
     ):

@@ -236,9 +236,9 @@ def test_a_last_node_without_noise_is_one_evaluation():
     result = run(stacked)
     for j, (name, table) in enumerate(zip(build, plain)):
         assert int(result.status[j]) == 0, name
-        last = result.trajectory.data[j, tables.num_rows(table) - 1]
+        last = result.trajectory.data[j, table.num_rows - 1]
         np.testing.assert_allclose(result.value[j], last, rtol=1e-12, err_msg=name)
-    assert tables.num_rows(solvers.heun(grid)) == 2 * 7 - 1
+    assert solvers.heun(grid).num_rows == 2 * 7 - 1
 
 
 @pytest.mark.x64

@@ -10,6 +10,7 @@ import pytest
 from diffusion import mixture
 from jaxsci import diffusion
 from jaxsci.diffusion import grids, schedules, search, solvers, statistics, unified
+from jaxsci.diffusion.search._predictor import _features, _fit, _ranking_loss, _scores
 
 SCHEDULE = mixture.problem_a().schedule
 LOW, HIGH = float(SCHEDULE.lam(1.0)), float(SCHEDULE.lam(1e-3))
@@ -32,8 +33,8 @@ def test_every_child_is_a_solver_of_as_many_calls(key, num_calls, starts):
     children = jax.vmap(lambda k, d: search.mutate(k, d, space))(ks, parents)
     crossed = jax.vmap(lambda k, a, b: search.crossover(k, a, b, space))(ks, children, parents)
     for d in itertools.chain(unstack(parents), unstack(children), unstack(crossed)):
-        unified.check(d)
-        assert int(unified.num_calls(d)) == num_calls
+        unified._check(d)
+        assert int(d.num_calls) == num_calls
         np.testing.assert_allclose(d.lam[[0, -1]], [LOW, HIGH], rtol=1e-6)
         assert not d.corrector[int(d.num_rows) - 1 :].any()
 
@@ -69,18 +70,17 @@ def test_the_ranking_loss_is_the_sum_written_out():
     scores, losses = np.array([0.3, -1.0, 2.0, 0.1]), np.array([1.0, 0.5, np.inf, np.nan])
     pairs = [(i, j) for i in range(3) for j in range(3) if losses[i] < losses[j]]
     expected = np.mean([np.log1p(np.exp(scores[i] - scores[j])) for i, j in pairs])
-    np.testing.assert_allclose(search.ranking_loss(scores, losses), expected, rtol=1e-6)
-    assert search.ranking_loss(scores[:1], losses[:1]) == 0
+    np.testing.assert_allclose(_ranking_loss(scores, losses), expected, rtol=1e-6)
+    assert _ranking_loss(scores[:1], losses[:1]) == 0
 
 
 def test_the_predictor_ranks_candidates_it_has_not_seen(key):
     """Loss: distance of the second node from 0, plus .5 for every noise row; learnt from 150, tested on 150."""
     from jaxsci import nn
-    from jaxsci.diffusion.search._predictor import _fit, _scores
 
     space = where(firsts=(1.0, 0.0, 0.0))
     many = jax.vmap(lambda k: search.random(k, space))(jax.random.split(key, 300))
-    inputs = jax.vmap(lambda d: search.features(d, space))(many)
+    inputs = jax.vmap(lambda d: _features(d, space))(many)
     losses = jnp.abs(many.lam[:, 2]) + 0.5 * jnp.sum(many.kind[:, :5] == 0, axis=1)
     cfg = nn.mlp.config(inputs.shape[1], (64, 64), 1, activation="silu")
     params = _fit(key, cfg, inputs, losses.at[150:].set(jnp.nan), 300)
@@ -106,8 +106,12 @@ def test_a_search_improves_and_keeps_everything(key, predictor):
     assert found.loss == found.history.losses.min() <= found.history.losses[:24].min() - 0.05
     assert [n for n, _ in seen] == [24, *range(34, 90, 10), 90] and seen[-1][1] == found.loss
     assert all(b <= a for (_, a), (_, b) in itertools.pairwise(seen))
-    np.testing.assert_allclose(toy(jax.tree.map(jnp.asarray, found.table)), found.loss, rtol=1e-4)
+    np.testing.assert_allclose(toy(jax.tree.map(jnp.asarray, found.value)), found.loss, rtol=1e-4)
     assert not np.isnan(found.history.losses).any()
+    assert found._fields[:4] == ("value", "state", "history", "status") and int(found.status) == 0
+    best = np.argsort(found.history.losses, kind="stable")[:15]
+    np.testing.assert_array_equal(found.state.lam, found.history.decisions.lam[best])
+    np.testing.assert_array_equal(found.decisions.lam, found.state.lam[0])
 
 
 def test_a_search_that_was_stopped_goes_on_as_if_it_had_not(key, tmp_path):
@@ -167,7 +171,7 @@ def test_the_start_is_uniform_schedules_of_both_grids():
     assert len(first) == 2 * 2 * 3 * 2
     assert len({d.lam.tobytes() for d in first}) == 2
     for d in first:
-        unified.check(d)
+        unified._check(d)
 
 
 def test_matching_is_the_distance_from_the_teacher():

@@ -165,9 +165,9 @@ def test_a_sampler_may_give_each_sample_its_condition(key):
 
 def test_slopes_are_exact_for_parabolas_on_uneven_levels():
     lam = np.array([-2.0, -1.5, 0.1, 0.4, 2.0])
-    found = statistics.slopes(lam, np.stack([lam**2 - lam, 3 * lam], 1))
+    found = statistics._slopes(lam, np.stack([lam**2 - lam, 3 * lam], 1))
     np.testing.assert_allclose(found, np.stack([2 * lam - 1, 3 + 0 * lam], 1), atol=1e-13)
-    np.testing.assert_allclose(statistics.slopes(lam[:2], lam[:2] ** 2), [-3.5, -3.5])
+    np.testing.assert_allclose(statistics._slopes(lam[:2], lam[:2] ** 2), [-3.5, -3.5])
 
 
 def test_constant_statistics():

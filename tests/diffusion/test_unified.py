@@ -132,7 +132,7 @@ def test_an_analytic_first_step_saves_a_call(first):
     d = unified.uniform(grid(4).lam, order=2, first=first)
     table = unified.solver(SCHEDULE, d, mean=mean)
     result = states(table)
-    assert set(result.nfe.tolist()) == {3} and int(unified.num_calls(d)) == 3 and not result.status.any()
+    assert set(result.nfe.tolist()) == {3} and int(d.num_calls) == 3 and not result.status.any()
     known = mean if first == "mean" else np.zeros(2)
     x = mixture.problem_a().x_T[:8]
     np.testing.assert_allclose(result.trajectory.data[:, 0], np.broadcast_to(known, (8, 2)), atol=1e-12)

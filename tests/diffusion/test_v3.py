@@ -103,7 +103,7 @@ def test_a_row_solves_the_model_whose_f_is_linear():
     rng = np.random.default_rng(1)
     lam = np.linspace(-2.0, 2.5, 10)
     stats = statistics.Statistics(lam, *(rng.uniform(low, high, (10, 1)) for low, high in ((0, 1), (-2, 1), (-1, 1))))
-    l, s, b = (CubicHermiteSpline(lam, a, statistics.slopes(lam, a)) for a in stats[1:])  # noqa: E741
+    l, s, b = (CubicHermiteSpline(lam, a, statistics._slopes(lam, a)) for a in stats[1:])  # noqa: E741
     grid = grids.at_lams(VP, np.array([-1.93, 2.41]))  # inside cells
     row = v3.dpm_v3(grid, stats, order=1).predictor
     start = np.array([0.8, -0.6])  # x/alpha and f
@@ -307,12 +307,12 @@ def test_ends_of_pure_noise_and_pure_data():
 
 
 def test_presets_are_usable():
-    for name in v3.PRESETS:
+    for name in v3._PRESETS:
         for num_calls in (1, 5, 6, 8, 10, 12, 25):
             chosen = v3.preset(name, num_calls)
             grid = getattr(grids, chosen.grid)(VP, num_calls, t_min=chosen.t_min)
             stats = statistics.constant(VP, num_lams=20, t_min=chosen.t_min)
-            assert tables.num_rows(v3.dpm_v3(grid, stats, **chosen.options)) == num_calls
+            assert v3.dpm_v3(grid, stats, **chosen.options).num_rows == num_calls
     assert v3.preset("score_sde", 5).options == {
         "order": 3, "pseudo": True, "corrector": "same", "lower_order_final": False,
     }  # fmt: skip

@@ -75,16 +75,6 @@ def _crossover(key, dtype):
     return run, (key,)
 
 
-def _features(key, dtype):
-    where = _where(dtype)
-    return lambda k: search.features(search.random(k, where), where), (key,)
-
-
-def _ranking(key, dtype):
-    k_scores, k_losses = jax.random.split(key)
-    return search.ranking_loss, (jax.random.normal(k_scores, (5,), dtype), jax.random.normal(k_losses, (5,), dtype))
-
-
 def _model(x, t, cond, w):
     return jnp.tanh(x), x
 
@@ -105,11 +95,13 @@ def _search(folder):
 
 
 def _files(folder):
-    made = search.stack(search.starting_population(_VP, _where())[:2])
-    search.save_history(search.History(made, np.array([2.0, np.inf])), folder / "h.npz")
+    start, options = search.starting_population(_VP, _where())[:2], {"num_evaluations": 2, "predictor": False}
+    found = search.search(
+        jax.random.key(0), _objective, _where(), _VP, start=start, out=folder / "h.npz", **options
+    )
     again = search.load_history(folder / "h.npz")
-    jax.tree.map(np.testing.assert_array_equal, again.decisions, made)
-    assert again.best() == 0
+    jax.tree.map(np.testing.assert_array_equal, again, found.history)
+    np.testing.assert_array_equal(again.decisions.lam, [d.lam for d in start])
 
 
 def _no_history(folder):
@@ -121,16 +113,13 @@ def _space(folder):
     np.testing.assert_allclose(_where().kinds, [0.5, 0.5, 0], rtol=1e-6)
 
 
-def _check(folder):
-    unified.check(unified.uniform(_LAMS))
-    with pytest.raises(TypeError, match="discrete"):
-        jax.jit(unified.check)(unified.uniform(_LAMS))
-
-
 def _rule(folder):
     from jaxsci.diffusion import tables
 
     d = unified.uniform(_LAMS, order=2, relaxation="linear")
+    assert d.num_calls == 3
+    with pytest.raises(TypeError, match="discrete"):
+        jax.jit(lambda d: unified.rule(d) and 0)(d)
     one = tables.tabulate(unified.rule(d), grids.at_lams(_VP, _LAMS))
     np.testing.assert_allclose(one.predictor.data, unified.solver(_VP, d).predictor.data)
 
@@ -147,12 +136,9 @@ def _nearest(folder):
 ENTRIES = {
     f"{U}.FIRST": Constant(),
     f"{U}.KINDS": Constant(),
-    f"{U}.MAX_ORDER": Constant(),
     f"{U}.RELAXATIONS": Constant(),
     f"{U}.Decisions": Record(),
-    f"{U}.check": Driver(works=_check, bad=(Bad(_unsorted, ValueError, "rise strictly"),)),
     f"{U}.nearest": Driver(works=_nearest),
-    f"{U}.num_calls": Driver(works=lambda folder: None if unified.num_calls(unified.uniform(_LAMS)) == 3 else 1 / 0),
     f"{U}.rule": Driver(works=_rule, bad=(Bad(_unsorted, ValueError, "rise strictly"),)),
     f"{U}.solver": _builder(_solver),
     f"{U}.uniform": _builder(_uniform),
@@ -160,16 +146,12 @@ ENTRIES = {
     f"{S}.Result": Record(),
     f"{S}.Space": Record(),
     f"{S}.crossover": Compiled(_crossover),
-    f"{S}.features": Compiled(_features),
     f"{S}.load_history": Driver(works=_files, bad=(Bad(_no_history, ValueError, "no history"),)),
     f"{S}.matching": Compiled(_matching, grad=(0, 1)),
     f"{S}.mutate": Compiled(_mutate),
     f"{S}.random": Compiled(_random),
-    f"{S}.ranking_loss": Compiled(_ranking, grad=(0,)),
-    f"{S}.save_history": Driver(works=_files),
     f"{S}.search": Driver(works=_search, bad=(Bad(lambda f: _bad_batch(), ValueError, "must be >= 1"),)),
     f"{S}.space": Driver(works=_space, bad=(Bad(lambda f: search.space(0, 0, 1), ValueError, "num_calls >= 1"),)),
-    f"{S}.stack": Driver(works=_files),
     f"{S}.starting_population": Driver(works=_files),
 }
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from contracts import Bad, Builder, Compiled, Constant, Driver, Record
+from contracts import Bad, Builder, Compiled, Driver, Record
 from jaxsci.diffusion import grids, schedules, statistics, tables, v3
 
 VP = schedules.vp_linear()
@@ -38,11 +38,6 @@ def _constant(key, dtype):
     return run, (jnp.asarray(LAMS, dtype), *jax.random.uniform(key, (3, 2), dtype))
 
 
-def _slopes(key, dtype):
-    lam = jnp.cumsum(jax.random.uniform(key, (5,), dtype, 0.5, 1.0))
-    return statistics.slopes, (lam, jax.random.normal(key, (5, 2), dtype))
-
-
 def _levels(shape=(2,)):
     rng = np.random.default_rng(0)
     return statistics.Statistics(LAMS, *(rng.uniform(size=(5, *shape)) for _ in range(3)))
@@ -73,29 +68,6 @@ NODES = (-2.6, -1.1, 0.2, 2.3)
 
 def _nodes(key, dtype):
     return jnp.asarray(NODES, dtype) + 0.1 * jax.random.uniform(key, (4,), dtype)
-
-
-def _coefficients(key, dtype):
-    def run(stats):
-        return v3.coefficients(stats)
-
-    return run, (_random_statistics(key, dtype),)
-
-
-def _place(key, dtype):
-    def run(lams, stats):
-        return v3.place(grids.at_lams(VP, lams), v3.coefficients(stats))
-
-    return run, (_nodes(key, dtype), _random_statistics(key, dtype))
-
-
-def _row(key, dtype):
-    def run(lams, stats):
-        grid = grids.at_lams(VP, lams)
-        row = v3.v3_row(grid, 2, 1, 3, ((0,), (0, 2)), v3.place(grid, v3.coefficients(stats)), factors=(0.9, 1.0))
-        return row.x[1], [row.data[k] for k in range(3)], [row.noise[k] for k in range(3)], row.shift
-
-    return run, (_nodes(key, dtype), _random_statistics(key, dtype))
 
 
 def _rule(key, dtype):
@@ -139,7 +111,6 @@ ENTRIES = {
     # s divides by Var f of six samples: rounding 1e-7 of f becomes 1e-4 of s in float32 where f varies little
     "jaxsci.diffusion.statistics.estimate": Compiled(_estimate, tol=1e-3),
     "jaxsci.diffusion.statistics.constant": Compiled(_constant, grad=(1, 2, 3)),
-    "jaxsci.diffusion.statistics.slopes": Compiled(_slopes, grad=(0, 1)),
     "jaxsci.diffusion.statistics.save": Driver(
         bad=(
             Bad(lambda f: statistics.save(_levels(), f / "x", layout="zip"), ValueError, "layout must be"),
@@ -159,9 +130,6 @@ ENTRIES = {
         works=_back,
     ),
     "jaxsci.diffusion.statistics.Statistics": Record(),
-    "jaxsci.diffusion.v3.coefficients": Compiled(_coefficients, grad=(0,)),
-    "jaxsci.diffusion.v3.place": Compiled(_place, grad=(0, 1)),
-    "jaxsci.diffusion.v3.v3_row": Compiled(_row, grad=(0, 1)),
     "jaxsci.diffusion.v3.v3": Compiled(_rule, grad=(0, 1)),
     "jaxsci.diffusion.solvers.dpm_v3": Builder(_dpm_v3, _first_order_data, tol=1e-12),
     "jaxsci.diffusion.v3.snap": Builder(_snap, _nearest),
@@ -171,8 +139,5 @@ ENTRIES = {
             Bad(lambda f: v3.preset("edm", 0), ValueError, "num_calls must be >= 1"),
         )
     ),
-    "jaxsci.diffusion.v3.PRESETS": Constant(),
     "jaxsci.diffusion.v3.Preset": Record(),
-    "jaxsci.diffusion.v3.Coefficients": Record(),
-    "jaxsci.diffusion.v3.OnGrid": Record(),
 }

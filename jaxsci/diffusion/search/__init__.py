@@ -13,15 +13,12 @@ References: E. Liu, X. Ning, H. Yang, Y. Wang, "A Unified Sampling Framework for
 Probabilistic Models", 2024, section 5 (S^3) and appendix (evolutionary operators and their probabilities).
 """
 
-from jaxsci.diffusion.search._predictor import features, ranking_loss
 from jaxsci.diffusion.search._search import (
     History,
     Result,
     load_history,
     matching,
-    save_history,
     search,
-    stack,
     starting_population,
 )
 from jaxsci.diffusion.search._space import Space, crossover, mutate, random, space
@@ -31,15 +28,11 @@ __all__ = [
     "Result",
     "Space",
     "crossover",
-    "features",
     "load_history",
     "matching",
     "mutate",
     "random",
-    "ranking_loss",
-    "save_history",
     "search",
     "space",
-    "stack",
     "starting_population",
 ]

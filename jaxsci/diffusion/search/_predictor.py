@@ -6,21 +6,15 @@ Only the order of the losses enters, so outliers do not matter and infinite loss
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, Float
 
 from jaxsci import nn
 from jaxsci.core import extras
-from jaxsci.diffusion.search._space import Space, _device
-from jaxsci.diffusion.unified import Decisions
-
-
-def features(decisions: Decisions, where: Space) -> Float[Array, " f"]:
-    """What the predictor sees: normalised nodes, one-hot decisions of every row, zeros in rows that do not exist."""
-    return _features(_device(decisions, where), where)
 
 
 @eqx.filter_jit
-def _features(d, where):
+def _features(d, where) -> Float[Array, " f"]:
+    """What the predictor sees: normalised nodes, one-hot decisions of every row, zeros in rows that do not exist."""
     dtype, (low, high) = where.ends.dtype, where.ends
     row = jnp.arange(where.num_rows)
     rows = jnp.concatenate(
@@ -36,13 +30,9 @@ def _features(d, where):
     return jnp.concatenate([nodes, jnp.diff(nodes), rows.ravel(), jax.nn.one_hot(d.first, 3, dtype=dtype)])
 
 
-def ranking_loss(scores: Float[ArrayLike, " n"], losses: Float[ArrayLike, " n"]) -> Float[Array, ""]:
-    r"""Mean of $\log(1 + e^{s_i - s_j})$ over pairs with $L_i < L_j$; losses that are not finite take no part as i."""
-    return _ranking_loss(jnp.asarray(scores), jnp.asarray(losses))
-
-
 @jax.jit
-def _ranking_loss(scores, losses):
+def _ranking_loss(scores: Float[Array, " n"], losses: Float[Array, " n"]) -> Float[Array, ""]:
+    r"""Mean of $\log(1 + e^{s_i - s_j})$ over pairs with $L_i < L_j$; losses that are not finite take no part as i."""
     better = (losses[:, None] < losses[None, :]) & ~jnp.isnan(losses)[None, :]
     pair = jax.nn.softplus(scores[:, None] - scores[None, :])
     return jnp.sum(jnp.where(better, pair, 0)) / jnp.maximum(jnp.sum(better), 1)
@@ -69,6 +59,3 @@ def _fit(key, cfg, inputs, losses, num_steps: int):
 @eqx.filter_jit
 def _scores(params, cfg, inputs):
     return jax.vmap(lambda x: nn.mlp.apply(params, cfg, x)[0])(inputs)
-
-
-__all__ = ["features", "ranking_loss"]

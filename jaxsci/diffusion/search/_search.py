@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
-from jaxtyping import Array, ArrayLike, Float, PyTree
+from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
 from jaxsci import nn
-from jaxsci.core import keys
+from jaxsci.core import keys, status
 from jaxsci.core.types import KeyArray
 from jaxsci.diffusion import tables, unified
 from jaxsci.diffusion._namespace import arrays_of
@@ -80,19 +80,22 @@ class History(NamedTuple):
     losses: Float[Any, " n"]
     """inf where the objective was not finite."""
 
-    def best(self) -> int:
-        """Index of the lowest loss."""
-        return int(np.argmin(self.losses))
-
 
 class Result(NamedTuple):
     """What a search found."""
 
-    decisions: Decisions
-    table: SolverTable
-    """As plain as any other: save it by `tables.save`."""
-    loss: float
+    value: SolverTable
+    """The table of the lowest loss, as plain as any other: save it by `tables.save`."""
+    state: Decisions
+    """The `num_parents` best candidates, best first, from which the next children would come: a leading axis, NumPy."""
     history: History
+    """All candidates."""
+    status: Int[Array, ""]
+    """NONFINITE_RESULT when no candidate had a finite loss; 0 = ok."""
+    decisions: Decisions
+    """Those of `value`."""
+    loss: float
+    """That of `value`."""
 
 
 def starting_population(
@@ -116,7 +119,7 @@ def starting_population(
     ]
 
 
-def stack(candidates: Sequence[Decisions]) -> Decisions:
+def _stack(candidates: Sequence[Decisions]) -> Decisions:
     """Decisions with a leading axis over candidates, NumPy."""
     return jax.tree.map(lambda *leaves: np.stack([np.asarray(a) for a in leaves]), *candidates)
 
@@ -200,14 +203,14 @@ def search(
     else:
         first = list(starting_population(schedule, where) if start is None else start)[:num_evaluations]
         for j, d in enumerate(first):
-            rows, calls = np.shape(d.kind), int(unified.num_calls(d))
+            rows, calls = np.shape(d.kind), int(d.num_calls)
             if rows != (where.num_rows,) or calls != where.num_calls:
                 raise ValueError(
                     f"search.search: start must be of {where.num_calls} calls in {where.num_rows} rows, candidate {j} "
                     f"has {calls} in {rows}; pass size={where.num_rows} to unified.uniform"
                 )
         first = first or [random(jax.random.fold_in(key, 2**31 - 1), where)]
-        history = History(stack(first), losses_of(first))
+        history = History(_stack(first), losses_of(first))
         _keep(out, history, report, identity)
     while (done := len(history.losses)) < num_evaluations:
         mine = jax.random.fold_in(key, done)
@@ -221,16 +224,23 @@ def search(
         both = jax.tree.map(lambda a, b: np.concatenate([a, b]), history.decisions, chosen)
         history = History(both, np.concatenate([history.losses, found]))
         _keep(out, history, report, identity)
-    best = jax.tree.map(lambda a: a[history.best()], history.decisions)
+    parents, loss = _parents(history, num_parents), float(history.losses.min())
+    best = jax.tree.map(lambda a: a[0], parents)
     table = unified.solver(schedule, best, statistics=statistics, mean=mean)
-    return Result(best, table, float(history.losses[history.best()]), history)
+    bits = status.flag(not np.isfinite(loss), status.NONFINITE_RESULT)
+    return Result(table, parents, history, bits, best, loss)
+
+
+def _parents(history, num):
+    """The `num` best candidates, best first."""
+    best = np.argsort(history.losses, kind="stable")[:num]
+    return jax.tree.map(lambda a: a[best], history.decisions)
 
 
 def _propose(key, where, history, wanted, num_parents, crossover_rate, ratio, capacity):
     """`wanted` children of the best, the most promising of `ratio` times as many."""
     k_children, k_fit = jax.random.split(key)
-    best = np.argsort(history.losses, kind="stable")[:num_parents]
-    parents = _device(jax.tree.map(lambda a: a[best], history.decisions), where)
+    parents = _device(_parents(history, num_parents), where)
     children = _children(jax.random.split(k_children, ratio * wanted), parents, where, crossover_rate)
     if ratio > 1:
         inputs = np.asarray(_all_features(_device(history.decisions, where), where))
@@ -302,12 +312,8 @@ def _keep(out, history, report, identity):
         report(len(history.losses), float(history.losses.min()))
 
 
-def save_history(history: History, path: str | Path) -> None:
-    """One npz file, written beside and moved into place, so that a kill leaves the old one or the new one."""
-    _write(history, path, {})
-
-
 def _write(history, path, identity):
+    """One npz file, written beside and moved into place, so that a kill leaves the old one or the new one."""
     arrays = {f"decisions.{name}": np.asarray(a) for name, a in history.decisions._asdict().items()}
     arrays |= {f"identity.{name}": a for name, a in identity.items()}
     beside = Path(f"{path}.part")
@@ -317,7 +323,7 @@ def _write(history, path, identity):
 
 
 def load_history(path: str | Path) -> History:
-    """Read what `save_history` wrote.
+    """All candidates that a search with this `out` has evaluated so far.
 
     Raises:
         ValueError: another file.
@@ -327,15 +333,3 @@ def load_history(path: str | Path) -> History:
     if "losses" not in file or not all(name in file for name in names):
         raise ValueError(f"search.load_history: {path} holds no history of a search")
     return History(Decisions(*(file[name] for name in names)), file["losses"])
-
-
-__all__ = [
-    "History",
-    "Result",
-    "load_history",
-    "matching",
-    "save_history",
-    "search",
-    "stack",
-    "starting_population",
-]

@@ -282,6 +282,3 @@ def _crossover(key, a, b, where):
     one = jax.tree.map(lambda x, y: jnp.where(whose, x, y), a, b)
     child = jax.tree.map(lambda x, y: jnp.where(same, x, y), child, one)
     return _repair(child, jnp.maximum(jnp.sum(child.points[:, 0], axis=-1), 1), where.ends)
-
-
-__all__ = ["Space", "crossover", "mutate", "random", "space"]
