@@ -34,8 +34,8 @@ FAST = os.environ.get("JAXSCI_FAST") == "1"
 CALLS = (5, 8) if FAST else (5, 6, 8, 10, 12, 15, 20)
 NUM = 8 if FAST else 128
 trained = digits.train(jax.random.key(0), num_steps=30 if FAST else 6000, progress=False)
-print(f"{len(trained.losses)} steps, last losses {trained.losses[-20:].mean():.3f}, {trained.seconds:.0f} s")
-schedule, model = digits.schedule(), digits.denoiser(trained.params)
+print(f"{len(trained.history)} steps, last losses {trained.history[-20:].mean():.3f}, {trained.seconds:.0f} s")
+schedule, model = digits.schedule(), digits.denoiser(trained.value)
 images, labels = digits.data()
 start = jax.random.normal(jax.random.key(1), (NUM, digits.NUM_PIXELS))
 
@@ -126,7 +126,7 @@ plt.show()
 # is one more `vmap`.
 
 # %%
-guided = digits.denoiser(trained.params, guidance="classifier_free")
+guided = digits.denoiser(trained.value, guidance="classifier_free")
 label, SCALES = jnp.int32(3), (1.0, 2.0, 3.0, 5.0)
 NAMES = ("DEIS tAB3", "DPM++ 2M", "UniPC-2", "v3, order 2")
 few = {name: SOLVERS[name](grids.time(schedule, 6)) for name in NAMES}

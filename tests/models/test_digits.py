@@ -83,11 +83,11 @@ def test_denoiser_and_its_guidance(key):
 
 def test_a_short_training_lowers_the_loss(trained):
     result, out = trained
-    assert result.losses.shape == (NUM_STEPS,) and int(result.status) == 0
-    assert result.losses[:3].mean() > 0.7 and result.losses[-10:].mean() < 0.5
-    contracts.assert_close(digits.load(out), result.params, 0.0, "load")
+    assert result.history.shape == (NUM_STEPS,) and int(result.status) == 0
+    assert result.history[:3].mean() > 0.7 and result.history[-10:].mean() < 0.5
+    contracts.assert_close(digits.load(out), result.value, 0.0, "load")
     images, labels = (jnp.asarray(a) for a in digits.data())
-    averaged = digits.loss(result.params, (images, labels), jax.random.key(1))
+    averaged = digits.loss(result.value, (images, labels), jax.random.key(1))
     assert float(averaged) < 0.5
 
 
@@ -100,16 +100,16 @@ def test_a_killed_training_resumes_to_the_same_bits(trained, tmp_path):
     assert 0 < checkpoint.latest(tmp_path / "killed" / "training") < NUM_STEPS
     _train._optimizer.cache_clear()  # another process has an optimiser of its own
     again = digits.train(jax.random.key(0), out=tmp_path / "killed", **FIT)
-    contracts.assert_close(again.params, result.params, 0.0, "parameters")
-    np.testing.assert_array_equal(again.losses, result.losses)
-    contracts.assert_close(digits.load(tmp_path / "killed"), result.params, 0.0, "load")
+    contracts.assert_close(again.value, result.value, 0.0, "parameters")
+    np.testing.assert_array_equal(again.history, result.history)
+    contracts.assert_close(digits.load(tmp_path / "killed"), result.value, 0.0, "load")
 
 
 def test_a_finished_training_is_not_repeated(trained):
     result, out = trained
     again = digits.train(jax.random.key(0), out=out, **FIT)
-    np.testing.assert_array_equal(again.losses, result.losses)
-    contracts.assert_close(again.params, result.params, 0.0, "parameters")
+    np.testing.assert_array_equal(again.history, result.history)
+    contracts.assert_close(again.value, result.value, 0.0, "parameters")
 
 
 def test_the_command_line_continues_and_draws(trained, tmp_path, capsys):
@@ -134,7 +134,7 @@ def test_wrong_calls_are_answered(trained, tmp_path):
     with pytest.raises(ValueError, match="guidance must be None or 'classifier_free'"):
         digits.denoiser({}, guidance="classifier")
     with pytest.raises(ValueError, match="flatten the images"):
-        digits.apply(trained[0].params, jnp.zeros((8, 8)), 0.0, 0)
+        digits.apply(trained[0].value, jnp.zeros((8, 8)), 0.0, 0)
     with pytest.raises(SystemExit, match="another configuration"):
         cli.main(["--out", str(out), "--steps", "200"])
 
@@ -149,13 +149,13 @@ def test_problem_c(tmp_path):
     began = time.process_time()
     trained = digits.train(jax.random.key(0), out=tmp_path, progress=False)
     # Three minutes on two cores, counted in seconds of the processor: others may share the machine.
-    assert time.process_time() - began < 360 and 0.21 < trained.losses[-200:].mean() < 0.24
-    vp, wide = digits.schedule(), jax.tree.map(lambda a: a.astype("float64"), trained.params)
+    assert time.process_time() - began < 360 and 0.21 < trained.history[-200:].mean() < 0.24
+    vp, wide = digits.schedule(), jax.tree.map(lambda a: a.astype("float64"), trained.value)
     denoise = digits.denoiser(wide)
     x_T = np.random.default_rng(1).standard_normal((256, 64))
     options = dict(rtol=1e-6, atol=1e-6, solver="dopri8")
     truth = jax.jit(jax.vmap(lambda x: likelihood.decode(denoise, vp, x, **options).value))(x_T)
-    single = digits.denoiser(trained.params)
+    single = digits.denoiser(trained.value)
     stats = statistics.estimate(jax.random.key(1), single, vp, digits.data()[0], num_lams=120, num_samples=1024)
     stats = jax.tree.map(lambda a: np.asarray(a, np.float64), stats)
     run = jax.jit(jax.vmap(lambda x, table: diffusion.sample(None, denoise, table, x).value, (0, None)))

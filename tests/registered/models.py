@@ -45,9 +45,9 @@ def _train(folder, **options):
 
 def _trained(folder):
     result = _train(folder)
-    assert result.losses.shape == (12,) and int(result.status) == 0
+    assert result.history.shape == (12,) and int(result.status) == 0
     loaded = digits.load(folder)
-    assert all(jnp.array_equal(a, b) for a, b in zip(jax.tree.leaves(loaded), jax.tree.leaves(result.params)))
+    assert all(jnp.array_equal(a, b) for a, b in zip(jax.tree.leaves(loaded), jax.tree.leaves(result.value)))
 
 
 def _resumed(folder):
@@ -56,7 +56,7 @@ def _resumed(folder):
     shutil.rmtree(folder / "network")
     assert checkpoint.latest(folder / "training") < 12
     again = _train(folder)
-    assert all(jnp.array_equal(a, b) for a, b in zip(jax.tree.leaves(again.params), jax.tree.leaves(whole.params)))
+    assert all(jnp.array_equal(a, b) for a, b in zip(jax.tree.leaves(again.value), jax.tree.leaves(whole.value)))
 
 
 def _data(folder):
@@ -74,7 +74,7 @@ _STAYS_SINGLE = {"dtype": "parameters are float32, whatever the precision of JAX
 ENTRIES = {
     "jaxsci.models.digits.NULL_LABEL": Constant(),
     "jaxsci.models.digits.NUM_PIXELS": Constant(),
-    "jaxsci.models.digits.Trained": Record(),
+    "jaxsci.models.digits.Result": Record(),
     "jaxsci.models.digits.init": Compiled(lambda key, dtype: (digits.init, (key,)), skip=_STAYS_SINGLE),
     "jaxsci.models.digits.apply": Compiled(_apply, grad=(0, 1)),
     "jaxsci.models.digits.denoiser": Compiled(_denoiser, grad=(0, 1)),

@@ -10,12 +10,12 @@ Needs the extras "nets", "sweep" (progress bar), "demo" (the data) and "plot" (t
 """
 
 from jaxsci.models.digits._network import NULL_LABEL, NUM_PIXELS, apply, init
-from jaxsci.models.digits._train import Trained, data, denoiser, load, loss, schedule, train
+from jaxsci.models.digits._train import Result, data, denoiser, load, loss, schedule, train
 
 __all__ = [
     "NULL_LABEL",
     "NUM_PIXELS",
-    "Trained",
+    "Result",
     "apply",
     "data",
     "denoiser",

@@ -25,13 +25,13 @@ def main(argv: list[str] | None = None) -> int:
     try:
         trained = digits.train(jax.random.key(arguments.seed), num_steps=arguments.steps, out=arguments.out)
         file = arguments.out / "samples.png"
-        _draw(trained.params, file)
+        _draw(trained.value, file)
     except KeyboardInterrupt:
         print(f"\nstopped; the same command continues from the last checkpoint in {arguments.out}/", file=sys.stderr)
         return 130
     except (ImportError, OSError, ValueError) as error:
         raise SystemExit(f"jaxsci.models.digits: {error}") from error
-    last = float(np.mean(trained.losses[-200:]))
+    last = float(np.mean(trained.history[-200:]))
     print(f"{arguments.steps} steps, {trained.seconds:.0f} s in this call, mean loss of the last 200: {last:.4f}")
     print(f"wrote {arguments.out}/: the network (digits.load) and {file.name}: ten model calls a sample, without and")
     print("with guidance of scale 3")

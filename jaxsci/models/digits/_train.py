@@ -27,17 +27,19 @@ from jaxsci.diffusion import predictions, schedules
 from jaxsci.models.digits import _network
 
 
-class Trained(NamedTuple):
+class Result(NamedTuple):
     """A trained network and how it got there."""
 
-    params: PyTree
+    value: PyTree
     """The averaged parameters, what `denoiser` takes."""
-    losses: Float[np.ndarray, " num_steps"]
+    state: training.TrainState
+    """Of the training: parameters that were not averaged, optimiser and steps done."""
+    history: Float[np.ndarray, " num_steps"]
     """Mean squared error of v, step by step, of the parameters that were not averaged."""
-    seconds: float
-    """Of this call, compilation included."""
     status: Int[Array, ""]
     """NONFINITE_RESULT when a step was skipped; 0 = ok."""
+    seconds: float
+    """Of this call, compilation included."""
 
 
 class _Averaged(NamedTuple):
@@ -152,7 +154,7 @@ def train(
     drop_rate: float = 0.15,
     save_every: float | int = 15.0,
     progress: bool = True,
-) -> Trained:
+) -> Result:
     """Train on the digits of scikit-learn: two minutes on one core. Killed and called again, it continues.
 
     Args:
@@ -165,7 +167,7 @@ def train(
         progress: show a bar (extra "sweep").
 
     Returns:
-        `Trained`.
+        `Result`.
 
     Raises:
         ValueError: the folder holds a run with other arguments, or `num_steps` is below 1.
@@ -194,7 +196,7 @@ def train(
     params = result.state.opt_state.average
     if out is not None and checkpoint.latest(Path(out) / "network") != num_steps:
         checkpoint.save(Path(out) / "network", params, num_steps, config=config, keep=1)
-    return Trained(params, result.losses, time.perf_counter() - began, result.status)
+    return Result(params, result.state, result.losses, result.status, time.perf_counter() - began)
 
 
 def load(directory: str | Path) -> PyTree:
@@ -213,4 +215,4 @@ def load(directory: str | Path) -> PyTree:
     return checkpoint.restore(folder, jax.eval_shape(_network.init, jax.random.key(0)))
 
 
-__all__ = ["Trained", "data", "denoiser", "load", "loss", "schedule", "train"]
+__all__ = ["Result", "data", "denoiser", "load", "loss", "schedule", "train"]
