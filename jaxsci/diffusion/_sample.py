@@ -15,6 +15,7 @@ from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
 from jaxsci.core import keys, status
 from jaxsci.core.types import KeyArray
+from jaxsci.diffusion.predictions import checked
 from jaxsci.diffusion.tables import SolverTable
 
 
@@ -130,15 +131,7 @@ def _run(key, denoiser, table, x_T, cond, w, denoised_hook, state_hook, save):
 
     def predictions(x, row, key):
         def model(x):
-            out = denoiser(x, row["t"], cond, w)
-            good = isinstance(out, (tuple, list)) and len(out) == 2 and all(jnp.shape(a) == x.shape for a in out)
-            if not good:
-                got = jax.tree.map(jnp.shape, out)
-                raise TypeError(
-                    f"diffusion.sample: denoiser must return (D, eps), two arrays of shape {x.shape}, got {got}; "
-                    "wrap a plain network by predictions.denoiser"
-                )
-            return jnp.asarray(out[0], dtype), jnp.asarray(out[1], dtype)
+            return checked("diffusion.sample", denoiser(x, row["t"], cond, w), x)
 
         if row["evaluate"] is None:
             data, noise = model(x)

@@ -81,11 +81,11 @@ def coefficients(statistics: Statistics, *, quadrature: str = "gauss") -> Coeffi
         ValueError: an unknown quadrature, or l, s, b and lam of shapes that do not fit.
     """
     if quadrature not in QUADRATURES:
-        raise ValueError(f"v3.coefficients: quadrature must be one of {sorted(QUADRATURES)}, got {quadrature!r}")
+        raise ValueError(f"v3: quadrature must be one of {sorted(QUADRATURES)}, got {quadrature!r}")
     shapes = {np.shape(a) for a in statistics[1:]}
     if np.ndim(statistics.lam) != 1 or len(shapes) != 1 or (*shapes.pop(), 0)[0] != np.shape(statistics.lam)[0]:
         got = {name: np.shape(a) for name, a in statistics._asdict().items()}
-        raise ValueError(f"v3.coefficients: l, s and b must have shape [N+1, *d] with lam [N+1], got {got}")
+        raise ValueError(f"v3: l, s and b must have shape [N+1, *d] with lam [N+1], got {got}")
     if namespace(statistics) is np:
         return _coefficients(np, statistics, quadrature)
     return _compiled(jax.tree.map(jnp.asarray, statistics), quadrature)

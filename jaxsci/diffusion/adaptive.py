@@ -23,6 +23,7 @@ from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
 from jaxsci.core import loops, status
 from jaxsci.diffusion import grids, rules
+from jaxsci.diffusion.predictions import checked
 from jaxsci.diffusion.schedules import NoiseSchedule
 
 
@@ -91,7 +92,7 @@ def sample(
 
     Raises:
         ValueError: an order other than 2 or 3, or an unknown kind.
-        TypeError: x_T is not floating.
+        TypeError: x_T is not floating, or a denoiser that does not give two arrays like x.
 
     Example:
         >>> import jax.numpy as jnp
@@ -140,8 +141,7 @@ def _run(denoiser, schedule, x_T, cond, numbers, max_steps, order, kind):
     fractions, stages_of, lower_row, higher_row = _PAIRS[order]
 
     def model(x, t):
-        data, noise = denoiser(x, t, cond, w)
-        return jnp.asarray(data, dtype), jnp.asarray(noise, dtype)
+        return checked("adaptive.sample", denoiser(x, t, cond, w), x)
 
     def apply(row, x, datas, noises):
         terms = [c * x for c in row.x.values()]

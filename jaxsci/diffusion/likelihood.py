@@ -25,6 +25,7 @@ from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
 from jaxsci.core import extras, keys, status, tree
 from jaxsci.core.types import KeyArray, float_dtype
+from jaxsci.diffusion.predictions import checked
 from jaxsci.diffusion.schedules import NoiseSchedule
 
 _SOLVERS = {"tsit5": "Tsit5", "dopri8": "Dopri8"}
@@ -257,18 +258,11 @@ def _transport(denoiser, schedule, cond, arrays, solver, max_steps, to_noise):
 
 def _flow(denoiser, schedule, cond, arrays, lam):
     """alpha'/alpha, sigma and the noise prediction as a function of x, at lam."""
-    dtype, shape = arrays.x.dtype, arrays.x.shape
+    dtype = arrays.x.dtype
     t = jnp.asarray(schedule.t_of_lam(lam), dtype)
 
     def noise(x):
-        out = denoiser(x, t, cond, arrays.w)
-        if not (isinstance(out, (tuple, list)) and len(out) == 2 and jnp.shape(out[1]) == shape):
-            got = jax.tree.map(jnp.shape, out)
-            raise TypeError(
-                f"likelihood: denoiser must return (D, eps), two arrays of shape {shape}, got {got}; "
-                "wrap a plain network by predictions.denoiser"
-            )
-        return jnp.asarray(out[1], dtype)
+        return checked("likelihood", denoiser(x, t, cond, arrays.w), x)[1]
 
     return jnp.asarray(schedule.rate(lam), dtype), jnp.asarray(schedule.alpha_sigma(lam)[1], dtype), noise
 

@@ -182,4 +182,14 @@ def denoiser(
     return Partial(rule, model, schedule, jax.tree.map(leaf, null), classifier, leaf(sigma_data))
 
 
+def checked(caller: str, out: Any, x: Float[Array, "*d"]) -> tuple[Float[Array, "*d"], Float[Array, "*d"]]:
+    """What a denoiser returned at x, in the dtype of x; TypeError unless it is (D, eps), both of the shape of x."""
+    if not isinstance(out, (tuple, list)) or len(out) != 2 or any(jnp.shape(a) != x.shape for a in out):
+        raise TypeError(
+            f"{caller}: denoiser must return (D, eps), both of shape {x.shape}, got {jax.tree.map(jnp.shape, out)}; "
+            "wrap a plain network by predictions.denoiser"
+        )
+    return jnp.asarray(out[0], x.dtype), jnp.asarray(out[1], x.dtype)
+
+
 __all__ = ["KINDS", "convert", "denoiser"]

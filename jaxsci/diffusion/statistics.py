@@ -26,6 +26,7 @@ from jaxtyping import Array, ArrayLike, Float, PyTree
 from jaxsci.core import keys
 from jaxsci.core.types import KeyArray
 from jaxsci.diffusion._namespace import arrays_of, concrete, host, namespace
+from jaxsci.diffusion.predictions import checked
 from jaxsci.diffusion.schedules import NoiseSchedule
 
 _FORMAT = "jaxsci.Statistics.1"
@@ -131,9 +132,8 @@ def estimate(
         `Statistics` in the dtype of the data.
 
     Raises:
-        ValueError: sizes below 1, levels of a wrong shape or that do not rise, or a model whose outputs are not shaped
-            like x.
-        TypeError: integer data.
+        ValueError: sizes below 1, or levels of a wrong shape or that do not rise.
+        TypeError: integer data, or a denoiser that does not give two arrays like x.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -194,11 +194,7 @@ def _estimate(key, denoiser, schedule, data, lams, variance, cond, w, sizes, sha
         return alpha * sample[0] + sigma * sample[2], sigma
 
     def predict(x, lam, cond):
-        out = denoiser(x, schedule.t_of_lam(lam), cond, w)
-        if not isinstance(out, (tuple, list)) or any(jnp.shape(a) != x.shape for a in out) or len(out) != 2:
-            got = jax.tree.map(jnp.shape, out)
-            raise ValueError(f"statistics.estimate: denoiser must return (D, eps), both of shape {x.shape}, got {got}")
-        return jnp.asarray(out[0], dtype), jnp.asarray(out[1], dtype)
+        return checked("statistics.estimate", denoiser(x, schedule.t_of_lam(lam), cond, w), x)
 
     def jacobian_diagonal(lam, _, sample):
         x, sigma = noisy(sample, lam)

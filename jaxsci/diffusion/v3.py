@@ -27,17 +27,12 @@ from jaxsci.core.static import bind
 from jaxsci.diffusion import _exponential as expo
 from jaxsci.diffusion import grids, rules
 from jaxsci.diffusion._namespace import concrete, host, namespace
-from jaxsci.diffusion._v3_integrals import QUADRATURES, Coefficients, OnGrid, coefficients, on_nodes, span, stretch_of
+from jaxsci.diffusion._v3_integrals import Coefficients, OnGrid, coefficients, on_nodes, span, stretch_of
 from jaxsci.diffusion.grids import TimeGrid
 from jaxsci.diffusion.statistics import Statistics
 from jaxsci.diffusion.tables import Row, SolverTable, Step, tabulate
 
 _INGRAPH = "use tables.tabulate(v3.v3(statistics, order, grid=grid), grid) inside compiled code"
-
-
-def _check_quadrature(name, quadrature):
-    if quadrature not in QUADRATURES:
-        raise ValueError(f"v3.{name}: quadrature must be one of {sorted(QUADRATURES)}, got {quadrature!r}")
 
 
 # --- the row ------------------------------------------------------------------------------------------------
@@ -160,7 +155,6 @@ def v3(
         raise ValueError(f"v3.v3: order must be 1, 2, 3 or 4, got {order}")
     if corrector not in (None, "same", "pseudo", "higher"):
         raise ValueError(f"v3.v3: corrector must be None, 'same', 'pseudo' or 'higher', got {corrector!r}")
-    _check_quadrature("v3", quadrature)
     mask = None if corrector_mask is None else tuple(bool(m) for m in corrector_mask)
     c = coefficients(statistics, quadrature=quadrature)
     return Partial(
@@ -265,12 +259,6 @@ def dpm_v3(
     """
     concrete("v3.dpm_v3", _INGRAPH, grid, statistics, corrector_mask)
     grid, statistics = host(grid), host(statistics)
-    if corrector_mask is not None and np.shape(corrector_mask) != (len(grid.lam) - 1,):
-        raise ValueError(
-            f"v3.dpm_v3: corrector_mask must have one entry for each of the {len(grid.lam) - 1} rows, "
-            f"got shape {np.shape(corrector_mask)}"
-        )
-    _check_quadrature("dpm_v3", quadrature)
     check_cover("v3.dpm_v3", grid, statistics)
     if quadrature == "trapezoid":
         grid = snap(grid, statistics)

@@ -203,7 +203,7 @@ def test_bad_input(key, tmp_path):
         statistics.estimate(key, DENOISER, VP, DRAW, num_samples=0)
     with pytest.raises(TypeError, match="data must be floating rows"):
         statistics.estimate(key, DENOISER, VP, np.ones((3, 2), int))
-    with pytest.raises(ValueError, match="must return .D, eps., both of shape"):
+    with pytest.raises(TypeError, match="must return .D, eps., both of shape"):
         statistics.estimate(key, lambda x, t, cond, w: x, VP, DRAW, num_lams=2, num_samples=2)
     with pytest.raises(ValueError, match="needs t_max or t_min inside"):
         statistics.estimate(key, DENOISER, schedules.flow(), DRAW, num_lams=2, num_samples=2)
