@@ -109,12 +109,9 @@ def _grid(law, levels, steps, chain, further=()):
     return TimeGrid(values, lam, alpha, sigma, schedule)
 
 
-def _limit(schedule, first, second, data, noise, x, t, *, dynamic, again):
+def _limit(schedule, hook, data, noise, x, t, *, again):
     """Clip or threshold D; eps follows unless the class keeps the network's own."""
-    if dynamic:
-        data = hooks.dynamic_threshold(first, max_value=second)(data)
-    else:
-        data = hooks.clip(first)(data)
+    data = hook(data)
     if not again:
         return data, noise
     alpha, sigma = (jnp.asarray(v, x.dtype) for v in schedule.alpha_sigma(schedule.lam(t)))
@@ -238,11 +235,11 @@ def from_diffusers(
 def _limit_of(o, schedule):
     if not o["thresholding"] and not o["clip_sample"]:
         return None
-    first, second = o["clip_sample_range"] if not o["thresholding"] else o["dynamic_thresholding_ratio"], None
     if o["thresholding"]:
-        second = np.float64(o["sample_max_value"])
-    limit = bind(_limit, dynamic=o["thresholding"], again=not o["keeps_noise"])
-    return Partial(limit, schedule, np.float64(first), second)
+        hook = hooks.dynamic_threshold(o["dynamic_thresholding_ratio"], max_value=o["sample_max_value"])
+    else:
+        hook = hooks.clip(o["clip_sample_range"])
+    return Partial(bind(_limit, again=not o["keeps_noise"]), schedule, hook)
 
 
 def _limited(inner, limit, x, t, cond, w):
