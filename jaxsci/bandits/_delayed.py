@@ -28,18 +28,23 @@ _FREE, _NEVER = -1, jnp.iinfo(jnp.int32).max
 
 
 class DelayedState(NamedTuple):
-    """The wrapped policy's state, and the decisions whose losses are still to come."""
+    """The wrapped policy's state, and the decisions whose losses are still to come.
+
+    Attributes:
+        policy: ?
+        pending: Leading axis: the places of the queue.
+        due: Round in which the loss arrives; -1 where the place is free, the largest int32 where nobody knows.
+        ticket: Round in which the decision was made.
+        rounds: ?
+        dropped: Decisions whose loss is never learnt because the queue was full.
+    """
 
     policy: PyTree
     pending: _stored.Stored
-    """Leading axis: the places of the queue."""
     due: Int[Array, " capacity"]
-    """Round in which the loss arrives; -1 where the place is free, the largest int32 where nobody knows."""
     ticket: Int[Array, " capacity"]
-    """Round in which the decision was made."""
     rounds: Int[Array, ""]
     dropped: Int[Array, ""]
-    """Decisions whose loss is never learnt because the queue was full."""
 
 
 def delayed(policy: Policy, capacity: Size, *, delay: ArrayLike = 1, context: PyTree = None) -> Policy:

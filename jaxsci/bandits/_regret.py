@@ -18,16 +18,20 @@ from jaxsci.core.types import float_dtype
 
 
 class Regret(NamedTuple):
-    """Curves over the rounds, leading axis T, and the best fixed arm."""
+    """Curves over the rounds, leading axis T, and the best fixed arm.
+
+    Attributes:
+        paid: Cumulative cost of the arms played.
+        fixed: Beyond that of `best_arm`; its last entry is the regret.
+        instance: Beyond that of the best arm of each round.
+        best_arm: The arm against which the regret is greatest, without masks that of least total cost; the first of
+            equal ones.
+    """
 
     paid: Float[Array, " T"]
-    """Cumulative cost of the arms played."""
     fixed: Float[Array, " T"]
-    """Beyond that of `best_arm`; its last entry is the regret."""
     instance: Float[Array, " T"]
-    """Beyond that of the best arm of each round."""
     best_arm: Int[Array, ""]
-    """The arm against which the regret is greatest, without masks that of least total cost; the first of equal ones."""
 
 
 def regret(

@@ -27,21 +27,24 @@ from jaxsci.core.types import Size, float_dtype
 
 
 class Regressor(NamedTuple):
-    """Predicts the loss of every arm from a context and learns from one observed loss at a time."""
+    r"""Predicts the loss of every arm from a context and learns from one observed loss at a time.
+
+    Attributes:
+        init: ``init(key) -> state``: a record with at least one floating leaf, whose dtype the predictions have.
+        predict: ``predict(state, context) -> losses`` of all K arms.
+        update: ``update(state, context, action, loss, weight) -> state``; weight 0 changes nothing, and policies give
+            no other weight to a round whose loss, weight or context is not finite.
+        leverage: ``leverage(state, context)``: for each arm $\phi^\top A^{-1}\phi$, the squared width of the prediction
+            in units of the noise; None where there is none.
+        sample: ``sample(key, state, context, scale)``: losses predicted by parameters drawn from $N(\hat\theta,
+            \mathrm{scale}^2 A^{-1})$.
+    """
 
     init: Callable[..., PyTree]
-    """``init(key) -> state``: a record with at least one floating leaf, whose dtype the predictions have."""
     predict: Callable[..., Float[Array, " K"]]
-    """``predict(state, context) -> losses`` of all K arms."""
     update: Callable[..., PyTree]
-    """``update(state, context, action, loss, weight) -> state``; weight 0 changes nothing, and policies give no other
-    weight to a round whose loss, weight or context is not finite."""
     leverage: Callable[..., Float[Array, " K"]] | None = None
-    r"""``leverage(state, context)``: for each arm $\phi^\top A^{-1}\phi$, the squared width of the prediction in units
-    of the noise; None where there is none."""
     sample: Callable[..., Float[Array, " K"]] | None = None
-    r"""``sample(key, state, context, scale)``: losses predicted by parameters drawn from
-    $N(\hat\theta, \mathrm{scale}^2 A^{-1})$."""
 
 
 class RidgeState(NamedTuple):

@@ -23,23 +23,26 @@ from jaxsci.core.types import float_dtype
 
 
 class SDE(NamedTuple):
-    """A controlled stochastic differential equation with rewards; made by `sde`."""
+    """A controlled stochastic differential equation with rewards; made by `sde`.
+
+    Attributes:
+        drift: ``drift(t, x, u, args)``, of the shape of x.
+        diffusion: ``diffusion(t, x, u, args)``: shape of x (every coordinate its own noise), () for all alike, or shape
+            of x plus one axis of independent noises.
+        reward: ``reward(t, x, u, args)``: scalar, per unit of time.
+        terminal: ``terminal(x)``: scalar h at the horizon; None is 0.
+        args: Parameters of drift, diffusion and reward.
+        discount: Rate beta >= 0 per unit of time.
+        horizon: End time T, or infinity.
+    """
 
     drift: Callable
-    """``drift(t, x, u, args)``, of the shape of x."""
     diffusion: Callable
-    """``diffusion(t, x, u, args)``: shape of x (every coordinate its own noise), () for all alike, or shape of x plus
-    one axis of independent noises."""
     reward: Callable
-    """``reward(t, x, u, args)``: scalar, per unit of time."""
     terminal: Callable | None
-    """``terminal(x)``: scalar h at the horizon; None is 0."""
     args: PyTree
-    """Parameters of drift, diffusion and reward."""
     discount: Float[Array, ""]
-    """Rate beta >= 0 per unit of time."""
     horizon: Float[Array, ""]
-    """End time T, or infinity."""
 
 
 class ODE(NamedTuple):

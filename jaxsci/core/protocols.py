@@ -13,78 +13,96 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 
 class Decision(NamedTuple):
-    """What a policy decided, and all that its update needs to know about it."""
+    """What a policy decided, and all that its update needs to know about it.
+
+    Attributes:
+        action: The arm played, int32, in [0, K).
+        log_prob: Log-probability of `action` under the distribution it was drawn from; 0 if the choice was
+            deterministic or its distribution has no closed form (Thompson sampling: take no importance weights from
+            it), -inf if the mask left no arm.
+        aux: A record of the policy's own, computed at select time (probabilities, scores): an update that recomputed
+            them would weight by another distribution than the one sampled.
+    """
 
     action: Int[Array, ""]
-    """The arm played, int32, in [0, K)."""
     log_prob: Float[Array, ""]
-    """Log-probability of `action` under the distribution it was drawn from; 0 if the choice was deterministic or its
-    distribution has no closed form (Thompson sampling: take no importance weights from it), -inf if the mask left no
-    arm."""
     aux: PyTree = None
-    """A record of the policy's own, computed at select time (probabilities, scores): an update that
-    recomputed them would weight by another distribution than the one sampled."""
 
 
 class Policy(NamedTuple):
-    """A bandit policy; losses, never rewards; their range is declared by the policy's factory."""
+    """A bandit policy; losses, never rewards; their range is declared by the policy's factory.
+
+    Attributes:
+        init: ``init(key) -> state``: a record.
+        select: ``select(key, state, context=None, mask=None) -> Decision``: `context` is any record, None when there is
+            none; `mask` is Bool[K], True where the arm may be played.
+        update: ``update(state, decision, loss, context=None, weight=1.) -> state``: `loss` is a scalar, `context` the
+            one that `select` saw, a `weight` of w counts as w plays. If nothing was played, if loss, weight or context
+            is not finite, or if the weight is 0, the state is returned as it was, leaf for leaf.
+    """
 
     init: Callable[..., PyTree]
-    """``init(key) -> state``: a record."""
     select: Callable[..., Decision]
-    """``select(key, state, context=None, mask=None) -> Decision``: `context` is any record, None when there
-    is none; `mask` is Bool[K], True where the arm may be played."""
     update: Callable[..., PyTree]
-    """``update(state, decision, loss, context=None, weight=1.) -> state``: `loss` is a scalar, `context` the
-    one that `select` saw, a `weight` of w counts as w plays. If nothing was played, if loss, weight or context is not
-    finite, or if the weight is 0, the state is returned as it was, leaf for leaf."""
 
 
 class Problem(NamedTuple):
-    """One linear system ``op x = b`` with a start and what a policy may see of it."""
+    """One linear system ``op x = b`` with a start and what a policy may see of it.
+
+    Attributes:
+        op: A linear operator (a pytree).
+        b: Right-hand side: a record of arrays of the operator's shape.
+        x0: First iterate, of the structure of `b`; None is zero.
+        context: What the policy sees before it chooses; None is nothing.
+    """
 
     op: Any
-    """A linear operator (a pytree)."""
     b: PyTree
-    """Right-hand side: a record of arrays of the operator's shape."""
     x0: PyTree = None
-    """First iterate, of the structure of `b`; None is zero."""
     context: PyTree = None
-    """What the policy sees before it chooses; None is nothing."""
 
 
 class Solver(NamedTuple):
-    """An iterative method for ``op x = b``, one step at a time; the stopping tests are the driver's, once for all."""
+    """An iterative method for ``op x = b``, one step at a time; the stopping tests are the driver's, once for all.
+
+    Attributes:
+        prepare: ``prepare(op) -> system``: the operator in the storage and with the factors that the steps use.
+        init: ``init(system, b, x0) -> state``: a record with a field ``x``, from which ``system.iterate(x)`` gives the
+            iterate, and a field ``r`` = b - A x.
+        step: ``step(system, b, state) -> state``: one sweep or iteration.
+        broken: ``broken(system, state) -> status bits``: 0 while the method can go on.
+    """
 
     prepare: Callable[..., Any]
-    """``prepare(op) -> system``: the operator in the storage and with the factors that the steps use."""
     init: Callable[..., PyTree]
-    """``init(system, b, x0) -> state``: a record with a field ``x``, from which ``system.iterate(x)`` gives the
-    iterate, and a field ``r`` = b - A x."""
     step: Callable[..., PyTree]
-    """``step(system, b, state) -> state``: one sweep or iteration."""
     broken: Callable[..., Int[Array, ""]]
-    """``broken(system, state) -> status bits``: 0 while the method can go on."""
 
 
 class StreamCarry(NamedTuple):
-    """What a stream carries from one problem to the next."""
+    """What a stream carries from one problem to the next.
+
+    Attributes:
+        solution: The solution of the problem before; the driver writes it here before it calls ``next`` again.
+        memory: A record of the stream's own (a simulated state, a position in a file, ...).
+    """
 
     solution: PyTree
-    """The solution of the problem before; the driver writes it here before it calls ``next`` again."""
     memory: PyTree = None
-    """A record of the stream's own (a simulated state, a position in a file, ...)."""
 
 
 class Stream(NamedTuple):
-    """A sequence of related problems, drawn inside the compiled loop."""
+    """A sequence of related problems, drawn inside the compiled loop.
+
+    Attributes:
+        init: ``init(key) -> StreamCarry``: `solution` has the shape every later solution has.
+        next: ``next(key, carry, i) -> (StreamCarry, Problem)``: problem number `i` (int32, from 0) with the key of
+            round i. ``carry.solution`` is the solution of problem i - 1, as the driver wrote it; at i = 0 that of
+            ``init``.
+    """
 
     init: Callable[..., StreamCarry]
-    """``init(key) -> StreamCarry``: `solution` has the shape every later solution has."""
     next: Callable[..., tuple[StreamCarry, Problem]]
-    """``next(key, carry, i) -> (StreamCarry, Problem)``: problem number `i` (int32, from 0) with the key of
-    round i. ``carry.solution`` is the solution of problem i - 1, as the driver wrote it; at i = 0 that of
-    ``init``."""
 
 
 class TimeStep(NamedTuple):

@@ -27,29 +27,36 @@ _MAX_STEPS_PER_CALL = 4096
 
 
 class TrainState(NamedTuple):
-    """What training carries from step to step."""
+    """What training carries from step to step.
+
+    Attributes:
+        params: Parameters: a pytree of floating arrays.
+        opt_state: The optimiser's own state.
+        step: Steps done, int32: the global index of the next one.
+        status: Bits of all steps so far; NONFINITE_RESULT when one was skipped.
+    """
 
     params: PyTree
-    """Parameters: a pytree of floating arrays."""
     opt_state: PyTree
-    """The optimiser's own state."""
     step: Int[Array, ""]
-    """Steps done, int32: the global index of the next one."""
     status: Int[Array, ""]
-    """Bits of all steps so far; NONFINITE_RESULT when one was skipped."""
 
 
 class TrainResult(NamedTuple):
-    """A trained model and how it got there."""
+    """A trained model and how it got there.
+
+    Attributes:
+        value: The last parameters.
+        state: The whole state, from which training can go on.
+        losses: The loss of each step, before its update; of a skipped step too, so it may hold a NaN when `status` says
+            so.
+        status: Bitwise or over all steps.
+    """
 
     value: PyTree
-    """The last parameters."""
     state: TrainState
-    """The whole state, from which training can go on."""
     losses: Float[Array, " num_steps"]
-    """The loss of each step, before its update; of a skipped step too, so it may hold a NaN when `status` says so."""
     status: Int[Array, ""]
-    """Bitwise or over all steps."""
 
 
 def init(params: PyTree, *, optimizer: Any) -> TrainState:

@@ -20,27 +20,34 @@ from jaxsci.diffusion.tables import SolverTable
 
 
 class Trajectory(NamedTuple):
-    """Everything a run saw, node by node; padding rows repeat the last state and hold zero predictions."""
+    """Everything a run saw, node by node; padding rows repeat the last state and hold zero predictions.
+
+    Attributes:
+        x: States, corrected where the table corrects.
+        data: Data predictions D_i, as evaluated.
+        noise: Noise predictions, as evaluated.
+    """
 
     x: Float[Array, "N+1 *d"]
-    """States, corrected where the table corrects."""
     data: Float[Array, "N *d"]
-    """Data predictions D_i, as evaluated."""
     noise: Float[Array, "N *d"]
-    """Noise predictions, as evaluated."""
 
 
 class Result(NamedTuple):
-    """A sample and how it was made."""
+    """A sample and how it was made.
+
+    Attributes:
+        value: The state at the last node.
+        nfe: Model calls made: the active rows that were evaluated.
+        status: NONFINITE_INPUT; NONFINITE_RESULT: of the last state or of any prediction on the way, before hooks; 0 =
+            ok.
+        trajectory: Of ``save="trajectory"``, else None.
+    """
 
     value: Float[Array, "*d"]
-    """The state at the last node."""
     nfe: Int[Array, ""]
-    """Model calls made: the active rows that were evaluated."""
     status: Int[Array, ""]
-    """NONFINITE_INPUT; NONFINITE_RESULT: of the last state or of any prediction on the way, before hooks; 0 = ok."""
     trajectory: Trajectory | None
-    """Of ``save="trajectory"``, else None."""
 
 
 def sample(

@@ -41,32 +41,39 @@ QUADRATURES = {
 
 
 class Stretch(NamedTuple):
-    """One stretch, or M consecutive ones with a leading axis (the second one of `origin` and `kernels`)."""
+    """One stretch, or M consecutive ones with a leading axis (the second one of `origin` and `kernels`).
+
+    Attributes:
+        lam: Left end.
+        origin: L and S there.
+        kernels: K_0 .. K_4.
+        drift: B.
+        driven: G.
+    """
 
     lam: Float[Array, "*M"]
-    """Left end."""
     origin: Float[Array, "2 *Md"]
-    """L and S there."""
     kernels: Float[Array, "5 *Md"]
-    """K_0 .. K_4."""
     drift: Float[Array, "*Md"]
-    """B."""
     driven: Float[Array, "*Md"]
-    """G."""
 
 
 class Coefficients(NamedTuple):
-    """Statistics with their integrals, made once by `coefficients`: a record of arrays, traced or not."""
+    """Statistics with their integrals, made once by `coefficients`: a record of arrays, traced or not.
+
+    Attributes:
+        lam: ?
+        values: l, s and b at the levels.
+        slopes: Their derivatives: cubic Hermite pieces between the levels. None: straight ones, and trapezoidal sums.
+        integrals: L and S from the first level.
+        cells: The N cells between the levels.
+    """
 
     lam: Float[Array, " N+1"]
     values: Float[Array, "3 N+1 *d"]
-    """l, s and b at the levels."""
     slopes: Float[Array, "3 N+1 *d"] | None
-    """Their derivatives: cubic Hermite pieces between the levels. None: straight ones, and trapezoidal sums."""
     integrals: Float[Array, "2 N+1 *d"]
-    """L and S from the first level."""
     cells: Stretch | None
-    """The N cells between the levels."""
 
 
 def coefficients(statistics: Statistics, *, quadrature: str = "gauss") -> Coefficients:
@@ -203,18 +210,21 @@ def _join(how, parts):
 
 
 class OnGrid(NamedTuple):
-    """Coefficients at the nodes of one grid and over its steps: what all rows share."""
+    """Coefficients at the nodes of one grid and over its steps: what all rows share.
+
+    Attributes:
+        levels: l at the nodes.
+        integrals: L and S at the nodes.
+        steps: N of them, from node to node.
+        lam: The nodes, as they were given.
+        coefficients: What was integrated: on other nodes it is integrated again.
+    """
 
     levels: Float[Array, "N+1 *d"]
-    """l at the nodes."""
     integrals: Float[Array, "2 N+1 *d"]
-    """L and S at the nodes."""
     steps: Stretch
-    """N of them, from node to node."""
     lam: Float[Array, " N+1"] | None = None
-    """The nodes, as they were given."""
     coefficients: Coefficients | None = None
-    """What was integrated: on other nodes it is integrated again."""
 
 
 def on_nodes(c: Coefficients, lams: Float[ArrayLike, " nodes"]) -> OnGrid:

@@ -28,17 +28,23 @@ from jaxsci.diffusion.schedules import NoiseSchedule
 
 
 class Result(NamedTuple):
-    """A sample and how many steps it took."""
+    """A sample and how many steps it took.
+
+    Attributes:
+        value: ?
+        nfe: Model calls: one for each accepted step, and those inside every attempt.
+        accepted: ?
+        rejected: ?
+        lam: Where the run stands: lam of t_min, unless it stopped early.
+        status: MAX_STEPS, NONFINITE_INPUT, OUT_OF_RANGE (ends of the time; the value is NaN), NONFINITE_RESULT; 0 = ok.
+    """
 
     value: Float[Array, "*d"]
     nfe: Int[Array, ""]
-    """Model calls: one for each accepted step, and those inside every attempt."""
     accepted: Int[Array, ""]
     rejected: Int[Array, ""]
     lam: Float[Array, ""]
-    """Where the run stands: lam of t_min, unless it stopped early."""
     status: Int[Array, ""]
-    """MAX_STEPS, NONFINITE_INPUT, OUT_OF_RANGE (ends of the time; the value is NaN), NONFINITE_RESULT; 0 = ok."""
 
 
 class _Carry(NamedTuple):

@@ -24,13 +24,17 @@ from jaxsci.diffusion.tables import Rows, Step
 
 
 class Outputs(NamedTuple):
-    """Rows that lead to M points between nodes."""
+    """Rows that lead to M points between nodes.
+
+    Attributes:
+        index: The node that each row starts from.
+        lam: ?
+        rows: Coefficients; slot k is node ``index - k``.
+    """
 
     index: Int[Array, " M"]
-    """The node that each row starts from."""
     lam: Float[Array, " M"]
     rows: Rows
-    """Coefficients; slot k is node ``index - k``."""
 
 
 def outputs(rule: Callable[..., Step], grid: TimeGrid, lams: Any) -> Outputs:

@@ -29,16 +29,21 @@ ALIGN_YOUR_STEPS = {
 
 
 class TimeGrid(NamedTuple):
-    """N + 1 nodes from noise to data."""
+    """N + 1 nodes from noise to data.
+
+    Attributes:
+        t: Schedule times.
+        lam: log(alpha / sigma), rising; inf at a last node without noise, -inf at a first one without signal.
+        alpha: ?
+        sigma: ?
+        schedule: Where the nodes come from; solvers that insert nodes or integrate over time need it.
+    """
 
     t: Float[Array, " N+1"]
-    """Schedule times."""
     lam: Float[Array, " N+1"]
-    """log(alpha / sigma), rising; inf at a last node without noise, -inf at a first one without signal."""
     alpha: Float[Array, " N+1"]
     sigma: Float[Array, " N+1"]
     schedule: NoiseSchedule
-    """Where the nodes come from; solvers that insert nodes or integrate over time need it."""
 
 
 def at_lams(schedule: NoiseSchedule, lams: Float[ArrayLike, " num_nodes"]) -> TimeGrid:

@@ -33,27 +33,33 @@ _TRACES = ("exact", "hutchinson")
 
 
 class LogProb(NamedTuple):
-    """A log-density and what was computed on the way."""
+    """A log-density and what was computed on the way.
+
+    Attributes:
+        value: log p(x) in nats.
+        latent: Where x came from: the state at `t_max`.
+        steps: Steps of the integrator, rejected ones included.
+        status: NONFINITE_INPUT, OUT_OF_RANGE (ends of the time), MAX_STEPS, NONFINITE_RESULT (then NaN); 0 = ok.
+    """
 
     value: Float[Array, ""]
-    """log p(x) in nats."""
     latent: Float[Array, "*d"]
-    """Where x came from: the state at `t_max`."""
     steps: Int[Array, ""]
-    """Steps of the integrator, rejected ones included."""
     status: Int[Array, ""]
-    """NONFINITE_INPUT, OUT_OF_RANGE (ends of the time), MAX_STEPS, NONFINITE_RESULT (then NaN); 0 = ok."""
 
 
 class Transport(NamedTuple):
-    """The end of a trajectory of the probability-flow ODE."""
+    """The end of a trajectory of the probability-flow ODE.
+
+    Attributes:
+        value: The state at the other end; with MAX_STEPS as far as it got, NaN with any other status.
+        steps: Steps of the integrator, rejected ones included.
+        status: As in `LogProb`.
+    """
 
     value: Float[Array, "*d"]
-    """The state at the other end; with MAX_STEPS as far as it got, NaN with any other status."""
     steps: Int[Array, ""]
-    """Steps of the integrator, rejected ones included."""
     status: Int[Array, ""]
-    """As in `LogProb`."""
 
 
 def log_prob(

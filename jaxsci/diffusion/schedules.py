@@ -32,22 +32,25 @@ from jaxsci.diffusion._namespace import concrete, leaf, namespace
 
 
 class NoiseSchedule(NamedTuple):
-    """A noise schedule: pure functions whose parameters are leaves."""
+    """A noise schedule: pure functions whose parameters are leaves.
+
+    Attributes:
+        lam: ``lam(t)``: log(alpha / sigma) at time t; falls with t.
+        t_of_lam: ``t_of_lam(lam)``: the inverse of `lam`.
+        alpha_sigma: ``alpha_sigma(lam) -> (alpha, sigma)``; lam = inf is data, -inf pure noise.
+        rate: ``rate(lam)``: alpha'/alpha, the linear coefficient of the probability-flow ODE in lam.
+        model_time: ``model_time(t)``: what a network trained under this schedule takes for its time.
+        t_min: Smallest time used for sampling by default.
+        t_max: Time of the noise that sampling starts from.
+    """
 
     lam: Callable[..., Any]
-    """``lam(t)``: log(alpha / sigma) at time t; falls with t."""
     t_of_lam: Callable[..., Any]
-    """``t_of_lam(lam)``: the inverse of `lam`."""
     alpha_sigma: Callable[..., Any]
-    """``alpha_sigma(lam) -> (alpha, sigma)``; lam = inf is data, -inf pure noise."""
     rate: Callable[..., Any]
-    """``rate(lam)``: alpha'/alpha, the linear coefficient of the probability-flow ODE in lam."""
     model_time: Callable[..., Any]
-    """``model_time(t)``: what a network trained under this schedule takes for its time."""
     t_min: Float[Array, ""] | float
-    """Smallest time used for sampling by default."""
     t_max: Float[Array, ""] | float
-    """Time of the noise that sampling starts from."""
 
 
 def _identity(t):

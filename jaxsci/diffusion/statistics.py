@@ -33,16 +33,19 @@ _FORMAT = "jaxsci.Statistics.1"
 
 
 class Statistics(NamedTuple):
-    """l, s and b at N + 1 noise levels, from noise to data; d is the shape of the data, or () when all share one."""
+    """l, s and b at N + 1 noise levels, from noise to data; d is the shape of the data, or () when all share one.
+
+    Attributes:
+        lam: log(alpha / sigma), rising.
+        l: Mean diagonal of sigma times the Jacobian of eps: 1 in pure noise, 0 at clean data.
+        s: Slope of df/dlam on f.
+        b: Intercept of df/dlam on f.
+    """
 
     lam: Float[Array, " N+1"]
-    """log(alpha / sigma), rising."""
     l: Float[Array, "N+1 *d"]  # noqa: E741
-    """Mean diagonal of sigma times the Jacobian of eps: 1 in pure noise, 0 at clean data."""
     s: Float[Array, "N+1 *d"]
-    """Slope of df/dlam on f."""
     b: Float[Array, "N+1 *d"]
-    """Intercept of df/dlam on f."""
 
 
 def _slopes(lam: Float[ArrayLike, " n"], values: Float[ArrayLike, "n *d"]) -> Float[ArrayLike, "n *d"]:

@@ -28,29 +28,35 @@ from jaxsci.diffusion.grids import TimeGrid
 
 
 class Row(NamedTuple):
-    """Coefficients of one step, sparse: ``{slot: coefficient}``, slot k is k evaluations ago."""
+    """Coefficients of one step, sparse: ``{slot: coefficient}``, slot k is k evaluations ago.
+
+    Attributes:
+        x: Of the states.
+        data: Of the data predictions D.
+        noise: Of the noise predictions eps.
+        shift: The constant c, of the data's shape; None is 0.
+        std: Standard deviation n of fresh noise; None is 0.
+    """
 
     x: dict
-    """Of the states."""
     data: dict
-    """Of the data predictions D."""
     noise: dict
-    """Of the noise predictions eps."""
     shift: Any = None
-    """The constant c, of the data's shape; None is 0."""
     std: Any = None
-    """Standard deviation n of fresh noise; None is 0."""
 
 
 class Step(NamedTuple):
-    """What a rule says about row i."""
+    """What a rule says about row i.
+
+    Attributes:
+        predictor: Moves to node i + 1.
+        corrector: Replaces x_i with the new evaluation; None leaves it.
+        evaluate: False takes the table's analytic prediction in place of a model call.
+    """
 
     predictor: Row
-    """Moves to node i + 1."""
     corrector: Row | None = None
-    """Replaces x_i with the new evaluation; None leaves it."""
     evaluate: bool = True
-    """False takes the table's analytic prediction in place of a model call."""
 
 
 class Rows(NamedTuple):
@@ -64,23 +70,31 @@ class Rows(NamedTuple):
 
 
 class SolverTable(NamedTuple):
-    """A solver on a grid. `None` fields are features that this table does not use; `unify` makes them agree."""
+    """A solver on a grid. `None` fields are features that this table does not use; `unify` makes them agree.
+
+    Attributes:
+        t: Schedule times of the nodes.
+        lam: ?
+        alpha: ?
+        sigma: ?
+        predictor: ?
+        corrector: ?
+        corrected: Rows whose corrector applies.
+        active: False in padding rows, which are skipped; None is all True.
+        evaluate: False where the analytic prediction replaces the model; None is all True.
+        analytic: Data prediction of rows that are not evaluated; 0 by default (then eps = x / sigma).
+    """
 
     t: Float[Array, " N+1"]
-    """Schedule times of the nodes."""
     lam: Float[Array, " N+1"]
     alpha: Float[Array, " N+1"]
     sigma: Float[Array, " N+1"]
     predictor: Rows
     corrector: Rows | None
     corrected: Bool[Array, " N"] | None
-    """Rows whose corrector applies."""
     active: Bool[Array, " N"] | None
-    """False in padding rows, which are skipped; None is all True."""
     evaluate: Bool[Array, " N"] | None
-    """False where the analytic prediction replaces the model; None is all True."""
     analytic: Float[Array, "*d"] | None
-    """Data prediction of rows that are not evaluated; 0 by default (then eps = x / sigma)."""
 
     @property
     def num_rows(self) -> int:

@@ -41,22 +41,29 @@ _SLOTS = 4  # history that a predictor may reach back to; a corrector sees one m
 
 
 class Decisions(NamedTuple):
-    """One schedule of N rows at most, or a stack of them. Rows from `num_rows` on are ignored."""
+    """One schedule of N rows at most, or a stack of them. Rows from `num_rows` on are ignored.
+
+    Attributes:
+        lam: Nodes, rising; entries after node `num_rows` repeat it.
+        kind: ?
+        order: Terms of the Taylor polynomial, 1 to 4.
+        start: Slot of the expansion point: 0 is multistep, 1 and 2 are singlestep.
+        points: ``points[i, k - 1, p]``: derivative k of row i uses slot p.
+        relaxation: ?
+        coefficient: Of the relaxation "linear".
+        corrector: Whether the state at which row i arrives is corrected, at no further call; never at the last node.
+        first: ?
+        num_rows: ?
+    """
 
     lam: Float[Array, " N+1"]
-    """Nodes, rising; entries after node `num_rows` repeat it."""
     kind: Int[Array, " N"]
     order: Int[Array, " N"]
-    """Terms of the Taylor polynomial, 1 to 4."""
     start: Int[Array, " N"]
-    """Slot of the expansion point: 0 is multistep, 1 and 2 are singlestep."""
     points: Bool[Array, "N 3 4"]
-    """``points[i, k - 1, p]``: derivative k of row i uses slot p."""
     relaxation: Int[Array, " N"]
     coefficient: Float[Array, " N"]
-    """Of the relaxation "linear"."""
     corrector: Bool[Array, " N"]
-    """Whether the state at which row i arrives is corrected, at no further call; never at the last node."""
     first: Int[Array, ""]
     num_rows: Int[Array, ""]
 

@@ -270,16 +270,19 @@ def dpm_v3(
 
 
 class Preset(NamedTuple):
-    """Published settings of one model family at some number of calls."""
+    """Published settings of one model family at some number of calls.
+
+    Attributes:
+        max_calls: They hold up to this number of calls.
+        grid: Name in `grids`.
+        t_min: Where sampling stops; None is the schedule's own end.
+        options: Keywords of `dpm_v3`.
+    """
 
     max_calls: float
-    """They hold up to this number of calls."""
     grid: str
-    """Name in `grids`."""
     t_min: float | None
-    """Where sampling stops; None is the schedule's own end."""
     options: dict
-    """Keywords of `dpm_v3`."""
 
 
 def _preset(max_calls, grid, t_min, order, corrector, *, pseudo=False, lower_order_final=True):

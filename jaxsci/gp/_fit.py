@@ -27,12 +27,18 @@ _LARGEST_MOVE = 1.0  # of any log-parameter in one step: a factor e
 
 
 class FitResult(NamedTuple):
-    """Fitted parameters. steps: evaluations; residual: largest slope of the objective in a log-parameter."""
+    """Fitted parameters. steps: evaluations; residual: largest slope of the objective in a log-parameter.
+
+    Attributes:
+        value: The parameters, of the structure given.
+        objective: Log marginal likelihood plus log prior there; -inf if it could not be computed.
+        residual: ?
+        steps: ?
+        status: ?
+    """
 
     value: PyTree
-    """The parameters, of the structure given."""
     objective: Float[Array, ""]
-    """Log marginal likelihood plus log prior there; -inf if it could not be computed."""
     residual: Float[Array, ""]
     steps: Int[Array, ""]
     status: Int[Array, ""]

@@ -37,25 +37,29 @@ _HALF_LOG_2PI = math.log(2 * math.pi) / 2
 
 
 class GP(NamedTuple):
-    """A Gaussian process conditioned on the rows that `mask` names; N rows, some of them dead."""
+    """A Gaussian process conditioned on the rows that `mask` names; N rows, some of them dead.
+
+    Attributes:
+        kernel: ?
+        x: Inputs, N along the leading axis of every array; zero in dead rows.
+        y: Targets; zero in dead rows.
+        mask: True where a row counts.
+        noise: Noise variance of each row, finite and >= 0; that of a dead row is used when `append` fills it.
+        jitter: What the diagonal holds besides the noise.
+        chol: Lower factor L of K.
+        alpha: K^-1 y.
+        status: Bits of everything that happened so far.
+    """
 
     kernel: Kernel
     x: PyTree
-    """Inputs, N along the leading axis of every array; zero in dead rows."""
     y: Float[Array, " N"]
-    """Targets; zero in dead rows."""
     mask: Bool[Array, " N"]
-    """True where a row counts."""
     noise: Float[Array, " N"]
-    """Noise variance of each row, finite and >= 0; that of a dead row is used when `append` fills it."""
     jitter: Float[Array, ""]
-    """What the diagonal holds besides the noise."""
     chol: Float[Array, "N N"]
-    """Lower factor L of K."""
     alpha: Float[Array, " N"]
-    """K^-1 y."""
     status: Int[Array, ""]
-    """Bits of everything that happened so far."""
 
 
 class Prediction(NamedTuple):

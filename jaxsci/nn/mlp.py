@@ -29,16 +29,19 @@ ACTIVATIONS = {
 
 
 class Config(eqx.Module):
-    """Sizes and activation of a perceptron; all static. Made by `config`."""
+    """Sizes and activation of a perceptron; all static. Made by `config`.
+
+    Attributes:
+        num_in: Entries of the input.
+        hidden: Width of each hidden layer.
+        num_out: Entries of the output.
+        activation: A key of `ACTIVATIONS`.
+    """
 
     num_in: int = eqx.field(static=True)
-    """Entries of the input."""
     hidden: tuple[int, ...] = eqx.field(static=True)
-    """Width of each hidden layer."""
     num_out: int = eqx.field(static=True)
-    """Entries of the output."""
     activation: str = eqx.field(static=True)
-    """A key of `ACTIVATIONS`."""
 
 
 def config(num_in: int, hidden: Sequence[int], num_out: int, *, activation: str = "tanh") -> Config:

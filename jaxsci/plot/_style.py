@@ -19,15 +19,21 @@ DPI = 125
 
 
 class Labelled(NamedTuple):
-    """An array in NumPy with the names of its axes; `coords[dim]` holds the labels along one of them."""
+    """An array in NumPy with the names of its axes; `coords[dim]` holds the labels along one of them.
+
+    Attributes:
+        values: ?
+        dims: ?
+        coords: ?
+        label: Name and units of the values, "" if unknown.
+        dim_labels: Name and units of each dimension.
+    """
 
     values: np.ndarray
     dims: tuple[str, ...]
     coords: dict[str, np.ndarray]
     label: str
-    """Name and units of the values, "" if unknown."""
     dim_labels: dict[str, str]
-    """Name and units of each dimension."""
 
 
 def read(function: str, data: Any, dims: Sequence[str] = ()) -> Labelled:

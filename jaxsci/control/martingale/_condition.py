@@ -40,23 +40,29 @@ class Condition(eqx.Module):
 
 
 class Unknowns(NamedTuple):
-    """What is solved for."""
+    """What is solved for.
+
+    Attributes:
+        params: Parameters of the value family.
+        average: Average reward V; None unless the condition is ergodic.
+    """
 
     params: PyTree
-    """Parameters of the value family."""
     average: Float[Array, ""] | None = None
-    """Average reward V; None unless the condition is ergodic."""
 
 
 class Residual(NamedTuple):
-    """The condition at one transition; vectors have the order of ``ravel_pytree(unknowns)``."""
+    """The condition at one transition; vectors have the order of ``ravel_pytree(unknowns)``.
+
+    Attributes:
+        delta: Martingale increment, the temporal-difference error of the step; it is O(sqrt(dt)).
+        slope: Derivative of delta by the unknowns.
+        test: Test function at the left end, by default the gradient of J.
+    """
 
     delta: Float[Array, ""]
-    """Martingale increment, the temporal-difference error of the step; it is O(sqrt(dt))."""
     slope: Float[Array, " n"]
-    """Derivative of delta by the unknowns."""
     test: Float[Array, " m"]
-    """Test function at the left end, by default the gradient of J."""
 
 
 def condition(

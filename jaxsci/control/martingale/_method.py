@@ -62,10 +62,17 @@ class Clock(NamedTuple):
 
 
 class Sums(NamedTuple):
-    """What least squares keeps; states of several batches add."""
+    """What least squares keeps; states of several batches add.
+
+    Attributes:
+        unknowns: The first unknowns: their structure, and the answer when the system is singular.
+        matrix: ?
+        vector: ?
+        trace: ?
+        clock: ?
+    """
 
     unknowns: Unknowns
-    """The first unknowns: their structure, and the answer when the system is singular."""
     matrix: Float[Array, "m n"]
     vector: Float[Array, " m"]
     trace: Float[Array, " m"]

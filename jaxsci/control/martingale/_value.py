@@ -19,14 +19,17 @@ from jaxsci.core.types import float_dtype
 
 
 class Value(NamedTuple):
-    """A family of value functions. Any record with these fields will do; `linear_value` and `mlp_value` make it."""
+    """A family of value functions. Any record with these fields will do; `linear_value` and `mlp_value` make it.
+
+    Attributes:
+        apply: ``apply(params, t, x) -> scalar``.
+        features: ``features(t, x) -> Float[n]`` when ``apply = params @ features + fixed``; what least squares needs.
+        fixed: ``fixed(t, x) -> scalar``, the part without parameters; None is 0.
+    """
 
     apply: Callable
-    """``apply(params, t, x) -> scalar``."""
     features: Callable | None = None
-    """``features(t, x) -> Float[n]`` when ``apply = params @ features + fixed``; what least squares needs."""
     fixed: Callable | None = None
-    """``fixed(t, x) -> scalar``, the part without parameters; None is 0."""
 
 
 def linear_value(

@@ -22,12 +22,18 @@ from jaxsci.core.types import KeyArray, float_dtype
 
 
 class SimulationState(NamedTuple):
-    """Where a simulation stands."""
+    """Where a simulation stands.
+
+    Attributes:
+        t: ?
+        x: ?
+        index: Global index of the next step, which names its random key.
+        status: ?
+    """
 
     t: Float[Array, ""]
     x: Float[Array, "*d"]
     index: Int[Array, ""]
-    """Global index of the next step, which names its random key."""
     status: Int[Array, ""]
 
 

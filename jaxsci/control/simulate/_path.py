@@ -21,35 +21,47 @@ SNAP = 1e-2
 
 
 class Path(NamedTuple):
-    """A trajectory on a grid of K steps."""
+    """A trajectory on a grid of K steps.
+
+    Attributes:
+        ts: Times; repeated where nothing happens (past the horizon, after a failure).
+        xs: States.
+        us: Controls over each step, leading axis K; 0 over steps of length 0. None when nothing is controlled.
+        rs: Reward rates at the left end of each step; 0 on steps of length 0.
+        dts: Lengths of the steps, more accurate than differences of `ts`.
+        status: 0 = ok; otherwise the path stands still from the first bad step on.
+    """
 
     ts: Float[Array, " K+1"]
-    """Times; repeated where nothing happens (past the horizon, after a failure)."""
     xs: Float[Array, "K+1 *d"]
-    """States."""
     us: PyTree
-    """Controls over each step, leading axis K; 0 over steps of length 0. None when nothing is controlled."""
     rs: Float[Array, " K"]
-    """Reward rates at the left end of each step; 0 on steps of length 0."""
     dts: Float[Array, " K"]
-    """Lengths of the steps, more accurate than differences of `ts`."""
     status: Int[Array, ""]
-    """0 = ok; otherwise the path stands still from the first bad step on."""
 
 
 class Transition(NamedTuple):
-    """One step of a path: what learning algorithms consume."""
+    """One step of a path: what learning algorithms consume.
+
+    Attributes:
+        t: ?
+        x: ?
+        u: ?
+        reward: Rate r at (t, x, u); the step earns r dt.
+        dt: ?
+        t_next: ?
+        x_next: ?
+        first: True on the first step of an episode: eligibility traces start afresh.
+    """
 
     t: Float[Array, ""]
     x: Float[Array, "*d"]
     u: PyTree
     reward: Float[Array, ""]
-    """Rate r at (t, x, u); the step earns r dt."""
     dt: Float[Array, ""]
     t_next: Float[Array, ""]
     x_next: Float[Array, "*d"]
     first: Bool[Array, ""]
-    """True on the first step of an episode: eligibility traces start afresh."""
 
 
 def transitions(path: Path) -> Transition:

@@ -25,21 +25,24 @@ from typing import NamedTuple
 
 
 class Scheduler(NamedTuple):
-    """One class of the library."""
+    """One class of the library.
+
+    Attributes:
+        levels: How its noise levels are spaced, a key of `_levels.SPACINGS`.
+        solver: What a step is, a key of `_rows.SOLVERS`.
+        options: What its configuration may say, with the library's defaults.
+        names: What its options of names may be: checked whether or not this call uses them.
+        fixed: Settings that it does not leave to the configuration.
+        refused: Settings without exact counterpart: ``option`` is refused, because of ``why``, if every setting named
+            in ``when`` has one of the values there; "given" is any but None.
+    """
 
     levels: str
-    """How its noise levels are spaced, a key of `_levels.SPACINGS`."""
     solver: str
-    """What a step is, a key of `_rows.SOLVERS`."""
     options: dict
-    """What its configuration may say, with the library's defaults."""
     names: dict
-    """What its options of names may be: checked whether or not this call uses them."""
     fixed: dict
-    """Settings that it does not leave to the configuration."""
     refused: list
-    """Settings without exact counterpart: ``option`` is refused, because of ``why``, if every setting named in ``when``
-    has one of the values there; "given" is any but None."""
 
 
 def _merged(parts, groups) -> dict:

@@ -32,21 +32,28 @@ _FAR = 1e30  # stands for the infinite level of pure noise among finite knots
 
 
 class Imported(NamedTuple):
-    """A scheduler of another library, in our terms."""
+    """A scheduler of another library, in our terms.
+
+    Attributes:
+        schedule: Its time is sigma/alpha (sigma for flows); ``model_time`` is right at the nodes, elsewhere that of the
+            chain.
+        kind: Prediction kind, one of `predictions.KINDS`.
+        table: ?
+        init_scale: The state at node 0 is this times unit noise; ``alpha[0] image + sigma[0] noise`` of the table
+            otherwise.
+        timesteps: The network's time in every row.
+        sigma_data: Standard deviation of the data, of kind "edm".
+        limit: ``limit(D, eps, x, t) -> (D, eps)``: clipping or thresholding as configured; `denoiser` applies it; or
+            None.
+    """
 
     schedule: NoiseSchedule
-    """Its time is sigma/alpha (sigma for flows); ``model_time`` is right at the nodes, elsewhere that of the chain."""
     kind: str
-    """Prediction kind, one of `predictions.KINDS`."""
     table: SolverTable
     init_scale: Float[Array, ""] | float
-    """The state at node 0 is this times unit noise; ``alpha[0] image + sigma[0] noise`` of the table otherwise."""
     timesteps: Float[Array, " N"]
-    """The network's time in every row."""
     sigma_data: Float[Array, ""] | float
-    """Standard deviation of the data, of kind "edm"."""
     limit: Callable[..., Any] | None
-    """``limit(D, eps, x, t) -> (D, eps)``: clipping or thresholding as configured; `denoiser` applies it; or None."""
 
 
 def _node_time(knots, values, t, *, log):

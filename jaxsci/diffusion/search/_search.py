@@ -73,29 +73,36 @@ def matching(
 
 
 class History(NamedTuple):
-    """All candidates in the order in which they were evaluated."""
+    """All candidates in the order in which they were evaluated.
+
+    Attributes:
+        decisions: With a leading axis over candidates, NumPy.
+        losses: inf where the objective was not finite.
+    """
 
     decisions: Decisions
-    """With a leading axis over candidates, NumPy."""
     losses: Float[Any, " n"]
-    """inf where the objective was not finite."""
 
 
 class Result(NamedTuple):
-    """What a search found."""
+    """What a search found.
+
+    Attributes:
+        value: The table of the lowest loss, as plain as any other: save it by `tables.save`.
+        state: The `num_parents` best candidates, best first, from which the next children would come: a leading axis,
+            NumPy.
+        history: All candidates.
+        status: NONFINITE_RESULT when no candidate had a finite loss; 0 = ok.
+        decisions: Those of `value`.
+        loss: That of `value`.
+    """
 
     value: SolverTable
-    """The table of the lowest loss, as plain as any other: save it by `tables.save`."""
     state: Decisions
-    """The `num_parents` best candidates, best first, from which the next children would come: a leading axis, NumPy."""
     history: History
-    """All candidates."""
     status: Int[Array, ""]
-    """NONFINITE_RESULT when no candidate had a finite loss; 0 = ok."""
     decisions: Decisions
-    """Those of `value`."""
     loss: float
-    """That of `value`."""
 
 
 def starting_population(

@@ -28,18 +28,21 @@ from jaxsci.models.digits import _network
 
 
 class Result(NamedTuple):
-    """A trained network and how it got there."""
+    """A trained network and how it got there.
+
+    Attributes:
+        value: The averaged parameters, what `denoiser` takes.
+        state: Of the training: parameters that were not averaged, optimiser and steps done.
+        history: Mean squared error of v, step by step, of the parameters that were not averaged.
+        status: NONFINITE_RESULT when a step was skipped; 0 = ok.
+        seconds: Of this call, compilation included.
+    """
 
     value: PyTree
-    """The averaged parameters, what `denoiser` takes."""
     state: training.TrainState
-    """Of the training: parameters that were not averaged, optimiser and steps done."""
     history: Float[np.ndarray, " num_steps"]
-    """Mean squared error of v, step by step, of the parameters that were not averaged."""
     status: Int[Array, ""]
-    """NONFINITE_RESULT when a step was skipped; 0 = ok."""
     seconds: float
-    """Of this call, compilation included."""
 
 
 class _Averaged(NamedTuple):
