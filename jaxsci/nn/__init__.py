@@ -3,6 +3,6 @@
 Builds on: core. Flax inside; quantised products and kernels enter by the argument ``dense``.
 """
 
-from jaxsci.nn import mlp
+from jaxsci.nn import attention, layers, mlp, transformer
 
-__all__ = ["mlp"]
+__all__ = ["attention", "layers", "mlp", "transformer"]
