@@ -29,8 +29,21 @@ _SWEEPS = 50
 
 
 class ChebyshevState(NamedTuple):
-    """For each arm the triangular factor R, the right-hand side z, the squares that no fit can reach, and the
-    coefficients; for all arms together the rate eta, the largest loss, three running sums, and the weighted plays."""
+    r"""The least-squares fit of each arm and the exploration rate of `cheb_cb`; w is the weight of a play.
+
+    Attributes:
+        factor: upper triangular R of each arm, $R^\top R = \sum w\,\phi\phi^\top$ over its plays.
+        target: z of each arm: the fit minimises $\|R\theta - z\|$; losses count above the floor.
+        leftover: sum of squared losses that no coefficients can explain: the squared error of the best fit without a
+            box.
+        theta: coefficients of each arm in the box, fitted to losses divided by `largest` times a constant of m.
+        eta: rate $\eta$ of the next choice; 0 at the start, which is uniform.
+        largest: largest loss so far, 0 at the start; when it grows, every arm is fitted anew.
+        sum_predicted2: $\sum w\,\hat y^2$, $\hat y$ the prediction for the arm played when it was chosen.
+        sum_product: $\sum w\,\hat y\,\ell$ with the loss $\ell$ as paid.
+        sum_loss2: $\sum w\,\ell^2$.
+        rounds: sum of the weights of all plays.
+    """
 
     factor: Float[Array, "K m m"]
     target: Float[Array, "K m"]

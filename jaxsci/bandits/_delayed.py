@@ -31,12 +31,12 @@ class DelayedState(NamedTuple):
     """The wrapped policy's state, and the decisions whose losses are still to come.
 
     Attributes:
-        policy: ?
-        pending: Leading axis: the places of the queue.
-        due: Round in which the loss arrives; -1 where the place is free, the largest int32 where nobody knows.
-        ticket: Round in which the decision was made.
-        rounds: ?
-        dropped: Decisions whose loss is never learnt because the queue was full.
+        policy: the wrapped policy's state.
+        pending: the waiting decisions; the leading axis counts the places of the queue.
+        due: round in which the loss arrives; -1 where the place is free, the largest int32 where nobody knows.
+        ticket: round in which the decision was made.
+        rounds: rounds so far, without those that teach nothing.
+        dropped: decisions whose loss is never learnt because the queue was full.
     """
 
     policy: PyTree

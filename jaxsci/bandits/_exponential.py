@@ -28,8 +28,12 @@ from jaxsci.core.types import Size, float_dtype
 
 
 class ExponentialState(NamedTuple):
-    """Cumulative estimated losses of the arms (for EXP3.P minus the estimated gains), and the weighted rounds
-    learnt."""
+    """What exponential weights remember.
+
+    Attributes:
+        losses: cumulative estimated losses of the arms; for EXP3.P minus the cumulative estimated gains.
+        rounds: sum of the weights of the rounds learnt.
+    """
 
     losses: Float[Array, " K"]
     rounds: Float[Array, ""]

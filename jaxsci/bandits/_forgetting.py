@@ -30,13 +30,23 @@ from jaxsci.core.types import Size, float_dtype
 
 
 class DiscountedState(NamedTuple):
-    """The state of the wrapped policy, faded before each update."""
+    """The state of a policy that fades.
+
+    Attributes:
+        policy: the state of the wrapped policy; its sums are multiplied by the discount before each update.
+    """
 
     policy: PyTree
 
 
 class WindowedState(NamedTuple):
-    """The wrapped policy's state, the plays in the window (a ring buffer), and the number of plays so far."""
+    """The state of a policy that remembers the last plays alone.
+
+    Attributes:
+        policy: moments of the plays in the window, the wrapped policy's state.
+        window: the plays in the window, a ring buffer: the oldest is overwritten; places never filled have weight 0.
+        plays: plays so far; the next one goes to place ``plays % length``.
+    """
 
     policy: Moments
     window: _stored.Stored

@@ -37,7 +37,21 @@ from jaxsci.core.types import Size, float_dtype
 
 
 class GPSurrogate(eqx.Module):
-    """The model of the losses under a GP policy, and when its parameters are fitted; made by `gp_surrogate`."""
+    """The model of the losses under a GP policy, and when its parameters are fitted; made by `gp_surrogate`.
+
+    Attributes:
+        arms: what the kernel sees of each arm, p numbers.
+        model: ``model(params) -> (kernel, noise)``: kernel on inputs (context, arm), noise variance of one play.
+        params: positive parameters before the first fit; every fit starts from them.
+        log_prior: ``log_prior(params) -> scalar``, added to the likelihood in a fit; None is flat.
+        center: prior mean of the losses.
+        jitter: added to the diagonal of the kernel matrix, see `gp.condition`.
+        warmup: number of first plays that are uniformly random.
+        refit_every: plays stored between two fits; the first one comes after `warmup` plays.
+        refit_steps: evaluations of the likelihood in one fit; 0 never fits.
+        capacity: T, plays that are remembered.
+        context_size: q, entries of a context; 0 for no context.
+    """
 
     arms: Float[Array, "K p"]
     model: Callable
@@ -53,8 +67,14 @@ class GPSurrogate(eqx.Module):
 
 
 class GPState(NamedTuple):
-    """The process over the plays so far, ``x = (contexts, arms)``; its parameters; the weight of each play; all
-    plays."""
+    """What a GP policy has learnt.
+
+    Attributes:
+        process: posterior of the losses less `center` over T rows, one for each stored play; inputs (context, arm).
+        params: parameters of the model as last fitted.
+        weight: weight of each stored play; 1 in free rows.
+        rounds: plays learnt from, those that came after the T rows were full included.
+    """
 
     process: gp.GP
     params: PyTree

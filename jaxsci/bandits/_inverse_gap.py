@@ -29,7 +29,12 @@ from jaxsci.core.types import float_dtype
 
 
 class InverseGapState(NamedTuple):
-    """The regressor's state and the number of losses it has learnt from."""
+    """What inverse gap weighting has learnt.
+
+    Attributes:
+        regressor: the regressor's state.
+        rounds: t, the number of losses learnt; it sets the exploration rate.
+    """
 
     regressor: PyTree
     rounds: Int[Array, ""]

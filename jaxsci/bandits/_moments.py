@@ -14,10 +14,13 @@ from jaxsci.core.protocols import Decision
 
 
 class Moments(NamedTuple):
-    """For every arm, the weighted sums of its losses and of their squares and its weighted plays; and the rounds
-    learnt.
+    """Weighted moments of the losses of every arm; under `binned` every array has a leading axis of bins.
 
-    Under `binned` every array has a leading axis of bins.
+    Attributes:
+        total: sum of weight times loss; normal Thompson policies subtract their prior mean from each loss first.
+        squares: sum of weight times the square of that loss.
+        count: sum of the weights: the plays of each arm.
+        rounds: rounds learnt, each counted once whatever its weight, also those that a window has taken back.
     """
 
     total: Float[Array, "*bins K"]

@@ -36,7 +36,14 @@ _LOSSES = ("square", "log")
 
 
 class NetworkState(NamedTuple):
-    """Present and initial parameters, and the signs of the perturbations (None for the closed form)."""
+    r"""The network of a neural regressor.
+
+    Attributes:
+        params: present parameters $\theta$.
+        start: initial parameters $\theta_0$.
+        signs: S sign vectors $\varepsilon$, int8, of the structure of the parameters with a leading axis S; None for
+            the closed form.
+    """
 
     params: PyTree
     start: PyTree

@@ -21,10 +21,10 @@ class Regret(NamedTuple):
     """Curves over the rounds, leading axis T, and the best fixed arm.
 
     Attributes:
-        paid: Cumulative cost of the arms played.
-        fixed: Beyond that of `best_arm`; its last entry is the regret.
-        instance: Beyond that of the best arm of each round.
-        best_arm: The arm against which the regret is greatest, without masks that of least total cost; the first of
+        paid: cumulative cost of the arms played.
+        fixed: cumulative cost beyond that of playing `best_arm` throughout; its last entry is the regret.
+        instance: cumulative cost beyond that of the best arm of each single round.
+        best_arm: the arm against which the regret is greatest: without masks the arm of least total cost; the first of
             equal ones.
     """
 

@@ -21,14 +21,27 @@ from jaxsci.core.types import float_dtype
 
 
 class ReplayState(NamedTuple):
-    """Where a replay stands: the policy's state and the index of the next round."""
+    """Where a replay stands.
+
+    Attributes:
+        policy: the policy's state after the rounds played so far.
+        round: index of the next round, from 0; it names the random key of that round.
+    """
 
     policy: PyTree
     round: Int[Array, ""]
 
 
 class ReplayRecord(NamedTuple):
-    """One entry a round, leading axis T: the arm, what it cost, its log-probability, and the status."""
+    """What happened in each round.
+
+    Attributes:
+        action: arm chosen, int32.
+        cost: what it cost; 0 where the mask left no arm.
+        log_prob: log-probability of the choice, as in `Decision`; -inf where the mask left no arm.
+        status: NONFINITE_INPUT (cost or context), DEGENERATE (no arm allowed), OUT_OF_RANGE (no such arm in the table);
+            0 = ok.
+    """
 
     action: Int[Array, " T"]
     cost: Float[Array, " T"]
@@ -39,8 +52,11 @@ class ReplayRecord(NamedTuple):
 class ReplayResult(NamedTuple):
     """A replay: what it cost in all, where it stands, and what happened in each round.
 
-    value: the sum of the costs paid. state: where to go on. history: one entry a round. status: the bits of all rounds
-    together.
+    Attributes:
+        value: sum of the costs paid.
+        state: where to go on.
+        history: one entry a round, leading axis T.
+        status: bitwise or over the rounds.
     """
 
     value: Float[Array, ""]

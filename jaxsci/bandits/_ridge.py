@@ -48,8 +48,15 @@ class Regressor(NamedTuple):
 
 
 class RidgeState(NamedTuple):
-    """A, its inverse, b and the coefficients of each model (one per arm, or one for all arms), and the rounds
-    learnt."""
+    r"""Ridge regression of M models: one for each arm, or a single one for all arms; w is the weight of a play.
+
+    Attributes:
+        gram: $A = \lambda I + \sum w\,\phi\phi^\top$.
+        inverse: $A^{-1}$.
+        moment: $b = \sum w\,y\,\phi$ of losses y.
+        theta: coefficients $\hat\theta = A^{-1}b$.
+        rounds: losses learnt by all models together; $A^{-1}$ is computed anew at multiples of `refresh_every`.
+    """
 
     gram: Float[Array, "M d d"]
     inverse: Float[Array, "M d d"]

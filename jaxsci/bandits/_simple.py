@@ -20,7 +20,11 @@ from jaxsci.core.types import Size, float_dtype
 
 
 class Nothing(NamedTuple):
-    """The state of a policy that learns nothing."""
+    """The state of a policy that learns nothing.
+
+    Attributes:
+        empty: an array without entries: the one leaf, so that this state is batched like any other.
+    """
 
     empty: Float[Array, " 0"]
 

@@ -10,7 +10,14 @@ from jaxsci.core.protocols import Decision, Policy
 
 
 class Stored(NamedTuple):
-    """Decisions with everything that their updates need. The leading axis of each array counts the places."""
+    """Decisions with everything that their updates need. The leading axis of each array counts the places.
+
+    Attributes:
+        decision: the decision.
+        loss: its loss; 0 while it is unknown.
+        context: what it was made on; None for policies without contexts.
+        weight: how many plays it counts as; 0 in a place that was never filled.
+    """
 
     decision: Decision
     loss: Float[Array, " places"]

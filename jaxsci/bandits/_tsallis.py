@@ -25,8 +25,13 @@ from jaxsci.core.types import Size, float_dtype
 
 
 class TsallisState(NamedTuple):
-    """Cumulative estimated losses above the floor, the plain sum of the losses paid above the floor, and the weighted
-    rounds."""
+    """What Tsallis-INF remembers; losses count above the floor.
+
+    Attributes:
+        losses: cumulative estimated losses of the arms.
+        total: sum of weight times the loss paid: by `rounds` it gives the running mean that losses are scaled by.
+        rounds: sum of the weights of the rounds learnt.
+    """
 
     losses: Float[Array, " K"]
     total: Float[Array, ""]
