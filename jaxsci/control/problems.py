@@ -27,13 +27,13 @@ class SDE(NamedTuple):
 
     Attributes:
         drift: ``drift(t, x, u, args)``, of the shape of x.
-        diffusion: ``diffusion(t, x, u, args)``: shape of x (every coordinate its own noise), () for all alike, or shape
-            of x plus one axis of independent noises.
+        diffusion: ``diffusion(t, x, u, args)``: of the shape of x when every coordinate has its own noise, () when all
+            have one size, or of the shape of x plus one axis of independent noises.
         reward: ``reward(t, x, u, args)``: scalar, per unit of time.
         terminal: ``terminal(x)``: scalar h at the horizon; None is 0.
-        args: Parameters of drift, diffusion and reward.
-        discount: Rate beta >= 0 per unit of time.
-        horizon: End time T, or infinity.
+        args: parameters of drift, diffusion and reward.
+        discount: rate beta >= 0 per unit of time.
+        horizon: end time T, or infinity.
     """
 
     drift: Callable
@@ -46,7 +46,16 @@ class SDE(NamedTuple):
 
 
 class ODE(NamedTuple):
-    """A controlled ordinary differential equation with rewards; made by `ode`. Fields as in `SDE`."""
+    """A controlled ordinary differential equation with rewards; made by `ode`.
+
+    Attributes:
+        drift: ``drift(t, x, u, args)``, of the shape of x.
+        reward: ``reward(t, x, u, args)``: scalar, per unit of time.
+        terminal: ``terminal(x)``: scalar h at the horizon; None is 0.
+        args: parameters of drift and reward.
+        discount: rate beta >= 0 per unit of time.
+        horizon: end time T, or infinity.
+    """
 
     drift: Callable
     reward: Callable

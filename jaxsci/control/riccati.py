@@ -30,16 +30,25 @@ _NEGATIVE = 1e-6  # an eigenvalue of P below minus this share of the largest: th
 
 
 class Solution(NamedTuple):
-    """P (d, d) of the value x^T P x, and the gain K (m, d) of the policy u = -K x."""
+    """The optimum of a linear-quadratic problem.
+
+    Attributes:
+        P: matrix of the value x^T P x.
+        K: gain of the policy u = -K x.
+    """
 
     P: Float[Array, "d d"]
     K: Float[Array, "m d"]
 
 
 class History(NamedTuple):
-    """Kleinman's iterates: P (num, d, d), the gains K (num, m, d) they give, Riccati residuals (num,), status bits.
+    """Kleinman's iterates; entry i of each array comes after i + 1 evaluations.
 
-    The residual of a P is the Frobenius norm of A^T P + P A - P B R^-1 B^T P + Q.
+    Attributes:
+        P: value matrices.
+        K: the gains R^-1 B^T P that they give.
+        residual: Frobenius norm of A^T P + P A - P B R^-1 B^T P + Q.
+        status: bits of the whole iteration; 0 = ok.
     """
 
     P: Float[Array, "num d d"]
@@ -49,7 +58,15 @@ class History(NamedTuple):
 
 
 class FixedPoint(NamedTuple):
-    """Limit P (d, d), gain K (m, d), steps taken, relative norm of the last change of P, and status bits."""
+    """Where integral policy iteration ends.
+
+    Attributes:
+        value: the last value matrix P.
+        K: gain of the policy u = -K x that is greedy for `value`.
+        steps: evaluations done, int32.
+        residual: relative norm of the last change of P.
+        status: 0 = the change fell below tol.
+    """
 
     value: Float[Array, "d d"]
     K: Float[Array, "m d"]
@@ -210,6 +227,15 @@ def integral_fixed_point(
 
 
 class _Loop(NamedTuple):
+    """What the iteration of `integral_fixed_point` carries.
+
+    Attributes:
+        P: value matrix of the last evaluation.
+        K: gain that follows from it.
+        change: relative norm of the last change of P; infinite at the start.
+        negative: whether some P was indefinite: the gain before did not stabilise.
+    """
+
     P: Array
     K: Array
     change: Array

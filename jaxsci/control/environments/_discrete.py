@@ -69,7 +69,12 @@ def discrete(
 
 
 class _Place(NamedTuple):
-    """State of an episode in discrete time: that of the problem, and steps done."""
+    """State of an episode in discrete time.
+
+    Attributes:
+        x: state of the walled problem.
+        step: steps done in this episode, int32.
+    """
 
     x: Array
     step: Array

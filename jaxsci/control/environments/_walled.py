@@ -47,10 +47,10 @@ class Step(NamedTuple):
 
     Attributes:
         x: the state reached.
-        reward: discounted integral of the reward rate over the step, and the bonus.
-        discount: exp(-beta dt), 0 when terminated: what the value of x is multiplied by.
+        reward: discounted integral of the reward rate over the step, plus the bonus when the step terminates.
+        discount: what the value of x is multiplied by: exp(-beta dt), 0 when terminated.
         terminated: whether x is terminal.
-        status: int32 bits.
+        status: NONFINITE_RESULT, OUT_OF_RANGE (dt or the discount rate is negative); x is then kept; 0 = ok.
     """
 
     x: Float[Array, "2"]
@@ -64,12 +64,12 @@ class Rollout(NamedTuple):
     """An episode of K steps; after termination the state stands still and earns nothing.
 
     Attributes:
-        xs: states.
-        us: controls over each step.
-        rewards: of each step, discounted within it.
-        value: discounted return.
+        xs: states (q, v).
+        us: controls, one held over each step.
+        rewards: what each step earns, discounted to the start of that step.
+        value: return of the episode, discounted to its start.
         terminated: whether the episode ended in a terminal state.
-        status: int32 bits of all steps.
+        status: bitwise or over the steps.
     """
 
     xs: Float[Array, "K+1 2"]

@@ -26,10 +26,10 @@ class Experience(NamedTuple):
     """What one step taught, or several along a leading axis.
 
     Attributes:
-        state: of the system, x.
-        action: a.
-        reward: a unit of time, at (x, a).
-        next_state: x after dt.
+        state: state x of the system before the step.
+        action: action a.
+        reward: reward rate at (x, a), per unit of time.
+        next_state: state x' after dt.
     """
 
     state: Float[Array, "*T"]

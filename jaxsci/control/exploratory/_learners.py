@@ -33,11 +33,16 @@ from jaxsci.core.types import float_dtype
 
 
 class Parameters(NamedTuple):
-    """What is learnt.
+    """What is learnt: the value theta_2 x^2 / 2 + theta_1 x, and a policy of normal actions.
 
-    quadratic, linear: theta_2, theta_1 of the value. value: V, the average reward with entropy (with a discount rho:
-    rho times the constant of the value). slope, intercept, log_scale: of the policy; log_scale is the log-variance for
-    the actor-critic and psi_3, the log-variance less log temperature, for q-learning.
+    Attributes:
+        quadratic: theta_2 of the value.
+        linear: theta_1 of the value.
+        value: V: average reward with entropy; with a discount rho, rho times the constant term of the value.
+        slope: slope in x of the mean action.
+        intercept: mean action at x = 0.
+        log_scale: of the actor-critic the log-variance of the action; of q-learning psi_3, the log-variance less log
+            temperature.
     """
 
     quadratic: Float[ArrayLike, "*n"] = 0.0
@@ -51,9 +56,14 @@ class Parameters(NamedTuple):
 class Learner(eqx.Module):
     """A rule that turns transitions into increments of `Parameters`.
 
-    start: the first parameters. low, high: they are projected onto this box after every step. policy:
-    ``(parameters, temperature) -> GaussianPolicy``. change: ``(parameters, transition, time, temperature, discount, dt)
-    -> Parameters``, the increment. off_policy: whether transitions may come from another policy than its own.
+    Attributes:
+        start: the first parameters.
+        low: lower bounds: parameters are projected onto the box after every step.
+        high: upper bounds of the box.
+        policy: ``policy(parameters, temperature) -> GaussianPolicy``.
+        change: ``change(parameters, transition, time, temperature, discount, dt) -> Parameters``: the increment that
+            one transition (x, a, r, x') gives at an elapsed time.
+        off_policy: whether transitions may come from another policy than the learner's own.
     """
 
     start: Parameters

@@ -36,8 +36,20 @@ NO_STATIONARY_LAW = status.register(
 class ExploratoryLQ(NamedTuple):
     r"""$dX = (AX + Ba)dt + (CX + Da)dW$, reward a unit of time $-(\frac12Mx^2 + Rxa + \frac12Na^2 + Px + Qa)$.
 
-    Scalars, all traced; `jax.vmap` over leaves of equal length gives many problems. `temperature` is the price of
-    entropy (> 0); `discount` the rate rho, where 0 stands for the long-run average.
+    Scalars, all traced; `jax.vmap` over leaves of equal length gives many problems.
+
+    Attributes:
+        A: drift of the state for each unit of x.
+        B: drift of the state for each unit of the action a.
+        C: noise of the state for each unit of x.
+        D: noise of the state for each unit of a.
+        M: cost of $x^2/2$.
+        N: cost of $a^2/2$.
+        R: cost of $xa$.
+        P: cost of $x$.
+        Q: cost of $a$.
+        temperature: price $\lambda$ > 0 of the policy's entropy.
+        discount: rate $\rho$ >= 0; 0 stands for the long-run average.
     """
 
     A: ArrayLike
@@ -54,7 +66,13 @@ class ExploratoryLQ(NamedTuple):
 
 
 class GaussianPolicy(NamedTuple):
-    """Actions N(slope x + intercept, exp(log_variance))."""
+    """Actions N(slope x + intercept, exp(log_variance)).
+
+    Attributes:
+        slope: slope in x of the mean action.
+        intercept: mean action at x = 0.
+        log_variance: logarithm of the variance of the action, the same at every x.
+    """
 
     slope: Float[ArrayLike, ""]
     intercept: Float[ArrayLike, ""]
@@ -62,11 +80,15 @@ class GaussianPolicy(NamedTuple):
 
 
 class Solution(NamedTuple):
-    """The optimum.
+    """The optimum, with value a2 x^2 / 2 + a1 x; all is NaN where status is not 0.
 
-    quadratic, linear: a2, a1 of the value a2 x^2 / 2 + a1 x. value: V, the long-run average of reward and
-    temperature times entropy; with a discount the constant term of the value is V / discount. policy: the optimal
-    policy. status: int32 bits; not 0 comes with NaN.
+    Attributes:
+        quadratic: a2.
+        linear: a1.
+        value: V, the long-run average of reward and temperature times entropy; with a discount the constant term of the
+            value is V / discount.
+        policy: the optimal policy.
+        status: `NO_STATIONARY_LAW`, SINGULAR, OUT_OF_RANGE, NONFINITE_INPUT, see `solution`; 0 = ok.
     """
 
     quadratic: Float[Array, ""]
@@ -77,7 +99,14 @@ class Solution(NamedTuple):
 
 
 class Stationary(NamedTuple):
-    """The long run under one policy: average reward, mean and second moment of the state; NaN where status is not 0."""
+    """The long run under one policy; NaN where status is not 0.
+
+    Attributes:
+        value: average reward a unit of time, with temperature times entropy when that was asked for.
+        mean: mean E X of the state.
+        second_moment: E X^2.
+        status: `NO_STATIONARY_LAW`, OUT_OF_RANGE, NONFINITE_INPUT; 0 = ok.
+    """
 
     value: Float[Array, ""]
     mean: Float[Array, ""]

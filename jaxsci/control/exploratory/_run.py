@@ -26,9 +26,9 @@ class OnlineState(NamedTuple):
 
     Attributes:
         x: state of the system.
-        parameters: learnt so far.
-        step: steps done, which is the global index of the next.
-        status: int32 bits so far.
+        parameters: parameters learnt so far.
+        step: steps done, int32: the global index of the next one, which names its random key.
+        status: bits so far; 0 = ok.
     """
 
     x: Float[Array, ""]
@@ -38,13 +38,12 @@ class OnlineState(NamedTuple):
 
 
 class History(NamedTuple):
-    """One entry a record.
+    """One entry for each record, a stretch of `record_every` steps.
 
     Attributes:
-        time: elapsed at the record's end.
-        parameters: at the record's end.
-        reward: mean of the record's steps, without entropy; NaN where the run had stopped, for which the status has
-            the reason.
+        time: elapsed time at the record's end.
+        parameters: parameters at the record's end.
+        reward: mean reward rate over the record's steps, without entropy; NaN once the run has stopped, see its status.
     """
 
     time: Float[Array, " num_records"]

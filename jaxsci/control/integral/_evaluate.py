@@ -45,11 +45,16 @@ _WEIGHED = 0.1
 
 
 class Evaluation(NamedTuple):
-    """What one policy evaluation found.
+    r"""What one policy evaluation found.
 
-    weights: w, (p,), of the evaluated policy's value. x: state after the last interval, (d,). differences: the rows
-    phi(x(t_i)) - phi(x(t_i + interval)), (num_rows, p), and integrals: the costs, (num_rows,), both as measured.
-    residual: norm of the (scaled) least-squares residual. rank: int32, singular values kept. status: int32 bits.
+    Attributes:
+        weights: w of the value $w^\top\varphi$ of the evaluated policy; 0 where a solve failed.
+        x: state after the last interval.
+        differences: rows $\varphi(x(t_i)) - \varphi(x(t_i + \Delta))$, as measured: never scaled.
+        integrals: cost of each interval, as measured.
+        residual: norm of the least-squares residual, of scaled rows with `scale_rows`.
+        rank: singular values kept, int32.
+        status: bits listed at `evaluate`; 0 = ok.
     """
 
     weights: Float[Array, " p"]
@@ -62,7 +67,15 @@ class Evaluation(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """The traced numbers of an evaluation."""
+    r"""The traced numbers of an evaluation, scalars.
+
+    Attributes:
+        interval: length $\Delta$ of an interval.
+        cutoff: singular values below this share of the largest are dropped.
+        rtol: relative tolerance of the ODE solver.
+        atol: absolute tolerance of the ODE solver.
+        max_growth: the state may grow to this many times its start.
+    """
 
     interval: Array
     cutoff: Array

@@ -22,16 +22,16 @@ from jaxsci.core.types import float_dtype
 
 
 class Result(NamedTuple):
-    """What policy iteration returns.
+    """What policy iteration returns; to go on, hand `value` and `state` in as `weights` and `x`.
 
     Attributes:
-        value: weights w of the last good evaluation, (p,).
-        state: x at the end of the trajectory, (d,). `value` and `state` in place of `weights` and `x` go on from here.
-        history: w before and after every step, (max_steps + 1, p), NaN past the end.
-        status: int32 bits, 0 = the change fell below tol.
+        value: weights w of the last evaluation without trouble.
+        state: state x at the end of the trajectory.
+        history: w before the first step and after each one, num = max_steps + 1; NaN past the end.
+        status: 0 = the change fell below tol; otherwise MAX_STEPS or the bits of the last evaluation.
         steps: evaluations done, int32.
         residual: norm of the last change of w.
-        rank: singular values kept in every step, (max_steps,), -1 past the end.
+        rank: singular values kept in every step; -1 past the end.
     """
 
     value: Float[Array, " p"]

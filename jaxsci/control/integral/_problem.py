@@ -24,11 +24,16 @@ Matrix: TypeAlias = ArrayLike | Sequence
 
 
 class ControlAffine(NamedTuple):
-    """A regulation problem, autonomous and deterministic, with the origin as its rest point.
+    """A regulation problem x' = f(x) + g(x) u, autonomous and deterministic, with the origin as its rest point.
 
-    drift: ``(x, args) -> f(x)``, (d,). input_matrix: ``(x, args) -> g(x)``, (d, m). Partials of module-level functions
-    or bare functions (static). state_cost: Q, (d, d), symmetric, not negative. control_cost: R, (m, m), symmetric,
-    positive. args: any pytree, handed to both functions.
+    The functions are Partials of module-level functions, or bare functions (static).
+
+    Attributes:
+        drift: ``drift(x, args) -> f(x)``.
+        input_matrix: ``input_matrix(x, args) -> g(x)``.
+        state_cost: Q of the cost x^T Q x: symmetric, not negative.
+        control_cost: R of the cost u^T R u: symmetric, positive definite.
+        args: any pytree, handed to both functions.
     """
 
     drift: Callable[..., Float[Array, " d"]]

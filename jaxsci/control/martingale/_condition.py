@@ -29,7 +29,16 @@ _HIGHEST = jax.lax.Precision.HIGHEST
 
 
 class Condition(eqx.Module):
-    """What is to hold: a value family, the discount, and the test functions. Made by `condition`."""
+    """What is to hold: a value family, the discount, and the test functions. Made by `condition`.
+
+    Attributes:
+        value: the family of value functions J.
+        discount: rate beta >= 0 per unit of time; 0 for an ergodic problem.
+        test: ``test(t, x) -> Float[m]``; None takes the gradient of J.
+        discounting: "additive", -beta J dt, or "multiplicative", exp(-beta dt) on the next value.
+        average: whether the problem is ergodic: the average reward V is then an unknown, with test function 1.
+        weight_by_discount: whether the tests are weighted by exp(-beta t).
+    """
 
     value: Value
     discount: Float[Array, ""]
@@ -43,8 +52,8 @@ class Unknowns(NamedTuple):
     """What is solved for.
 
     Attributes:
-        params: Parameters of the value family.
-        average: Average reward V; None unless the condition is ergodic.
+        params: parameters of the value family.
+        average: average reward V; None unless the condition is ergodic.
     """
 
     params: PyTree
@@ -55,9 +64,9 @@ class Residual(NamedTuple):
     """The condition at one transition; vectors have the order of ``ravel_pytree(unknowns)``.
 
     Attributes:
-        delta: Martingale increment, the temporal-difference error of the step; it is O(sqrt(dt)).
-        slope: Derivative of delta by the unknowns.
-        test: Test function at the left end, by default the gradient of J.
+        delta: martingale increment, the temporal-difference error of the step; it is O(sqrt(dt)).
+        slope: derivative of delta by the n unknowns.
+        test: the m test functions at the left end, by default the gradient of J.
     """
 
     delta: Float[Array, ""]

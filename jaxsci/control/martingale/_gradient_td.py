@@ -24,7 +24,13 @@ from jaxsci.core.static import bind
 
 
 class GTDState(NamedTuple):
-    """Unknowns, auxiliary vector u and clock."""
+    """What gradient temporal differences carry from step to step.
+
+    Attributes:
+        unknowns: parameters, and the average reward of an ergodic condition.
+        auxiliary: vector u, one entry for each test function.
+        clock: time, steps and status so far.
+    """
 
     unknowns: Unknowns
     auxiliary: Float[Array, " m"]

@@ -37,11 +37,11 @@ class Result(NamedTuple):
 
     Attributes:
         value: parameters of the value family.
-        state: of the method, to go on from. States that are `Sums` of several batches add, by `merge`.
+        state: the method's state, to go on from; states that are `Sums` of several batches add, by `merge`.
         history: None: the parameters on the way are not kept. To see them, run the stream piece by piece.
-        status: int32 bits of all that was learnt from.
+        status: bits of all that was learnt from; 0 = ok.
         average: average reward; None unless the condition is ergodic.
-        steps: transitions seen, those of length 0 and those skipped included.
+        steps: transitions seen, int32, those of length 0 and those skipped included.
     """
 
     value: PyTree
@@ -53,7 +53,14 @@ class Result(NamedTuple):
 
 
 class Clock(NamedTuple):
-    """Time learnt from so far, summed without loss of small steps, number of steps, and status."""
+    """What has been learnt from so far.
+
+    Attributes:
+        elapsed: time, by Kahan's sum, which does not lose small steps in float32.
+        lost: rounding error of that sum: elapsed - lost is nearer to the time.
+        steps: transitions seen.
+        status: bits of all of them; 0 = ok.
+    """
 
     elapsed: Float[Array, ""]
     lost: Float[Array, ""]
@@ -65,11 +72,11 @@ class Sums(NamedTuple):
     """What least squares keeps; states of several batches add.
 
     Attributes:
-        unknowns: The first unknowns: their structure, and the answer when the system is singular.
-        matrix: ?
-        vector: ?
-        trace: ?
-        clock: ?
+        unknowns: the first unknowns: their structure, and the answer when the system is singular.
+        matrix: sum of the test times the derivative of delta by the unknowns, over all steps.
+        vector: sum of the test times delta at zero unknowns: the solution theta makes matrix theta + vector = 0.
+        trace: eligibility trace after the last step, for CLSTD(lambda); zero otherwise.
+        clock: time, steps and status so far.
     """
 
     unknowns: Unknowns

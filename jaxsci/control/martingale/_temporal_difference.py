@@ -32,7 +32,13 @@ from jaxsci.core.types import float_dtype
 
 
 class TDState(NamedTuple):
-    """Unknowns, eligibility trace (None for CTD(0)) and clock."""
+    """What temporal differences carry from step to step.
+
+    Attributes:
+        unknowns: parameters, and the average reward of an ergodic condition.
+        trace: eligibility trace; None for CTD(0).
+        clock: time, steps and status so far.
+    """
 
     unknowns: Unknowns
     trace: Float[Array, " m"] | None

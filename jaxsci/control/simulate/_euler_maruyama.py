@@ -25,10 +25,10 @@ class SimulationState(NamedTuple):
     """Where a simulation stands.
 
     Attributes:
-        t: ?
-        x: ?
-        index: Global index of the next step, which names its random key.
-        status: ?
+        t: time reached.
+        x: state at that time.
+        index: global index of the next step, which names its random key.
+        status: bits so far; once one is set, the simulation stands still; 0 = ok.
     """
 
     t: Float[Array, ""]

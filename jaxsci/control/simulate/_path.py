@@ -24,11 +24,11 @@ class Path(NamedTuple):
     """A trajectory on a grid of K steps.
 
     Attributes:
-        ts: Times; repeated where nothing happens (past the horizon, after a failure).
-        xs: States.
-        us: Controls over each step, leading axis K; 0 over steps of length 0. None when nothing is controlled.
-        rs: Reward rates at the left end of each step; 0 on steps of length 0.
-        dts: Lengths of the steps, more accurate than differences of `ts`.
+        ts: times; repeated where nothing happens (past the horizon, after a failure).
+        xs: states.
+        us: controls over each step, leading axis K; 0 over steps of length 0. None when nothing is controlled.
+        rs: reward rates at the left end of each step; 0 on steps of length 0.
+        dts: lengths of the steps, more accurate than differences of `ts`.
         status: 0 = ok; otherwise the path stands still from the first bad step on.
     """
 
@@ -44,13 +44,13 @@ class Transition(NamedTuple):
     """One step of a path: what learning algorithms consume.
 
     Attributes:
-        t: ?
-        x: ?
-        u: ?
-        reward: Rate r at (t, x, u); the step earns r dt.
-        dt: ?
-        t_next: ?
-        x_next: ?
+        t: time at the start of the step.
+        x: state at t.
+        u: control over the step; None when nothing is controlled.
+        reward: rate r at (t, x, u); the step earns r dt.
+        dt: length of the step; 0 where nothing happens.
+        t_next: time at the end of the step.
+        x_next: state at t_next.
         first: True on the first step of an episode: eligibility traces start afresh.
     """
 
