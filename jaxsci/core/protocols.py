@@ -16,11 +16,11 @@ class Decision(NamedTuple):
     """What a policy decided, and all that its update needs to know about it.
 
     Attributes:
-        action: The arm played, int32, in [0, K).
-        log_prob: Log-probability of `action` under the distribution it was drawn from; 0 if the choice was
+        action: the arm played, int32, in [0, K).
+        log_prob: log-probability of `action` under the distribution it was drawn from; 0 if the choice was
             deterministic or its distribution has no closed form (Thompson sampling: take no importance weights from
             it), -inf if the mask left no arm.
-        aux: A record of the policy's own, computed at select time (probabilities, scores): an update that recomputed
+        aux: a record of the policy's own, computed at select time (probabilities, scores): an update that recomputed
             them would weight by another distribution than the one sampled.
     """
 
@@ -50,10 +50,10 @@ class Problem(NamedTuple):
     """One linear system ``op x = b`` with a start and what a policy may see of it.
 
     Attributes:
-        op: A linear operator (a pytree).
-        b: Right-hand side: a record of arrays of the operator's shape.
-        x0: First iterate, of the structure of `b`; None is zero.
-        context: What the policy sees before it chooses; None is nothing.
+        op: a linear operator (a pytree).
+        b: right-hand side: a record of arrays of the operator's shape.
+        x0: first iterate, of the structure of `b`; None is zero.
+        context: what the policy sees before it chooses; None is nothing.
     """
 
     op: Any
@@ -83,8 +83,8 @@ class StreamCarry(NamedTuple):
     """What a stream carries from one problem to the next.
 
     Attributes:
-        solution: The solution of the problem before; the driver writes it here before it calls ``next`` again.
-        memory: A record of the stream's own (a simulated state, a position in a file, ...).
+        solution: the solution of the problem before; the driver writes it here before it calls ``next`` again.
+        memory: a record of the stream's own (a simulated state, a position in a file, ...).
     """
 
     solution: PyTree
@@ -109,14 +109,14 @@ class TimeStep(NamedTuple):
     """What an environment answers to a reset or to an action. A reset needs to name the observation alone.
 
     Attributes:
-        observation: of the state reached, any record; at an episode's end that last state's, not that of the next
-            episode.
-        reward: earned by the step; 0 after a reset.
+        observation: observation of the state reached, any record. At the end of an episode it is that of the last
+            state, not of the first one of the next episode.
+        reward: reward earned by the step; 0 after a reset.
         discount: what the environment itself multiplies the value of `observation` by: 1 unless it discounts, as a
             problem in continuous time does by exp(-beta dt). A learner's own discount factor multiplies this one.
-        terminated: nothing follows, the value beyond is zero whatever `discount` says.
-        truncated: cut by a time limit, the value beyond is that of `observation`.
-        status: int32 bits of this step, in the terms of the environment's room; 0 is ok.
+        terminated: nothing follows: the value beyond is zero whatever `discount` says.
+        truncated: the episode was cut by a time limit: the value beyond is that of `observation`.
+        status: int32 bits of this step, in the terms of the environment's room; 0 = ok.
     """
 
     observation: PyTree

@@ -30,7 +30,14 @@ _LAST_BIT = 30  # bit 31 is the sign of an int32
 
 
 class Bit(NamedTuple):
-    """What one status bit means: the room that owns it, its name, the cause and the remedy."""
+    """What one status bit means.
+
+    Attributes:
+        room: the room that owns it.
+        name: what it is called in messages.
+        cause: what has happened.
+        remedy: what to do about it.
+    """
 
     room: str
     name: str

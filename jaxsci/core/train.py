@@ -30,10 +30,10 @@ class TrainState(NamedTuple):
     """What training carries from step to step.
 
     Attributes:
-        params: Parameters: a pytree of floating arrays.
-        opt_state: The optimiser's own state.
-        step: Steps done, int32: the global index of the next one.
-        status: Bits of all steps so far; NONFINITE_RESULT when one was skipped.
+        params: parameters: a pytree of floating arrays.
+        opt_state: the optimiser's own state.
+        step: steps done, int32: the global index of the next one.
+        status: bits of all steps so far; NONFINITE_RESULT when one was skipped.
     """
 
     params: PyTree
@@ -46,11 +46,11 @@ class TrainResult(NamedTuple):
     """A trained model and how it got there.
 
     Attributes:
-        value: The last parameters.
-        state: The whole state, from which training can go on.
-        losses: The loss of each step, before its update; of a skipped step too, so it may hold a NaN when `status` says
-            so.
-        status: Bitwise or over all steps.
+        value: the last parameters.
+        state: the whole state, from which training can go on.
+        losses: the loss of each step, before its update; NaN or inf is possible in a skipped step, which `status`
+            reports.
+        status: bitwise or over all steps; NONFINITE_RESULT when one was skipped, 0 = ok.
     """
 
     value: PyTree
