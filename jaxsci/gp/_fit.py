@@ -27,14 +27,14 @@ _LARGEST_MOVE = 1.0  # of any log-parameter in one step: a factor e
 
 
 class FitResult(NamedTuple):
-    """Fitted parameters. steps: evaluations; residual: largest slope of the objective in a log-parameter.
+    """Fitted parameters and how good they are.
 
     Attributes:
-        value: The parameters, of the structure given.
-        objective: Log marginal likelihood plus log prior there; -inf if it could not be computed.
-        residual: ?
-        steps: ?
-        status: ?
+        value: the parameters, of the structure given.
+        objective: log marginal likelihood plus log prior there; -inf if it could not be computed.
+        residual: largest slope of the objective in a log-parameter; infinite if it could not be computed.
+        steps: evaluations of the objective, int32.
+        status: OUT_OF_RANGE (a parameter), MAX_STEPS, STAGNATED, SINGULAR, NONFINITE_RESULT, see `fit`; 0 = ok.
     """
 
     value: PyTree
@@ -45,6 +45,18 @@ class FitResult(NamedTuple):
 
 
 class _Loop(NamedTuple):
+    """What the minimisation of -objective carries.
+
+    Attributes:
+        u: log-parameters of the best point, flat.
+        value: minus the objective there; infinite before the first evaluation.
+        slope: its gradient.
+        inverse: BFGS estimate of the inverse Hessian.
+        length: share of the full step that is tried next.
+        stuck: whether no step improves any more, or the start could not be evaluated.
+        bits: status of the evaluation at the best point.
+    """
+
     u: Array
     value: Array
     slope: Array

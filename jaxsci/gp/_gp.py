@@ -40,15 +40,17 @@ class GP(NamedTuple):
     """A Gaussian process conditioned on the rows that `mask` names; N rows, some of them dead.
 
     Attributes:
-        kernel: ?
-        x: Inputs, N along the leading axis of every array; zero in dead rows.
-        y: Targets; zero in dead rows.
+        kernel: covariance ``kernel(x, x')`` of a pair of inputs.
+        x: inputs, N along the leading axis of every array; zero in dead rows.
+        y: targets; zero in dead rows.
         mask: True where a row counts.
-        noise: Noise variance of each row, finite and >= 0; that of a dead row is used when `append` fills it.
-        jitter: What the diagonal holds besides the noise.
-        chol: Lower factor L of K.
+        noise: noise variance of each row, finite and >= 0; `append` takes that of the dead row which it fills, unless
+            told another.
+        jitter: what the diagonal of K holds besides the noise: the jitter asked for, and what had to be added for the
+            factor.
+        chol: lower Cholesky factor L of K; dead rows are rows of the identity.
         alpha: K^-1 y.
-        status: Bits of everything that happened so far.
+        status: bits of everything that happened so far; 0 = ok.
     """
 
     kernel: Kernel
@@ -63,7 +65,13 @@ class GP(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """Posterior mean and variance of f, without noise; the status is the GP's and that of the point asked for."""
+    """Posterior of f, without noise, at one input; leading axes under vmap.
+
+    Attributes:
+        mean: posterior mean.
+        variance: posterior variance >= 0; add the noise's for that of an observation.
+        status: bits of the GP, and NONFINITE_RESULT (mean and variance are then 0); 0 = ok.
+    """
 
     mean: Float[Array, "..."]
     variance: Float[Array, "..."]
@@ -71,7 +79,13 @@ class Prediction(NamedTuple):
 
 
 class Joint(NamedTuple):
-    """Posterior mean and covariance of f at several points."""
+    """Posterior of f, without noise, at m inputs together.
+
+    Attributes:
+        mean: posterior mean.
+        covariance: posterior covariance.
+        status: bits of the GP, and NONFINITE_RESULT (all is then 0); 0 = ok.
+    """
 
     mean: Float[Array, " m"]
     covariance: Float[Array, "m m"]
@@ -79,7 +93,12 @@ class Joint(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """One draw of f at several points, and the status of the GP and of the draw."""
+    """One draw of f at m inputs together.
+
+    Attributes:
+        value: the values drawn.
+        status: bits of the GP and of the draw; 0 = ok.
+    """
 
     value: Float[Array, " m"]
     status: Int[Array, ""]
