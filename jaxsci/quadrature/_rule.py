@@ -12,9 +12,13 @@ _ALTERNATIVE = "build the rule on [0, 1] and let quadrature.integrate(f, rule, a
 
 
 class Rule(NamedTuple):
-    r"""A quadrature rule $\int_a^b f \approx \sum_j w_j f(t_j)$: nodes in increasing order, and weights, both (n,).
+    r"""A quadrature rule $\int_a^b f \approx \sum_j w_j f(t_j)$.
 
     Rules of equal n stack (`jax.tree.map(jnp.stack, ...)`) and vmap; `pad` makes n equal.
+
+    Attributes:
+        nodes: points t_j in [a, b], increasing.
+        weights: weights w_j, in the unit of the nodes.
     """
 
     nodes: Float[ArrayLike, "*batch n"]
