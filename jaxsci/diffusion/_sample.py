@@ -23,9 +23,9 @@ class Trajectory(NamedTuple):
     """Everything a run saw, node by node; padding rows repeat the last state and hold zero predictions.
 
     Attributes:
-        x: States, corrected where the table corrects.
-        data: Data predictions D_i, as evaluated.
-        noise: Noise predictions, as evaluated.
+        x: states, corrected where the table corrects.
+        data: data predictions D_i, after `denoised_hook`; a correction of the state leaves them as evaluated before it.
+        noise: noise predictions eps_i that belong to `data`.
     """
 
     x: Float[Array, "N+1 *d"]
@@ -37,11 +37,11 @@ class Result(NamedTuple):
     """A sample and how it was made.
 
     Attributes:
-        value: The state at the last node.
-        nfe: Model calls made: the active rows that were evaluated.
-        status: NONFINITE_INPUT; NONFINITE_RESULT: of the last state or of any prediction on the way, before hooks; 0 =
-            ok.
-        trajectory: Of ``save="trajectory"``, else None.
+        value: the state at the last node.
+        nfe: model calls made: the active rows that were evaluated.
+        status: NONFINITE_INPUT (x_T), NONFINITE_RESULT (the last state, or any prediction on the way, before hooks); 0
+            = ok.
+        trajectory: states and predictions of all nodes with ``save="trajectory"``, else None.
     """
 
     value: Float[Array, "*d"]

@@ -44,8 +44,8 @@ class Stretch(NamedTuple):
     """One stretch, or M consecutive ones with a leading axis (the second one of `origin` and `kernels`).
 
     Attributes:
-        lam: Left end.
-        origin: L and S there.
+        lam: left end.
+        origin: L and S at the left end.
         kernels: K_0 .. K_4.
         drift: B.
         driven: G.
@@ -62,11 +62,12 @@ class Coefficients(NamedTuple):
     """Statistics with their integrals, made once by `coefficients`: a record of arrays, traced or not.
 
     Attributes:
-        lam: ?
+        lam: levels of the statistics, rising.
         values: l, s and b at the levels.
-        slopes: Their derivatives: cubic Hermite pieces between the levels. None: straight ones, and trapezoidal sums.
+        slopes: derivatives of `values` in lam: between the levels stand cubic Hermite pieces. None: straight pieces and
+            trapezoidal sums.
         integrals: L and S from the first level.
-        cells: The N cells between the levels.
+        cells: the N cells between the levels; None only until they are integrated.
     """
 
     lam: Float[Array, " N+1"]
@@ -215,9 +216,9 @@ class OnGrid(NamedTuple):
     Attributes:
         levels: l at the nodes.
         integrals: L and S at the nodes.
-        steps: N of them, from node to node.
-        lam: The nodes, as they were given.
-        coefficients: What was integrated: on other nodes it is integrated again.
+        steps: the N stretches from node to node.
+        lam: the nodes, as they were given; `on_nodes` always sets them.
+        coefficients: what was integrated, as on other nodes it must be again; `on_nodes` always sets it.
     """
 
     levels: Float[Array, "N+1 *d"]

@@ -31,11 +31,11 @@ class Result(NamedTuple):
     """A sample and how many steps it took.
 
     Attributes:
-        value: ?
-        nfe: Model calls: one for each accepted step, and those inside every attempt.
-        accepted: ?
-        rejected: ?
-        lam: Where the run stands: lam of t_min, unless it stopped early.
+        value: the state at `lam`.
+        nfe: model calls: one for each accepted step, and those inside every attempt.
+        accepted: steps taken, int32.
+        rejected: attempts whose estimated error was too large, int32.
+        lam: where the run stands: lam of t_min, unless it stopped early.
         status: MAX_STEPS, NONFINITE_INPUT, OUT_OF_RANGE (ends of the time; the value is NaN), NONFINITE_RESULT; 0 = ok.
     """
 
@@ -48,6 +48,22 @@ class Result(NamedTuple):
 
 
 class _Carry(NamedTuple):
+    """What the loop carries.
+
+    Attributes:
+        lam: where the run stands.
+        h: step in lam that is tried next.
+        x: state at `lam`.
+        lower: lower-order result of the last step taken, for the scale of the error.
+        data: data prediction of the last evaluation at the left end of a step.
+        noise: noise prediction of the same evaluation.
+        fresh: whether (data, noise) must be evaluated at x; after a rejected step they hold already.
+        nfe: model calls so far.
+        accepted: steps taken.
+        rejected: steps refused.
+        finite: whether the last estimated error was finite.
+    """
+
     lam: Array
     h: Array
     x: Array

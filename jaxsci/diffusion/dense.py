@@ -27,9 +27,9 @@ class Outputs(NamedTuple):
     """Rows that lead to M points between nodes.
 
     Attributes:
-        index: The node that each row starts from.
-        lam: ?
-        rows: Coefficients; slot k is node ``index - k``.
+        index: the node that each row starts from.
+        lam: the points.
+        rows: coefficients; slot k is node ``index - k``.
     """
 
     index: Int[Array, " M"]

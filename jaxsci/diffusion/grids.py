@@ -32,11 +32,11 @@ class TimeGrid(NamedTuple):
     """N + 1 nodes from noise to data.
 
     Attributes:
-        t: Schedule times.
+        t: schedule times, falling.
         lam: log(alpha / sigma), rising; inf at a last node without noise, -inf at a first one without signal.
-        alpha: ?
-        sigma: ?
-        schedule: Where the nodes come from; solvers that insert nodes or integrate over time need it.
+        alpha: signal scale, x_t = alpha x_0 + sigma eps.
+        sigma: noise scale.
+        schedule: where the nodes come from; solvers that insert nodes or integrate over time need it.
     """
 
     t: Float[Array, " N+1"]

@@ -37,8 +37,8 @@ class LogProb(NamedTuple):
 
     Attributes:
         value: log p(x) in nats.
-        latent: Where x came from: the state at `t_max`.
-        steps: Steps of the integrator, rejected ones included.
+        latent: where x came from: the state at `t_max`.
+        steps: steps of the integrator, rejected ones included.
         status: NONFINITE_INPUT, OUT_OF_RANGE (ends of the time), MAX_STEPS, NONFINITE_RESULT (then NaN); 0 = ok.
     """
 
@@ -52,9 +52,9 @@ class Transport(NamedTuple):
     """The end of a trajectory of the probability-flow ODE.
 
     Attributes:
-        value: The state at the other end; with MAX_STEPS as far as it got, NaN with any other status.
-        steps: Steps of the integrator, rejected ones included.
-        status: As in `LogProb`.
+        value: the state at the other end; with MAX_STEPS as far as it got, NaN with any other status.
+        steps: steps of the integrator, rejected ones included.
+        status: NONFINITE_INPUT, OUT_OF_RANGE (ends of the time), MAX_STEPS, NONFINITE_RESULT; 0 = ok.
     """
 
     value: Float[Array, "*d"]
@@ -203,7 +203,16 @@ def bits_per_dimension(
 
 
 class _Arrays(NamedTuple):
-    """All that is traced and no callable: point, guidance, ends and tolerances, in the dtype of the point."""
+    """All that is traced and no callable, in the dtype of the point.
+
+    Attributes:
+        x: the point.
+        w: guidance scale.
+        t_min: time of the data end.
+        t_max: time of the noise end.
+        rtol: relative tolerance of the integrator.
+        atol: absolute tolerance of the integrator.
+    """
 
     x: Array
     w: Array

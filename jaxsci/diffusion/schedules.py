@@ -40,8 +40,8 @@ class NoiseSchedule(NamedTuple):
         alpha_sigma: ``alpha_sigma(lam) -> (alpha, sigma)``; lam = inf is data, -inf pure noise.
         rate: ``rate(lam)``: alpha'/alpha, the linear coefficient of the probability-flow ODE in lam.
         model_time: ``model_time(t)``: what a network trained under this schedule takes for its time.
-        t_min: Smallest time used for sampling by default.
-        t_max: Time of the noise that sampling starts from.
+        t_min: smallest time used for sampling by default.
+        t_max: time of the noise that sampling starts from.
     """
 
     lam: Callable[..., Any]

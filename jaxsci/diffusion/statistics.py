@@ -37,9 +37,9 @@ class Statistics(NamedTuple):
 
     Attributes:
         lam: log(alpha / sigma), rising.
-        l: Mean diagonal of sigma times the Jacobian of eps: 1 in pure noise, 0 at clean data.
-        s: Slope of df/dlam on f.
-        b: Intercept of df/dlam on f.
+        l: mean diagonal of sigma times the Jacobian of eps: 1 in pure noise, 0 at clean data.
+        s: slope of df/dlam on f.
+        b: intercept of df/dlam on f.
     """
 
     lam: Float[Array, " N+1"]

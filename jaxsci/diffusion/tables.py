@@ -31,11 +31,11 @@ class Row(NamedTuple):
     """Coefficients of one step, sparse: ``{slot: coefficient}``, slot k is k evaluations ago.
 
     Attributes:
-        x: Of the states.
-        data: Of the data predictions D.
-        noise: Of the noise predictions eps.
-        shift: The constant c, of the data's shape; None is 0.
-        std: Standard deviation n of fresh noise; None is 0.
+        x: coefficients a of the states.
+        data: coefficients w^D of the data predictions D.
+        noise: coefficients w^eps of the noise predictions eps.
+        shift: the constant c, of the data's shape; None is 0.
+        std: standard deviation n of fresh noise; None is 0.
     """
 
     x: dict
@@ -49,8 +49,8 @@ class Step(NamedTuple):
     """What a rule says about row i.
 
     Attributes:
-        predictor: Moves to node i + 1.
-        corrector: Replaces x_i with the new evaluation; None leaves it.
+        predictor: coefficients of the move to node i + 1.
+        corrector: coefficients that replace x_i once it is evaluated; None leaves it.
         evaluate: False takes the table's analytic prediction in place of a model call.
     """
 
@@ -60,7 +60,15 @@ class Step(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """The same for all rows, dense. The slots that no row uses are not stored."""
+    """The coefficients of `Row` for all N rows, dense; slots that no row uses are not stored.
+
+    Attributes:
+        x: coefficients a of the states, KX slots; d is the shape of the data, or () when all entries share them.
+        data: coefficients w^D of the data predictions, KD slots.
+        noise: coefficients w^eps of the noise predictions, KE slots.
+        shift: constants c; None is 0.
+        std: standard deviations n of fresh noise; None is 0.
+    """
 
     x: Float[Array, "N KX *d"]
     data: Float[Array, "N KD *d"]
@@ -70,19 +78,20 @@ class Rows(NamedTuple):
 
 
 class SolverTable(NamedTuple):
-    """A solver on a grid. `None` fields are features that this table does not use; `unify` makes them agree.
+    """A solver on a grid of N + 1 nodes. `None` fields are features that this table does not use; `unify` makes them
+    agree.
 
     Attributes:
-        t: Schedule times of the nodes.
-        lam: ?
-        alpha: ?
-        sigma: ?
-        predictor: ?
-        corrector: ?
-        corrected: Rows whose corrector applies.
+        t: schedule times of the nodes.
+        lam: log(alpha / sigma) of the nodes.
+        alpha: signal scales of the nodes.
+        sigma: noise scales of the nodes.
+        predictor: coefficients of the moves; row i goes from node i to node i + 1.
+        corrector: coefficients of the corrections; row i replaces x_i. None corrects nowhere.
+        corrected: rows whose corrector applies; None where there is no corrector.
         active: False in padding rows, which are skipped; None is all True.
         evaluate: False where the analytic prediction replaces the model; None is all True.
-        analytic: Data prediction of rows that are not evaluated; 0 by default (then eps = x / sigma).
+        analytic: data prediction D of rows that are not evaluated, with eps = (x - alpha D) / sigma; None if all are.
     """
 
     t: Float[Array, " N+1"]

@@ -44,16 +44,16 @@ class Decisions(NamedTuple):
     """One schedule of N rows at most, or a stack of them. Rows from `num_rows` on are ignored.
 
     Attributes:
-        lam: Nodes, rising; entries after node `num_rows` repeat it.
-        kind: ?
-        order: Terms of the Taylor polynomial, 1 to 4.
-        start: Slot of the expansion point: 0 is multistep, 1 and 2 are singlestep.
+        lam: nodes, rising; entries after node `num_rows` repeat it.
+        kind: what the row interpolates, an index of `KINDS`.
+        order: terms of the Taylor polynomial, 1 to 4.
+        start: slot of the expansion point: 0 is multistep, 1 and 2 are singlestep.
         points: ``points[i, k - 1, p]``: derivative k of row i uses slot p.
-        relaxation: ?
-        coefficient: Of the relaxation "linear".
-        corrector: Whether the state at which row i arrives is corrected, at no further call; never at the last node.
-        first: ?
-        num_rows: ?
+        relaxation: factor on the first derivative, an index of `RELAXATIONS`.
+        coefficient: coefficient of the relaxation "linear"; the others ignore it.
+        corrector: whether the state at which row i arrives is corrected, at no further call; never at the last node.
+        first: where the first prediction comes from, an index of `FIRST`.
+        num_rows: rows that count, at most N.
     """
 
     lam: Float[Array, " N+1"]
@@ -200,7 +200,16 @@ def _row(coefficient, c, grid, i, *, plan):
 
 
 class _Plan(NamedTuple):
-    """The discrete part of one row, hashable."""
+    """The discrete part of one row, hashable.
+
+    Attributes:
+        kind: name in `KINDS`.
+        start: slot of the expansion point.
+        stencils: slots of each derivative, first to last.
+        relaxation: name in `RELAXATIONS`.
+        corrector: whether the state at which the row arrives is corrected.
+        first: name in `FIRST`, the same in all rows.
+    """
 
     kind: str
     start: int

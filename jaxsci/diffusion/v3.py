@@ -273,10 +273,10 @@ class Preset(NamedTuple):
     """Published settings of one model family at some number of calls.
 
     Attributes:
-        max_calls: They hold up to this number of calls.
-        grid: Name in `grids`.
-        t_min: Where sampling stops; None is the schedule's own end.
-        options: Keywords of `dpm_v3`.
+        max_calls: the largest number of calls that these settings are for; inf for any.
+        grid: name of the function in `grids`.
+        t_min: where sampling stops; None is the schedule's own end.
+        options: keywords of `dpm_v3`.
     """
 
     max_calls: float

@@ -28,12 +28,12 @@ class Scheduler(NamedTuple):
     """One class of the library.
 
     Attributes:
-        levels: How its noise levels are spaced, a key of `_levels.SPACINGS`.
-        solver: What a step is, a key of `_rows.SOLVERS`.
-        options: What its configuration may say, with the library's defaults.
-        names: What its options of names may be: checked whether or not this call uses them.
-        fixed: Settings that it does not leave to the configuration.
-        refused: Settings without exact counterpart: ``option`` is refused, because of ``why``, if every setting named
+        levels: how its noise levels are spaced, a key of `_levels.SPACINGS`.
+        solver: what a step is, a key of `_rows.SOLVERS`.
+        options: options that its configuration may hold, with the library's defaults.
+        names: values allowed for options that are names; checked whether or not this call uses them.
+        fixed: settings of the class that no configuration changes.
+        refused: settings without exact counterpart: ``option`` is refused, because of ``why``, if every setting named
             in ``when`` has one of the values there; "given" is any but None.
     """
 

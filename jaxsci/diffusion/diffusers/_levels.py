@@ -33,7 +33,12 @@ def one_of(o: dict, name: str, allowed) -> str:
 
 
 class Levels(NamedTuple):
-    """Where a sampler stands: noise levels of N + 1 nodes, and what the network takes for time at the first N."""
+    """Where a sampler stands.
+
+    Attributes:
+        values: noise levels of N + 1 nodes, falling.
+        steps: what the network takes for its time at the first N nodes.
+    """
 
     values: np.ndarray
     steps: np.ndarray

@@ -35,16 +35,16 @@ class Imported(NamedTuple):
     """A scheduler of another library, in our terms.
 
     Attributes:
-        schedule: Its time is sigma/alpha (sigma for flows); ``model_time`` is right at the nodes, elsewhere that of the
-            chain.
-        kind: Prediction kind, one of `predictions.KINDS`.
-        table: ?
-        init_scale: The state at node 0 is this times unit noise; ``alpha[0] image + sigma[0] noise`` of the table
-            otherwise.
-        timesteps: The network's time in every row.
-        sigma_data: Standard deviation of the data, of kind "edm".
-        limit: ``limit(D, eps, x, t) -> (D, eps)``: clipping or thresholding as configured; `denoiser` applies it; or
-            None.
+        schedule: the noise schedule; its time is sigma/alpha (sigma for flows). ``model_time`` is exact at the nodes
+            and that of the trained chain elsewhere.
+        kind: prediction kind, one of `predictions.KINDS`.
+        table: the solver, with its N rows.
+        init_scale: the state at node 0 is this times unit noise; to start from an image it is ``alpha[0] image +
+            sigma[0] noise`` of the table.
+        timesteps: the network's time in every row.
+        sigma_data: standard deviation of the data, of kind "edm".
+        limit: ``limit(D, eps, x, t) -> (D, eps)``: clipping or thresholding as configured, which `denoiser` applies;
+            None limits nothing.
     """
 
     schedule: NoiseSchedule

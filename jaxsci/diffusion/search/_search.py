@@ -76,8 +76,8 @@ class History(NamedTuple):
     """All candidates in the order in which they were evaluated.
 
     Attributes:
-        decisions: With a leading axis over candidates, NumPy.
-        losses: inf where the objective was not finite.
+        decisions: the n candidates, with a leading axis, NumPy.
+        losses: value of the objective for each; inf where it was not finite.
     """
 
     decisions: Decisions
@@ -88,13 +88,13 @@ class Result(NamedTuple):
     """What a search found.
 
     Attributes:
-        value: The table of the lowest loss, as plain as any other: save it by `tables.save`.
-        state: The `num_parents` best candidates, best first, from which the next children would come: a leading axis,
-            NumPy.
-        history: All candidates.
+        value: the table of the lowest loss, as plain as any other: save it by `tables.save`.
+        state: the `num_parents` best candidates, best first, with a leading axis, NumPy: the parents of the next
+            children.
+        history: all candidates with their losses.
         status: NONFINITE_RESULT when no candidate had a finite loss; 0 = ok.
-        decisions: Those of `value`.
-        loss: That of `value`.
+        decisions: the decisions that `value` was made from.
+        loss: the loss of `value`.
     """
 
     value: SolverTable

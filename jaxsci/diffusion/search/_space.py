@@ -24,7 +24,22 @@ _LINEAR = unified.RELAXATIONS.index("linear")
 
 
 class Space(eqx.Module):
-    """What may be chosen and how often it changes; made by `space`."""
+    """What may be chosen and how often it changes; made by `space`.
+
+    Attributes:
+        num_calls: model calls of every candidate.
+        ends: first and last node, lam.
+        kinds: probabilities of the predictions `unified.KINDS`.
+        orders: probabilities of 1 to 4 Taylor terms.
+        starts: probabilities of expansion points 0, 1 and 2 evaluations back.
+        firsts: probabilities of `unified.FIRST`.
+        corrector: probability that a row is corrected.
+        low_order: probability that the first derivative uses fewer points than there are.
+        change: probability that `mutate` draws a decision again or shifts it.
+        move: probability that `mutate` takes one node away and puts it elsewhere.
+        node_scale: standard deviation of a node's shift, in units of the mean distance of nodes.
+        relaxation_scale: standard deviation of a change of the relaxation's coefficient.
+    """
 
     num_calls: int = eqx.field(static=True)
     ends: Float[Array, " 2"]
