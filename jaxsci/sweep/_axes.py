@@ -17,13 +17,24 @@ from jaxsci.core.provenance import fingerprint
 
 
 class Values(NamedTuple):
-    """Traced scalars: one array, vmapped."""
+    """Traced scalars.
+
+    Attributes:
+        values: one array (n,), vmapped.
+    """
 
     values: np.ndarray
 
 
 class Static(NamedTuple):
-    """Choices that are baked into the program: one compilation each. `codes[i]` is the entry at position i."""
+    """Choices that are baked into the program: one compilation each.
+
+    Attributes:
+        entries: the different choices.
+        labels: coordinate of each of the n positions.
+        codes: ``codes[i]`` is the index in `entries` of the choice at position i.
+        unit: unit of numeric labels; None has none.
+    """
 
     entries: tuple
     labels: np.ndarray
@@ -32,7 +43,17 @@ class Static(NamedTuple):
 
 
 class Stack(NamedTuple):
-    """Equal-kind pytrees along a leading axis; `key_impls[l]` names the generator where leaf l holds typed keys."""
+    """Equal-kind pytrees along a leading axis.
+
+    Attributes:
+        leaves: the leaves of all entries, each stacked along a leading axis; typed keys as their data.
+        key_impls: for each leaf the name of the generator where it holds typed keys, else None.
+        treedef: structure of one entry.
+        labels: coordinates along each dimension.
+        codes: which entry stands where, an array over the dimensions.
+        tokens: content hash of each entry.
+        dims: names of the dimensions; None takes the name of the axis.
+    """
 
     leaves: tuple[np.ndarray, ...]
     key_impls: tuple[Any, ...]
@@ -44,7 +65,12 @@ class Stack(NamedTuple):
 
 
 class Keys(NamedTuple):
-    """Typed keys ``jax.random.key(seed)``; `independent` folds in the index of the point."""
+    """Typed keys ``jax.random.key(seed)``.
+
+    Attributes:
+        seeds: the seeds, (n,): they are the coordinate.
+        independent: whether the index of the point is folded in, so that no two points share a stream.
+    """
 
     seeds: np.ndarray
     independent: bool

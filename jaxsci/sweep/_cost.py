@@ -16,7 +16,13 @@ _LEAST = 32  # an equation on a scalar costs about as much as one on this many e
 
 
 class Cost(NamedTuple):
-    """Operations of a point, bytes of its largest intermediate, and whether a loop's length depends on data."""
+    """What a point costs, a rough count from its jaxpr.
+
+    Attributes:
+        operations: operations; a loop of unknown length counts as 100 steps.
+        bytes: bytes of the largest intermediate.
+        uneven: whether a loop's length depends on data.
+    """
 
     operations: float
     bytes: int

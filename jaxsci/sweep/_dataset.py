@@ -26,7 +26,13 @@ _MAX_META = 60_000
 
 
 class Presentation(NamedTuple):
-    """What the user says about labels; it may change between runs of one sweep."""
+    """What the user says about labels; it may change between runs of one sweep.
+
+    Attributes:
+        dims: names of each output's own dimensions.
+        units: units of outputs and coordinates.
+        meta: plain data of the user's, kept as JSON text.
+    """
 
     dims: dict[str, list[str]]
     units: dict[str, str]

@@ -21,7 +21,16 @@ _MAX_ERRORS, _MAX_TEXT = 100, 300  # what an attribute of a netCDF file can hold
 
 
 class Batch(NamedTuple):
-    """Some finished points: numbers in the whole space, outputs (None where all raised), statuses, and their cost."""
+    """Some finished points.
+
+    Attributes:
+        index: their numbers in the whole space.
+        values: outputs by name, leading axis over the points; None where all raised and no shapes are known yet.
+        codes: status of each point.
+        seconds: time that they ran.
+        compile_seconds: time spent compiling for them.
+        errors: text of the exception, by number of the point, where the point function raised.
+    """
 
     index: np.ndarray
     values: dict[str, np.ndarray] | None

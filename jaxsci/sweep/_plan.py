@@ -13,8 +13,22 @@ from jaxsci.sweep._trace import bytes_per_point
 class Plan(NamedTuple):
     """What `run` would do: sizes, mode and memory; ``print(plan)`` shows it as a table.
 
-    `operations` and `working_bytes` are rough counts per point from the point's outline (loops of unknown length
-    count as 100 steps); with ``batch="loop"`` nothing is known about outputs before they are computed (None).
+    With ``batch="loop"`` nothing is known about outputs before they are computed: those fields are None.
+
+    Attributes:
+        points: number of points.
+        combinations: combinations of static values.
+        compilations: programs to compile: one for each combination, 0 with ``batch="loop"``.
+        batch: "vmap", "map" or "loop".
+        devices: number of devices used.
+        lanes: points per device and dispatch.
+        dispatches: calls of compiled programs, or of the function with ``batch="loop"``.
+        bytes_per_point: host bytes of one point: its outputs and status.
+        output_bytes: host bytes of all points.
+        working_bytes: bytes of a point's largest intermediate, a rough count.
+        stack_bytes: bytes of all stacked axes.
+        operations: operations of a point, a rough count; a loop of unknown length counts as 100 steps.
+        variables: dtype and shape of each output, as text.
     """
 
     points: int

@@ -19,7 +19,13 @@ from jaxsci.sweep._space import Axis, Space
 
 
 class Combination(NamedTuple):
-    """One value of every static axis and, for each dimension, the positions where it holds."""
+    """One value of every static axis, and where it holds.
+
+    Attributes:
+        static: the value of each static axis, by name.
+        labels: its label, by name of the axis.
+        positions: for each dimension of the space the positions along it where these values hold, int32.
+    """
 
     static: dict[str, Any]
     labels: dict[str, Any]

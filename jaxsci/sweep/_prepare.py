@@ -35,7 +35,22 @@ _ACCELERATOR = (1e10, 256, 64, 65536)
 
 
 class Options(NamedTuple):
-    """What `run` and `extend` take beside the function and the space; `run` says what each of them means."""
+    """What `run` and `extend` take beside the function and the space; the docstring of `run` tells more.
+
+    Attributes:
+        dims: names of an output's own dimensions.
+        units: units of outputs and axes.
+        batch: "auto", "vmap", "map" or "loop".
+        lanes: points per device and dispatch; None chooses.
+        chunk: points per chunk file; None writes one about every second.
+        devices: local devices, or how many of them; None is all.
+        allow_nan: outputs whose NaN or infinite entries are no trouble.
+        fail_fast: stop at the first dispatch with a status other than 0.
+        progress: a bar, silence, or a callable ``(points done, points, text)``.
+        meta: plain data for the attribute ``meta``.
+        version: text of the user's that belongs to the identity of the sweep.
+        accept_changes: go on in a folder although the point function has been edited.
+    """
 
     dims: Mapping[str, Sequence[str]] | None = None
     units: Mapping[str, str] | None = None
@@ -52,7 +67,23 @@ class Options(NamedTuple):
 
 
 class Study(NamedTuple):
-    """A sweep that is ready to run; a loop over a Python function has no traces and learns its variables on the way."""
+    """A sweep that is ready to run.
+
+    Attributes:
+        caller: public function that was called, for messages.
+        name: name of the point function.
+        point: the point function.
+        space: its space.
+        combinations: combinations of static values, in order.
+        traces: the traced point for each combination; empty with ``batch="loop"``.
+        variables: shape and dtype of each output; None in a loop that has computed no point yet.
+        batch: "vmap", "map" or "loop".
+        lanes: points per device and dispatch.
+        devices: devices to use.
+        allow_nan: outputs whose NaN or infinite entries are no trouble.
+        shown: labels of the results.
+        version: text of the user's that belongs to the identity.
+    """
 
     caller: str
     name: str

@@ -23,7 +23,13 @@ _AXIS = "lanes"
 
 
 class Program(NamedTuple):
-    """A compiled chunk of one combination with its arguments on the devices."""
+    """A compiled chunk of one combination.
+
+    Attributes:
+        compiled: executable: (numbers of `step` points, *arguments) -> (outputs, statuses).
+        arguments: axis arrays and captured arrays, on the devices.
+        step: points per call: lanes times devices.
+    """
 
     compiled: Any
     arguments: tuple

@@ -114,7 +114,14 @@ def run(
 
 
 class Session(NamedTuple):
-    """A study with its folder open: the record is written, and `done` says which points are there already."""
+    """A study with its folder open, whose record is written.
+
+    Attributes:
+        study: the study.
+        store: the folder, locked.
+        record: the record under which new chunks stand.
+        done: Bool over all points, True for those on disk; None in a new folder.
+    """
 
     study: Study
     store: Store

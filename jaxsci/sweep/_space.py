@@ -17,7 +17,14 @@ MAX_POINTS = 2**31 - 1  # points are indexed by int32
 
 
 class Axis(NamedTuple):
-    """One parameter of the point function: its entries, and which of them stands where along `dims`."""
+    """One parameter of the point function.
+
+    Attributes:
+        name: name of the parameter.
+        dims: dimensions that the axis lives on.
+        codes: which entry stands where, an integer array over `dims`.
+        entries: the values to choose from.
+    """
 
     name: str
     dims: tuple[str, ...]
@@ -26,7 +33,13 @@ class Axis(NamedTuple):
 
 
 class Coord(NamedTuple):
-    """Labels along `dims`."""
+    """Labels of points.
+
+    Attributes:
+        dims: dimensions along which the labels run.
+        values: the labels, an array over `dims`.
+        unit: unit of the labels; None has none.
+    """
 
     dims: tuple[str, ...]
     values: np.ndarray
@@ -34,9 +47,12 @@ class Coord(NamedTuple):
 
 
 class Space(NamedTuple):
-    """The points of a sweep: sizes of the named dimensions in order, the axes on them, their coordinates.
+    """The points of a sweep; made by `product` and `zip`.
 
-    Made by `product` and `zip`.
+    Attributes:
+        sizes: size of each named dimension, in order.
+        axes: the parameters of the point function.
+        coords: labels by name; a dimension may have several, or none.
     """
 
     sizes: dict[str, int]

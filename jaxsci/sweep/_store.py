@@ -28,9 +28,18 @@ class SweepMismatch(ValueError):
 
 
 class Identity(NamedTuple):
-    """All that must agree for two runs to be the same sweep: the space, the digest of the program at each combination
-    of static values, the source of the point function (it decides only where there is no program), and what else
-    changes numbers."""
+    """All that must agree for two runs to be the same sweep.
+
+    Attributes:
+        space: the space as plain data.
+        programs: digest of the program for each combination of static values (of the values themselves in a loop), by
+            its labels as JSON text.
+        function: source text of the point function; it decides only in a loop, which has no program.
+        version: text of the user's own; None where none was given.
+        versions: versions of Python, NumPy, JAX and this package.
+        settings: settings of JAX that change numbers, and the platform.
+        allow_nan: outputs whose NaN or infinite entries are no trouble, sorted.
+    """
 
     space: dict[str, Any]
     programs: dict[str, str]
@@ -42,7 +51,17 @@ class Identity(NamedTuple):
 
 
 class Record(NamedTuple):
-    """What ``sweep.json`` says of a folder: whose chunks there are, and how they are computed and shown."""
+    """What ``sweep.json`` says of a folder.
+
+    Attributes:
+        identity: whose chunks there are.
+        batch: "vmap", "map" or "loop".
+        lanes: points per device and dispatch; kept on resume, so that results are bit-identical.
+        variables: [shape, dtype] of each output; None in a loop whose outputs are not known yet.
+        chunks: name of the subfolder with the chunk files.
+        presentation: labels as plain data, see `_dataset.Presentation`.
+        provenance: where the numbers come from: function, versions, device, seeds, edits, start and end.
+    """
 
     identity: Identity
     batch: str

@@ -14,8 +14,16 @@ _LISTED = 5
 class Summary(NamedTuple):
     """Best and worst points with their coordinates, failures with their causes, and the time it took.
 
-    `best` and `worst` are ``(value, coordinates)`` among the points with status 0, None if there is none; `failures`
-    maps what went wrong to (number of points, coordinates of the first few).
+    Attributes:
+        variable: the output that is compared.
+        points: number of points.
+        ok: points with status 0.
+        best: ``(value, coordinates)`` of the best point with status 0 and a finite value; None if there is none.
+        worst: the same of the worst.
+        failures: for each status met, in words: (number of points, coordinates of the first few).
+        errors: text of exceptions, by coordinates.
+        run_seconds: seconds that points ran; None where the Dataset does not say.
+        compile_seconds: seconds spent compiling; None where the Dataset does not say.
     """
 
     variable: str

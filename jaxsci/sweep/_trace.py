@@ -17,7 +17,12 @@ from jaxsci.sweep._space import Space
 
 
 class Variable(NamedTuple):
-    """Shape of one output of one point, and its dtype on the host."""
+    """One output of one point.
+
+    Attributes:
+        shape: its shape.
+        dtype: its dtype on the host.
+    """
 
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -34,8 +39,14 @@ def variables_of(plain: dict[str, Any]) -> dict[str, Variable]:
 
 
 class Traced(NamedTuple):
-    """The point function of one combination as a jaxpr, ready for any number of lanes; `names` are those of its raw
-    outputs, `variables` what is kept of them."""
+    """The point function of one combination as a jaxpr, ready for any number of lanes.
+
+    Attributes:
+        closed: the closed jaxpr of one point.
+        names: names of its raw outputs, in order.
+        variables: those that are kept, with shape and dtype.
+        cost: what one point costs.
+    """
 
     closed: Any
     names: list[str]
