@@ -36,7 +36,14 @@ def _no_triangles(op):
 
 
 class MatrixFree(eqx.Module):
-    """An operator known by its product and diagonal alone. Build it with `matrix_free`."""
+    """An operator known by its product and diagonal alone. Build it with `matrix_free`.
+
+    Attributes:
+        mv: ``mv(x) -> A x``.
+        transpose_mv: ``transpose_mv(y) -> A^T y``; None lets JAX transpose `mv`.
+        diagonal: D, in the shape of x.
+        symmetric: promise that A = A^T, not checked.
+    """
 
     mv: Callable
     transpose_mv: Callable | None
@@ -181,7 +188,13 @@ def _with_offsets(op: Banded, offsets: tuple[int, ...]) -> Banded:
 
 
 class Sum(eqx.Module):
-    """A + B as a function, from `add`."""
+    """A + B as a function, from `add`.
+
+    Attributes:
+        one: operator A.
+        other: operator B.
+        symmetric: whether both are symmetric.
+    """
 
     one: eqx.Module
     other: eqx.Module
@@ -217,7 +230,14 @@ def _coordinates(op: Sparse):
 
 
 class Product(eqx.Module):
-    """A B as a function. Build it with `compose`."""
+    """A B as a function. Build it with `compose`.
+
+    Attributes:
+        outer: operator A.
+        inner: operator B.
+        given: diagonal of A B; None: it is computed when it is read, by one product per unknown.
+        symmetric: promise that A B is symmetric, not checked.
+    """
 
     outer: eqx.Module
     inner: eqx.Module

@@ -19,7 +19,14 @@ from jaxsci.linear._system import System, identity, scalar
 
 
 class ChebyshevState(NamedTuple):
-    """Iterate, residual, the next correction, and rho of the recurrence."""
+    r"""What Chebyshev iteration carries from step to step.
+
+    Attributes:
+        x: iterate.
+        r: residual b - A x.
+        d: correction that the next step adds to x.
+        rho: $\rho_k$ of the recurrence.
+    """
 
     x: Float[Array, "..."]
     r: Float[Array, "..."]
@@ -28,7 +35,12 @@ class ChebyshevState(NamedTuple):
 
 
 class Interval(NamedTuple):
-    """Centre and half width of the interval the spectrum lies in."""
+    r"""The interval that the spectrum lies in.
+
+    Attributes:
+        centre: $\theta = (a + b)/2$.
+        half: $\delta = (b - a)/2$.
+    """
 
     centre: Float[Array, ""]
     half: Float[Array, ""]

@@ -20,7 +20,14 @@ from jaxsci.linear._system import over
 
 
 class Checkerboard(eqx.Module):
-    """A stencil in packed storage, axis 0 the colours (red, black); the properties are those of `operators.Ordered`."""
+    """A stencil in packed storage, axis 0 the colours (red, black); the properties are those of `operators.Ordered`.
+
+    Attributes:
+        diagonal: D, packed.
+        before: for each axis the coefficients of the cell before, packed, or a scalar that is the same everywhere.
+        after: the same of the cell after.
+        cols: length of the grid's last axis, without the column of zeros that makes it even.
+    """
 
     diagonal: Float[Array, "2 *rows half"]
     before: tuple[Float[Array, "..."], ...]

@@ -11,7 +11,12 @@ from jaxsci.linear._system import identity, real_dtype
 
 
 class Dense(eqx.Module):
-    """A dense matrix. Build it with `dense`."""
+    """A dense matrix. Build it with `dense`.
+
+    Attributes:
+        matrix: A.
+        symmetric: promise that A = A^T, not checked.
+    """
 
     matrix: Float[Array, "n n"]
     symmetric: bool = eqx.field(static=True)

@@ -25,10 +25,17 @@ from jaxsci.linear._system import System, identity, scalar, trouble
 
 
 class KrylovState(NamedTuple):
-    """Iterate, recursive residual, search direction, rho = r^T M^-1 r, and breakdown bits.
+    """What conjugate gradients carry from step to step.
 
     In plain CG, p and rho belong to the residual r of this state. In PCG they belong to the residual before: a step
     begins by computing the new ones, so that the last residual costs no application of M^-1.
+
+    Attributes:
+        x: iterate.
+        r: residual by recursion, which may drift from b - A x.
+        p: search direction.
+        rho: r^T M^-1 r.
+        status: SINGULAR (A or M is not positive definite), STAGNATED (rho is 0); 0 = the method can go on.
     """
 
     x: Float[Array, "..."]
@@ -39,7 +46,16 @@ class KrylovState(NamedTuple):
 
 
 class EisenstatState(NamedTuple):
-    """Iterate, residual E r_hat, r_hat itself, search direction, r_hat^T D r_hat, and breakdown bits."""
+    """What Eisenstat's form carries from step to step; p and rho belong to the residual before.
+
+    Attributes:
+        x: iterate.
+        r: residual E r_hat by recursion.
+        hat: residual r_hat of the transformed system.
+        p: search direction in the transformed system.
+        rho: r_hat^T D r_hat.
+        status: SINGULAR, STAGNATED, as in `KrylovState`; 0 = the method can go on.
+    """
 
     x: Float[Array, "..."]
     r: Float[Array, "..."]
@@ -50,7 +66,16 @@ class EisenstatState(NamedTuple):
 
 
 class Factors(NamedTuple):
-    """What Eisenstat's form applies: r -> E^-1 r, r -> E^-T r, y -> L y, and the diagonals D, K and D/omega."""
+    """What Eisenstat's form applies, E = D/omega + L; L and U are exchanged where the backward sweep is first.
+
+    Attributes:
+        first: ``first(r) -> E^-1 r``.
+        second: ``second(r) -> E^-T r``.
+        strict: ``strict(y) -> L y``.
+        diagonal: D.
+        excess: K = (2/omega - 1) D.
+        pivot: D/omega.
+    """
 
     first: Partial
     second: Partial

@@ -35,9 +35,13 @@ _MOST_PADDING = 32
 class Schedule(NamedTuple):
     """Static arrays of a sweep.
 
-    ``unknowns[place]`` is the unknown stored at a place and ``places[unknown]`` the inverse; ``before`` and ``after``
-    are the rows of the two triangles. Each window (first, begin, end) reads the ``width`` places from ``first`` on and
-    keeps those in [begin, end).
+    Attributes:
+        unknowns: ``unknowns[place]`` is the unknown stored at a place.
+        places: ``places[unknown]``, the inverse.
+        before: rows of the triangle of neighbours that are updated earlier.
+        after: rows of the other triangle.
+        width: places that a window reads.
+        windows: (first, begin, end) of each: it reads `width` places from first on and keeps those in [begin, end).
     """
 
     unknowns: Int[np.ndarray, " n"]
@@ -49,7 +53,15 @@ class Schedule(NamedTuple):
 
 
 class Leveled(eqx.Module):
-    """A sparse operator stored by level; the properties are those of `operators.Ordered`."""
+    """A sparse operator stored by level; the properties are those of `operators.Ordered`.
+
+    Attributes:
+        diagonal: D, sorted by level.
+        before: entries of the triangle updated earlier: the columns hold the rows of A, padded with zeros.
+        after: the same of the other triangle.
+        pattern: places of the off-diagonal entries.
+        order: order of the update, see `Sparse`.
+    """
 
     diagonal: Float[Array, " n"]
     before: Float[Array, "w_before n"]

@@ -37,8 +37,10 @@ class Pattern:
 class Rows(NamedTuple):
     """Rows of up to w entries, padded to w, as the columns of arrays (w, n).
 
-    ``slots`` says where in the entries a value stands, and ``cols`` which x it multiplies. In the padding, slots is the
-    number of entries: `fill` appends a zero there.
+    Attributes:
+        slots: where among the entries a value stands; in the padding the number of entries, where `fill` appends a
+            zero.
+        cols: which x the value multiplies.
     """
 
     slots: Int[np.ndarray, "w n"]

@@ -51,11 +51,19 @@ _NOISE_START, _NOISE_LEAST, _NOISE_WINDOW = 0.5, 0.02, 200.0
 
 
 class PhysicsState(NamedTuple):
-    """Beliefs: the ensemble, the residuals and visits of the cells, the noise; and how the fallback compares.
+    """Beliefs of the physics policy: an ensemble, residuals of the cells (bin of the context, arm), the noise; and how
+    the fallback compares.
 
-    members: parameter vectors. visits, residual: of each cell, weighted visits and mean residual of ln cost. noise:
-    variance of ln cost within a cell, estimated from `repeats` repeated visits. excess: importance-weighted costs of
-    the fallback over those of the theory. paid: all costs. rounds: rounds learnt. fallback: that policy's state.
+    Attributes:
+        members: N vectors of the p unknowns of the theory, mostly logarithms.
+        visits: weighted visits of each cell, at most 30.
+        residual: mean of ln cost less the ensemble's mean prediction, of each cell.
+        noise: variance of ln cost within a cell.
+        repeats: repeated visits of cells, from which `noise` is estimated.
+        excess: importance-weighted costs of the fallback less those of the theory; 0 without a fallback.
+        paid: sum of all costs; 0 without a fallback.
+        rounds: rounds learnt.
+        fallback: state of the fallback policy; None without one.
     """
 
     members: Float[Array, "N p"]
@@ -72,8 +80,11 @@ class PhysicsState(NamedTuple):
 class _Advice(NamedTuple):
     """What the update needs to know about a choice between theory and fallback.
 
-    by_fallback: whether the fallback chose. share: the probability with which it, or else the theory, was given the
-    choice. log_expected: ln of the cost that the theory predicted for its own arm. decision: the fallback's decision.
+    Attributes:
+        by_fallback: whether the fallback chose.
+        share: probability with which the one that chose was given the choice.
+        log_expected: ln of the cost, in units, that the theory predicted for its own arm.
+        decision: the fallback's decision.
     """
 
     by_fallback: Array

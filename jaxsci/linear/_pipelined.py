@@ -28,8 +28,14 @@ from pallas_kernels import sor as red_black
 
 
 class Chunk(NamedTuple):
-    """K sweeps that were computed at once: the iterate before them (`start`) and after them (`end`), the right-hand
-    side, and how many of the K the solve has counted so far."""
+    """K sweeps that were computed at once.
+
+    Attributes:
+        start: iterate before them.
+        end: iterate after them.
+        b: right-hand side.
+        count: how many of the K sweeps the solve has counted so far.
+    """
 
     start: Float[Array, "..."]
     end: Float[Array, "..."]
@@ -38,8 +44,13 @@ class Chunk(NamedTuple):
 
 
 class PipelinedState(NamedTuple):
-    """x: the chunk of sweeps. norms: the residual norm after each sweep of it. r: the norm after the sweeps counted so
-    far, which the driver takes for the residual."""
+    """What pipelined SOR carries from step to step.
+
+    Attributes:
+        x: the chunk of sweeps, from which ``system.iterate`` takes the iterate.
+        r: residual norm after the sweeps counted so far, (1,): the driver takes it for the residual.
+        norms: residual norm after each sweep of the chunk.
+    """
 
     x: Chunk
     r: Float[Array, "1"]

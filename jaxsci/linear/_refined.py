@@ -24,7 +24,17 @@ from jaxsci.linear._system import System, cast, scalar
 
 
 class RefinedState(NamedTuple):
-    """Iterate and residual; the last restart (its iterate, scale and right-hand side), the method's state, its age."""
+    """What refinement carries from step to step.
+
+    Attributes:
+        x: iterate, in full precision.
+        r: residual: b - A x at a restart, between restarts `scale` times that of the correction.
+        base: x at the last restart.
+        scale: ||b - A x|| at the last restart.
+        rhs: the residual of the last restart divided by `scale`, in the small precision.
+        inner: state of the method on A d = rhs, in the small precision; x is base + scale d.
+        age: steps since the last restart.
+    """
 
     x: Float[Array, "..."]
     r: Float[Array, "..."]

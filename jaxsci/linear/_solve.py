@@ -39,9 +39,12 @@ _DRIFT = 1.1
 class Result(NamedTuple):
     """What a solve returns.
 
-    value: x, shape of b. steps: int32. residual: ||b - A x||_2, computed from x at the end, never understated.
-    status: int32 bits, 0 = the tolerance was met. history: residual norms after 0, 1, 2, ... steps in the shape
-    (max_history,), NaN past the end. Non-finite data have an infinite residual.
+    Attributes:
+        value: x, of the shape of b; always finite.
+        steps: steps taken, int32.
+        residual: ||b - A x||_2, computed from x at the end, never understated; infinite for non-finite data.
+        status: 0 = the tolerance was met; the bits are listed at `solve`.
+        history: residual norms after 0, 1, 2, ... steps; NaN past the end.
     """
 
     value: PyTree
@@ -52,7 +55,13 @@ class Result(NamedTuple):
 
 
 class _Limits(NamedTuple):
-    """When the loop ends: all traced."""
+    """When the loop ends: all traced.
+
+    Attributes:
+        tol: relative tolerance.
+        max_steps: step cap, int32.
+        patience: steps within which the smallest residual must fall by 0.1 %, int32.
+    """
 
     tol: Array
     max_steps: Array
@@ -62,8 +71,13 @@ class _Limits(NamedTuple):
 class _Loop(NamedTuple):
     """What the inner loop carries. It holds few scalars that change, since each costs one more kernel in every step.
 
-    The inner loop counts its steps itself, so k is updated in its body only if a history is kept, which needs the
-    index.
+    Attributes:
+        state: state of the method.
+        norm: norm of its residual.
+        best: smallest norm so far.
+        history: norms so far.
+        k: steps so far. The inner loop counts its steps itself, so its body updates k only if a history is kept, which
+            needs the index.
     """
 
     state: NamedTuple

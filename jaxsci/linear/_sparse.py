@@ -21,7 +21,13 @@ from jaxsci.linear._system import real_dtype
 class Sparse(eqx.Module):
     """A sparse matrix: its diagonal, and its other entries in the places of a static pattern. Build it with `sparse`.
 
-    `order` is "natural", "multicolor" or a tuple of all unknowns in the order of their update; see `reordered`.
+    Attributes:
+        diagonal: D.
+        entries: off-diagonal entries, in the order of the pattern.
+        pattern: their rows and columns.
+        symmetric: promise that A = A^T, not checked.
+        order: order of the sweeps: "natural", "multicolor" or a tuple of all unknowns as they are updated; see
+            `reordered`.
     """
 
     diagonal: Float[Array, " n"]
@@ -120,7 +126,15 @@ def from_coordinates(name: str, size: int, rows, cols, data, symmetric: bool) ->
 
 
 class Banded(eqx.Module):
-    """A matrix of a few diagonals: bands[k, i] = A[i, i + offsets[k]]. Build it with `banded`."""
+    """A matrix of a few diagonals. Build it with `banded`.
+
+    Attributes:
+        diagonal: D.
+        bands: bands[k, i] = A[i, i + offsets[k]], 0 where that leaves the matrix.
+        offsets: offset of each band, none of them 0; positive above the diagonal.
+        symmetric: promise that A = A^T, not checked.
+        order: order of the sweeps, as in `Sparse`.
+    """
 
     diagonal: Float[Array, " n"]
     bands: Float[Array, "k n"]

@@ -25,14 +25,26 @@ from jaxsci.linear._wavefront import Wavefront, bordered
 
 
 class StationaryState(NamedTuple):
-    """Iterate and residual."""
+    """What a stationary method carries from step to step.
+
+    Attributes:
+        x: iterate.
+        r: residual b - A x.
+    """
 
     x: Float[Array, "..."]
     r: Float[Array, "..."]
 
 
 class SplitState(NamedTuple):
-    """Iterate and b in the form of `Splitting`, residual b - A x, and the scaled b - N x (the pull)."""
+    """What SOR on a grid carries from step to step, in the form of `Splitting`.
+
+    Attributes:
+        x: iterate, with a border of zeros.
+        r: residual b - A x, not scaled.
+        b: right-hand side, scaled.
+        pull: b - N x, scaled: what the next sweep starts from.
+    """
 
     x: Float[Array, "..."]
     r: Float[Array, "..."]

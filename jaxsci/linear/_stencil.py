@@ -19,9 +19,15 @@ _ORDERS = {"natural": wavefront, "red-black": checkerboard}
 class Stencil(eqx.Module):
     """(A u)_i = diagonal_i u_i + sum over axes a of before[a]_i u_{i - e_a} + after[a]_i u_{i + e_a}.
 
-    Build it with `stencil5` or `stencil7`, which validate. An off-diagonal coefficient that is the same everywhere is a
-    scalar, so that products read no array for it. Cells outside the grid count as zeros. `order` is "natural" (row by
-    row, swept by anti-diagonals) or "red-black"; see `reordered`.
+    Build it with `stencil5` or `stencil7`, which validate. Cells outside the grid count as zeros.
+
+    Attributes:
+        diagonal: coefficient of the cell itself.
+        before: for each axis the coefficient of the cell before: of the grid's shape, or a scalar that is the same
+            everywhere, so that products read no array for it.
+        after: the same of the cell after.
+        symmetric: promise that A = A^T, not checked.
+        order: order of the sweeps: "natural" (row by row, swept by anti-diagonals) or "red-black"; see `reordered`.
     """
 
     diagonal: Float[Array, "*shape"]

@@ -18,13 +18,16 @@ def identity(x):
 
 
 class System(NamedTuple):
-    """An operator prepared for one method.
+    """An operator prepared for one method, whose steps may work in another storage than the operator's shape.
 
-    The steps of a method may work in another storage than the operator's shape. ``pack(x)`` brings a vector into that
-    storage and ``unpack(y)`` brings it back; ``mv(y)`` is A y there. ``apply`` is what a step uses beside the product:
-    a triangular solve, a preconditioner, an interval. ``status`` holds the bits of whatever was wrong while preparing.
-    A method may also keep its iterate in a form of its own, with a border of zeros for instance, or as several sweeps
-    at once. ``iterate(state.x)`` is then the current iterate in packed storage; for all other methods it is x itself.
+    Attributes:
+        pack: ``pack(x)`` brings a vector into that storage.
+        unpack: ``unpack(y)`` brings it back.
+        mv: ``mv(y)`` is A y in that storage.
+        apply: what a step uses beside the product: a triangular solve, a preconditioner, an interval.
+        status: bits of whatever was wrong while preparing; 0 = ok.
+        iterate: ``iterate(state.x)`` is the iterate in packed storage. It is x itself, except for methods that keep the
+            iterate in a form of their own: with a border of zeros, or as several sweeps at once.
     """
 
     pack: Partial
@@ -39,10 +42,14 @@ class Splitting(NamedTuple):
     """A sweep of SOR in pieces: with A = M + N and M = D/omega + L, the next iterate is M^-1 (b - N x).
 
     The pieces work on a right-hand side b' and an iterate x' in a form of their own: equations are scaled by omega / D,
-    and the iterate has a border of zeros. ``start(b, x) -> (b', x')`` brings both into that form, ``iterate(x') -> x``
-    takes the iterate out of it. ``pull(b', x')`` is the scaled b - N x. ``solve(pull, x')`` makes the next iterate from
-    the pull; the memory of x' may be overwritten. ``residual(pull, x')`` is b - A x, not scaled, if the pull belongs to
-    that same x'.
+    and the iterate has a border of zeros.
+
+    Attributes:
+        start: ``start(b, x) -> (b', x')`` brings both into that form.
+        iterate: ``iterate(x') -> x`` takes the iterate out of it.
+        pull: ``pull(b', x')`` is the scaled b - N x.
+        solve: ``solve(pull, x')`` makes the next iterate from the pull; the memory of x' may be overwritten.
+        residual: ``residual(pull, x')`` is b - A x, not scaled, if the pull belongs to that same x'.
     """
 
     start: Partial

@@ -24,7 +24,13 @@ from jaxsci.linear._solve import solve
 
 
 class TunedState(NamedTuple):
-    """Where a tuned sequence stands: policy, stream, and the index of the next round."""
+    """Where a tuned sequence stands.
+
+    Attributes:
+        policy: the policy's state.
+        carry: what the stream carries, with the last solution.
+        round: index of the next round, from 0, int32; it names the random keys of that round.
+    """
 
     policy: PyTree
     carry: StreamCarry
@@ -34,8 +40,17 @@ class TunedState(NamedTuple):
 class TunedRecord(NamedTuple):
     """What was chosen in each round, what it cost, and how the solve went: one entry a round, leading axis T.
 
-    In the record of `tuned_step`, which plays one round, there is no axis. steps: those done, also where the solve
-    failed and the policy was told the cap. status: of the solve, and NONFINITE_INPUT where the cost is not finite.
+    In the record of `tuned_step`, which plays one round, there is no axis.
+
+    Attributes:
+        action: arm chosen.
+        parameter: parameter of that arm, what the method was made with.
+        cost: cost that the policy was told; that of a failed solve is computed as if it had taken `max_steps` steps.
+        steps: steps done, also where the solve failed.
+        residual: ||b - A x||_2 of the solution.
+        status: bits of the solve, and NONFINITE_INPUT where the cost is not finite; 0 = ok.
+        log_prob: log-probability of the choice, as in `Decision`.
+        context: what the policy saw; None where the stream gives none.
     """
 
     action: Int[Array, " T"]
@@ -51,8 +66,11 @@ class TunedRecord(NamedTuple):
 class TunedResult(NamedTuple):
     """A tuned sequence: what it solved last, where it stands, and what happened in each round.
 
-    value: the solution of the last problem. state: where to go on, `policy` in it being the policy's state. history:
-    one entry a round. status: the bits of all rounds together, so 0 says that every solve succeeded.
+    Attributes:
+        value: solution of the last problem.
+        state: where to go on; its `policy` is the policy's state.
+        history: one entry a round.
+        status: bitwise or over the rounds: 0 says that every solve succeeded.
     """
 
     value: PyTree

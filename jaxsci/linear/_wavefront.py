@@ -21,14 +21,25 @@ from jaxsci.linear._system import Splitting, over
 
 
 class Triangle(NamedTuple):
-    """(D/omega + L) or (D/omega + U), divided by its diagonal: y_k = scale r_k - sum_a coefficients_a y_{k-1, a}."""
+    """(D/omega + L) or (D/omega + U), divided by its diagonal: y_k = scale r_k - sum_a coefficients_a y_{k-1, a}.
+
+    Attributes:
+        scale: omega / D.
+        coefficients: for each axis the neighbour's coefficient times `scale`.
+    """
 
     scale: Float[Array, "diagonals *rows"]
     coefficients: tuple[Float[Array, "diagonals *rows"], ...]
 
 
 class Wavefront(eqx.Module):
-    """A stencil in skewed storage; the properties are those of `operators.Ordered`."""
+    """A stencil in skewed storage; the properties are those of `operators.Ordered`.
+
+    Attributes:
+        diagonal: D, skewed.
+        before: for each axis the coefficients of the cell before, skewed, or a scalar that is the same everywhere.
+        after: the same of the cell after.
+    """
 
     diagonal: Float[Array, "diagonals *rows"]
     before: tuple[Float[Array, "..."], ...]

@@ -21,7 +21,13 @@ from jaxsci.linear._start import as_start
 
 
 class Bounds(NamedTuple):
-    """low and high: ends of an interval for the spectrum, 0 where the inputs are not finite; status: int32 bits."""
+    """An interval that holds the spectrum.
+
+    Attributes:
+        low: its lower end; 0 where the inputs are not finite.
+        high: its upper end; 0 where the inputs are not finite.
+        status: int32 bits, see the function that made it; 0 = ok.
+    """
 
     low: Float[Array, ""]
     high: Float[Array, ""]

@@ -73,7 +73,12 @@ def from_lineax(operator, *, materialise: bool = False):
 
 
 class _Function(eqx.Module):
-    """A lineax operator of which only products are known; reading its diagonal computes it."""
+    """A lineax operator of which only products are known; reading its diagonal computes it.
+
+    Attributes:
+        operator: the lineax operator, linearised.
+        symmetric: whether lineax says that it is symmetric or definite.
+    """
 
     operator: Any
     symmetric: bool = eqx.field(static=True)
@@ -163,7 +168,12 @@ def _times(sign, op):
 
 
 class _State(eqx.Module):
-    """An operator whose leaves are arrays only: diffrax differentiates through the states of linear solvers."""
+    """An operator whose leaves are arrays only: diffrax differentiates through the states of linear solvers.
+
+    Attributes:
+        arrays: the operator's arrays, with None elsewhere.
+        rest: all else of it.
+    """
 
     arrays: Any
     rest: Any = eqx.field(static=True)

@@ -23,12 +23,17 @@ from jaxsci.linear._start import as_start
 
 
 class Tridiagonal(NamedTuple):
-    """T and what it came from.
+    """The tridiagonal matrix T of m Lanczos steps; all arrays are 0 where status is not 0.
 
-    diagonal: alpha_1 .. alpha_m. off_diagonal: beta_1 .. beta_m; the last one couples to what was not computed.
-    Once the Krylov space is exhausted, after `steps` steps, both stay at alpha_1 and 0: such rows repeat a value from
-    inside the spectrum and leave the extremes alone. basis: the v_j, (m, *shape), with zeros past `steps`; None where
-    they were not kept. status: 0, or NONFINITE_INPUT, or OUT_OF_RANGE for a start of zeros; all arrays are 0 then.
+    Once the Krylov space is exhausted, after `steps` steps, the diagonal stays at alpha_1 and the off-diagonal at 0:
+    such rows repeat a value from inside the spectrum and leave the extremes alone.
+
+    Attributes:
+        diagonal: alpha_1 .. alpha_m.
+        off_diagonal: beta_1 .. beta_m; the last one couples to what was not computed.
+        basis: the v_j, (m, *shape), with zeros past `steps`; None where they were not kept.
+        steps: steps before the Krylov space was exhausted, at most m, int32.
+        status: NONFINITE_INPUT, OUT_OF_RANGE (a start of zeros); 0 = ok.
     """
 
     diagonal: Float[Array, " m"]
@@ -39,7 +44,16 @@ class Tridiagonal(NamedTuple):
 
 
 class Extremes(NamedTuple):
-    """Extreme Ritz values; an eigenvalue lies within low_error of low, and one within high_error of high."""
+    """Extreme Ritz values, which lie inside the spectrum.
+
+    Attributes:
+        low: smallest Ritz value.
+        high: largest Ritz value.
+        low_error: some eigenvalue lies within this distance of `low`.
+        high_error: some eigenvalue lies within this distance of `high`.
+        steps: Lanczos steps before the Krylov space was exhausted, int32.
+        status: as in `Tridiagonal`.
+    """
 
     low: Float[Array, ""]
     high: Float[Array, ""]
@@ -50,6 +64,18 @@ class Extremes(NamedTuple):
 
 
 class _Carry(NamedTuple):
+    """What the recurrence carries from step to step.
+
+    Attributes:
+        v: v_j.
+        before: v_{j-1}.
+        beta: beta_{j-1}.
+        basis: all v so far; None where they are not kept.
+        first: alpha_1.
+        scale: largest |alpha_j| + beta_j so far.
+        alive: whether the Krylov space still grows.
+    """
+
     v: Array
     before: Array
     beta: Array
