@@ -160,7 +160,11 @@ def _photograph(folder, report, study, fast: bool) -> None:
 class Reference(NamedTuple):
     """What no policy knows beforehand: totals in hindsight, and the best parameter of every system.
 
-    fixed: the best ω of the grid and its total; None where not every ω was tried. systems: (context, ω) of seed 0.
+    Attributes:
+        fixed: (ω, total) of the best fixed ω of the grid; None where not every ω was tried.
+        optimal: total when every system gets its best ω.
+        omega: the best ω of each system of seed 0.
+        context: the context of each system of seed 0.
     """
 
     fixed: tuple[float, float] | None

@@ -32,10 +32,10 @@ class Config(eqx.Module):
     """Sizes and activation of a perceptron; all static. Made by `config`.
 
     Attributes:
-        num_in: Entries of the input.
-        hidden: Width of each hidden layer.
-        num_out: Entries of the output.
-        activation: A key of `ACTIVATIONS`.
+        num_in: entries of the input.
+        hidden: width of each hidden layer.
+        num_out: entries of the output.
+        activation: a key of `ACTIVATIONS`.
     """
 
     num_in: int = eqx.field(static=True)

@@ -19,14 +19,14 @@ DPI = 125
 
 
 class Labelled(NamedTuple):
-    """An array in NumPy with the names of its axes; `coords[dim]` holds the labels along one of them.
+    """An array in NumPy with the names of its axes.
 
     Attributes:
-        values: ?
-        dims: ?
-        coords: ?
-        label: Name and units of the values, "" if unknown.
-        dim_labels: Name and units of each dimension.
+        values: the numbers.
+        dims: name of each axis, in order.
+        coords: labels along each axis, by its name; 0, 1, ... where none are known.
+        label: name and units of the values, "" if unknown.
+        dim_labels: name and units of each axis, by its name.
     """
 
     values: np.ndarray

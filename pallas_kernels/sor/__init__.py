@@ -27,7 +27,13 @@ NONFINITE_RESULT, OUT_OF_RANGE, SINGULAR = 1 << 1, 1 << 6, 1 << 7  # positions a
 
 
 class SORResult(NamedTuple):
-    """What `sor` returns: the grid after the last sweep, one residual norm a sweep if asked for, an int32 bit set."""
+    """What `sor` returns.
+
+    Attributes:
+        value: the grid after the last sweep.
+        residuals: ||b - A u||_2 after every sweep; (0,) where they were not asked for.
+        status: int32 bit set: 2 not finite, 64 omega outside (0, 2), 128 a zero on the diagonal; 0 = ok.
+    """
 
     value: Float[Array, "rows cols"]
     residuals: Float[Array, " sweeps"]

@@ -31,11 +31,11 @@ class Result(NamedTuple):
     """A trained network and how it got there.
 
     Attributes:
-        value: The averaged parameters, what `denoiser` takes.
-        state: Of the training: parameters that were not averaged, optimiser and steps done.
-        history: Mean squared error of v, step by step, of the parameters that were not averaged.
+        value: the averaged parameters, what `denoiser` takes.
+        state: state of the training, to go on from: parameters that were not averaged, optimiser and steps done.
+        history: mean squared error of v, step by step, of the parameters that were not averaged.
         status: NONFINITE_RESULT when a step was skipped; 0 = ok.
-        seconds: Of this call, compilation included.
+        seconds: seconds that this call took, compilation included.
     """
 
     value: PyTree
@@ -46,7 +46,13 @@ class Result(NamedTuple):
 
 
 class _Averaged(NamedTuple):
-    """State of an optimiser that keeps an average of the parameters."""
+    """State of an optimiser that keeps an average of the parameters.
+
+    Attributes:
+        inner: state of the optimiser inside.
+        average: the average so far.
+        count: updates in it, int32.
+    """
 
     inner: PyTree
     average: PyTree
