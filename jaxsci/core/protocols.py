@@ -34,11 +34,11 @@ class Policy(NamedTuple):
 
     Attributes:
         init: ``init(key) -> state``: a record.
-        select: ``select(key, state, context=None, mask=None) -> Decision``: `context` is any record, None when there is
-            none; `mask` is Bool[K], True where the arm may be played.
-        update: ``update(state, decision, loss, context=None, weight=1.) -> state``: `loss` is a scalar, `context` the
-            one that `select` saw, a `weight` of w counts as w plays. If nothing was played, if loss, weight or context
-            is not finite, or if the weight is 0, the state is returned as it was, leaf for leaf.
+        select: ``select(key, state, context=None, mask=None) -> Decision``: `context` is any record, None for a policy
+            without contexts; `mask` is Bool[K], True where the arm may be played.
+        update: ``update(state, decision, loss, context=None, weight=1.) -> state``: `loss` is a scalar;
+            `context` is what `select` saw; a `weight` of w counts as w plays. The state comes back unchanged, leaf for
+            leaf, if nothing was played, if loss, weight or context is not finite, or if the weight is 0.
     """
 
     init: Callable[..., PyTree]
@@ -109,8 +109,8 @@ class TimeStep(NamedTuple):
     """What an environment answers to a reset or to an action. A reset needs to name the observation alone.
 
     Attributes:
-        observation: observation of the state reached, any record. At the end of an episode it is that of the last
-            state, not of the first one of the next episode.
+        observation: what is seen of the state reached, any record; at the end of an episode its last state, not the
+            first one of the next episode.
         reward: reward earned by the step; 0 after a reset.
         discount: what the environment itself multiplies the value of `observation` by: 1 unless it discounts, as a
             problem in continuous time does by exp(-beta dt). A learner's own discount factor multiplies this one.

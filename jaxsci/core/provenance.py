@@ -104,7 +104,7 @@ def fingerprint(x: Any) -> str:
     Args:
         x: any nest of numbers, strings, arrays, dtypes, typed keys, containers, records, Modules and functions.
             NumPy and JAX arrays of equal dtype, shape and content count as equal; 1, 1.0 and True do not. A function
-            counts by its source text, a bound method (also a built-in one) by what it is bound to as well.
+            counts by its source text; of a bound method (also a built-in one) the object it is bound to counts too.
 
     Returns:
         64 hexadecimal digits (SHA-256).

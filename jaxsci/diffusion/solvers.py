@@ -179,7 +179,7 @@ def ipndm(grid: TimeGrid, *, order: int = 4) -> SolverTable:
 
 
 def _insert(grid, fractions_of_step, variable):
-    """The grid with stages inside every step; `fractions_of_step(n)` are those of step n, without its two ends."""
+    """The grid with stages inside every step; `fractions_of_step(n)` says where in step n they lie, ends left out."""
     lams, starts = [], []
     for n in range(len(grid.lam) - 1):
         s, t = float(grid.lam[n]), float(grid.lam[n + 1])

@@ -268,7 +268,7 @@ def rule(decisions: Decisions, statistics: Statistics | None = None, grid: grids
     """The row rule of a schedule, for `tables.tabulate`: `coefficient` and the statistics are leaves, the rest static.
 
     Args:
-        decisions: concrete but for `coefficient`; its nodes are not used, those of the grid are.
+        decisions: concrete but for `coefficient`; the nodes are taken from the grid and not from here.
         statistics: of the model, for rows of kind "v3"; traced or host.
         grid: the grid that the rule will stand on, if it is known: integrals of the statistics are then made once. On
             other nodes they are made anew.

@@ -241,7 +241,7 @@ def append(gp: GP, x: PyTree, y: ArrayLike, *, noise: ArrayLike | None = None) -
         diagonal is that error).
 
     Raises:
-        ValueError: an input of another shape than those that the process has; y or noise no scalar.
+        ValueError: x has not the shape of the inputs of the process; y or noise is no scalar.
 
     Differentiable as `condition`.
 
@@ -300,7 +300,7 @@ def predict(gp: GP, x: PyTree) -> Prediction:
         non-finite result (mean 0 and variance 0) where x or the kernel is not finite.
 
     Raises:
-        ValueError: an input of another shape than those that the process has.
+        ValueError: x has not the shape of the inputs of the process.
 
     Differentiable in everything.
 
@@ -324,7 +324,7 @@ def joint(gp: GP, xs: PyTree) -> Joint:
         Status: as `predict`, with all zeros.
 
     Raises:
-        ValueError: inputs of another shape than those that the process has.
+        ValueError: xs have not the shape of the inputs of the process.
 
     Differentiable in everything.
 
@@ -355,7 +355,7 @@ def sample(key: KeyArray, gp: GP, xs: PyTree) -> Sample:
         points already known exactly can be drawn; more than that is reported as jitter raised.
 
     Raises:
-        ValueError: inputs of another shape than those that the process has.
+        ValueError: xs have not the shape of the inputs of the process.
 
     Differentiable in everything.
 

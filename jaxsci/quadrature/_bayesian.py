@@ -38,8 +38,8 @@ def bayesian(
     Args:
         num_nodes: n >= 1, static.
         a, b: ends, finite, a < b, built.
-        kernel: from `quadrature.embeddings`; its length is in the unit of the nodes, so a rule moved to another
-            interval by `integrate` is that of the kernel whose length was scaled alike.
+        kernel: from `quadrature.embeddings`; its length is in the unit of the nodes. If `integrate` moves the rule to
+            another interval, the length is stretched with the nodes.
         nodes: (n,) strictly increasing in [a, b], built; equispaced with the ends by default, the middle for n = 1.
         jitter: added to the diagonal of the Gram matrix (unit amplitude), built. It models noise of that variance and
             limits the accuracy: 1e-8, the default of some libraries, already does so from 7 nodes on with Matern 7/2.

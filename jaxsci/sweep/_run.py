@@ -172,7 +172,7 @@ def compute_in_folder(session: Session, options: Options) -> Any:
 
 
 def _compute(study: Study, done: np.ndarray | None, sink: Sink, options: Options) -> None:
-    """Run the points; whatever ends the run, those that are finished reach the sink's folder."""
+    """Run the points; whatever ends the run, finished points reach the sink's folder."""
     finished = 0 if done is None else int(done.sum())
     try:
         with reporting(options.progress, study.space.num_points, finished) as report:

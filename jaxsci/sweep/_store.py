@@ -175,7 +175,7 @@ class Store:
         return read_record(self.folder)
 
     def begun(self, overwrite: bool) -> Record | None:
-        """The record to go on from, None to start afresh; results of somebody else's are not replaced unasked."""
+        """The record to go on from, None to start afresh; foreign results are replaced only with `overwrite`."""
         record = None if overwrite else self.record()
         if record is None and not overwrite and (self.folder / RESULTS).exists():
             raise ValueError(

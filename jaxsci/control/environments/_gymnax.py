@@ -44,8 +44,8 @@ def mountain_car(params: Any = None, *, discount: ArrayLike = 0.0) -> WalledProb
     r"""gymnax's MountainCarContinuous-v0 in continuous time: $\dot v = 0.0015u - 0.0025\cos 3x$; its step is dt = 1.
 
     The reward rate is -0.1 u^2 with u clipped, and 100 once at the goal. Two differences from gymnax, on purpose: the
-    speed is set to 0 when the car hits the left wall (gymnax does so at the goal instead), and the control that is
-    paid for is the one that acts (gymnax charges for the part that it clips away).
+    speed is set to 0 when the car hits the left wall (gymnax does so at the goal instead), and only the clipped control
+    is paid for (gymnax charges for the whole control, of which it clips a part away).
 
     Args:
         params: gymnax's ``EnvParams`` of MountainCarContinuous-v0, its defaults when None (needs gymnax).

@@ -213,7 +213,7 @@ def _rollout(key, walled, policy, x0, dt, num_steps: int, num_substeps: int):
 
 
 def check_kind(function: str, walled) -> None:
-    """Refuse the other kind of environment, by name."""
+    """Raise the TypeError that names what was expected if `walled` is another kind of environment."""
     if not isinstance(walled, WalledProblem):
         raise TypeError(
             f"environments.{function}: expected a WalledProblem (from pendulum or mountain_car), which has no step "

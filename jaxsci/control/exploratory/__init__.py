@@ -2,7 +2,7 @@ r"""Exploratory linear-quadratic control: the closed form, and two learners that
 
 $dX = (AX + Ba)\,dt + (CX + Da)\,dW$ earns $r = -(\frac12 Mx^2 + Rxa + \frac12 Na^2 + Px + Qa)$ a unit of time, and
 $\lambda$ times the entropy of the policy that draws the actions. `solution` is the optimum, `average_reward` the truth
-for any Gaussian policy; `actor_critic` and `q_learning` learn online (`run`), the latter from any recorded data too
+for any Gaussian policy; `actor_critic` and `q_learning` learn online (`run`), `q_learning` from any recorded data too
 (`run_offline`). Parameter sets, temperatures and seeds are axes of `jax.vmap`.
 
 References: Jia and Zhou 2022, Policy Gradient and Actor-Critic Learning in Continuous Time and Space (JMLR 23:275),

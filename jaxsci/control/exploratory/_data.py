@@ -101,7 +101,7 @@ def _simulate(key, problem, policy, dt, x0, num_steps: int):
 
 
 def check_steps(function: str, num_steps: int, record_every: int) -> None:
-    """Whole records, and at least none of them."""
+    """Raise unless the steps make up whole records; no step at all is allowed."""
     if record_every < 1:
         raise ValueError(f"{function}: record_every must be >= 1, got {record_every}")
     if num_steps < 0 or num_steps % record_every:
@@ -111,7 +111,7 @@ def check_steps(function: str, num_steps: int, record_every: int) -> None:
 
 
 def prepare(function: str, problem, learner, *scalars):
-    """Problem, learner and scalars as arrays of one dtype, that of the problem."""
+    """Problem, learner and scalars as arrays in the dtype of the problem."""
     dtype = float_dtype(problem)
     problem = as_scalars(function, "problem", problem, dtype)
     for value in scalars:

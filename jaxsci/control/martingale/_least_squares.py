@@ -58,9 +58,9 @@ def least_squares_ml(cond: Condition, *, ridge: ArrayLike = 0.0, allow_float32: 
     r"""Martingale loss by least squares: $\min_\theta\frac12\sum_k\Delta_k(G_k - J^\theta_k)^2$, in one forward pass.
 
     The discounted return is telescoped, $G_k - J_k = \sum_{j\ge k}e^{-\beta(t_j - t_k)}\delta_j$ with multiplicative
-    discounting, so the normal equations are those of CLSTD(1), whatever the discounting of `cond`; the end of a path
-    counts with its J, that is with h when the terminal condition is built in. It finds the best mean-square
-    approximation of J in the family. Arguments as in `clstd`.
+    discounting, so the normal equations are those of CLSTD(1), whatever the discounting of `cond`. The end of a path
+    counts with its value J, which is h if the terminal condition is built into the family. The result is the best
+    mean-square approximation of J in the family. Arguments as in `clstd`.
     """
     if cond.average or cond.test is not None:
         raise ValueError("least_squares_ml: expected a condition neither ergodic nor with its own test functions")

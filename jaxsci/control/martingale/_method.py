@@ -41,7 +41,7 @@ class Result(NamedTuple):
         history: None: the parameters on the way are not kept. To see them, run the stream piece by piece.
         status: bits of all that was learnt from; 0 = ok.
         average: average reward; None unless the condition is ergodic.
-        steps: transitions seen, int32, those of length 0 and those skipped included.
+        steps: transitions seen, int32, including those of length 0 and those that were skipped.
     """
 
     value: PyTree

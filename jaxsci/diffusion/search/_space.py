@@ -271,8 +271,8 @@ def _mutate(key, d: Decisions, where: Space):
 
 
 def crossover(key: KeyArray, a: Decisions, b: Decisions, where: Space) -> Decisions:
-    """A child of two: nodes, rows and options from either, half of the time row by row; parents of unequal length give
-    one of themselves.
+    """A child of two: nodes, rows and options from either, half of the time row by row. Parents of unequal length
+    are not mixed: one of the two comes back.
 
     Args:
         key: one typed key.
