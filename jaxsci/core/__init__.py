@@ -11,8 +11,10 @@ shapes and dtypes never change; a "key" is one typed key.
 import importlib
 
 _MODULES = (
+    "arrays",
     "checkpoint",
     "extras",
+    "files",
     "keys",
     "loops",
     "policies",
@@ -28,10 +30,12 @@ _MODULES = (
 _FUNCTIONS = {"check": "status", "explain": "status"}
 
 __all__ = [  # noqa: F822 (lazy, see __getattr__)
+    "arrays",
     "check",
     "checkpoint",
     "explain",
     "extras",
+    "files",
     "keys",
     "loops",
     "policies",

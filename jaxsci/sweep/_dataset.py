@@ -13,8 +13,8 @@ import numpy as np
 
 from jaxsci.core import status
 from jaxsci.core.extras import require
+from jaxsci.core.files import write_atomic
 from jaxsci.sweep._space import coords_of
-from jaxsci.sweep._store import write_atomic
 from jaxsci.sweep._trace import Variable, is_status
 
 POINT_RAISED = status.register(

@@ -10,13 +10,14 @@ import json
 import os
 import pathlib
 import shutil
-import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from jaxsci.core import files
 
 _RECORD, _LOCK, RESULTS = "sweep.json", "sweep.lock", "results.nc"
 CHUNKS = "sweep-chunks"
@@ -72,25 +73,7 @@ class Record(NamedTuple):
     provenance: dict[str, Any]
 
 
-# --- atomic files ------------------------------------------------------------------------------------------
-
-
-def write_atomic(path: pathlib.Path, write) -> None:
-    """Let `write(temporary path)` make a file, then give it its name: readers see all of it or nothing."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    write(temporary)
-    with open(temporary, "rb") as f:
-        os.fsync(f.fileno())
-    os.replace(temporary, path)
-    handle = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(handle)  # the name itself must reach the disk
-    finally:
-        os.close(handle)
-
-
-def _write_json(path: pathlib.Path, value: Any) -> None:
-    write_atomic(path, lambda p: p.write_text(json.dumps(value)))
+# --- chunks ------------------------------------------------------------------------------------------------
 
 
 def read_chunk(path: pathlib.Path) -> dict[str, Any] | None:
@@ -121,54 +104,14 @@ class Store:
 
     def __init__(self, function: str, folder: str | os.PathLike):
         self.function, self.folder = function, pathlib.Path(folder)
-        self._lock = None
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            probe = self.folder / f".probe.{os.getpid()}.tmp"
-            probe.write_bytes(b"")
-            probe.unlink()
-        except OSError as error:
-            raise OSError(
-                f"sweep.{function}: cannot write into out={str(folder)!r} ({error.strerror or error}); choose another"
-            ) from error
-        self._take_lock()
+        self._lock = files.locked(f"sweep.{function}", self.folder, _LOCK)
 
     def __enter__(self) -> "Store":
+        self._lock.__enter__()
         return self
 
-    def __exit__(self, *_) -> None:
-        if self._lock is not None:
-            os.close(self._lock)  # gives the lock up; the file stays, removing it would race with the next process
-            self._lock = None
-
-    def _take_lock(self) -> None:
-        """One writer at a time. The system drops the lock of a process that died, so none is ever left behind."""
-        try:
-            import fcntl
-        except ImportError:  # no such locks on this system: two writers would compute twice, not corrupt
-            return
-        self._lock = os.open(self.folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES):
-                os.close(self._lock)
-                self._lock = None
-                warnings.warn(
-                    f"sweep.{self.function}: the file system of {str(self.folder)!r} has no locks ({error.strerror}): "
-                    "make sure that no other process writes there",
-                    stacklevel=4,
-                )
-                return
-            owner = os.read(self._lock, 64).decode(errors="replace").strip() or "unknown"
-            os.close(self._lock)
-            self._lock = None
-            raise RuntimeError(
-                f"sweep.{self.function}: process {owner} is writing into {str(self.folder)!r}; wait, stop it, or "
-                "choose another folder. sweep.load reads what is there meanwhile"
-            ) from error
-        os.ftruncate(self._lock, 0)
-        os.write(self._lock, f"{os.getpid()}\n".encode())
+    def __exit__(self, *error) -> None:
+        self._lock.__exit__(*error)
 
     def record(self) -> Record | None:
         """What ``sweep.json`` says, None in a new folder."""
@@ -187,7 +130,7 @@ class Store:
     def write_record(self, record: Record) -> None:
         """Replace ``sweep.json`` and drop what it no longer refers to."""
         plain = {**record._asdict(), "identity": record.identity._asdict()}
-        _write_json(self.folder / _RECORD, {"format": _FORMAT, **plain})
+        files.write_json(self.folder / _RECORD, {"format": _FORMAT, **plain})
         self.chunks(record).mkdir(exist_ok=True)
         self.tidy(record)
 
@@ -216,7 +159,7 @@ class Store:
 
     def chunks(self, record: Record) -> pathlib.Path:
         """Where the chunk files of a record are."""
-        return self.folder / record.chunks
+        return files.inside(f"sweep.{self.function}", self.folder, record.chunks)
 
     def write_chunk(
         self, record, index: np.ndarray, values: dict[str, np.ndarray], codes: np.ndarray, notes: dict
@@ -231,7 +174,7 @@ class Store:
                 np.savez(f, index=index, status=codes, notes=text, **arrays)
 
         path.parent.mkdir(exist_ok=True)
-        write_atomic(path, write)
+        files.write_atomic(path, write)
 
 
 def read_record(folder: str | os.PathLike) -> Record | None:
@@ -247,7 +190,7 @@ def read_record(folder: str | os.PathLike) -> Record | None:
 
 def read_chunks(folder: str | os.PathLike, record: Record) -> Iterator[dict[str, Any]]:
     """Whole chunks of a folder, in order; files that are damaged or vanish meanwhile are passed over."""
-    for path in sorted((pathlib.Path(folder) / record.chunks).glob("*.npz")):
+    for path in sorted(files.inside("sweep.load", folder, record.chunks).glob("*.npz")):
         chunk = read_chunk(path)
         if chunk is not None:
             yield chunk

@@ -53,5 +53,5 @@ def test_import_is_quick_lazy_and_loads_no_extra():
 def test_unknown_names_are_answered():
     with pytest.raises(AttributeError, match="module 'jaxsci' has no attribute 'linaer'; it offers bandits, check"):
         _ = jaxsci.linaer
-    with pytest.raises(AttributeError, match="module 'jaxsci.core' has no attribute 'loop'; it offers check"):
+    with pytest.raises(AttributeError, match="module 'jaxsci.core' has no attribute 'loop'; it offers arrays, check"):
         _ = jaxsci.core.loop

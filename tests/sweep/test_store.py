@@ -284,6 +284,18 @@ def test_a_hundred_thousand_points_in_bounded_memory(tmp_path):
     assert len(chunks(tmp_path)) >= 15
 
 
+def test_a_record_cannot_name_chunks_outside_its_folder(tmp_path):
+    run(tmp_path / "a")
+    (tmp_path / "victim").mkdir()
+    (tmp_path / "victim" / "file").write_text("mine")
+    record = json.loads((tmp_path / "a" / "sweep.json").read_text())
+    (tmp_path / "a" / "sweep.json").write_text(json.dumps(record | {"chunks": "../victim"}))
+    for call in (lambda: run(tmp_path / "a"), lambda: sweep.load(tmp_path / "a")):
+        with pytest.raises(ValueError, match="names the path '../victim', which leads out of the folder"):
+            call()
+    assert (tmp_path / "victim" / "file").read_text() == "mine"
+
+
 # --- bad input ---------------------------------------------------------------------------------------------
 
 
@@ -291,7 +303,7 @@ def test_a_hundred_thousand_points_in_bounded_memory(tmp_path):
 def test_bad_folders(tmp_path):
     (tmp_path / "file").write_text("")
     traced = []
-    with pytest.raises(OSError, match="sweep.run: cannot write into out=.*Not a directory.*choose another"):
+    with pytest.raises(OSError, match="sweep.run: cannot write into .*Not a directory.*choose another"):
         sweep.run(lambda x: traced.append(x) or x, sweep.product(x=[1.0]), out=tmp_path / "file" / "sub")
     assert not traced, "the folder is tried before anything is computed"
     with pytest.raises(ValueError, match="sweep.load: .* holds no sweep"):
