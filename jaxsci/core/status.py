@@ -1,8 +1,9 @@
 """Statuses: run-time trouble is an int32 bit set in the result, 0 = ok; exceptions happen on the host only.
 
-`core` owns bits 0 to 15, listed below. A room registers its own from bit 16 with `register`; rooms share those
-positions, so a code is explained together with the room it came from. Merging statuses over time, lanes or nested
-solves is bitwise or, so nothing that went wrong on the way is forgotten.
+A bit is a fault (the value is not what was asked for) or a notice (the value holds, and something on the way is worth
+knowing); `check` raises on faults alone, `explain` tells of both. `core` owns bits 0 to 15, listed below. A room
+registers its own from bit 16 with `register`, other bits than those of the rooms it builds on. Merging statuses over
+time, lanes or nested solves is bitwise or, so nothing that went wrong on the way is forgotten.
 """
 
 import dataclasses
@@ -37,23 +38,37 @@ class Bit(NamedTuple):
         name: what it is called in messages.
         cause: what has happened.
         remedy: what to do about it.
+        notice: True if the value holds all the same.
     """
 
     room: str
     name: str
     cause: str
     remedy: str
+    notice: bool = False
 
 
 _TABLE: dict[tuple[str, int], Bit] = {}
 
 
-def register(room: str, bit: int, name: str, cause: str, remedy: str) -> int:
+def register(room: str, bit: int, name: str, cause: str, remedy: str, *, notice: bool = False) -> int:
     """Give bit number `bit` (16 to 30) of `room` its text; returns the mask ``1 << bit``.
 
+    Args:
+        room: its name.
+        bit: its number.
+        name, cause, remedy: what messages say.
+        notice: the value holds; False is a fault.
+
     Raises:
+        TypeError: `bit` is no integer or a text is none; nothing is stored.
         ValueError: a bit outside the rooms' range, or one that `room` already uses under another name.
     """
+    if not isinstance(bit, int) or isinstance(bit, bool):
+        raise TypeError(f"status.register: bit must be an int, got {bit!r}")
+    if not all(isinstance(text, str) for text in (room, name, cause, remedy)):
+        texts = (room, name, cause, remedy)
+        raise TypeError(f"status.register: room, name, cause and remedy must be text, got {texts}")
     low = 0 if room == "core" else FIRST_ROOM_BIT
     high = FIRST_ROOM_BIT - 1 if room == "core" else _LAST_BIT
     if not low <= bit <= high:
@@ -61,7 +76,7 @@ def register(room: str, bit: int, name: str, cause: str, remedy: str) -> int:
     known = _TABLE.get((room, bit))
     if known is not None and known.name != name:
         raise ValueError(f"status.register: bit {bit} of room {room!r} is {known.name!r} already, got {name!r}")
-    _TABLE[room, bit] = Bit(room, name, cause, remedy)
+    _TABLE[room, bit] = Bit(room, name, cause, remedy, notice)
     return 1 << bit
 
 
@@ -120,6 +135,26 @@ def bits(room: str | None = None) -> list[tuple[int, Bit]]:
     )
 
 
+def faults(code: int | np.ndarray | Array, room: str | None = None) -> int | np.ndarray:
+    """A status without its notices, on the host: 0 where the value is what was asked for.
+
+    Args:
+        code: one status or an array of them, integers.
+        room: whose bits from 16 on are meant; None: a bit is a notice if every loaded room that owns it says so.
+
+    Example:
+        >>> from jaxsci import gp
+        >>> from jaxsci.core import status
+        >>> status.faults(gp.JITTERED), status.faults(gp.JITTERED | status.MAX_STEPS)
+        (0, 4)
+    """
+    kinds: dict[int, bool] = {}
+    for bit, text in bits(room):
+        kinds[bit] = kinds.get(bit, True) and text.notice
+    mask = sum(1 << bit for bit, notice in kinds.items() if notice)
+    return code & ~mask if isinstance(code, int) else np.asarray(code).astype(np.int64) & ~np.int64(mask)
+
+
 def explain(code: int | Array, room: str | None = None) -> str:
     """Say in words what a status means: name, cause and remedy of every bit that is set.
 
@@ -140,7 +175,8 @@ def explain(code: int | Array, room: str | None = None) -> str:
         if code >> bit & 1:
             known |= 1 << bit
             owner = "" if text.room == "core" else f" [{text.room}]"
-            lines.append(f"{text.name}{owner}: {text.cause}; {text.remedy}")
+            notice = ", a notice" if text.notice else ""
+            lines.append(f"{text.name}{owner}{notice}: {text.cause}; {text.remedy}")
     unknown = code & ~known
     if unknown:
         lines.append(f"unknown bits {unknown:#x}: set by a room that is not loaded here")
@@ -148,7 +184,7 @@ def explain(code: int | Array, room: str | None = None) -> str:
 
 
 class StatusError(RuntimeError):
-    """Raised by `check`: some entry of a result carries a status other than 0."""
+    """Raised by `check`: some entry of a result carries a fault."""
 
 
 def _statuses(x: Any, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -190,7 +226,9 @@ def _coordinates(status: Any, index: tuple[int, ...]) -> str:
 
 
 def check(x: Any, *, room: str | None = None, max_listed: int = 5) -> Any:
-    """Return `x` unchanged if all its statuses are 0, else raise on the host and name the failing entries.
+    """Return `x` unchanged if no status in it holds a fault, else raise on the host and name the failing entries.
+
+    Notices pass: `explain` tells them.
 
     Args:
         x: a result (a record with a field ``status``), a batch of them, a nest of them, or an `xarray.Dataset`.
@@ -198,7 +236,7 @@ def check(x: Any, *, room: str | None = None, max_listed: int = 5) -> Any:
         max_listed: how many failing entries the message names.
 
     Raises:
-        StatusError: some status is not 0; the message names the entries by coordinate or index.
+        StatusError: some status holds a fault; the message names the entries by coordinate or index.
         ValueError: `x` holds no status at all.
         TypeError: `x` is traced; inside a compiled function read ``status`` instead.
     """
@@ -211,7 +249,7 @@ def check(x: Any, *, room: str | None = None, max_listed: int = 5) -> Any:
         if isinstance(values, jax.core.Tracer):
             raise TypeError("check: runs on the host; inside jit or vmap read the field 'status' of the result")
         codes = np.asarray(values).astype(np.int64)
-        failing = np.argwhere(codes != 0)
+        failing = np.argwhere(faults(codes, room) != 0)
         if len(failing):
             lines.append(f"{path}: {len(failing)} of {codes.size} failed")
             for index in failing[:max_listed]:
@@ -241,6 +279,7 @@ __all__ = [
     "bits",
     "check",
     "explain",
+    "faults",
     "flag",
     "merge",
     "reduce",

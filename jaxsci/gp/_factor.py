@@ -19,6 +19,7 @@ JITTERED = status.register(
     "jitter raised",
     "the Gram matrix was not positive definite in this precision, so its diagonal was raised until it was",
     "float64, a larger noise or jitter, or fewer rows that coincide",
+    notice=True,  # the numbers are those of the process with that diagonal
 )
 
 # Jitter is tried at 10^0 ... 10^6 times the rounding error of the factorisation, N eps max K_ii.

@@ -103,7 +103,7 @@ def run_points(study: Study, done: np.ndarray | None, sink: Sink, report: Callab
     """Compute every point that `done` does not mark and hand it to the sink."""
     finished = 0 if done is None else int(done.sum())
     for batch, text in (_looped if study.batch == "loop" else _compiled)(study, done):
-        if fail_fast and batch.codes.any():
+        if fail_fast and status.faults(batch.codes).any():
             sink.flush()
             raise status.StatusError(_failed(study.space, batch))
         sink.add(batch)
@@ -114,7 +114,7 @@ def run_points(study: Study, done: np.ndarray | None, sink: Sink, report: Callab
 
 def _failed(space: Space, batch: Batch) -> str:
     """The points of a bad batch by coordinate, with what their statuses mean."""
-    bad = np.flatnonzero(batch.codes)
+    bad = np.flatnonzero(status.faults(batch.codes))
     lines = [f"sweep.run(fail_fast=True): {len(bad)} of the {len(batch.codes)} points just computed failed:"]
     for i in bad[:5]:
         where = _points.told(_points.coordinates(space.coords, space.sizes, int(batch.index[i])))

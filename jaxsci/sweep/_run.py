@@ -71,7 +71,7 @@ def run(
         chunk: points per chunk file; by default a file about every second.
         devices: the local devices to use: all by default, a number of them, or a list.
         allow_nan: outputs whose NaN or infinite entries are no trouble, such as padded histories.
-        fail_fast: stop at the first dispatch with a status other than 0; finished chunks stay.
+        fail_fast: stop at the first dispatch with a fault in some status; finished chunks stay.
         progress: a bar on stderr, False for silence, or a callable ``(points done, points, text)``.
         meta: plain data kept as JSON text in the attribute ``meta``.
         version: text of the user's own that a folder remembers: another one is another sweep. For what a program does
@@ -83,7 +83,7 @@ def run(
         An `xarray.Dataset`: dimensions of the space in order, then those of the outputs; coordinates; an int32
         ``status`` for every point, 0 = ok, else bits of `jaxsci.core.status` (a NaN or infinity in a floating output,
         the point's own statuses, an exception in a loop); provenance as JSON text in the attribute ``provenance``.
-        `jaxsci.check` raises on a status other than 0.
+        `jaxsci.check` raises on faults.
 
     Raises:
         SweepMismatch: the folder holds another sweep; the message says which axis, program, source line or version
@@ -246,7 +246,7 @@ def _finished(study: Study, store: Store, record: Record) -> tuple[np.ndarray, d
 def _check_finished(space: Space, store: Store, record: Record) -> None:
     """`fail_fast` also looks at what an earlier run has left."""
     for chunk in read_chunks(store.folder, record):
-        bad = np.flatnonzero(chunk["status"])
+        bad = np.flatnonzero(status.faults(chunk["status"]))
         if len(bad):
             where = _points.told(_points.coordinates(space.coords, space.sizes, int(chunk["index"][bad[0]])))
             text = status.explain(int(chunk["status"][bad[0]]))

@@ -17,10 +17,10 @@ class Summary(NamedTuple):
     Attributes:
         variable: the output that is compared.
         points: number of points.
-        ok: points with status 0.
-        best: ``(value, coordinates)`` of the best point with status 0 and a finite value; None if there is none.
+        ok: points without a fault.
+        best: ``(value, coordinates)`` of the best point without a fault and with a finite value; None if there is none.
         worst: the same of the worst.
-        failures: for each status met, in words: (number of points, coordinates of the first few).
+        failures: for each status with a fault, in words: (number of points, coordinates of the first few).
         errors: text of exceptions, by coordinates.
         run_seconds: seconds that points ran; None where the Dataset does not say.
         compile_seconds: seconds spent compiling; None where the Dataset does not say.
@@ -84,7 +84,7 @@ def summary(dataset: Any, variable: str, mode: str = "min") -> Summary:
         )
     values = np.asarray(dataset[variable].transpose(*codes.dims).values, np.float64)
     flags = codes.values
-    good = (flags == 0) & np.isfinite(values)
+    good = (status.faults(flags) == 0) & np.isfinite(values)
     best = worst = None
     if good.any():
         small = np.unravel_index(np.argmin(np.where(good, values, np.inf)), values.shape)
@@ -92,7 +92,7 @@ def summary(dataset: Any, variable: str, mode: str = "min") -> Summary:
         best, worst = (small, large) if mode == "min" else (large, small)
         best, worst = ((float(values[i]), _coordinates(codes, i)) for i in (best, worst))
     failures = {}
-    for code in np.unique(flags[flags != 0]):
+    for code in np.unique(flags[status.faults(flags) != 0]):
         where = np.argwhere(flags == code)
         text = status.explain(int(code)).replace("\n", " | ")
         failures[text] = (len(where), [_coordinates(codes, tuple(i)) for i in where[:_LISTED]])
@@ -100,7 +100,7 @@ def summary(dataset: Any, variable: str, mode: str = "min") -> Summary:
     return Summary(
         variable=variable,
         points=flags.size,
-        ok=int((flags == 0).sum()),
+        ok=int((status.faults(flags) == 0).sum()),
         best=best,
         worst=worst,
         failures=failures,

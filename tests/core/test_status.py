@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import jaxsci
+from jaxsci import gp
 from jaxsci.core import status
 
 
@@ -67,6 +68,35 @@ def test_rooms_share_positions(monkeypatch):
     for room, bit in (("one", 15), ("one", 31), ("core", 16)):
         with pytest.raises(ValueError, match=rf"must lie in \[\d+, \d+\], got {bit}"):
             status.register(room, bit, "x", "a", "b")
+
+
+def test_notices_pass_the_check_and_are_explained(monkeypatch):
+    monkeypatch.setattr(status, "_TABLE", dict(status._TABLE))
+    note = status.register("one", 22, "patched", "a", "b", notice=True)
+    assert jaxsci.explain(note, "one") == "patched [one], a notice: a; b"
+    assert status.faults(note) == 0 and status.faults(note | status.DIVERGED) == status.DIVERGED
+    np.testing.assert_array_equal(status.faults(np.array([0, note, note | 1], np.int32)), [0, 0, 1])
+    result = Result(0, jnp.int32([note, 0]))
+    assert jaxsci.check(result) is result
+    with pytest.raises(status.StatusError, match=r"1 of 2 failed\n  \[1\]: diverged.* \| patched \[one\], a notice"):
+        jaxsci.check(Result(0, jnp.int32([note, note | status.DIVERGED])))
+    fault = status.register("two", 22, "broken", "c", "d")
+    assert status.faults(note) == fault, "of two readings the fault counts"
+    assert status.faults(note, "one") == 0
+
+
+def test_a_repeated_point_is_a_notice_of_gp():
+    process = gp.condition(gp.kernels.rbf(1.0), np.zeros((3, 1), np.float32), np.ones(3, np.float32), noise=1e-12)
+    assert int(process.status) == gp.JITTERED and jaxsci.check(process) is process
+
+
+@pytest.mark.bad_input
+def test_what_cannot_be_registered_is_not_stored():
+    before = dict(status._TABLE)
+    for arguments in (("me", 16.0, "a", "b", "c"), ("me", True, "a", "b", "c"), ("me", 20, "a", None, "c")):
+        with pytest.raises(TypeError, match="status.register: "):
+            status.register(*arguments)
+    assert status._TABLE == before and jaxsci.explain(1 << 16)
 
 
 def test_check_returns_what_is_fine():

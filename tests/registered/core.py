@@ -45,6 +45,10 @@ def _codes(function):
     return lambda key, dtype: (function, (jax.random.randint(key, (3,), 0, 1 << 20, jnp.int32),))
 
 
+def _faults(folder):
+    assert status.faults(status.MAX_STEPS) == status.MAX_STEPS and status.faults(0) == 0
+
+
 def _bits(folder):
     assert [bit for bit, _ in status.bits("core")] == list(range(9))
 
@@ -240,6 +244,7 @@ ENTRIES = {
     "jaxsci.core.status.merge": Compiled(_codes(lambda c: status.merge(c, c + 1))),
     "jaxsci.core.status.reduce": Compiled(_codes(status.reduce)),
     "jaxsci.core.status.bits": Driver(works=_bits),
+    "jaxsci.core.status.faults": Driver(works=_faults),
     "jaxsci.core.status.register": Driver(
         bad=(
             Bad(lambda folder: status.register("nobody", 3, "", "", ""), ValueError, r"must lie in \[16, 30\], got 3"),
