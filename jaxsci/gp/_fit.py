@@ -21,6 +21,7 @@ from jaxsci.core.types import float_dtype
 from jaxsci.gp._gp import checked_data, evidence
 
 _ARMIJO = 1e-4
+_NOISE = 1000  # rounding errors of the value, in units of the last place
 _SHORTEN = 0.25
 _SHORTEST = 1e-6
 _LARGEST_MOVE = 1.0  # of any log-parameter in one step: a factor e
@@ -109,7 +110,7 @@ def fit(
         >>> bool(result.value["length"] > 1.0), bool(result.value["noise"] < 0.01)
         (True, True)
 
-    References: Rasmussen and Williams 2006, section 5.4.1.
+    References: Rasmussen and Williams 2006, section 5.4.1; W. W. Hager, H. Zhang, SIAM J. Optim. 16 (2005), 170-192.
     """
     dtype = float_dtype(params, x, y)
     params = jax.tree.map(lambda a: jnp.asarray(a, dtype), params)
@@ -151,9 +152,12 @@ def _fit(model, params, x, y, mask, log_prior, jitter, limits) -> FitResult:
         move = loop.length * direction
         (value, bits), slope = jax.value_and_grad(loss, has_aux=True)(loop.u + move)
         finite = jnp.isfinite(value) & tree.all_finite(slope)
-        # Near the optimum true progress is below the value's rounding error, which must not look like failure.
+        # Near the optimum true progress is below the value's rounding error, which the Gram matrix's condition enlarges:
+        # there a step is as good as the slope it leads to (Hager and Zhang 2005, section 2).
         target = loop.value + _ARMIJO * jnp.vdot(loop.slope, move) + 4 * eps * jnp.abs(value)
-        good = finite & (bits & status.SINGULAR == 0) & (value <= target)
+        flatter = jnp.max(jnp.abs(slope)) < jnp.max(jnp.abs(loop.slope))
+        level = (value <= loop.value + _NOISE * eps * (1 + jnp.abs(value))) & flatter
+        good = finite & (bits & status.SINGULAR == 0) & ((value <= target) | level)
         first = loop.value == jnp.inf
         # The start is the first trial, with no move: the objective is then traced once.
         inverse = jnp.where(first, jnp.eye(size, dtype=u.dtype), _bfgs(loop.inverse, move, slope - loop.slope))
