@@ -152,8 +152,8 @@ def _fit(model, params, x, y, mask, log_prior, jitter, limits) -> FitResult:
         move = loop.length * direction
         (value, bits), slope = jax.value_and_grad(loss, has_aux=True)(loop.u + move)
         finite = jnp.isfinite(value) & tree.all_finite(slope)
-        # Near the optimum true progress is below the value's rounding error, which the Gram matrix's condition enlarges:
-        # there a step is as good as the slope it leads to (Hager and Zhang 2005, section 2).
+        # Near the optimum true progress is below the value's rounding error, which the condition of the Gram matrix
+        # enlarges: there a step is as good as the slope it leads to (Hager and Zhang 2005, section 2).
         target = loop.value + _ARMIJO * jnp.vdot(loop.slope, move) + 4 * eps * jnp.abs(value)
         flatter = jnp.max(jnp.abs(slope)) < jnp.max(jnp.abs(loop.slope))
         level = (value <= loop.value + _NOISE * eps * (1 + jnp.abs(value))) & flatter

@@ -3,6 +3,6 @@
 Builds on: core. Flax inside; quantised products and kernels enter by the argument ``dense``.
 """
 
-from jaxsci.nn import attention, layers, mlp, transformer
+from jaxsci.nn import attention, flax, layers, mlp, transformer
 
-__all__ = ["attention", "layers", "mlp", "transformer"]
+__all__ = ["attention", "flax", "layers", "mlp", "transformer"]
