@@ -1,22 +1,23 @@
 """What every public callable promises, as checks that run over `tests/registry.py`.
 
-A registered name is one of six kinds (design of the house, section 2):
+What users call is one of four kinds, named by its entry:
 
 * `Compiled`: array arguments may be tracers. jit(vmap) = a loop of plain calls, traced once; a second plain call with
   other values compiles nothing; dtype kept; gradients equal differences.
 * `Builder`: host float64. Deterministic, equal to an independent formula, refuses tracers by TypeError.
 * `Driver`: host loop or host helper. Its bad inputs raise with their messages; kill and resume where it has one.
 * `Family`: a factory of interchangeable things, checked once for all by `check_policy`, `check_method`, ...
-* `Record`: a NamedTuple, an equinox Module, a Protocol, an exception or a type alias, with a docstring.
-* `Constant`: a plain value.
+
+Records (`registry.records`) need no entry: each has a docstring, whose section `Attributes:` names its fields.
 """
 
 import contextlib
+import dataclasses
+import inspect
 import re
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -72,15 +73,9 @@ class Family(NamedTuple):
 
 
 class Record(NamedTuple):
-    """A type; nothing to call."""
+    """A record that skips "docstring" or "fields"; all others go without an entry."""
 
-    skip: dict[str, str] = {}
-
-
-class Constant(NamedTuple):
-    """A plain value."""
-
-    skip: dict[str, str] = {}
+    skip: dict[str, str]
 
 
 # --- comparing ---------------------------------------------------------------------------------------------
@@ -390,15 +385,30 @@ def check_method(make: Callable, key, dtype, *, tol: float):
 # --- records -----------------------------------------------------------------------------------------------
 
 
-def check_record(value: Any) -> None:
-    """A type with a docstring, of one of the forms the house allows; a type alias needs none."""
-    if not isinstance(value, type):
-        return
-    allowed = (
-        hasattr(value, "_fields")
-        or issubclass(value, (eqx.Module, BaseException))
-        or getattr(value, "_is_protocol", False)
-        or value.__module__.startswith("jaxtyping")
-    )
-    assert allowed, f"{value}: neither NamedTuple, equinox.Module, Protocol nor exception"
-    assert value.__doc__ and not re.match(rf"{value.__name__}\(", value.__doc__), f"{value}: no docstring"
+def lacks_docstring(record: type) -> bool:
+    """Whether nobody wrote a docstring: `Name(field, ...)` is the one that Python makes."""
+    return not record.__doc__ or record.__doc__.startswith(f"{record.__name__}(")
+
+
+def fields(record: type) -> list[str]:
+    """Names of the fields of a NamedTuple or an equinox Module, in their order; [] for other types."""
+    named = [f.name for f in dataclasses.fields(record)] if dataclasses.is_dataclass(record) else []
+    return list(getattr(record, "_fields", named))
+
+
+def documented_fields(docstring: str) -> list[str]:
+    """Names in the section `Attributes:`, one `name: meaning` each, whose further lines stand deeper."""
+    section = re.search(r"^Attributes:\n((?: .*\n|\n)*)", inspect.cleandoc(docstring) + "\n", re.MULTILINE)
+    return re.findall(r"^ {4}(?! )([^:\n]*)", section[1], re.MULTILINE) if section else []
+
+
+RECORD_CHECKS = {
+    "docstring": lambda record: not lacks_docstring(record),
+    "fields": lambda record: documented_fields(record.__doc__ or "") == fields(record),
+}
+
+
+def failing_records(check: str, records: dict[str, type], entries) -> list[str]:
+    """Names of the records that fail the check and have no entry that skips it."""
+    failing = [name for name, record in records.items() if not RECORD_CHECKS[check](record)]
+    return [name for name in failing if name not in entries or check not in entries[name].skip]

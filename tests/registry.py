@@ -1,13 +1,17 @@
 """Every public name of both packages, and the entry under which the contract tests know it.
 
 A name is public when it stands in the `__all__` of a module without an underscore in its path. Its canonical form
-is the shortest path to it. Entries live in `tests/registered/<room>.py`; `python tests/registry.py` prints the table
-of kinds and skipped checks.
+is the shortest path to it. Everything that users call needs an entry in `tests/registered/<room>.py`; records and
+constants are told from the objects themselves. `python tests/registry.py` prints the table of kinds and skipped checks.
 """
 
+import collections
 import importlib
 import pkgutil
 import types
+import typing
+
+import equinox as eqx
 
 PACKAGES = ("jaxsci", "pallas_kernels")
 
@@ -55,9 +59,30 @@ def entries() -> dict[str, object]:
     return joined
 
 
+def inferred(value: object) -> str | None:
+    """What a name without an entry is: "Record", "Alias", "Constant", or None if users call it, so that it needs one.
+
+    A record is a NamedTuple, an equinox Module, a Protocol or an exception of this project; an alias is any type that
+    comes from elsewhere (jaxtyping, typing) or has arguments.
+    """
+    if typing.get_origin(value) is not None:
+        return "Alias"
+    if not isinstance(value, type):
+        return None if callable(value) else "Constant"
+    if value.__module__.split(".")[0] not in PACKAGES:
+        return "Alias"
+    protocol = getattr(value, "_is_protocol", False)
+    return "Record" if protocol or hasattr(value, "_fields") or issubclass(value, (eqx.Module, BaseException)) else None
+
+
+def records(names: dict[str, object]) -> dict[str, type]:
+    """The public names that are records."""
+    return {name: value for name, value in names.items() if inferred(value) == "Record"}
+
+
 def missing(names: dict[str, object], registered_names) -> list[str]:
-    """Public names without an entry."""
-    return sorted(set(names) - set(registered_names))
+    """Public names that need an entry and have none."""
+    return sorted(name for name in set(names) - set(registered_names) if inferred(names[name]) is None)
 
 
 def stale(names: dict[str, object], registered_names) -> list[str]:
@@ -67,14 +92,11 @@ def stale(names: dict[str, object], registered_names) -> list[str]:
 
 def table() -> str:
     """Kinds and counts, and every skipped check with its reason."""
-    joined = entries()
-    kinds: dict[str, int] = {}
-    skips = []
-    for name, entry in sorted(joined.items()):
-        kinds[type(entry).__name__] = kinds.get(type(entry).__name__, 0) + 1
-        skips += [f"{name}: {check} skipped: {reason}" for check, reason in entry.skip.items()]
+    names, joined = public_names(), entries()
+    kinds = collections.Counter(type(joined[n]).__name__ if n in joined else inferred(v) for n, v in names.items())
+    skips = [f"{n}: {check} skipped: {why}" for n, entry in sorted(joined.items()) for check, why in entry.skip.items()]
     head = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
-    return "\n".join([f"{len(joined)} public names: {head}", *(skips or ["no check is skipped"])])
+    return "\n".join([f"{len(names)} public names: {head}", *(skips or ["no check is skipped"])])
 
 
 if __name__ == "__main__":

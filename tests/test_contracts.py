@@ -1,6 +1,7 @@
 """The contract checks over every public name, and proof that each of them can fail."""
 
 import re
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,8 @@ import pytest
 import contracts
 import registry
 
-ENTRIES = registry.entries()
+NAMES, ENTRIES = registry.public_names(), registry.entries()
+RECORDS = registry.records(NAMES)
 
 
 def _of(kind):
@@ -18,9 +20,8 @@ def _of(kind):
 
 
 def test_every_public_name_is_registered():
-    names = registry.public_names()
-    assert not registry.missing(names, ENTRIES), "public names without an entry in tests/registered/"
-    assert not registry.stale(names, ENTRIES), "entries whose public name is gone"
+    assert not registry.missing(NAMES, ENTRIES), "public names without an entry in tests/registered/"
+    assert not registry.stale(NAMES, ENTRIES), "entries whose public name is gone"
 
 
 def test_skips_carry_reasons():
@@ -70,9 +71,13 @@ def test_family_float64(name, key):
     ENTRIES[name].check(key, "float64")
 
 
-@pytest.mark.parametrize("name", _of(contracts.Record))
-def test_record(name):
-    contracts.check_record(registry.public_names()[name])
+def test_records_have_docstrings():
+    assert not contracts.failing_records("docstring", RECORDS, ENTRIES)
+
+
+def test_the_docstring_of_a_record_names_its_fields():
+    failing = contracts.failing_records("fields", RECORDS, ENTRIES)
+    assert not failing, "\n".join(["`Attributes:` must name all fields, in their order, in:", *failing])
 
 
 # --- the checks themselves can fail ------------------------------------------------------------------------
@@ -83,9 +88,42 @@ def _normal(key, dtype):
 
 
 def test_a_missing_entry_is_found():
-    names = {"jaxsci.linear.solve": None, "jaxsci.linear.brand_new": None}
-    assert registry.missing(names, {"jaxsci.linear.solve": None}) == ["jaxsci.linear.brand_new"]
+    class Plain:
+        __module__ = "jaxsci.linear"
+
+    names = {"solve": max, "brand_new": jax.jit(max), "Plain": Plain, "Pair": _Pair, "Kind": dict[str, int], "SIZE": 3}
+    assert registry.missing(names, {"solve": None}) == ["Plain", "brand_new"]
     assert registry.stale({}, {"jaxsci.gone": None}) == ["jaxsci.gone"]
+
+
+class _Pair(NamedTuple):
+    """Two numbers.
+
+    Attributes:
+        left: the first,
+            said at length: twice.
+
+        right: the second.
+
+    Further words.
+    """
+
+    left: float
+    right: float
+
+
+class _Bare(NamedTuple):
+    left: float
+
+
+def test_a_record_that_is_not_described_is_found():
+    forms = {"whole": _Pair, "bare": _Bare}
+    for old, new in (("right: the", "wrong: the"), ("left: the", "left the"), ("right: the second.", "")):
+        text = _Pair.__doc__.replace(old, new)
+        forms[f"{old} -> {new}"] = type("_Other", (), {"_fields": _Pair._fields, "__doc__": text})
+    skipped = {"bare": contracts.Record({"fields": "shown here without"})}
+    assert contracts.failing_records("docstring", forms, {}) == ["bare"]
+    assert contracts.failing_records("fields", forms, skipped) == list(forms)[2:]
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 import contracts
-from contracts import Compiled, Family, Record
+from contracts import Compiled, Family
 from jaxsci import bandits
 
 
@@ -66,7 +66,4 @@ ENTRIES = {
     "jaxsci.bandits.probabilities.tsallis": Compiled(_probabilities, grad=(0, 1)),
     "jaxsci.bandits.probabilities.inverse_gap": Compiled(_weights, grad=(0, 1)),
     "jaxsci.bandits.features.chebyshev": Compiled(_features, grad=(0, 1, 2)),
-    "jaxsci.bandits.policies.TsallisState": Record(),
-    "jaxsci.bandits.policies.ChebyshevState": Record(),
-    "jaxsci.bandits.policies.Nothing": Record(),
 }

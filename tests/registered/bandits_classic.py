@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 import contracts
-from contracts import Compiled, Family, Record
+from contracts import Compiled, Family
 from jaxsci import bandits
 
 
@@ -122,13 +122,4 @@ ENTRIES = {
     "jaxsci.bandits.wrappers.delayed_settle": Compiled(_settle),
     "jaxsci.bandits.update_batch": Compiled(_batch, grad=(2,)),
     "jaxsci.bandits.regret": Compiled(_regret, grad=(1,)),
-    "jaxsci.bandits.wrappers.DelayedState": Record(),
-    "jaxsci.bandits.wrappers.DiscountedState": Record(),
-    "jaxsci.bandits.policies.ExponentialState": Record(),
-    "jaxsci.bandits.policies.Moments": Record(),
-    "jaxsci.bandits.Regret": Record(),
-    "jaxsci.bandits.ReplayRecord": Record(),
-    "jaxsci.bandits.ReplayResult": Record(),
-    "jaxsci.bandits.ReplayState": Record(),
-    "jaxsci.bandits.wrappers.WindowedState": Record(),
 }

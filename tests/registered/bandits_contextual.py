@@ -6,7 +6,7 @@ import numpy as np
 from jax.tree_util import Partial
 
 import contracts
-from contracts import Compiled, Family, Record
+from contracts import Compiled, Family
 from jaxsci import bandits
 from jaxsci.core.static import bind
 
@@ -106,8 +106,4 @@ ENTRIES = {
     ),
     "jaxsci.bandits.regressors.network": _regressor(_network, hyper=(0.5, 0.1, 2.0)),
     "jaxsci.bandits.features.disjoint": Compiled(_disjoint, grad=(0,)),
-    "jaxsci.bandits.policies.InverseGapState": Record(),
-    "jaxsci.bandits.regressors.NetworkState": Record(),
-    "jaxsci.bandits.regressors.Regressor": Record(),
-    "jaxsci.bandits.regressors.RidgeState": Record(),
 }

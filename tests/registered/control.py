@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from contracts import Compiled, Record
+from contracts import Compiled
 from jaxsci import control
 from jaxsci.control import environments, exact, simulate
 
@@ -176,11 +176,6 @@ def _torque(key, t, x):
     return -x[0] + 0.1 * jax.random.normal(key, (), x.dtype)
 
 ENTRIES = {
-    "jaxsci.control.SDE": Record(),
-    "jaxsci.control.ODE": Record(),
-    "jaxsci.control.Path": Record(),
-    "jaxsci.control.Transition": Record(),
-    "jaxsci.control.simulate.SimulationState": Record(),
     "jaxsci.control.sde": Compiled(_valued, grad=(1, 2, 3)),
     "jaxsci.control.ode": Compiled(_ode, grad=(0, 1)),
     "jaxsci.control.euler_maruyama": Compiled(_simulated, grad=(1, 2)),
@@ -196,9 +191,6 @@ ENTRIES = {
     "jaxsci.control.exact.geometric_brownian": Compiled(_exact(exact.geometric_brownian), grad=(1, 2, 3)),
     "jaxsci.control.exact.ornstein_uhlenbeck": Compiled(_exact(exact.ornstein_uhlenbeck), grad=(1, 2, 3)),
     "jaxsci.control.exact.running_maximum": Compiled(_maximum, grad=(0,)),
-    "jaxsci.control.environments.Rollout": Record(),
-    "jaxsci.control.environments.Step": Record(),
-    "jaxsci.control.environments.WalledProblem": Record(),
     "jaxsci.control.environments.discrete": Compiled(_discrete, grad=(1, 2, 3)),
     "jaxsci.control.environments.pendulum": Compiled(_environment(environments.pendulum), grad=(0, 1, 2)),
     "jaxsci.control.environments.mountain_car": Compiled(_environment(environments.mountain_car), grad=(0, 1, 2)),

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import contracts
-from contracts import Compiled, Constant, Family, Record
+from contracts import Compiled, Family
 from jaxsci.control import exploratory
 
 NAMES = ("critic_rate", "value_rate", "scale_rate")
@@ -127,14 +127,4 @@ ENTRIES = {
     _ROOM + "run": Compiled(_learning(_run)),
     _ROOM + "simulate": Compiled(_simulate),
     _ROOM + "run_offline": Compiled(_offline),
-    _ROOM + "ExploratoryLQ": Record(),
-    _ROOM + "GaussianPolicy": Record(),
-    _ROOM + "Solution": Record(),
-    _ROOM + "Stationary": Record(),
-    _ROOM + "Experience": Record(),
-    _ROOM + "OnlineState": Record(),
-    _ROOM + "History": Record(),
-    _ROOM + "Parameters": Record(),
-    _ROOM + "Learner": Record(),
-    _ROOM + "NO_STATIONARY_LAW": Constant(),
 }

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from contracts import Builder, Compiled, Constant, Record
+from contracts import Builder, Compiled
 from jaxsci import quadrature
 from jaxsci.control import integral, riccati
 
@@ -140,18 +140,10 @@ ENTRIES = {
     "jaxsci.control.integral.quadratic": _features(integral.quadratic),
     "jaxsci.control.integral.kronecker": _features(integral.kronecker),
     "jaxsci.control.integral.newton_bound": Compiled(_bound, grad=(0, 1)),
-    "jaxsci.control.integral.ControlAffine": Record(),
-    "jaxsci.control.integral.Evaluation": Record(),
-    "jaxsci.control.integral.Result": Record(),
-    "jaxsci.control.integral.RANK_LOST": Constant(),
-    "jaxsci.control.integral.UNSTABLE": Constant(),
     "jaxsci.control.riccati.solve": _solve(),
     "jaxsci.control.riccati.kleinman": Compiled(_kleinman, grad=(0, 1, 2, 3)),
     "jaxsci.control.riccati.integral_fixed_point": Compiled(
         _fixed_point, skip={"grad": "a while loop: forward mode only, which has a test of its own"}
     ),
     "jaxsci.control.riccati.hjb_residual": Compiled(_hjb, grad=(0, 1, 2)),
-    "jaxsci.control.riccati.Solution": Record(),
-    "jaxsci.control.riccati.History": Record(),
-    "jaxsci.control.riccati.FixedPoint": Record(),
 }

@@ -6,7 +6,7 @@ import numpy as np
 from jax.tree_util import Partial
 
 import contracts
-from contracts import Compiled, Family, Record
+from contracts import Compiled, Family
 from jaxsci import control, nn
 from jaxsci.control import martingale
 from jaxsci.core import status
@@ -194,8 +194,6 @@ def _mstde(discount):
 
 P = "jaxsci.control.martingale"
 ENTRIES = {
-    **{f"{P}.{name}": Record() for name in ("Clock", "Condition", "GTDState", "Method", "Residual", "Result")},
-    **{f"{P}.{name}": Record() for name in ("Sums", "TDState", "Unknowns", "Value")},
     f"{P}.condition": Compiled(_on_path(martingale.moments, weight_by_discount=True), grad=(1, 2, 3)),
     f"{P}.moments": Compiled(_on_path(martingale.moments, discounting="multiplicative"), grad=(1, 2, 3)),
     f"{P}.residual": Compiled(_residual, grad=(1, 2, 3)),

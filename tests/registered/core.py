@@ -5,14 +5,9 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 import jaxsci
-from contracts import Bad, Compiled, Constant, Driver, Record
+from contracts import Bad, Compiled, Driver
 from jaxsci.core import checkpoint, extras, keys, loops, policies, static, status, train, tree, types
 from jaxsci.core.protocols import Decision
-
-CONSTANTS = (
-    "OK NONFINITE_INPUT NONFINITE_RESULT MAX_STEPS STAGNATED DIVERGED DEGENERATE OUT_OF_RANGE SINGULAR NOT_RUN"
-).split()
-
 
 # --- tree --------------------------------------------------------------------------------------------------
 
@@ -259,11 +254,6 @@ ENTRIES = {
             Bad(lambda folder: jax.jit(lambda s: jaxsci.check({"status": s}))(1), TypeError, "runs on the host"),
         )
     ),
-    **{f"jaxsci.core.status.{name}": Constant() for name in CONSTANTS},
-    "jaxsci.core.types.KeyArray": Constant(),
-    "jaxsci.core.types.Size": Constant(),
-    "jaxsci.core.status.Bit": Record(),
-    "jaxsci.core.status.StatusError": Record(),
     "jaxsci.core.types.float_dtype": Driver(works=_float_dtype),
     "jaxsci.core.types.concrete": Driver(
         bad=(
@@ -322,15 +312,6 @@ ENTRIES = {
     "jaxsci.core.keys.per_item": Compiled(lambda key, dtype: (lambda k: keys.per_item(k, 4), (key,))),
     "jaxsci.core.loops.bounded_while": Compiled(_while("checkpointed"), grad=(0, 1)),
     "jaxsci.core.loops.checkpointed_scan": Compiled(_scan, grad=(0, 1)),
-    **{
-        f"jaxsci.core.protocols.{name}": Record()
-        for name in (
-            *("Decision", "Denoiser", "Environment", "Policy", "Problem"),
-            *("Result", "Solver", "Stream", "StreamCarry", "TimeStep"),
-        )
-    },
-    "jaxsci.core.train.TrainState": Record(),
-    "jaxsci.core.train.TrainResult": Record(),
     "jaxsci.core.train.init": Compiled(lambda key, dtype: (_init, (_params(key, dtype),))),
     "jaxsci.core.train.step": Compiled(_step, grad=(1, 2)),
     "jaxsci.core.train.run": Compiled(_run, grad=(1,)),

@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from contracts import Bad, Compiled, Constant, Driver
+from contracts import Bad, Compiled, Driver
 from jaxsci import demo
 from jaxsci.demo import diffusion, page, photographs, resume, solvers
 
@@ -70,7 +70,6 @@ ENTRIES = {
     "jaxsci.demo.diffusion.scene": Driver(
         bad=(Bad(_scene_into_a_file(diffusion.scene), OSError, "choose another folder with --out"),), works=_diffusion
     ),
-    "jaxsci.demo.SCENES": Constant(),
     "jaxsci.demo.page.Page": Driver(works=_page),
     "jaxsci.demo.photographs.clean": Driver(works=_pictures),
     "jaxsci.demo.photographs.noisy": Driver(works=_pictures),

@@ -6,7 +6,7 @@ import numpy as np
 import scipy.stats
 from jax.tree_util import Partial
 
-from contracts import Bad, Builder, Compiled, Constant, Driver, Record
+from contracts import Bad, Builder, Compiled, Driver
 from jaxsci import diffusion
 from jaxsci.diffusion import grids, predictions, rules, schedules, solvers, tables
 
@@ -227,11 +227,7 @@ def _sample(key, dtype):
 
 R = "jaxsci.diffusion."
 ENTRIES = {
-    R + "Result": Record(),
-    R + "SolverTable": Record(),
-    R + "Trajectory": Record(),
     R + "sample": Compiled(_sample, grad=(1, 2, 3)),
-    R + "schedules.NoiseSchedule": Record(),
     R + "schedules.vp_linear": _schedule(schedules.vp_linear, [(0.05, 0.2), (10.0, 20.0)]),
     R + "schedules.vp_cosine": _schedule(schedules.vp_cosine, [(0.005, 0.02)]),
     R + "schedules.flow": _schedule(schedules.flow, [(1.0, 3.0)]),
@@ -241,8 +237,6 @@ ENTRIES = {
         lambda a, b: (0.1 + np.arange(4) / 3 * 0.1) ** 2,
     ),
     R + "schedules.vp_discrete": Builder(lambda: (_chain, (np.linspace(0.1, 0.5, 5),)), _chain_truth),
-    R + "grids.ALIGN_YOUR_STEPS": Constant(),
-    R + "grids.TimeGrid": Record(),
     R + "grids.at_lams": _grid_in_graph(grids.at_lams),
     R + "grids.at_times": _grid_in_graph(grids.at_times),
     R + "grids.time": Builder(
@@ -274,12 +268,8 @@ ENTRIES = {
         lambda: ((lambda s: grids.from_strength(grids.at_lams(VP, LAMS), s).lam), (0.5,)), lambda s: LAMS[2:]
     ),
     R + "grids.start": Compiled(_start, grad=(1,)),
-    R + "predictions.KINDS": Constant(),
     R + "predictions.convert": Compiled(_convert, grad=(0, 1, 2, 3)),
     R + "predictions.denoiser": Compiled(_denoiser, grad=(0, 1, 2, 3, 4)),
-    R + "tables.Row": Record(),
-    R + "tables.Rows": Record(),
-    R + "tables.Step": Record(),
     R + "tables.tabulate": _of_table(lambda lams: _floats(_table(lams))),
     R + "tables.amplification": _of_table(lambda lams: tables.amplification(_table(lams))),
     R + "tables.analytic_first": _of_table(lambda lams: _floats(tables.analytic_first(_table(lams), lams[0]))),

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from contracts import Bad, Builder, Compiled, Driver, Record
+from contracts import Bad, Builder, Compiled, Driver
 from jaxsci import diffusion
 from jaxsci.diffusion import grids, interop, names, predictions, schedules, solvers
 
@@ -79,8 +79,6 @@ def _named():
 
 
 ENTRIES = {
-    "jaxsci.diffusion.diffusers.Imported": Record(),
-    "jaxsci.diffusion.diffusers.Unsupported": Record(),
     "jaxsci.diffusion.diffusers.denoiser": Compiled(_denoiser, grad=(0,)),
     "jaxsci.diffusion.from_diffusers": Builder(_from_diffusers, _euler),
     "jaxsci.diffusion.interop.plain_denoiser": Driver(

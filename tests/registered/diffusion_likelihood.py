@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
-from contracts import Compiled, Record
+from contracts import Compiled
 from jaxsci.diffusion import likelihood, schedules
 
 
@@ -64,6 +64,4 @@ ENTRIES = {
     "jaxsci.diffusion.likelihood.encode": Compiled(_transport(likelihood.encode), grad=(0, 1), tol=1e-4),
     "jaxsci.diffusion.likelihood.decode": Compiled(_transport(likelihood.decode), grad=(0, 1), tol=1e-4),
     "jaxsci.diffusion.likelihood.bits_per_dimension": Compiled(_bits, grad=(0, 1)),
-    "jaxsci.diffusion.likelihood.LogProb": Record(),
-    "jaxsci.diffusion.likelihood.Transport": Record(),
 }

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from contracts import Bad, Builder, Compiled, Constant, Driver, Record
+from contracts import Bad, Builder, Compiled, Driver
 from jaxsci.diffusion import grids, schedules, search, solvers, unified
 
 U, S = "jaxsci.diffusion.unified", "jaxsci.diffusion.search"
@@ -134,17 +134,10 @@ def _nearest(folder):
 
 
 ENTRIES = {
-    f"{U}.FIRST": Constant(),
-    f"{U}.KINDS": Constant(),
-    f"{U}.RELAXATIONS": Constant(),
-    f"{U}.Decisions": Record(),
     f"{U}.nearest": Driver(works=_nearest),
     f"{U}.rule": Driver(works=_rule, bad=(Bad(_unsorted, ValueError, "rise strictly"),)),
     f"{U}.solver": _builder(_solver),
     f"{U}.uniform": _builder(_uniform),
-    f"{S}.History": Record(),
-    f"{S}.Result": Record(),
-    f"{S}.Space": Record(),
     f"{S}.crossover": Compiled(_crossover),
     f"{S}.load_history": Driver(works=_files, bad=(Bad(_no_history, ValueError, "no history"),)),
     f"{S}.matching": Compiled(_matching, grad=(0, 1)),

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from contracts import Builder, Compiled, Record
+from contracts import Builder, Compiled
 from jaxsci import diffusion
 from jaxsci.diffusion import adaptive, dense, grids, hooks, rules
 from registered.diffusion import LAMS, VP, alpha_sigma, guided, numbers
@@ -74,9 +74,7 @@ ENTRIES = {
     R + "hooks.dynamic_threshold": _data_hook(hooks.dynamic_threshold, 1),
     R + "hooks.inpaint": _data_hook(hooks.inpaint, 2),
     R + "hooks.replace_known": Compiled(_replace, grad=(1, 2, 3)),
-    R + "dense.Outputs": Record(),
     R + "dense.outputs": Builder(lambda: (_dense_outputs, (np.asarray([-1.5, 1.0]),)), _dense_truth),
     R + "dense.evaluate": Compiled(_dense_evaluate, grad=(0, 1, 2)),
-    R + "adaptive.Result": Record(),
     R + "adaptive.sample": Compiled(_adaptive),
 }

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from contracts import Bad, Builder, Compiled, Driver, Record
+from contracts import Bad, Builder, Compiled, Driver
 from jaxsci.diffusion import grids, schedules, statistics, tables, v3
 
 VP = schedules.vp_linear()
@@ -129,7 +129,6 @@ ENTRIES = {
         ),
         works=_back,
     ),
-    "jaxsci.diffusion.statistics.Statistics": Record(),
     "jaxsci.diffusion.v3.v3": Compiled(_rule, grad=(0, 1)),
     "jaxsci.diffusion.solvers.dpm_v3": Builder(_dpm_v3, _first_order_data, tol=1e-12),
     "jaxsci.diffusion.v3.snap": Builder(_snap, _nearest),
@@ -139,5 +138,4 @@ ENTRIES = {
             Bad(lambda f: v3.preset("edm", 0), ValueError, "num_calls must be >= 1"),
         )
     ),
-    "jaxsci.diffusion.v3.Preset": Record(),
 }

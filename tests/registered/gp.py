@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import contracts
-from contracts import Compiled, Constant, Family, Record
+from contracts import Compiled, Family
 from jaxsci import bandits, gp
 from jaxsci.gp import kernels
 
@@ -131,7 +131,6 @@ ENTRIES = {
     "jaxsci.gp.kernels.multiply": _gram(lambda a, b: kernels.multiply(kernels.rbf(a), kernels.linear(b)), 0.8, 0.3),
     "jaxsci.gp.kernels.part": _gram(lambda a: kernels.part(kernels.rbf(a), (1, 2)), 0.8),
     "jaxsci.gp.kernels.gram": _gram(lambda a: kernels.matern(1.5, a), np.array([0.8, 0.9])),
-    "jaxsci.gp.kernels.Kernel": Record(),
     "jaxsci.gp.condition": _entry(lambda process, x, y: _parts(process)),
     "jaxsci.gp.append": _entry(lambda process, x, y: _parts(gp.append(process, x, y))),
     "jaxsci.gp.predict": _entry(lambda process, x, y: gp.predict(process, x)),
@@ -140,13 +139,6 @@ ENTRIES = {
     "jaxsci.gp.log_marginal": _entry(lambda process, x, y: gp.log_marginal(process)),
     "jaxsci.gp.leave_one_out": _entry(lambda process, x, y: gp.leave_one_out(process)),
     "jaxsci.gp.fit": Compiled(_fit, tol=1e-2),  # float32: the objective is flat to rounding within about 1e-3
-    "jaxsci.gp.GP": Record(),
-    "jaxsci.gp.Prediction": Record(),
-    "jaxsci.gp.Joint": Record(),
-    "jaxsci.gp.Sample": Record(),
-    "jaxsci.gp.FitResult": Record(),
-    "jaxsci.gp.JITTERED": Constant(),
-    "jaxsci.gp.FULL": Constant(),
     "jaxsci.bandits.regressors.gp_surrogate": Compiled(_make_surrogate, grad=(0, 1)),
     "jaxsci.bandits.policies.gp_ucb": Family(_ucb),
     "jaxsci.bandits.policies.gp_ts": Family(_ts),
@@ -154,6 +146,4 @@ ENTRIES = {
     "jaxsci.bandits.regressors.interface_prior": Compiled(
         lambda key, dtype: (bandits.regressors.interface_prior, (_params(dtype),)), grad=(0,)
     ),
-    "jaxsci.bandits.policies.GPState": Record(),
-    "jaxsci.bandits.regressors.GPSurrogate": Record(),
 }

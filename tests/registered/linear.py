@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 import contracts
-from contracts import Compiled, Family, Record
+from contracts import Compiled, Family
 from jaxsci import bandits, linear
 from jaxsci.core.static import bind
 
@@ -173,23 +173,13 @@ ENTRIES = {
     "jaxsci.linear.tuned_init": Compiled(_tuned(_init)),
     "jaxsci.linear.tuned_step": Compiled(_tuned(_step)),
     "jaxsci.linear.iterations": Compiled(_iterations),
-    "jaxsci.linear.Result": Record(),
-    "jaxsci.linear.TunedRecord": Record(),
-    "jaxsci.linear.TunedResult": Record(),
-    "jaxsci.linear.TunedState": Record(),
     "jaxsci.linear.methods.sor": _method(Partial(bind(linear.methods.sor), 1.4)),
     "jaxsci.linear.methods.cg": _method(linear.methods.cg),
     "jaxsci.linear.methods.ssor_pcg": _method(Partial(bind(linear.methods.ssor_pcg), 1.4)),
-    "jaxsci.linear.methods.System": Record(),
-    "jaxsci.linear.methods.StationaryState": Record(),
-    "jaxsci.linear.methods.KrylovState": Record(),
     "jaxsci.linear.operators.stencil5": Compiled(_stencil, grad=(0, 1, 2, 3, 4)),
     "jaxsci.linear.operators.shifted_laplacian": Compiled(_shifted, grad=(0, 1)),
     "jaxsci.linear.operators.diffusion": Compiled(_diffusion, grad=(0, 1, 2, 3)),
     "jaxsci.linear.operators.dense": Compiled(_dense, grad=(0, 1)),
-    "jaxsci.linear.operators.Stencil": Record(),
-    "jaxsci.linear.operators.Dense": Record(),
-    "jaxsci.linear.operators.LinearOperator": Record(),
     "jaxsci.linear.theory.laplacian_radius": Compiled(_radius, grad=(0,)),
     "jaxsci.linear.theory.young_omega": Compiled(_young_omega, grad=(0,)),
     "jaxsci.linear.theory.young_rate": Compiled(_young_rate, grad=(0, 1)),

@@ -7,7 +7,7 @@ import pytest
 from jax.tree_util import Partial
 
 import contracts
-from contracts import Bad, Builder, Compiled, Driver, Family, Record
+from contracts import Bad, Builder, Compiled, Driver, Family
 from jaxsci import linear
 from jaxsci.core.static import bind
 
@@ -145,11 +145,6 @@ ENTRIES = {
     "jaxsci.linear.methods.chebyshev": _method(Partial(bind(linear.methods.chebyshev), 4.3 - WAVE, 4.3 + WAVE)),
     "jaxsci.linear.methods.pcg": _method(Partial(bind(linear.methods.pcg), Partial(_halved))),
     "jaxsci.linear.methods.refined": _method(_refined, needs_x64=True),
-    "jaxsci.linear.methods.ChebyshevState": Record(),
-    "jaxsci.linear.methods.EisenstatState": Record(),
-    "jaxsci.linear.methods.Factors": Record(),
-    "jaxsci.linear.methods.Interval": Record(),
-    "jaxsci.linear.methods.RefinedState": Record(),
     "jaxsci.linear.theory.surrogate": Compiled(_surrogate, grad=(0, 1, 2)),
     "jaxsci.linear.theory.surrogate_slack": Builder(
         lambda: (linear.theory.surrogate_slack, (_spd(), np.array([0.8, 1.0]), np.array([12, 9]))),
@@ -162,11 +157,8 @@ ENTRIES = {
     "jaxsci.linear.theory.ssor_pcg_bound": Builder(
         lambda: (linear.theory.ssor_pcg_bound, (_spd(), np.array([1.0, 1.5]), np.array(1e-8))), _pcg_truth
     ),
-    "jaxsci.linear.bounds.Bounds": Record(),
     "jaxsci.linear.bounds.gershgorin": Compiled(_spectral(_gershgorin)),
     "jaxsci.linear.bounds.power": Compiled(_spectral(_power), grad=(0,)),
-    "jaxsci.linear.lanczos.Tridiagonal": Record(),
-    "jaxsci.linear.lanczos.Extremes": Record(),
     "jaxsci.linear.lanczos.tridiagonal": Compiled(_spectral(_tridiagonal), grad=(0,), tol=1e-4),
     "jaxsci.linear.lanczos.extreme_eigenvalues": Compiled(_spectral(_extremes), tol=1e-4),
     "jaxsci.linear.interop.from_lineax": Compiled(_from_lineax, grad=(0, 1)),

@@ -8,7 +8,7 @@ from jax.experimental import sparse as jsparse
 from jax.tree_util import Partial
 
 import contracts
-from contracts import Bad, Compiled, Driver, Family, Record
+from contracts import Bad, Compiled, Driver, Family
 from jaxsci import linear
 from jaxsci.core.static import bind
 
@@ -120,11 +120,4 @@ ENTRIES = {
     "jaxsci.linear.interop.from_bcoo": Compiled(_from_bcoo, grad=(0, 1)),
     "jaxsci.linear.interop.from_scipy": Driver(bad=FROM_SCIPY, works=_from_scipy),
     "jaxsci.linear.methods.pipelined_sor": Family(_pipelined),
-    "jaxsci.linear.methods.Chunk": Record(),
-    "jaxsci.linear.methods.PipelinedState": Record(),
-    "jaxsci.linear.operators.Banded": Record(),
-    "jaxsci.linear.operators.MatrixFree": Record(),
-    "jaxsci.linear.operators.Ordered": Record(),
-    "jaxsci.linear.operators.Product": Record(),
-    "jaxsci.linear.operators.Sparse": Record(),
 }

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 
 import contracts
-from contracts import Family, Record
+from contracts import Family
 from jaxsci import linear
 
 
@@ -25,5 +25,4 @@ def _policy(method):
 
 ENTRIES = {
     "jaxsci.linear.physics_policy": _policy("sor"),
-    "jaxsci.linear.PhysicsState": Record(),
 }

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from contracts import Bad, Compiled, Constant, Driver, Record
+from contracts import Bad, Compiled, Driver
 from jaxsci.core import checkpoint
 from jaxsci.diffusion import schedules
 from jaxsci.models import digits
@@ -72,9 +72,6 @@ def _schedule(folder):
 _STAYS_SINGLE = {"dtype": "parameters are float32, whatever the precision of JAX"}
 
 ENTRIES = {
-    "jaxsci.models.digits.NULL_LABEL": Constant(),
-    "jaxsci.models.digits.NUM_PIXELS": Constant(),
-    "jaxsci.models.digits.Result": Record(),
     "jaxsci.models.digits.init": Compiled(lambda key, dtype: (digits.init, (key,)), skip=_STAYS_SINGLE),
     "jaxsci.models.digits.apply": Compiled(_apply, grad=(0, 1)),
     "jaxsci.models.digits.denoiser": Compiled(_denoiser, grad=(0, 1)),

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 import contracts
-from contracts import Compiled, Constant, Driver, Record
+from contracts import Compiled, Driver
 from jaxsci import nn
 
 CFG = nn.mlp.config(3, (8,), 2)
@@ -78,16 +78,12 @@ ENTRIES = {
     "jaxsci.nn.layers.layer_norm": Compiled(_layer(nn.layers.layer_norm, (2, 5), (5,), (5,)), grad=(0, 1, 2)),
     "jaxsci.nn.layers.rms_norm": Compiled(_layer(nn.layers.rms_norm, (2, 5), (5,)), grad=(0, 1)),
     "jaxsci.nn.layers.rotary": Compiled(_rotary, grad=(0,)),
-    "jaxsci.nn.transformer.Cache": Record(),
-    "jaxsci.nn.transformer.Config": Record(),
     "jaxsci.nn.transformer.apply": Compiled(_transformer, grad=(0, 1)),
     "jaxsci.nn.transformer.config": Driver(
         bad=(contracts.Bad(lambda _: nn.transformer.config(8, 1, 3), ValueError, "width must be a multiple"),)
     ),
     "jaxsci.nn.transformer.empty_cache": Compiled(_cached),
     "jaxsci.nn.transformer.init": Compiled(_transformer_init),
-    "jaxsci.nn.mlp.ACTIVATIONS": Constant(),
-    "jaxsci.nn.mlp.Config": Record(),
     "jaxsci.nn.mlp.affine": Compiled(_affine, grad=(0, 1, 2)),
     "jaxsci.nn.mlp.apply": Compiled(_apply, grad=(0, 1)),
     "jaxsci.nn.mlp.config": Driver(

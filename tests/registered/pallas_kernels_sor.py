@@ -19,6 +19,5 @@ def _sor(key, dtype):
 
 
 ENTRIES = {
-    "pallas_kernels.SORResult": contracts.Record(),
     "pallas_kernels.sor": contracts.Compiled(_sor, grad=(0, 1, 2, 3)),
 }

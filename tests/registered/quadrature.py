@@ -6,7 +6,7 @@ import numpy as np
 import scipy.integrate
 import scipy.special
 
-from contracts import Builder, Compiled, Record
+from contracts import Builder, Compiled
 from jaxsci import quadrature
 
 RULES, KERNELS = quadrature.rules, quadrature.embeddings
@@ -123,14 +123,11 @@ ENTRIES = {
     "jaxsci.quadrature.pad": _pad(),
     "jaxsci.quadrature.integration_matrix": _matrix(),
     "jaxsci.quadrature.variance": _variance(),
-    "jaxsci.quadrature.Rule": Record(),
-    "jaxsci.quadrature.ConditioningWarning": Record(),
     "jaxsci.quadrature.rules.trapezoid": _exact(RULES.trapezoid, 4, 1),
     "jaxsci.quadrature.rules.simpson": _exact(RULES.simpson, 5, 3),
     "jaxsci.quadrature.rules.gauss_legendre": _exact(RULES.gauss_legendre, 4, 7),
     "jaxsci.quadrature.rules.clenshaw_curtis": _exact(RULES.clenshaw_curtis, 6, 5),
     "jaxsci.quadrature.rules.bayesian": _bayesian(),
-    "jaxsci.quadrature.embeddings.EmbeddedKernel": Record(),
     "jaxsci.quadrature.embeddings.rbf": _kernel(
         KERNELS.rbf, 0.6, lambda s, t, a, l: np.exp(-((s - t) ** 2) / (2 * l**2))
     ),

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from contracts import Bad, Compiled, Driver, Record
+from contracts import Bad, Compiled, Driver
 from jaxsci.core.protocols import Environment, TimeStep
 from jaxsci.rl import dqn, replay_buffer
 
@@ -109,11 +109,6 @@ def _a_working_optimizer(folder):
 
 
 ENTRIES = {
-    "jaxsci.rl.dqn.Config": Record(),
-    "jaxsci.rl.dqn.Network": Record(),
-    "jaxsci.rl.dqn.Record": Record(),
-    "jaxsci.rl.dqn.Result": Record(),
-    "jaxsci.rl.dqn.State": Record(),
     "jaxsci.rl.dqn.config": Driver(
         bad=(
             Bad(lambda _: dqn.config(num_envs=0), ValueError, "num_envs must be an integer >= 1"),
@@ -130,7 +125,6 @@ ENTRIES = {
     "jaxsci.rl.dqn.run": Compiled(_learning(_run)),
     "jaxsci.rl.dqn.step": Compiled(_learning(_dqn_step)),
     "jaxsci.rl.dqn.target_of": Compiled(_target, grad=(0, 1, 2, 3)),
-    "jaxsci.rl.replay_buffer.Buffer": Record(),
     "jaxsci.rl.replay_buffer.add": Compiled(_replay_add),
     "jaxsci.rl.replay_buffer.init": Compiled(_replay_init),
     "jaxsci.rl.replay_buffer.sample": Compiled(_replay_sample),

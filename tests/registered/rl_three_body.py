@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from contracts import Bad, Builder, Compiled, Constant, Driver, Record
+from contracts import Bad, Builder, Compiled, Driver
 from jaxsci.rl import three_body
 from jaxsci.rl.three_body import hermite
 
@@ -131,10 +131,6 @@ def _published_truth(seed):
 _DOUBLE = {"float32": "refused in single precision unless asked for, and slow to compile"}
 
 ENTRIES = {
-    "jaxsci.rl.three_body.hermite.COLLISION": Constant(),
-    "jaxsci.rl.three_body.hermite.Bodies": Record(),
-    "jaxsci.rl.three_body.hermite.Result": Record(),
-    "jaxsci.rl.three_body.hermite.Units": Record(),
     "jaxsci.rl.three_body.hermite.angular_momentum": Compiled(
         _of_bodies(hermite.angular_momentum, dim=3), grad=(0, 1, 2)
     ),
@@ -148,11 +144,6 @@ ENTRIES = {
     "jaxsci.rl.three_body.hermite.units": Builder(
         lambda: (hermite.units, (1.495978707e11, 5.96e30)), truth=_units_truth
     ),
-    "jaxsci.rl.three_body.REWARDS": Constant(),
-    "jaxsci.rl.three_body.STEP_PARAMETERS": Constant(),
-    "jaxsci.rl.three_body.Config": Record(),
-    "jaxsci.rl.three_body.Rollout": Record(),
-    "jaxsci.rl.three_body.State": Record(),
     "jaxsci.rl.three_body.config": Driver(
         bad=(
             Bad(lambda _: three_body.config(reward="cubic", allow_float32=True), ValueError, "reward must be 0 to 6"),
