@@ -29,19 +29,13 @@ floor  room                holds                                                
 4      models              small real models on real data that ships with packages     nn, diffusion
 top    demo                scenes and the command line; nothing imports it             all
 =====  ==================  ==========================================================  =============
-
-Planned rooms, each built by the first user that needs it: pfn, quantization (3); smc, bayesopt, conformal (4).
 """
 
 import importlib
 import importlib.metadata
 
-_ROOMS = (
-    "bandits", "control", "core", "diffusion", "gp", "linear", "models", "nn", "plot", "quadrature", "rl", "sweep",
-)  # fmt: skip
-_FUNCTIONS = {"check": "core.status", "explain": "core.status"}
-
-__all__ = [  # noqa: F822 (lazy, see __getattr__)
+# The rooms, and the functions with the module that each comes from; all lazy, see __getattr__.
+__all__ = [  # noqa: F822
     "bandits",
     "check",
     "control",
@@ -57,6 +51,7 @@ __all__ = [  # noqa: F822 (lazy, see __getattr__)
     "rl",
     "sweep",
 ]
+_FUNCTIONS = {"check": "core.status", "explain": "core.status"}
 
 try:
     __version__ = importlib.metadata.version("jaxsci")
@@ -66,12 +61,12 @@ except importlib.metadata.PackageNotFoundError:  # a source tree that was never 
 
 def __getattr__(name: str):
     """Load a room, ``check`` or ``explain`` at its first use (PEP 562)."""
-    if name in _ROOMS:
-        return importlib.import_module(f"jaxsci.{name}")
     if name in _FUNCTIONS:
         value = getattr(importlib.import_module(f"jaxsci.{_FUNCTIONS[name]}"), name)
         globals()[name] = value
         return value
+    if name in __all__:
+        return importlib.import_module(f"jaxsci.{name}")
     raise AttributeError(f"module 'jaxsci' has no attribute {name!r}; it offers {', '.join(__all__)}")
 
 

@@ -10,26 +10,8 @@ shapes and dtypes never change; a "key" is one typed key.
 
 import importlib
 
-_MODULES = (
-    "arrays",
-    "checkpoint",
-    "extras",
-    "files",
-    "keys",
-    "loops",
-    "policies",
-    "program",
-    "protocols",
-    "provenance",
-    "static",
-    "status",
-    "train",
-    "tree",
-    "types",
-)
-_FUNCTIONS = {"check": "status", "explain": "status"}
-
-__all__ = [  # noqa: F822 (lazy, see __getattr__)
+# The modules, and the functions with the module that each comes from; all lazy, see __getattr__.
+__all__ = [  # noqa: F822
     "arrays",
     "check",
     "checkpoint",
@@ -48,14 +30,15 @@ __all__ = [  # noqa: F822 (lazy, see __getattr__)
     "tree",
     "types",
 ]
+_FUNCTIONS = {"check": "status", "explain": "status"}
 
 
 def __getattr__(name: str):
     """Load a module of this room, ``check`` or ``explain`` at its first use (PEP 562)."""
-    if name in _MODULES:
-        return importlib.import_module(f"jaxsci.core.{name}")
     if name in _FUNCTIONS:
         return getattr(importlib.import_module(f"jaxsci.core.{_FUNCTIONS[name]}"), name)
+    if name in __all__:
+        return importlib.import_module(f"jaxsci.core.{name}")
     raise AttributeError(f"module 'jaxsci.core' has no attribute {name!r}; it offers {', '.join(__all__)}")
 
 
