@@ -1,6 +1,10 @@
-"""Optional packages: a missing one says which extra brings it."""
+"""Optional packages: a missing one says which extra brings it, and an extra brings what the package imports."""
 
+import ast
+import pathlib
+import re
 import sys
+import tomllib
 
 import jax.numpy as jnp
 import pytest
@@ -37,3 +41,53 @@ def test_a_broken_package_keeps_its_own_message(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(ModuleNotFoundError, match="No module named 'something_it_needs'"):
         extras.require("half_there", "nets", "test")
+
+
+# --- what the extras list ----------------------------------------------------------------------------------
+
+ROOT = pathlib.Path(__file__).parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+IMPORTED_AS = {"orbax-checkpoint": "orbax", "scikit-learn": "sklearn", "pillow": "PIL"}
+FOR_DEVELOPERS = {"peers", "diffusers"}  # compared with by benchmarks and tests
+NOT_YET = {"dist"}  # the distributions of state-space models: the room of sequential Monte Carlo will import them
+BROUGHT_ALONG = {"tfp-nightly"}  # required by distrax, see pyproject.toml
+
+
+def _modules(requirements, expand=True) -> set[str]:
+    """What requirements are imported as, with what our own extras among them list if `expand`."""
+    names = [re.match(r"[\w-]+(\[[\w,]+\])?", r)[0] for r in requirements]
+    found = {IMPORTED_AS.get(n.split("[")[0], n.split("[")[0]) for n in names if not n.startswith("jaxsci")}
+    ours = [extra for n in names if n.startswith("jaxsci") for extra in n[7:-1].split(",")]
+    return found.union(*(_modules(EXTRAS[extra]) for extra in ours if expand))
+
+
+def _uses(folder: str):
+    """(module, extra) of every `require(module, extra, ...)` and (module, None) of every import below a folder."""
+    for node in (node for path in (ROOT / folder).rglob("*.py") for node in ast.walk(ast.parse(path.read_text()))):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name.split(".")[0], None) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module.split(".")[0], None
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("require", "extras.require"):
+            yield node.args[0].value.split(".")[0], node.args[1].value
+
+
+def test_an_extra_lists_what_the_package_imports_and_nothing_else():
+    uses = set(_uses("jaxsci"))
+    required = {extra: {module for module, of in uses if of == extra} for extra in EXTRAS}
+    assert {extra for extra in EXTRAS if not required[extra]} == {"all"} | FOR_DEVELOPERS | NOT_YET
+    for extra in {of for _, of in uses if of}:
+        listed = _modules(EXTRAS[extra], expand=False) - BROUGHT_ALONG
+        assert listed <= required[extra] <= _modules(EXTRAS[extra]), f"{extra}: {listed}, required {required[extra]}"
+    plain = {module for module, of in uses if of is None} - set(sys.stdlib_module_names)
+    core, ours = _modules(PROJECT["dependencies"]), {"jaxsci", "pallas_kernels"}
+    assert plain - ours <= core | _modules(EXTRAS["all"]) and core - {"jaxlib"} <= plain
+
+
+def test_all_is_all_but_what_developers_compare_with():
+    rest = set(EXTRAS) - FOR_DEVELOPERS - {"all"}
+    assert _modules(EXTRAS["all"]) == set().union(*(_modules(EXTRAS[extra]) for extra in rest))
+    text = "".join(p.read_text() for folder in ("benchmarks", "tests") for p in (ROOT / folder).rglob("*.py"))
+    peers = _modules([r for extra in FOR_DEVELOPERS for r in EXTRAS[extra]])
+    assert not [name for name in peers if not re.search(rf"""["']{name}["'.]|^\s*(import|from) {name}\b""", text, re.M)]

@@ -9,7 +9,10 @@ import pytest
 
 import jaxsci
 
-EXTRAS = "flax optax orbax chex diffrax distrax gymnax xarray matplotlib tqdm sklearn".split()
+EXTRAS = (
+    "flax optax orbax distrax tensorflow_probability diffrax lineax optimistix gymnax xarray h5netcdf tqdm matplotlib"
+    " sklearn PIL chex"
+).split()
 ROOT = pathlib.Path(__file__).parents[2]
 
 _FRESH = """
