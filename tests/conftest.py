@@ -20,6 +20,7 @@ if os.environ.get("JAXSCI_TEST_QUICK"):
     os.environ["XLA_FLAGS"] = " ".join([given, *(f for f in quick if f not in given)])
 os.environ.setdefault("MPLBACKEND", "Agg")
 
+import chex
 import jax
 import pytest
 
@@ -39,8 +40,9 @@ def pytest_collection_finish():
 
 
 @pytest.fixture(autouse=True)
-def x64_when_marked(request):
-    """Tests marked ``x64`` run in double precision, all others in JAX's default."""
+def fresh_settings(request):
+    """Tests marked ``x64`` run in double precision, all others in JAX's default; chex counts traces anew in each."""
+    chex.clear_trace_counter()  # it counts by place in the source, across the cases of one test
     wanted = request.node.get_closest_marker("x64") is not None
     before = jax.config.jax_enable_x64
     jax.config.update("jax_enable_x64", wanted)

@@ -18,6 +18,7 @@ import re
 from collections.abc import Callable
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -109,9 +110,8 @@ def is_float(a) -> bool:
 def assert_close(a, b, tol: float, what: str) -> None:
     """Equal structure, shapes and dtypes; integers exactly, floats to `tol` relative to the largest entry."""
     a, b = host(a), host(b)
-    assert jax.tree.structure(a) == jax.tree.structure(b), f"{what}: structures differ"
+    chex.assert_trees_all_equal_shapes_and_dtypes(a, b, custom_message=what)
     for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b)):
-        assert x.shape == y.shape and x.dtype == y.dtype, f"{what}: {x.shape} {x.dtype} against {y.shape} {y.dtype}"
         if is_float(x):
             finite = np.abs(y)[np.isfinite(y)]
             scale = max(1.0, float(finite.max())) if finite.size else 1.0
@@ -148,23 +148,21 @@ def _transforms(entry: Compiled, key, dtype):
     with count_compilations() as events:
         outs += [jax.block_until_ready(function(*args)) for _, args in cases[1:]]
     assert not events, f"one trace: calls with other values compiled {len(events)} programs"
-    traces = []
 
-    def counted(*args):
-        traces.append(1)
+    @chex.assert_max_traces(n=1)
+    def once(*args):
         return function(*args)
 
     if "vmap" in entry.skip:
-        jitted, name, arguments, expected = jax.jit(counted), "jit = eager", [args for _, args in cases], outs
+        jitted, name, arguments, expected = jax.jit(once), "jit = eager", [args for _, args in cases], outs
     else:
-        jitted, name = jax.jit(jax.vmap(counted)), "jit(vmap) = loop"
+        jitted, name = jax.jit(jax.vmap(once)), "jit(vmap) = loop"
         arguments, expected = (
             [stacked([trees[i] for i in order]) for order in ((0, 1, 2), (2, 0, 1))]
             for trees in ([args for _, args in cases], outs)
         )
     for args, out in zip(arguments, expected):
         assert_close(jitted(*args), out, entry.tol or tolerances.of(tolerances.VALUE, out), name)
-    assert len(traces) == 1, f"one trace: {len(traces)} traces for calls with equal shapes"
 
 
 def _dtype(entry: Compiled, key, dtype):

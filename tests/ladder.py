@@ -23,6 +23,7 @@ import sys
 import tempfile
 import warnings
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -61,9 +62,8 @@ def triton_notice():
 
 def assert_same(got, expected, tol: float = 0.0) -> None:
     """Equal structure, shape, dtype and values, to `tol` relative to the largest entry; NaN equals NaN."""
-    assert jax.tree.structure(got) == jax.tree.structure(expected)
+    chex.assert_trees_all_equal_shapes_and_dtypes(got, expected)
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected)):
-        assert (a.shape, a.dtype) == (b.shape, b.dtype), f"{a.shape} {a.dtype} against {b.shape} {b.dtype}"
         exact = np.asarray(a).dtype.kind in "iub"
         a, b = (np.asarray(v) if exact else np.asarray(v).astype(np.float64) for v in (a, b))
         if exact or not tol:

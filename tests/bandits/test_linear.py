@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -95,8 +96,7 @@ def test_shared_parameters_on_block_features_are_disjoint_parameters():
     plays = contexts, arms, losses[np.arange(60), arms]
     own = fit(bandits.regressors.ridge(ARMS, FEATURES), *plays, block=False)
     joint = fit(bandits.regressors.ridge(ARMS, ARMS * FEATURES, shared=True), *plays, block=True)
-    for a, b in zip(joint, own):
-        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
+    chex.assert_trees_all_close(joint, own, rtol=1e-9, atol=1e-12)
 
 
 def test_refreshing_keeps_the_inverse_in_float32():
@@ -122,13 +122,11 @@ def test_weight_two_is_two_rounds_and_bad_losses_teach_nothing(key):
     state = policy.update(policy.init(key), arm, 0.7, jnp.array([1.0, 0.3]))
     twice = policy.update(policy.update(state, arm, 0.4, x), arm, 0.4, x)
     once = policy.update(state, arm, 0.4, x, 2.0)
-    for a, b in zip(twice[:4], once[:4]):
-        np.testing.assert_allclose(a, b, rtol=1e-12)
+    chex.assert_trees_all_close(twice[:4], once[:4], rtol=1e-12)
     hole = x.at[0].set(jnp.nan)
     for loss, context, weight in ((jnp.nan, x, 1.0), (jnp.inf, x, 1.0), (0.4, hole, 1.0), (0.4, x, 0.0)):
         after = policy.update(state, arm, loss, context, weight)
-        for a, b in zip(after[:4], state[:4]):
-            np.testing.assert_array_equal(a, b)
+        chex.assert_trees_all_equal(after[:4], state[:4])
     blind = policy.select(key, state, jnp.full(2, jnp.nan), jnp.array([False, True, True]))
     assert int(blind.action) == 1 and float(blind.log_prob) == 0
 

@@ -2,6 +2,7 @@
 
 import itertools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -97,8 +98,7 @@ def test_the_ball_of_radius_zero_and_weight_zero_learn_nothing(key):
         state = start_of(model, key)
         after, predicted = learnt(model, state, x, 1, 1.0, weight)
         np.testing.assert_array_equal(predicted, 0.5)
-        for a, b in zip(jax.tree.leaves(after), jax.tree.leaves(state)):
-            np.testing.assert_array_equal(a, b)
+        chex.assert_trees_all_equal(after, state)
 
 
 def test_a_step_that_is_not_finite_is_not_taken(key):
@@ -107,7 +107,7 @@ def test_a_step_that_is_not_finite_is_not_taken(key):
     state = start_of(model, key)
     for arm, y in ((1, 1.0), (1, 0.0), (0, 1.0)):
         state, predicted = learnt(model, state, x, arm, y)
-        assert bool(tree.all_finite(state.params)) and bool(jnp.all(jnp.isfinite(predicted)))
+        chex.assert_tree_all_finite((state.params, predicted))
 
 
 def test_log_loss_of_a_large_logit_is_finite():

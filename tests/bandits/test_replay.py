@@ -1,5 +1,6 @@
 """Replay on cost tables: the choices of a live run, of a plain loop, and of a run in pieces; regret; batches."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -58,7 +59,7 @@ def test_masks_and_bad_costs_carry_a_status(key):
         expected[[3, 5, 7]] = status.DEGENERATE, status.NONFINITE_INPUT, status.NONFINITE_INPUT
         assert record.status.tolist() == expected.tolist()
         assert int(record.action[5]) == 1 and float(record.cost[3]) == 0 and float(record.log_prob[3]) == -np.inf
-        assert all(bool(jnp.isfinite(a).all()) for a in jax.tree.leaves(state))
+        chex.assert_tree_all_finite(state)
     assert float(state.policy.count.sum()) == 7
     record = bandits.replay(key, costs[:2], bandits.policies.fixed(9, arm=8)).history
     assert record.status.tolist() == [status.OUT_OF_RANGE] * 2
@@ -73,7 +74,7 @@ def test_a_context_that_is_not_finite_carries_a_status(key):
         _, state, record, _ = bandits.replay(key, jnp.full((8, 3), 0.5), policy, contexts)
         assert np.flatnonzero(np.asarray(record.status) == status.NONFINITE_INPUT).tolist() == [3, 5]
         assert float(state.policy.rounds.sum()) == 6
-        assert all(bool(jnp.isfinite(a).all()) for a in jax.tree.leaves(state))
+        chex.assert_tree_all_finite(state)
 
 
 def test_no_rounds(key):

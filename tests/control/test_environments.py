@@ -1,5 +1,6 @@
 """gymnax's environments in continuous time: equal to gymnax at its own step, and values that do not depend on dt."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,8 +32,7 @@ def test_pendulum_equals_gymnax_at_its_step(key):
         return (observation, jnp.stack([after.theta, after.theta_dot]), reward), (observed, mine.x, mine.reward / 0.05)
 
     theirs, ours = jax.vmap(both)(theta, speed, torque)
-    for a, b in zip(ours, theirs):
-        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)
+    chex.assert_trees_all_close(ours, theirs, rtol=1e-6, atol=1e-6)
     assert bool(jnp.any(jnp.abs(ours[1][:, 1]) == 8.0)) and bool(jnp.any(jnp.abs(torque) > 2.0))
 
 
@@ -52,8 +52,7 @@ def test_mountain_car_equals_gymnax_at_unit_step(key):
         return (jnp.stack([after.position, after.velocity]), reward), (mine.x, mine.reward)
 
     theirs, ours = jax.vmap(both)(place, speed, force)
-    for a, b in zip(ours, theirs):
-        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)
+    chex.assert_trees_all_close(ours, theirs, rtol=1e-6, atol=1e-6)
 
 
 def test_mountain_car_stops_at_the_wall_and_ends_at_the_goal():

@@ -1,5 +1,6 @@
 """Simulation: orders against exact solutions, the step form, padding, common random numbers, statuses."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -293,7 +294,7 @@ def test_a_path_that_explodes_stands_still_and_says_so(key):
     problem = control.sde(cubic, _none, _state)
     path = control.euler_maruyama(key, problem, None, 10.0, num_steps=30, dt=1.0)
     assert int(path.status) == status.NONFINITE_RESULT
-    assert all(bool(jnp.all(jnp.isfinite(a))) for a in path[:2] + path[3:5])
+    chex.assert_tree_all_finite(path[:2] + path[3:5])
     moved = int(jnp.sum(path.dts > 0))
     assert 0 < moved < 30
     np.testing.assert_array_equal(path.xs[moved:], path.xs[-1])
@@ -350,7 +351,7 @@ def test_gradients_do_not_look_past_the_horizon_either(key):
     def at_times(times):
         return control.euler_maruyama(key, control.sde(_nothing, _unit), None, 0.0, times=times).xs[-1]
 
-    assert np.all(np.isfinite(jax.grad(at_times)(jnp.array([0.0, 0.5, 0.5, 1.0]))))
+    chex.assert_tree_all_finite(jax.grad(at_times)(jnp.array([0.0, 0.5, 0.5, 1.0])))
 
 
 @pytest.mark.parametrize("horizon", [-1.0, jnp.nan])
@@ -361,7 +362,7 @@ def test_a_horizon_that_is_none_is_reported(horizon):
         assert int(path.status) == status.OUT_OF_RANGE
         np.testing.assert_array_equal(path.dts, 0)
         np.testing.assert_array_equal(path.xs, 1.0)
-        assert np.all(np.isfinite(path.ts))
+        chex.assert_tree_all_finite(path.ts)
 
 
 def _root_of(t, x, u, args):
@@ -426,7 +427,7 @@ def test_a_nan_reward_or_control_ends_the_path(what, key):
     path = control.euler_maruyama(key, control.sde(_nothing, _unit, reward), policy, 0.0, num_steps=6, dt=0.1)
     assert int(path.status) == status.NONFINITE_RESULT
     assert int(jnp.sum(path.dts > 0)) == 3
-    assert bool(jnp.all(jnp.isfinite(path.rs))) and bool(jnp.all(jnp.isfinite(path.us)))
+    chex.assert_tree_all_finite((path.rs, path.us))
 
 
 def test_statuses_of_inputs(key):
@@ -434,7 +435,7 @@ def test_statuses_of_inputs(key):
 
     def code(problem=problem, x0=0.0, **kwargs):
         path = control.euler_maruyama(key, problem, None, x0, **kwargs)
-        assert bool(jnp.all(jnp.isfinite(path.xs))) and bool(jnp.all(jnp.isfinite(path.ts)))
+        chex.assert_tree_all_finite((path.xs, path.ts))
         return int(path.status)
 
     assert code(x0=jnp.nan, num_steps=3, dt=0.1) & status.NONFINITE_INPUT

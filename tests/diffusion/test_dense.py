@@ -1,5 +1,6 @@
 """Dense output: the curve between the nodes, its order, and its ends."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -66,9 +67,9 @@ def test_rules_placed_on_a_grid_serve_any_other():
     for placed, free in pairs:
         for grid in (grids.time(VP, 7), grids.with_zero(grids.logsnr(VP, 6)), SEVEN):
             one, other = (tables.tabulate(rule, grid) for rule in (placed, free))
-            jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12), one, other)
+            chex.assert_trees_all_close(one, other, rtol=1e-9, atol=1e-12)
         points = [dense.outputs(rule, SEVEN, [SEVEN.lam[2] + 0.3]).rows for rule in (placed, free)]
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12), *points)
+        chex.assert_trees_all_close(*points, rtol=1e-9, atol=1e-12)
     in_graph = jax.jit(lambda rule, lams: tables.tabulate(rule, grids.at_lams(VP, lams)).predictor.data)
     other = grids.time(VP, 2)
     expected = tables.tabulate(pairs[0][1], other).predictor.data
@@ -89,7 +90,7 @@ def test_it_equals_a_table_with_one_node_more():
 def test_a_last_interval_without_noise_and_data_shaped_coefficients():
     grid = grids.with_zero(grids.logsnr(VP, 6, t_min=0.05))
     curve, trajectory = _curve(RULES["2m"][0], grid, [grid.lam[-2] + 0.5, np.inf])
-    assert np.all(np.isfinite(curve))
+    chex.assert_tree_all_finite(curve)
     np.testing.assert_allclose(curve[:, 1], trajectory.data[:, -1], rtol=1e-12)
 
     def rule(grid, i):

@@ -1,5 +1,6 @@
 """One core, many names: solvers that are the same method agree to 1e-10, and exactness that needs no small step."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -43,8 +44,7 @@ def _final(table, schedule=VP, x=X):
 
 
 def _same(a, b, tol=1e-10):
-    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        np.testing.assert_allclose(x, y, rtol=tol, atol=tol)
+    chex.assert_trees_all_close(a, b, rtol=tol, atol=tol)
 
 
 @pytest.mark.x64

@@ -1,5 +1,6 @@
 """Time grids: uniform where they say so, validated, never silently changed."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -80,8 +81,7 @@ def test_spacings():
 def test_a_traced_grid_equals_the_host_one_and_has_gradients():
     host = grids.logsnr(VP, 5)
     traced = jax.jit(lambda lams: grids.at_lams(VP, lams))(jnp.asarray(host.lam))
-    for a, b in zip(traced[:4], host[:4]):
-        np.testing.assert_allclose(a, b, rtol=1e-11)
+    chex.assert_trees_all_close(traced[:4], host[:4], rtol=1e-11)
     back = jax.jit(lambda times: grids.at_times(VP, times))(jnp.asarray(host.t))
     np.testing.assert_allclose(back.lam, host.lam, rtol=1e-11)
     slopes = jax.jacfwd(lambda lams: grids.at_lams(VP, lams).t)(jnp.asarray(host.lam))

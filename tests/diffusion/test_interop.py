@@ -2,6 +2,7 @@
 
 import json
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,10 +23,7 @@ SINGLE = {"_class_name": "DPMSolverSinglestepScheduler"}
 
 
 def equal(a, b, tol=0.0):
-    """Two trees, leaf by leaf."""
-    assert jax.tree.structure(a) == jax.tree.structure(b)
-    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b)):
-        np.testing.assert_allclose(x, y, rtol=tol, atol=tol)
+    chex.assert_trees_all_close(a, b, rtol=tol, atol=tol)
 
 
 def gaussian(x, alpha, sigma, mean=0.7, std=0.5):

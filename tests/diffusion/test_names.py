@@ -1,19 +1,13 @@
 """Solvers by their usual names."""
 
-import jax
+import chex
 import numpy as np
 import pytest
 
 from jaxsci.diffusion import grids, names, schedules, solvers
 
 VP = schedules.vp_linear()
-
-
-def equal(a, b):
-    """Two tables, leaf by leaf."""
-    assert jax.tree.structure(a) == jax.tree.structure(b)
-    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b)):
-        np.testing.assert_array_equal(x, y)
+equal = chex.assert_trees_all_equal
 
 
 def test_a_name_is_its_solver_on_its_grid():
@@ -41,7 +35,7 @@ def test_every_name_gives_a_table(name, grid):
         assert table.t.shape == (rows + 1,)
         assert table.sigma[-1] == 0 and table.alpha[-1] == 1
         np.testing.assert_allclose(table.t[0], VP.t_max)
-        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(table.predictor))
+        chex.assert_tree_all_finite(table.predictor)
 
 
 def test_numbers_of_steps_may_come_from_an_array():

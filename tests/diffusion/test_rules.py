@@ -1,5 +1,6 @@
 """Row rules: golden weights, exactness on polynomials, and equality of the traced and the host form."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -177,9 +178,7 @@ def test_traced_equals_host(name):
     lams = np.asarray([-3.0, -1.9, -0.4, 0.2, 1.7, 2.0])[: 3 if name in ("staged", "runge_kutta") else 6]
     host = tables.tabulate(RULES[name], grids.at_lams(VP, lams))
     traced = jax.jit(lambda lams: tables.tabulate(RULES[name], grids.at_lams(VP, lams)))(lams)
-    assert jax.tree.structure(host) == jax.tree.structure(traced)
-    for a, b in zip(jax.tree.leaves(host), jax.tree.leaves(traced)):
-        np.testing.assert_allclose(b, a, rtol=1e-10, atol=1e-12)
+    chex.assert_trees_all_close(traced, host, rtol=1e-10, atol=1e-12)
 
 
 def test_ancestral_rows_in_single_precision():
@@ -192,11 +191,11 @@ def test_ancestral_rows_in_single_precision():
 
     got, slope = (f(jnp.float32(1), jnp.asarray(lams, jnp.float32)) for f in (jax.jit(noise), jax.jacfwd(noise)))
     np.testing.assert_allclose(got, grid.sigma[1:] * np.exp(-np.diff(lams)), rtol=1e-5)
-    assert np.all(np.isfinite(slope))
+    chex.assert_tree_all_finite(slope)
 
 
 def test_rules_are_equal_by_value():
-    assert jax.tree.structure(rules.multistep(3)) == jax.tree.structure(rules.multistep(3))
+    chex.assert_trees_all_equal_structs(rules.multistep(3), rules.multistep(3))
     assert jax.tree.structure(rules.multistep(3)) != jax.tree.structure(rules.multistep(2))
 
 

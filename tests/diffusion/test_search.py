@@ -2,6 +2,7 @@
 
 import itertools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -43,7 +44,7 @@ def test_mutations_change_what_they_may_and_nothing_when_they_may_not(key):
     d, keys = search.random(key, where()), jax.random.split(key, 200)
     still = jax.vmap(lambda k: search.mutate(k, d, where(change=0.0, move=0.0)))(keys)
     same = jax.tree.map(lambda a: np.broadcast_to(a, (200, *np.shape(a))), d)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), still, same)
+    chex.assert_trees_all_close(still, same, rtol=1e-5)
     children = jax.vmap(lambda k: search.mutate(k, d, where(change=0.5)))(keys)
     for name in ("lam", "kind", "order", "points", "coefficient", "corrector", "first", "num_rows"):
         assert len({np.asarray(a).tobytes() for a in getattr(children, name)}) > 1, name
@@ -52,9 +53,7 @@ def test_mutations_change_what_they_may_and_nothing_when_they_may_not(key):
 
 def test_a_child_of_twins_is_their_copy(key):
     d = search.random(key, where())
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), search.crossover(key, d, d, where()), d
-    )
+    chex.assert_trees_all_close(search.crossover(key, d, d, where()), d, rtol=1e-5)
 
 
 def test_a_child_takes_every_row_from_one_parent(key):
@@ -130,8 +129,7 @@ def test_a_search_that_was_stopped_goes_on_as_if_it_had_not(key, tmp_path):
         search.search(key, toy, where(), SCHEDULE, num_evaluations=64, out=file, report=stop, **options)
     assert len(search.load_history(file).losses) == 44
     again = search.search(key, toy, where(), SCHEDULE, num_evaluations=64, out=file, **options)
-    np.testing.assert_array_equal(again.history.losses, whole.history.losses)
-    jax.tree.map(np.testing.assert_array_equal, again.history.decisions, whole.history.decisions)
+    chex.assert_trees_all_equal(again.history, whole.history)
 
 
 def test_a_file_of_another_search_is_refused(key, tmp_path):

@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -124,8 +125,7 @@ def test_batch_size_changes_nothing_but_rounding(key):
     options = dict(num_lams=6, num_samples=30)
     whole = statistics.estimate(key, DENOISER, VP, DRAW, batch_size=64, **options)
     parts = statistics.estimate(key, DENOISER, VP, DRAW, batch_size=7, **options)  # 30 = 4 * 7 + 2: the last is masked
-    for a, b in zip(whole, parts):
-        np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-8)
+    chex.assert_trees_all_close(whole, parts, rtol=1e-8, atol=1e-8)
 
 
 @pytest.mark.x64
@@ -190,9 +190,7 @@ def test_files_come_back(tmp_path):
     statistics.save(stats, tmp_path / "stats.npz")
     statistics.save(stats, tmp_path / "official", layout="official")
     for back in (statistics.load(tmp_path / "stats.npz"), statistics.load(tmp_path / "official", VP)):
-        for a, b in zip(stats, back):
-            assert b.dtype == np.float64
-            np.testing.assert_array_equal(a, b)
+        chex.assert_trees_all_equal(stats, back, strict=True)
     with np.load(tmp_path / "official" / "l.npz") as first, np.load(tmp_path / "official" / "sb.npz") as second:
         assert first.files == ["l"] and sorted(second.files) == ["b", "s"] and first["l"].shape == (7, 2, 3)
 

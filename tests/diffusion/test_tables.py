@@ -1,5 +1,6 @@
 """Solver tables: what tabulate collects and refuses, padding, stacking, files, and use without JAX."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -72,8 +73,7 @@ def test_stacking_is_unify_and_an_axis():
     assert stacked.t.shape == (3, 7) and stacked.active.sum(1).tolist() == [4, 6, 5]
     assert stacked.predictor.x.shape == (3, 6, 1) and stacked.corrector.data.shape == (3, 6, 4)
     assert stacked.predictor.std.shape == (3, 6) and not stacked.predictor.std[:2].any()
-    for a, b in zip(tables.SolverTable.unify(singles), tables.unify(singles)):
-        assert jax.tree.structure(a) == jax.tree.structure(b)
+    chex.assert_trees_all_equal_structs(tables.SolverTable.unify(singles), tables.unify(singles))
 
 
 def test_stacking_broadcasts_to_coefficients_of_the_data_shape():
@@ -122,10 +122,7 @@ def test_files_keep_everything(tmp_path):
     ):
         tables.save(table, tmp_path / f"{i}.npz")
         loaded = tables.load(tmp_path / f"{i}.npz")
-        assert jax.tree.structure(loaded) == jax.tree.structure(table)
-        for a, b in zip(jax.tree.leaves(loaded), jax.tree.leaves(table)):
-            assert a.dtype == b.dtype
-            np.testing.assert_array_equal(a, b)
+        chex.assert_trees_all_equal(loaded, table, strict=True)
     with np.load(tmp_path / "0.npz") as file:  # plain arrays under readable names
         assert {"t", "lam", "predictor.x", "predictor.data", "corrector.data", "corrected"} <= set(file.files)
 

@@ -2,6 +2,7 @@
 
 import math
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -156,8 +157,7 @@ def test_padded_tables_have_one_shape_and_the_same_results():
 def test_a_table_of_decisions_saves_and_loads(tmp_path):
     table = unified.solver(SCHEDULE, mixed())
     tables.save(table, tmp_path / "found.npz")
-    again = tables.load(tmp_path / "found.npz")
-    jax.tree.map(np.testing.assert_array_equal, table, again)
+    chex.assert_trees_all_equal(table, tables.load(tmp_path / "found.npz"))
 
 
 @pytest.mark.x64
@@ -190,8 +190,7 @@ def test_a_clean_last_node_and_pure_noise_at_the_first():
     d = unified.uniform(np.array([-9.0, -1.0, 0.5, 2.0]), order=2, relaxation="exact", lower_order_final=False)
     pure = tables.tabulate(unified.rule(d), g)
     usual = tables.tabulate(rules.multistep(2, lower_order_final=False), g)
-    for a, b in zip(pure.predictor[:3], usual.predictor[:3]):
-        np.testing.assert_allclose(a, b, atol=1e-14)
+    chex.assert_trees_all_close(pure.predictor[:3], usual.predictor[:3], rtol=1e-7, atol=1e-14)
 
 
 @pytest.mark.bad_input

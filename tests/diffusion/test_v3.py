@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -248,8 +249,7 @@ def test_traced_nodes_and_statistics_give_the_host_table_and_its_derivative():
         return tables.tabulate(v3.v3(stats, 3, corrector="pseudo", grid=grid), grid)
 
     host_table = tables.tabulate(v3.v3(stats, 3, corrector="pseudo"), grids.at_lams(VP, lams))  # without a grid
-    for a, b in zip(jax.tree.leaves(make(lams, stats)), jax.tree.leaves(host_table), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-11)
+    chex.assert_trees_all_close(make(lams, stats), host_table, rtol=1e-11, atol=1e-11)
 
     @jax.jit
     def total(lams, stats):

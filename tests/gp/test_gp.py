@@ -1,5 +1,6 @@
 """The process against dense NumPy, and what it does where a factorisation fails."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -69,8 +70,7 @@ def test_dead_rows_change_nothing(data):
     first = read(x, y)
     x2, y2 = x.copy(), y.copy()
     x2[~MASK], y2[~MASK] = np.nan, np.inf
-    for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(read(x2, y2))):
-        np.testing.assert_array_equal(a, b)
+    chex.assert_trees_all_equal(first, read(x2, y2))
     short = gp.condition(kernel(), x[MASK], y[MASK], noise=NOISE)
     long = gp.condition(kernel(), x, y, MASK, noise=NOISE, size=11)
     np.testing.assert_allclose(gp.joint(long, xs).mean, gp.joint(short, xs).mean, atol=1e-14)
@@ -108,8 +108,7 @@ def test_append_reports_and_changes_nothing_when_it_cannot(data):
         for at, value, noise in ((x[0] * np.nan, 1.0, NOISE), (x[0], np.inf, NOISE), (x[0], 1.0, np.nan))
     ]
     for before, after in ((process, full), *((room, b) for b in bad)):
-        for a, b in zip(jax.tree.leaves(before._replace(status=0)), jax.tree.leaves(after._replace(status=0))):
-            np.testing.assert_allclose(a, b, atol=1e-13)
+        chex.assert_trees_all_close(before._replace(status=0), after._replace(status=0), rtol=1e-7, atol=1e-13)
     assert [int(b.status) for b in bad] == [status.NONFINITE_INPUT] * 3
 
 
@@ -184,7 +183,7 @@ def test_rows_that_coincide_raise_the_jitter_and_say_so(dtype):
     grown = gp.append(gp.condition(kernel(dtype), x[:1], y[:1], noise=0.0, size=8), x[0], y[0])
     assert int(grown.status) == gp.JITTERED and bool(jnp.all(jnp.isfinite(grown.alpha)))
     slope = jax.grad(lambda v: gp.log_marginal(gp.condition(K.scale(kernel(dtype), v), x, y, noise=0.0)))
-    assert np.isfinite(slope(jnp.asarray(1.0, dtype)))
+    chex.assert_tree_all_finite(slope(jnp.asarray(1.0, dtype)))
 
 
 def test_what_cannot_be_factored_is_the_prior_and_says_so(data):
@@ -194,7 +193,7 @@ def test_what_cannot_be_factored_is_the_prior_and_says_so(data):
     broken = gp.condition(K.rbf(np.nan), x, y, noise=0.1)
     assert int(broken.status) & status.SINGULAR
     for process in (negative, broken):
-        assert all(np.isfinite(a).all() for a in (process.chol, process.alpha, *gp.predict(process, x[0])[:2]))
+        chex.assert_tree_all_finite((process.chol, process.alpha, *gp.predict(process, x[0])[:2]))
     with pytest.raises(jaxsci.core.status.StatusError, match="singular"):
         jaxsci.check(negative)
 

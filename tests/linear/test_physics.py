@@ -1,5 +1,6 @@
 """The policy that learns the physics: its theory, its filter, the targets, and what it does where the theory fails."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -198,7 +199,7 @@ def test_contexts_outside_the_range_are_clipped(small, key, context):
     decision = policy.select(key, state, context)
     after = policy.update(state, decision, 50.0, context)
     assert 0 <= int(decision.action) < 20 and int(after.rounds) == 1
-    assert all(bool(jnp.all(jnp.isfinite(a))) for a in jax.tree.leaves(after))
+    chex.assert_tree_all_finite(after)
     assert int(jnp.argmax(after.visits.sum(1))) == {-9.0: 0, 9.0: 3, np.inf: 3}.get(float(context), 2)
 
 
@@ -225,14 +226,14 @@ def test_extreme_losses_leave_finite_beliefs(small, key):
         return policy.update(state, decision, loss, context), decision.log_prob
 
     state, log_prob = jax.lax.scan(step, state, (jax.random.split(key, 100), losses))
-    assert all(bool(jnp.all(jnp.isfinite(a))) for a in jax.tree.leaves((state, log_prob)))
+    chex.assert_tree_all_finite((state, log_prob))
 
 
 @pytest.mark.parametrize("tol", [0.0, -1.0, 1.0, 7.0, np.inf, np.nan])
 def test_any_tolerance_starts_from_finite_beliefs(small, tol):
     """Its logarithm's logarithm only says where the search starts, so it is clipped to where that exists."""
     state = linear.physics_policy(GRID, **SHIFT, tol=tol, num_members=8, num_bins=4).init(jax.random.key(0))
-    assert bool(jnp.all(jnp.isfinite(state.members)))
+    chex.assert_tree_all_finite(state.members)
     # ln of the digits asked for: none at 1/e, 87 in all that float32 has.
     assert abs(float(state.members[:, 3].mean()) - (np.log(87.3) if not tol >= 1 else 0.0)) < 0.5
 

@@ -1,5 +1,6 @@
 """Entries of jaxsci.diffusion: schedules, grids, predictions, tables, rules and the sampler."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -197,10 +198,7 @@ def _works_files(folder):
     table = solvers.unipc(grids.at_lams(VP, LAMS))
     assert table.num_rows == 4 and tables.pad(table, 7).num_rows == 7
     tables.save(table, folder / "table.npz")
-    loaded = tables.load(folder / "table.npz")
-    assert jax.tree.structure(loaded) == jax.tree.structure(table)
-    for a, b in zip(jax.tree.leaves(loaded), jax.tree.leaves(table)):
-        np.testing.assert_array_equal(a, b)
+    chex.assert_trees_all_equal(tables.load(folder / "table.npz"), table)
 
 
 def _save_traced(folder):

@@ -1,5 +1,6 @@
 """Entries of jaxsci.diffusion.unified and jaxsci.diffusion.search."""
 
+import chex
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -100,7 +101,7 @@ def _files(folder):
         jax.random.key(0), _objective, _where(), _VP, start=start, out=folder / "h.npz", **options
     )
     again = search.load_history(folder / "h.npz")
-    jax.tree.map(np.testing.assert_array_equal, again, found.history)
+    chex.assert_trees_all_equal(again, found.history)
     np.testing.assert_array_equal(again.decisions.lam, [d.lam for d in start])
 
 

@@ -1,5 +1,6 @@
 """Entries of jaxsci.diffusion.statistics and jaxsci.diffusion.v3."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -45,8 +46,7 @@ def _levels(shape=(2,)):
 
 def _back(folder):
     statistics.save(_levels(), folder / "stats.npz")
-    for a, b in zip(statistics.load(folder / "stats.npz"), _levels()):
-        np.testing.assert_array_equal(a, b)
+    chex.assert_trees_all_equal(statistics.load(folder / "stats.npz"), _levels())
 
 
 def _other_file(folder):

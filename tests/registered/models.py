@@ -2,6 +2,7 @@
 
 import shutil
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -46,8 +47,7 @@ def _train(folder, **options):
 def _trained(folder):
     result = _train(folder)
     assert result.history.shape == (12,) and int(result.status) == 0
-    loaded = digits.load(folder)
-    assert all(jnp.array_equal(a, b) for a, b in zip(jax.tree.leaves(loaded), jax.tree.leaves(result.value)))
+    chex.assert_trees_all_equal(digits.load(folder), result.value)
 
 
 def _resumed(folder):
@@ -55,8 +55,7 @@ def _resumed(folder):
     shutil.rmtree(folder / "training" / "12")
     shutil.rmtree(folder / "network")
     assert checkpoint.latest(folder / "training") < 12
-    again = _train(folder)
-    assert all(jnp.array_equal(a, b) for a, b in zip(jax.tree.leaves(again.value), jax.tree.leaves(whole.value)))
+    chex.assert_trees_all_equal(_train(folder).value, whole.value)
 
 
 def _data(folder):

@@ -3,6 +3,7 @@
 import itertools
 from typing import NamedTuple
 
+import chex
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -123,10 +124,9 @@ def test_stack_of_modules_partials_and_records():
         "treble": jax.tree_util.Partial(lambda_scale, jnp.float32(3.0)),
     }
     records = {"p": Pair(jnp.float32(1), {"deep": 7}), "q": Pair(jnp.float32(2), {"deep": 8})}
-    traces = []
 
+    @chex.assert_max_traces(n=1)
     def point(table, policy, record, x):
-        traces.append(1)
         return policy(x) + table.weights.sum() * table.shift + record.left * record.right["deep"]
 
     space = sweep.product(
@@ -136,7 +136,7 @@ def test_stack_of_modules_partials_and_records():
         x=[1.0, 10.0],
     )
     ds = sweep.run(point, space, progress=False)
-    assert ds["value"].dims == ("solver", "policy", "record", "x") and len(traces) == 1
+    assert ds["value"].dims == ("solver", "policy", "record", "x")
     for s, p, r, x in itertools.product(tables, policies, records, [1.0, 10.0]):
         want = point(tables[s], policies[p], records[r], x)
         np.testing.assert_allclose(ds["value"].sel(solver=s, policy=p, record=r, x=x), want, rtol=1e-6)
