@@ -6,6 +6,7 @@ folders, and what each room says of itself in its docstring and its README must 
 
 import ast
 import graphlib
+import importlib
 import pathlib
 import re
 import sys
@@ -156,3 +157,24 @@ def test_a_circle_is_found():
     assert not circle(modules)
     assert circle(modules | {"room.b": "if True:\n    from room.a import f"}) == ["room.a", "room.b", "room.a"]
     assert set(circle(modules | {"room.b": "from room import some_function"})) == set(modules)
+
+
+def test_status_bits_are_disjoint_along_the_floors():
+    """A result holds bits of its room and of all rooms below, a sweep those of any room."""
+    import registry
+    from jaxsci.core import status
+
+    for module in registry.public_modules():
+        importlib.import_module(module)
+    owned: dict[str, set[int]] = {}
+    for bit, text in status.bits():
+        owned.setdefault(text.room, set()).add(bit)
+    assert {"core", "gp", "sweep"} <= set(owned) <= {*BUILDS_ON, "kernels"}
+
+    def below(room):
+        return {"core", *BUILDS_ON[room]}.union(*map(below, BUILDS_ON[room]))
+
+    for room in set(owned) - {"core"}:
+        others = set(owned) - {"sweep"} if room == "sweep" else below(room) & set(owned)
+        for other in others:
+            assert not owned[room] & owned[other], f"{room} and {other} share bits {owned[room] & owned[other]}"
