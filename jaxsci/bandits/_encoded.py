@@ -9,6 +9,7 @@ from jax.tree_util import Partial
 
 from jaxsci.core.policies import as_select, as_update
 from jaxsci.core.protocols import Decision, Policy
+from jaxsci.core.static import as_partial
 
 
 def encoded(policy: Policy, features: Callable) -> Policy:
@@ -29,7 +30,7 @@ def encoded(policy: Policy, features: Callable) -> Policy:
         >>> int(policy.select(jax.random.key(1), policy.init(jax.random.key(0)), 0.3).action)
         0
     """
-    features = features if isinstance(features, Partial) else Partial(features)
+    features = as_partial(features, "encoded", "features")
     return Policy(
         policy.init,
         as_select(Partial(_select, policy, features)),

@@ -11,14 +11,14 @@ Reference: W. H. Fleming, H. M. Soner, *Controlled Markov Processes and Viscosit
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
+from jaxsci.core.static import as_partial
 from jaxsci.core.types import float_dtype
 
 
@@ -132,13 +132,6 @@ def ode(
         _scalar(discount, "ode", "discount"),
         _scalar(horizon, "ode", "horizon"),
     )
-
-
-def as_partial(function: Any, caller: str, argument: str) -> Callable:
-    """A callable that is a pytree: Partials and Modules as they are, a bare function as a Partial without leaves."""
-    if not callable(function):
-        raise TypeError(f"{caller}: {argument} must be a function, got {type(function).__name__}")
-    return function if isinstance(function, (Partial, eqx.Module)) else Partial(function)
 
 
 def as_arrays(tree: PyTree) -> PyTree:

@@ -22,7 +22,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree
 from jaxsci.core import tree
 from jaxsci.core.keys import as_typed_key
 from jaxsci.core.protocols import Decision
-from jaxsci.core.static import bind, check_size
+from jaxsci.core.static import as_partial, bind, check_size
 from jaxsci.core.types import KeyArray, Size, float_dtype
 
 # Who draws: the number folded into the key of a sequence for the start, and into the key of a round in that round.
@@ -111,7 +111,7 @@ def as_select(select: Callable) -> Partial:
     Context and mask become arrays first. A Python number would be static under jit, and every new value of it would
     compile again.
     """
-    return Partial(_choose, _as_tree(select))
+    return Partial(_choose, as_partial(select, "as_select", "select"))
 
 
 # --- learning ----------------------------------------------------------------------------------------------
@@ -141,18 +141,14 @@ def as_update(
     """
     if not set(tolerates) <= _TOLERABLE:
         raise ValueError(f"as_update: tolerates must name some of {sorted(_TOLERABLE)}, got {tolerates}")
-    return Partial(bind(_learn, small=small, unlearns=unlearns, tolerates=tuple(tolerates)), _as_tree(learn))
+    rule = bind(_learn, small=small, unlearns=unlearns, tolerates=tuple(tolerates))
+    return Partial(rule, as_partial(learn, "as_update", "learn"))
 
 
 def as_arrays(context: PyTree) -> PyTree:
     """`context` with its Python numbers as arrays, so that a jitted function traces them instead of compiling for
     each value."""
     return jax.tree.map(jnp.asarray, context)
-
-
-def _as_tree(function: Callable) -> Partial:
-    # A bare function would be a leaf of the policy, which then could not cross jit.
-    return function if isinstance(function, Partial) else Partial(function)
 
 
 def _choose(select, key, state, context=None, mask=None) -> Decision:

@@ -10,7 +10,9 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
+import equinox as eqx
 import jax
+from jax.tree_util import Partial
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +48,25 @@ def bind(function: Callable, **static) -> Bound:
     return Bound(function, tuple(sorted(static.items())))
 
 
+def as_partial(function: Callable, caller: str, argument: str) -> Callable:
+    """A function as a pytree, so that a record which holds it crosses jit and stacks under vmap.
+
+    A `jax.tree_util.Partial` or an `equinox.Module` comes back as it is: its arrays stay leaves. Any other callable
+    becomes a Partial without leaves, which is static: another function is another compilation.
+
+    Args:
+        function: what the user plugged in.
+        caller: named by the error.
+        argument: the argument's name, for the error.
+
+    Raises:
+        TypeError: `function` cannot be called.
+    """
+    if not callable(function):
+        raise TypeError(f"{caller}: {argument} must be a function, got {type(function).__name__}")
+    return function if isinstance(function, (Partial, eqx.Module)) else Partial(function)
+
+
 def check_size(function: str, name: str, value: Any, *, least: int = 1) -> int:
     """A static size as an int.
 
@@ -67,4 +88,4 @@ def check_size(function: str, name: str, value: Any, *, least: int = 1) -> int:
     return size
 
 
-__all__ = ["bind", "check_size"]
+__all__ = ["as_partial", "bind", "check_size"]

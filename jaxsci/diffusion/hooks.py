@@ -10,13 +10,13 @@ A. Lugmayr et al., "RePaint", 2022, equation 8 (replacing what is known).
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float
 
+from jaxsci.core.static import as_partial
 from jaxsci.diffusion._namespace import leaf
 from jaxsci.diffusion.schedules import NoiseSchedule
 
@@ -134,11 +134,7 @@ def compose(*hooks: Callable[..., Array]) -> Partial:
     Raises:
         TypeError: something that is not callable.
     """
-    wrong = [hook for hook in hooks if not callable(hook)]
-    if wrong:
-        raise TypeError(f"hooks.compose: hooks must be functions or Partials, got {type(wrong[0]).__name__}")
-    leaves: Any = tuple(hook if isinstance(hook, Partial) else Partial(hook) for hook in hooks)
-    return Partial(_compose, leaves)
+    return Partial(_compose, tuple(as_partial(hook, "hooks.compose", f"hook {j}") for j, hook in enumerate(hooks)))
 
 
 __all__ = ["clip", "compose", "dynamic_threshold", "inpaint", "replace_known"]

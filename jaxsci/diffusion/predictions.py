@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
-from jaxsci.core.static import bind
+from jaxsci.core.static import as_partial, bind
 from jaxsci.diffusion._namespace import leaf
 from jaxsci.diffusion.schedules import NoiseSchedule
 
@@ -177,7 +177,8 @@ def denoiser(
             raise ValueError(
                 f"predictions.denoiser: {name} has no effect with guidance={guidance!r}; pass guidance={owner!r}"
             )
-    model, classifier = (f if f is None or isinstance(f, Partial) else Partial(f) for f in (model, classifier))
+    model = as_partial(model, "predictions.denoiser", "model")
+    classifier = None if classifier is None else as_partial(classifier, "predictions.denoiser", "classifier")
     rule = bind(_denoise, kind=kind, guidance=guidance, batched=bool(batched))
     return Partial(rule, model, schedule, jax.tree.map(leaf, null), classifier, leaf(sigma_data))
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
-from jaxsci.core.static import bind
+from jaxsci.core.static import as_partial, bind
 from jaxsci.core.types import float_dtype
 
 Kernel: TypeAlias = Callable[[Any, Any], Any]
@@ -169,7 +169,7 @@ def as_tree(kernel: Kernel) -> Kernel:
             "gp: a kernel must be a function of a pair of inputs, k(x, y) -> scalar, as gp.kernels makes them, got "
             f"{type(kernel).__name__}{other if hasattr(kernel, 'embedding') else ''}"
         )
-    return kernel if isinstance(kernel, Partial) else Partial(kernel)
+    return as_partial(kernel, "gp", "kernel")
 
 
 def _leaf(value):

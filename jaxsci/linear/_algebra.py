@@ -10,6 +10,7 @@ import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float, Int
 
+from jaxsci.core.static import as_partial
 from jaxsci.core.types import concrete
 from jaxsci.linear._dense import Dense
 from jaxsci.linear._sparse import Banded, Sparse, banded_as_sparse, from_coordinates
@@ -66,10 +67,6 @@ def _linear_transpose(mv, diagonal, y):
     return jax.linear_transpose(mv, like)(y)[0]
 
 
-def _as_partial(function):
-    return function if isinstance(function, Partial) else Partial(function)
-
-
 def matrix_free(
     mv: Callable, diagonal: Float[Array, "..."], *, transpose_mv: Callable | None = None, symmetric: bool = False
 ) -> MatrixFree:
@@ -84,7 +81,7 @@ def matrix_free(
 
     Raises:
         ValueError: `mv` does not return the shape and dtype of `diagonal`.
-        TypeError: a complex diagonal.
+        TypeError: a complex diagonal, or something that cannot be called.
 
     There are no triangular solves: SOR and SSOR raise, cg, chebyshev and jacobi work.
 
@@ -95,14 +92,15 @@ def matrix_free(
         [0.25, 0.25]
     """
     diagonal = jnp.asarray(diagonal, real_dtype("matrix_free", diagonal))
-    mv = _as_partial(mv)
+    mv = as_partial(mv, "matrix_free", "mv")
     got = jax.eval_shape(mv, diagonal)
     if (getattr(got, "shape", None), getattr(got, "dtype", None)) != (diagonal.shape, diagonal.dtype):
         raise ValueError(
             f"matrix_free: mv must map shape {diagonal.shape} and dtype {diagonal.dtype}, those of diagonal, to "
             f"itself, got {got}"
         )
-    return MatrixFree(mv, None if transpose_mv is None else _as_partial(transpose_mv), diagonal, symmetric=symmetric)
+    back = None if transpose_mv is None else as_partial(transpose_mv, "matrix_free", "transpose_mv")
+    return MatrixFree(mv, back, diagonal, symmetric=symmetric)
 
 
 def shifted(op, shift: ArrayLike):

@@ -19,7 +19,7 @@ from jaxtyping import Array, ArrayLike, Float, Int
 
 from jaxsci.core import status, tree
 from jaxsci.core.protocols import Solver
-from jaxsci.core.static import bind
+from jaxsci.core.static import as_partial, bind
 from jaxsci.linear._stationary import prepare_ssor
 from jaxsci.linear._system import System, identity, scalar, trouble
 
@@ -121,9 +121,7 @@ def pcg(preconditioner) -> Solver:
             f"pcg: preconditioner must be a function r -> M^-1 r, got {type(preconditioner).__name__}; "
             "wrap a linear.operators operator as op.mv"
         )
-    if not isinstance(preconditioner, Partial):
-        preconditioner = Partial(preconditioner)
-    return _krylov(Partial(_prepare_pcg, preconditioner))
+    return _krylov(Partial(_prepare_pcg, as_partial(preconditioner, "pcg", "preconditioner")))
 
 
 def ssor_pcg(omega: ArrayLike, *, sweep_first: str = "forward", form: str = "plain") -> Solver:

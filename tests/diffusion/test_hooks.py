@@ -105,7 +105,7 @@ def test_bad_hooks():
     with pytest.raises(ValueError, match="replace_known: draws noise; pass a key"):
         hook = hooks.replace_known(KNOWN, MASK, VP)
         diffusion.sample(None, DENOISER, solvers.ddim(GRID), PROBLEM.x_T[0], state_hook=hook)
-    with pytest.raises(TypeError, match="hooks must be functions or Partials, got float"):
+    with pytest.raises(TypeError, match="hook 1 must be a function, got float"):
         hooks.compose(hooks.clip(), 0.5)
 
 

@@ -1,5 +1,6 @@
 """Entries of jaxsci.core (those of provenance stand in a file of their own)."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
@@ -160,6 +161,15 @@ def _float_dtype(folder):
     assert types.float_dtype({"a": jnp.bfloat16(1)}, 2.0) == jnp.bfloat16
 
 
+def _as_partial(folder):
+    """Functions with leaves keep them, and a bare one is equal to itself as a static thing."""
+    scaled, layer = Partial(jnp.multiply, 2.0), eqx.nn.Lambda(jnp.sin)
+    assert static.as_partial(scaled, "f", "g") is scaled and static.as_partial(layer, "f", "g") is layer
+    bare = static.as_partial(jnp.sin, "f", "g")
+    assert not jax.tree.leaves(bare) and bare(0.0) == 0
+    assert jax.tree.structure(bare) == jax.tree.structure(static.as_partial(jnp.sin, "f", "g"))
+
+
 # --- policies ----------------------------------------------------------------------------------------------
 
 
@@ -263,6 +273,10 @@ ENTRIES = {
                 "rule: num must be concrete .* got a traced value; use f",
             ),
         )
+    ),
+    "jaxsci.core.static.as_partial": Driver(
+        bad=(Bad(lambda folder: static.as_partial(3, "sde", "drift"), TypeError, "sde: drift must be a function, got"),),
+        works=_as_partial,
     ),
     "jaxsci.core.static.bind": Driver(
         bad=(Bad(lambda folder: static.bind(max, a=jnp.ones(2)), TypeError, "a must be hashable to be static"),)

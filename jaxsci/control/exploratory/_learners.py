@@ -28,7 +28,7 @@ from jax.tree_util import Partial
 from jaxtyping import ArrayLike, Float
 
 from jaxsci.control.exploratory._problem import _LOG_2PI, GaussianPolicy, as_scalars, entropy_of
-from jaxsci.core.static import bind
+from jaxsci.core.static import as_partial, bind
 from jaxsci.core.types import float_dtype
 
 
@@ -220,9 +220,7 @@ def _learner(function: str, kind: str, rates, limits, schedule, start, low, high
         as_scalars(function, name, Parameters(*(default,) * 6) if value is None else value, dtype)
         for name, value, default in (("start", start, 0.0), ("low", low, -jnp.inf), ("high", high, jnp.inf))
     )
-    schedule = power_decay() if schedule is None else schedule
-    # A bare function becomes static, so that the learner crosses jit either way.
-    schedule = schedule if isinstance(schedule, Partial) else Partial(schedule)
+    schedule = power_decay() if schedule is None else as_partial(schedule, function, "schedule")
     numbers = [jnp.asarray(value, dtype) for value in numbers.values()]
     change = Partial(bind(_change, kind=kind), schedule, *numbers)
     return Learner(start, low, high, Partial(bind(_policy, kind=kind)), change, kind == "q")

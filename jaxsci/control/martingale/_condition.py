@@ -19,8 +19,8 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from jaxsci.control.martingale._value import Value, weighted
-from jaxsci.control.problems import as_partial
 from jaxsci.control.simulate import Path, Transition, transitions
+from jaxsci.core.static import as_partial
 from jaxsci.core.types import float_dtype
 
 _DISCOUNTINGS = ("additive", "multiplicative")

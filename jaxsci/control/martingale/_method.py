@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
 from jaxsci.control.martingale._condition import Unknowns
-from jaxsci.control.problems import as_partial
 from jaxsci.control.simulate import Path, Transition, transitions
 from jaxsci.core import status, tree
+from jaxsci.core.static import as_partial
 from jaxsci.core.types import float_dtype
 
 

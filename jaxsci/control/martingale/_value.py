@@ -13,8 +13,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from jaxsci import nn
-from jaxsci.control.problems import as_partial
-from jaxsci.core.static import bind
+from jaxsci.core.static import as_partial, bind
 from jaxsci.core.types import float_dtype
 
 

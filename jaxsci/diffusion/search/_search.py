@@ -15,6 +15,7 @@ from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
 from jaxsci import nn
 from jaxsci.core import keys, status
+from jaxsci.core.static import as_partial
 from jaxsci.core.types import KeyArray
 from jaxsci.diffusion import tables, unified
 from jaxsci.diffusion._namespace import arrays_of
@@ -65,7 +66,7 @@ def matching(
     x_T, target = jnp.asarray(x_T), jnp.asarray(target)
     if x_T.shape != target.shape:
         raise ValueError(f"search.matching: x_T and target must have one shape, got {x_T.shape} and {target.shape}")
-    denoiser = denoiser if isinstance(denoiser, (Partial, eqx.Module)) else Partial(denoiser)
+    denoiser = as_partial(denoiser, "search.matching", "denoiser")
     return Partial(_distance, denoiser, x_T, target, cond, jnp.asarray(guidance_scale, x_T.dtype), key)
 
 
