@@ -19,7 +19,7 @@ from jaxtyping import Array, ArrayLike, Int, PyTree
 
 from jaxsci.bandits import _stored
 from jaxsci.core import tree
-from jaxsci.core.policies import as_arrays, as_select, as_update, played
+from jaxsci.core.policies import as_select, as_update, played
 from jaxsci.core.protocols import Decision, Policy
 from jaxsci.core.static import bind, check_size
 from jaxsci.core.types import Size
@@ -160,7 +160,7 @@ def delayed_hold(
         >>> print(state.policy.count, state.ticket[state.due >= 0])
         [1. 0. 0.] [0]
     """
-    return _hold(state, decision, as_arrays(context), jnp.asarray(weight, state.pending.weight.dtype))
+    return _hold(state, decision, tree.as_arrays(context), jnp.asarray(weight, state.pending.weight.dtype))
 
 
 @eqx.filter_jit

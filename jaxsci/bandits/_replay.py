@@ -15,7 +15,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree, Real
 
 from jaxsci.core import status, tree
 from jaxsci.core.keys import as_typed_key
-from jaxsci.core.policies import as_arrays, played, round_key
+from jaxsci.core.policies import played, round_key
 from jaxsci.core.protocols import Decision, Policy
 from jaxsci.core.types import float_dtype
 
@@ -105,7 +105,7 @@ def replay(
         ((4, 2, 200), (4, 2))
     """
     key = as_typed_key(key, "replay")
-    costs, contexts = jnp.asarray(costs, float_dtype(costs)), as_arrays(contexts)
+    costs, contexts = jnp.asarray(costs, float_dtype(costs)), tree.as_arrays(contexts)
     if costs.ndim != 2 or costs.shape[1] == 0:
         raise ValueError(f"replay: costs must have shape (T, K) with K >= 1, got {costs.shape}")
     lengths = {np.shape(a)[:1] for a in jax.tree.leaves(contexts)}
@@ -173,7 +173,7 @@ def update_batch(
             f"update_batch: expected one axis of losses and decisions, got {losses.shape}, {np.shape(decisions.action)}"
         )
     weights = jnp.ones_like(losses) if weights is None else jnp.asarray(weights, losses.dtype)
-    return _learn_all(policy, state, decisions, losses, as_arrays(contexts), weights)
+    return _learn_all(policy, state, decisions, losses, tree.as_arrays(contexts), weights)
 
 
 @eqx.filter_jit

@@ -13,11 +13,10 @@ Reference: W. H. Fleming, H. M. Soner, *Controlled Markov Processes and Viscosit
 from collections.abc import Callable
 from typing import NamedTuple
 
-import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
+from jaxsci.core import tree
 from jaxsci.core.static import as_partial
 from jaxsci.core.types import float_dtype
 
@@ -104,7 +103,7 @@ def sde(
         as_partial(diffusion, "sde", "diffusion"),
         as_partial(_nothing if reward is None else reward, "sde", "reward"),
         None if terminal is None else as_partial(terminal, "sde", "terminal"),
-        as_arrays(args),
+        tree.as_arrays(args),
         _scalar(discount, "sde", "discount"),
         _scalar(horizon, "sde", "horizon"),
     )
@@ -128,15 +127,10 @@ def ode(
         as_partial(drift, "ode", "drift"),
         as_partial(_nothing if reward is None else reward, "ode", "reward"),
         None if terminal is None else as_partial(terminal, "ode", "terminal"),
-        as_arrays(args),
+        tree.as_arrays(args),
         _scalar(discount, "ode", "discount"),
         _scalar(horizon, "ode", "horizon"),
     )
-
-
-def as_arrays(tree: PyTree) -> PyTree:
-    """Numbers as arrays, so that new values never compile again; other leaves as they are."""
-    return jax.tree.map(lambda a: jnp.asarray(a) if eqx.is_array_like(a) else a, tree)
 
 
 def _scalar(value, caller: str, argument: str) -> Array:

@@ -145,14 +145,8 @@ def as_update(
     return Partial(rule, as_partial(learn, "as_update", "learn"))
 
 
-def as_arrays(context: PyTree) -> PyTree:
-    """`context` with its Python numbers as arrays, so that a jitted function traces them instead of compiling for
-    each value."""
-    return jax.tree.map(jnp.asarray, context)
-
-
 def _choose(select, key, state, context=None, mask=None) -> Decision:
-    return _chosen(select, key, state, as_arrays(context), None if mask is None else jnp.asarray(mask))
+    return _chosen(select, key, state, tree.as_arrays(context), None if mask is None else jnp.asarray(mask))
 
 
 @eqx.filter_jit
@@ -163,7 +157,7 @@ def _chosen(select, key, state, context, mask) -> Decision:
 def _learn(learn, state, decision: Decision, loss, context=None, weight=1.0, **rule):
     dtype = float_dtype([a for a in jax.tree.leaves(state) if jnp.issubdtype(a.dtype, jnp.inexact)])
     loss, weight = (jnp.asarray(v, dtype) for v in (loss, weight))
-    return _learnt(learn, state, decision, loss, as_arrays(context), weight, **rule)
+    return _learnt(learn, state, decision, loss, tree.as_arrays(context), weight, **rule)
 
 
 @eqx.filter_jit
@@ -221,7 +215,6 @@ def check_num_arms(function: str, num_arms: Size) -> int:
 
 __all__ = [
     "allowed_arms",
-    "as_arrays",
     "as_select",
     "as_update",
     "check_num_arms",

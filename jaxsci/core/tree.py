@@ -3,6 +3,7 @@ r"""Pytree arithmetic: vectors are pytrees of arrays; inner products are accumul
 $\langle x, y\rangle = \sum_l \mathrm{Re}\,\bar x_l^\top y_l$ over the leaves $l$.
 """
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
@@ -52,6 +53,21 @@ def zeros_like(x: PyTree) -> PyTree:
     return jax.tree.map(jnp.zeros_like, x)
 
 
+def as_arrays(x: PyTree) -> PyTree:
+    """`x` with its numbers as arrays, so that a jitted function traces them instead of compiling for each new value;
+    functions and other leaves stay."""
+    return jax.tree.map(lambda a: jnp.asarray(a) if eqx.is_array_like(a) else a, x)
+
+
+def cast(x: PyTree, dtype) -> PyTree:
+    """`x` with its real floating arrays in `dtype`; Python numbers, functions, integer and key arrays stay."""
+
+    def leaf(a):
+        return a.astype(dtype) if eqx.is_inexact_array(a) and jnp.issubdtype(a.dtype, jnp.floating) else a
+
+    return jax.tree.map(leaf, x)
+
+
 def all_finite(x: PyTree) -> Bool[Array, ""]:
     """True when no floating leaf holds a NaN or an infinity; integer and key leaves count as finite."""
     leaves = [a for a in map(jnp.asarray, jax.tree.leaves(x)) if jnp.issubdtype(a.dtype, jnp.inexact)]
@@ -63,4 +79,4 @@ def dynamic_index(x: PyTree, i) -> PyTree:
     return jax.tree.map(lambda a: jax.lax.dynamic_index_in_dim(a, i, keepdims=False), x)
 
 
-__all__ = ["all_finite", "axpy", "dot", "dynamic_index", "norm", "sub", "where", "zeros_like"]
+__all__ = ["all_finite", "as_arrays", "axpy", "cast", "dot", "dynamic_index", "norm", "sub", "where", "zeros_like"]

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
-from jaxsci.core import keys, status
+from jaxsci.core import keys, status, tree
 from jaxsci.core.types import KeyArray
 from jaxsci.diffusion.predictions import checked
 from jaxsci.diffusion.tables import SolverTable
@@ -122,7 +122,7 @@ def sample(
 @eqx.filter_jit
 def _run(key, denoiser, table, x_T, cond, w, denoised_hook, state_hook, save):
     dtype, size = x_T.dtype, table.num_rows
-    table = jax.tree.map(lambda a: a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a, table)
+    table = tree.cast(table, dtype)
     first, second = (jnp.zeros_like(x_T),) * 2
     predictor, corrector = table.predictor, table.corrector
     past = max(predictor.x.shape[1] - 1, 0 if corrector is None else corrector.x.shape[1] - 1)

@@ -158,7 +158,7 @@ def condition(
 
 def checked_data(function, dtype, x, y, mask, noise, jitter):
     """Data as arrays of one dtype, or the ValueError that says which shape does not fit."""
-    x = jax.tree.map(lambda a: jnp.asarray(a, dtype if jnp.issubdtype(jnp.result_type(a), jnp.inexact) else None), x)
+    x = tree.cast(tree.as_arrays(x), dtype)
     y, noise, jitter = (jnp.asarray(a, dtype) for a in (y, noise, jitter))
     mask = jnp.ones(y.shape, bool) if mask is None else jnp.asarray(mask)
     if y.ndim != 1:

@@ -20,7 +20,7 @@ from jaxsci.core import tree
 from jaxsci.core.protocols import Solver
 from jaxsci.core.static import bind
 from jaxsci.core.types import float_dtype
-from jaxsci.linear._system import System, cast, scalar
+from jaxsci.linear._system import System, scalar
 
 
 class RefinedState(NamedTuple):
@@ -66,7 +66,7 @@ def refined(method: Solver, *, dtype: str = "float32", factor: ArrayLike = 1e-3,
     References: Higham 2002, chapter 12; Carson and Higham 2018, SIAM Journal on Scientific Computing 40(2).
     """
     dtype = jnp.dtype(dtype).name
-    method = cast(method, dtype)
+    method = tree.cast(method, dtype)
     limits = (scalar(factor, "factor"), jnp.asarray(max_inner, jnp.int32))
     return Solver(
         Partial(bind(_prepare, dtype=dtype), method.prepare),
@@ -84,7 +84,7 @@ def _prepare(prepare, op, *, dtype: str) -> System:
             'jax.config.update("jax_enable_x64", True)'
         )
 
-    outer, inner = prepare(op), prepare(cast(op, dtype))
+    outer, inner = prepare(op), prepare(tree.cast(op, dtype))
     return System(outer.pack, outer.unpack, outer.mv, inner, outer.status | inner.status)
 
 

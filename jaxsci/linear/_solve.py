@@ -26,7 +26,7 @@ from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
 from jaxsci.core import loops, status, tree
 from jaxsci.core.protocols import Solver
-from jaxsci.linear._system import cast, real_dtype
+from jaxsci.linear._system import real_dtype
 
 # A residual this many times its reference will not come back, and float32 still holds its square.
 _DIVERGED = 1e10
@@ -183,7 +183,7 @@ def _solve(op, b, x0, method, limits, adjoint_tol, norm_ref: str, max_history: i
                 f"solve: {name} must have the operator's shape {expected}, got {got}; one system at a time, "
                 "use jax.vmap for a batch"
             )
-    op = cast(op, b.dtype)
+    op = tree.cast(op, b.dtype)
     frozen, method, x0, limits, adjoint_tol = _constant((op, method, x0, limits, adjoint_tol))
 
     # The first guess x0 must reach the solve, but no derivative may depend on it. So the linear system is extended by

@@ -2,8 +2,6 @@
 
 from typing import NamedTuple
 
-import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import ArrayLike, Int, PyTree
@@ -86,11 +84,6 @@ def real_dtype(name: str, *trees: PyTree):
     return dtype
 
 
-def cast(x: PyTree, dtype) -> PyTree:
-    """`x` with its floating arrays cast to `dtype`; functions and integers stay."""
-    return jax.tree.map(lambda a: a.astype(dtype) if eqx.is_inexact_array(a) else a, x)
-
-
 def over(omega, diagonal):
     """omega / diagonal in the dtype of the diagonal, 0 where the diagonal is 0."""
     zero = diagonal == 0
@@ -106,4 +99,4 @@ def trouble(diagonal, omega=None):
     return code
 
 
-__all__ = ["Splitting", "System", "cast", "identity", "over", "real_dtype", "scalar", "trouble"]
+__all__ = ["Splitting", "System", "identity", "over", "real_dtype", "scalar", "trouble"]

@@ -126,9 +126,9 @@ def test_static_misuse_raises(key):
         state = policy.init(key)
         decision = policy.select(key, state, jnp.zeros(3))
         for context in (2.0, jnp.zeros(2), jnp.zeros((1, 3))):
-            with pytest.raises(ValueError, match=r"context must be like that .* of shape \(3,\)"):
+            with pytest.raises(ValueError, match=r"context must match the example .* of shape \(3,\)"):
                 policy.update(state, decision, 0.5, context)
     whole = bandits.wrappers.delayed(bandits.policies.ucb1(2), 3, context=0)
     state = whole.init(key)
-    with pytest.raises(ValueError, match="context must be like that"):
+    with pytest.raises(ValueError, match="context must match the example"):
         whole.update(state, whole.select(key, state), 0.5, 0.5)

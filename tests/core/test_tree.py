@@ -52,6 +52,19 @@ def test_where_picks_whole_trees_and_keys(key):
     assert bool(lanes[0][0] == a[0]) and bool(lanes[0][1] == b[0])
 
 
+def test_cast_changes_real_floating_arrays_and_nothing_else(key):
+    x = {"a": np.float64(2), "b": jnp.float32(1), "n": jnp.int32(3), "z": jnp.complex64(1j), "key": key}
+    x |= {"function": jnp.sin, "number": 0.5, "none": None}
+    got = tree.cast(x, jnp.bfloat16)
+    assert got["a"].dtype == got["b"].dtype == jnp.bfloat16
+    assert all(got[name] is x[name] for name in ("n", "z", "key", "function", "number", "none"))
+
+
+def test_as_arrays_keeps_functions():
+    got = tree.as_arrays({"a": 1, "b": (np.ones(2), True), "function": jnp.sin})
+    assert all(isinstance(a, jax.Array) for a in (got["a"], *got["b"])) and got["function"] is jnp.sin
+
+
 @pytest.mark.parametrize(
     ("leaves", "finite"),
     [

@@ -30,6 +30,14 @@ def _where(key, dtype):
     return tree.where, (jax.random.bernoulli(key), *_two(key, dtype))
 
 
+def _numbers(key, dtype):
+    return lambda x: tree.as_arrays({"x": x, "n": 2}), (jax.random.normal(key, (), dtype),)
+
+
+def _cast(key, dtype):
+    return lambda x: tree.cast({"x": x, "n": jnp.int32(2)}, jnp.float32), (jax.random.normal(key, (3,), dtype),)
+
+
 def _index(key, dtype):
     return tree.dynamic_index, (jax.random.normal(key, (5, 2), dtype), jax.random.randint(key, (), 0, 5))
 
@@ -195,10 +203,6 @@ def _played(key, dtype):
     return lambda p: policies.played(Decision(jnp.int32(0), p)), (jax.random.normal(key, (), dtype),)
 
 
-def _context(key, dtype):
-    return lambda x: policies.as_arrays({"x": x, "n": 2}), (jax.random.normal(key, (), dtype),)
-
-
 def _round_keys(key, dtype):
     def run(key, i):
         names = ("policy", "stream")
@@ -237,6 +241,8 @@ def _select_rule(folder):
 ENTRIES = {
     "jaxsci.core.tree.dot": Compiled(lambda key, dtype: (tree.dot, _two(key, dtype)), grad=(0, 1)),
     "jaxsci.core.tree.norm": Compiled(lambda key, dtype: (tree.norm, (_nest(key, dtype),)), grad=(0,)),
+    "jaxsci.core.tree.as_arrays": Compiled(_numbers, grad=(0,)),
+    "jaxsci.core.tree.cast": Compiled(_cast, grad=(0,)),
     "jaxsci.core.tree.axpy": Compiled(_axpy, grad=(0, 1, 2)),
     "jaxsci.core.tree.sub": Compiled(lambda key, dtype: (tree.sub, _two(key, dtype)), grad=(0, 1)),
     "jaxsci.core.tree.where": Compiled(_where, grad=(1, 2)),
@@ -275,7 +281,7 @@ ENTRIES = {
         )
     ),
     "jaxsci.core.static.as_partial": Driver(
-        bad=(Bad(lambda folder: static.as_partial(3, "sde", "drift"), TypeError, "sde: drift must be a function, got"),),
+        bad=(Bad(lambda folder: static.as_partial(3, "sde", "drift"), TypeError, "sde: drift must be a function"),),
         works=_as_partial,
     ),
     "jaxsci.core.static.bind": Driver(
@@ -293,7 +299,6 @@ ENTRIES = {
     "jaxsci.core.policies.allowed_arms": Compiled(_masks(policies.allowed_arms)),
     "jaxsci.core.policies.sleeping_arms": Compiled(_masks(policies.sleeping_arms)),
     "jaxsci.core.policies.played": Compiled(_played),
-    "jaxsci.core.policies.as_arrays": Compiled(_context),
     "jaxsci.core.policies.round_key": Compiled(_round_keys),
     "jaxsci.core.policies.as_select": Driver(
         bad=(Bad(_bad_mask, ValueError, r"mask must be Bool of shape \(3,\), got float32"),), works=_select_rule

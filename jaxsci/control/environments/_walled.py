@@ -129,7 +129,8 @@ def step(
 @eqx.filter_jit
 def _step(walled, x, u, dt, t, num_substeps: int):
     dtype = x.dtype
-    problem = walled.problem._replace(**_cast((walled.problem.args, walled.problem.discount), dtype))
+    args, discount = tree.cast((walled.problem.args, walled.problem.discount), dtype)
+    problem = walled.problem._replace(args=args, discount=discount)
     h = dt / num_substeps
 
     def body(carry, i):
@@ -219,11 +220,6 @@ def check_kind(function: str, walled) -> None:
             f"environments.{function}: expected a WalledProblem (from pendulum or mountain_car), which has no step "
             f"length yet, got {type(walled).__name__}; a core.protocols.Environment has a reset and a step of its own"
         )
-
-
-def _cast(pair, dtype):
-    args, discount = jax.tree.map(lambda a: a.astype(dtype), pair)
-    return {"args": args, "discount": discount}
 
 
 __all__ = ["Rollout", "Step", "WalledProblem", "check_kind", "rollout", "step"]

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from jaxsci.control.exploratory._problem import ExploratoryLQ, GaussianPolicy, as_scalars, reward, trouble
-from jaxsci.core import status
+from jaxsci.core import status, tree
 from jaxsci.core.keys import as_typed_key, per_item
 from jaxsci.core.protocols import Result
 from jaxsci.core.types import float_dtype
@@ -117,12 +117,7 @@ def prepare(function: str, problem, learner, *scalars):
     for value in scalars:
         if jnp.shape(value) != ():
             raise ValueError(f"{function}: dt and x0 must be scalars, got shape {jnp.shape(value)}; use jax.vmap")
-    return problem, cast(learner, dtype), *(jnp.asarray(value, dtype) for value in scalars)
+    return problem, tree.cast(learner, dtype), *(jnp.asarray(value, dtype) for value in scalars)
 
 
-def cast(learner, dtype):
-    """The learner with its floating leaves in `dtype`."""
-    return jax.tree.map(lambda a: a.astype(dtype) if eqx.is_inexact_array(a) else a, learner)
-
-
-__all__ = ["LARGEST", "Experience", "cast", "check_steps", "move", "normals", "prepare", "simulate"]
+__all__ = ["LARGEST", "Experience", "check_steps", "move", "normals", "prepare", "simulate"]

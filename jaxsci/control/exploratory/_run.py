@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from jaxsci.control.exploratory._data import LARGEST, Experience, cast, check_steps, move, normals, prepare
+from jaxsci.control.exploratory._data import LARGEST, Experience, check_steps, move, normals, prepare
 from jaxsci.control.exploratory._learners import Learner, Parameters, project
 from jaxsci.control.exploratory._problem import ExploratoryLQ, as_scalars, trouble
 from jaxsci.core import status, tree
@@ -259,7 +259,7 @@ def run_offline(
         raise ValueError(f"{function}: batch_size must be >= 1, got {batch_size}")
     dtype = float_dtype(data)
     data = Experience(*(jnp.asarray(a, dtype) for a in data))
-    learner = cast(learner, dtype)
+    learner = tree.cast(learner, dtype)
     scalars = _Scalars(temperature, discount, dt)
     scalars = as_scalars(function, "argument", scalars, dtype)
     sizes = (num_steps // record_every, record_every, batch_size)

@@ -117,7 +117,7 @@ def _update(cond, decay, state: Sums, step, *, trace_scale: str, squared: bool):
 def _absorb(cond, decay, state: Sums, steps, *, trace_scale: str, squared: bool):
     """Residuals at zero unknowns, all at once; the trace alone is a scan."""
     dtype = state.matrix.dtype
-    steps, unknowns = _cast((steps, state.unknowns), dtype)
+    steps, unknowns = tree.cast(tree.as_arrays((steps, state.unknowns)), dtype)
     zero = tree.zeros_like(unknowns)
 
     def at(step):
@@ -189,13 +189,6 @@ def _equilibrated(matrix):
         return matrix / rows[:, None] / columns[None, :]
 
     return jax.lax.fori_loop(0, 12, scaled, matrix)  # each round halves the exponents
-
-
-def _cast(trees, dtype):
-    def leaf(a):
-        return a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a
-
-    return jax.tree.map(leaf, jax.tree.map(jnp.asarray, trees))
 
 
 __all__ = ["Sums", "clstd", "least_squares_ml", "least_squares_mstde"]

@@ -163,7 +163,7 @@ def run(method: Method, params: PyTree, steps: Transition, *, state: PyTree | No
             "fit for a batch"
         )
     dtype = _dtype(params, steps)
-    return _run(method, _as(params, dtype), _cast(steps, dtype), state)
+    return _run(method, _as(params, dtype), tree.cast(tree.as_arrays(steps), dtype), state)
 
 
 @eqx.filter_jit
@@ -211,7 +211,7 @@ def fit(method: Method, params: PyTree, paths: Path) -> Result:
     if jnp.ndim(paths.dts) != 2:
         raise ValueError(f"fit: paths need one leading batch axis, got dts of shape {jnp.shape(paths.dts)}")
     dtype = _dtype(params, paths)
-    return _fit(method, _as(params, dtype), _cast(paths, dtype))
+    return _fit(method, _as(params, dtype), tree.cast(tree.as_arrays(paths), dtype))
 
 
 @eqx.filter_jit
@@ -251,14 +251,6 @@ def _dtype(params, data):
 def _as(params, dtype):
     """Parameters in `dtype`, whole numbers too: what is learnt is real."""
     return jax.tree.map(lambda a: jnp.asarray(a).astype(dtype), params)
-
-
-def _cast(trees, dtype):
-    def leaf(a):
-        a = jnp.asarray(a)
-        return a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a
-
-    return jax.tree.map(leaf, trees)
 
 
 __all__ = ["Clock", "Method", "Result", "Sums", "fit", "merge", "run"]

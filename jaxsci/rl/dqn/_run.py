@@ -110,7 +110,7 @@ def _init(key, env, network, cfg, optimizer):
     params = network.init(jax.random.fold_in(key, 0))
     dtype = float_dtype(params)
     states, first = jax.vmap(env.reset)(keys.per_item(jax.random.fold_in(key, 1), cfg.num_envs))
-    observation = _cast(first.observation, dtype)
+    observation = tree.cast(first.observation, dtype)
     one = jax.tree.map(lambda a: a[0], observation)
     scalar, no = jnp.zeros((), dtype), jnp.zeros((), bool)
     buffer = replay_buffer.init((one, jnp.int32(0), scalar, one, scalar, no, no), cfg.capacity, num_lanes=cfg.num_envs)
@@ -153,14 +153,14 @@ def _advance(key, env, network, state, cfg, optimizer):
         env_state, answer = jax.vmap(env.step)(*taken)
     else:
         env_state, answer = jax.lax.map(lambda one: env.step(*one), taken)
-    following, reward, discount = _cast((answer.observation, answer.reward, answer.discount), dtype)
+    following, reward, discount = tree.cast((answer.observation, answer.reward, answer.discount), dtype)
     ended = answer.terminated | answer.truncated
     row = (state.observation, action, reward, following, discount, answer.terminated, answer.truncated)
     buffer = replay_buffer.add(state.buffer, row)
 
     total = state.total + reward
     fresh, first = jax.vmap(env.reset)(lanes[:, 3])
-    first = _cast(first.observation, dtype)
+    first = tree.cast(first.observation, dtype)
     env_state, observation = jax.vmap(tree.where)(ended, (fresh, first), (env_state, following))
     learner, target, loss = _learn(jax.random.fold_in(key, 1), network, state, buffer, cfg, optimizer)
     record = Record(
@@ -267,15 +267,6 @@ def _check_kind(function, env):
             f"dqn.{function}: env must be a core.protocols.Environment with reset and step, got {type(env).__name__}; "
             "control.environments.discrete(walled, dt) makes one of a WalledProblem"
         )
-
-
-def _cast(x, dtype):
-    """Floating leaves of x in `dtype`."""
-
-    def leaf(a):
-        return jnp.asarray(a).astype(dtype) if jnp.issubdtype(jnp.result_type(a), jnp.floating) else a
-
-    return jax.tree.map(leaf, x)
 
 
 __all__ = ["Record", "Result", "State", "init", "run", "step"]
