@@ -24,7 +24,7 @@ from jaxsci.bandits import probabilities
 from jaxsci.core.policies import as_select, as_update, check_num_arms, draw, played, sleeping_arms
 from jaxsci.core.protocols import Decision, Policy
 from jaxsci.core.static import bind
-from jaxsci.core.types import Size, float_dtype
+from jaxsci.core.types import Size, as_float, float_dtype
 
 
 class ExponentialState(NamedTuple):
@@ -59,7 +59,7 @@ def exp3(num_arms: Size, *, mixing: ArrayLike = 0.0) -> Policy:
     References: Bubeck and Cesa-Bianchi 2012, section 3.1 (anytime form).
     """
     num_arms = check_num_arms("exp3", num_arms)
-    mixing = jnp.asarray(mixing, float_dtype(mixing))
+    mixing = as_float(mixing)
     return _policy(num_arms, mixing, Partial(_select_exp3, mixing), _learn_weighted)
 
 
@@ -74,7 +74,7 @@ def exp3_ix(num_arms: Size, *, rate: ArrayLike = 1.0) -> Policy:
     References: Neu 2015, algorithm 1 and theorem 1.
     """
     num_arms = check_num_arms("exp3_ix", num_arms)
-    rate = jnp.asarray(rate, float_dtype(rate))
+    rate = as_float(rate)
     return _policy(num_arms, rate, Partial(_select_ix, rate), _learn_weighted)
 
 

@@ -26,7 +26,7 @@ from jaxsci.core import tree
 from jaxsci.core.policies import as_select, as_update
 from jaxsci.core.protocols import Decision, Policy
 from jaxsci.core.static import bind, check_size
-from jaxsci.core.types import Size, float_dtype
+from jaxsci.core.types import Size, as_float
 
 
 class DiscountedState(NamedTuple):
@@ -69,7 +69,7 @@ def discounted(policy: Policy, *, discount: ArrayLike = 0.99) -> Policy:
 
     References: Garivier and Moulines 2011 (D-UCB); Russac, Vernade, Cappe 2019, algorithm 1.
     """
-    discount = jnp.asarray(discount, float_dtype(discount))
+    discount = as_float(discount)
     return Policy(
         Partial(_init_discounted, policy),
         as_select(Partial(_select_wrapped, policy)),

@@ -25,7 +25,7 @@ from jaxsci.bandits._ridge import Regressor
 from jaxsci.core.policies import allowed_arms, as_select, as_update, draw
 from jaxsci.core.protocols import Decision, Policy
 from jaxsci.core.static import bind
-from jaxsci.core.types import float_dtype
+from jaxsci.core.types import as_float
 
 
 class InverseGapState(NamedTuple):
@@ -106,14 +106,14 @@ def greedy_cb(regressor: Regressor, *, epsilon: ArrayLike = 0.0) -> Policy:
         regressor: a `Regressor`.
         epsilon: in [0, 1], traced; 0 never explores.
     """
-    epsilon = jnp.asarray(epsilon, float_dtype(epsilon))
+    epsilon = as_float(epsilon)
     return Policy(Partial(_init, regressor), as_select(Partial(_select_greedy, regressor, epsilon)), _learns(regressor))
 
 
 def _policy(function, regressor, exploration, exponent, floor, eliminate, *, relative) -> Policy:
     if eliminate is not None and regressor.leverage is None:
         raise ValueError(f"{function}: eliminate needs a regressor with leverage, such as ridge; got one without")
-    numbers = [None if v is None else jnp.asarray(v, float_dtype(v)) for v in (exploration, exponent, floor, eliminate)]
+    numbers = [None if v is None else as_float(v) for v in (exploration, exponent, floor, eliminate)]
     select = Partial(bind(_select, relative=relative), regressor, *numbers)
     return Policy(Partial(_init, regressor), as_select(select), _learns(regressor))
 

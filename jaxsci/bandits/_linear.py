@@ -17,7 +17,7 @@ from jaxsci.bandits._ridge import Regressor, learns, ridge
 from jaxsci.core.keys import as_typed_key
 from jaxsci.core.policies import as_select, choose_least
 from jaxsci.core.protocols import Decision, Policy
-from jaxsci.core.types import Size, float_dtype
+from jaxsci.core.types import Size, as_float, float_dtype
 
 
 def lin_ucb(num_arms: Size, num_features: Size, *, alpha: ArrayLike = 1.0, **options) -> Policy:
@@ -51,7 +51,7 @@ def lin_ucb(num_arms: Size, num_features: Size, *, alpha: ArrayLike = 1.0, **opt
 
     References: Li et al. 2010, algorithm 1 (disjoint); Chu, Li, Reyzin, Schapire 2011 (shared).
     """
-    alpha = jnp.asarray(alpha, float_dtype(alpha))
+    alpha = as_float(alpha)
     regressor = ridge(num_arms, num_features, **options)
     return Policy(regressor.init, as_select(Partial(_select_optimistic, regressor, alpha)), learns(regressor))
 
@@ -73,7 +73,7 @@ def lin_ts(num_arms: Size, num_features: Size, *, alpha: ArrayLike = 1.0, **opti
 
     References: Agrawal and Goyal 2013, algorithm 1.
     """
-    alpha = jnp.asarray(alpha, float_dtype(alpha))
+    alpha = as_float(alpha)
     regressor = ridge(num_arms, num_features, **options)
     return Policy(regressor.init, as_select(Partial(_select_sampled, regressor, alpha)), learns(regressor))
 

@@ -29,7 +29,7 @@ from jaxsci.core import tree
 from jaxsci.core.policies import check_num_arms
 from jaxsci.core.protocols import Policy
 from jaxsci.core.static import bind, check_size
-from jaxsci.core.types import Size, float_dtype
+from jaxsci.core.types import Size, as_float, float_dtype
 from jaxsci.nn import mlp
 
 _LOSSES = ("square", "log")
@@ -175,7 +175,7 @@ def neu_fast_cb(
 
 def _times_root(exploration, num_arms: int):
     """g sqrt(K). The factor sqrt(t) of gamma_t comes from inverse gap weighting itself."""
-    return jnp.asarray(exploration, float_dtype(exploration)) * num_arms**0.5
+    return as_float(exploration) * num_arms**0.5
 
 
 def _tangent(x, kernel, bias):

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Real
 
 from jaxsci.bandits._replay import ReplayRecord
-from jaxsci.core.types import float_dtype
+from jaxsci.core.types import as_float
 
 
 class Regret(NamedTuple):
@@ -69,7 +69,7 @@ def regret(
     """
     if isinstance(actions, ReplayRecord):
         actions, log_prob = actions.action, actions.log_prob if log_prob is None else log_prob
-    actions, costs = jnp.asarray(actions), jnp.asarray(costs, float_dtype(costs))
+    actions, costs = jnp.asarray(actions), as_float(costs)
     num_rounds = actions.shape[:1]
     if actions.ndim != 1 or costs.ndim not in (1, 2) or costs.shape[:-1] not in ((), num_rounds) or not costs.shape[-1]:
         raise ValueError(

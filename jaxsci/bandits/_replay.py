@@ -17,7 +17,7 @@ from jaxsci.core import status, tree
 from jaxsci.core.keys import as_typed_key
 from jaxsci.core.policies import played, round_key
 from jaxsci.core.protocols import Decision, Policy
-from jaxsci.core.types import float_dtype
+from jaxsci.core.types import as_float
 
 
 class ReplayState(NamedTuple):
@@ -105,7 +105,7 @@ def replay(
         ((4, 2, 200), (4, 2))
     """
     key = as_typed_key(key, "replay")
-    costs, contexts = jnp.asarray(costs, float_dtype(costs)), tree.as_arrays(contexts)
+    costs, contexts = as_float(costs), tree.as_arrays(contexts)
     if costs.ndim != 2 or costs.shape[1] == 0:
         raise ValueError(f"replay: costs must have shape (T, K) with K >= 1, got {costs.shape}")
     lengths = {np.shape(a)[:1] for a in jax.tree.leaves(contexts)}
@@ -167,7 +167,7 @@ def update_batch(
         >>> state.total.sum().item()
         8.0
     """
-    losses = jnp.asarray(losses, float_dtype(losses))
+    losses = as_float(losses)
     if losses.ndim != 1 or np.shape(decisions.action) != losses.shape:
         raise ValueError(
             f"update_batch: expected one axis of losses and decisions, got {losses.shape}, {np.shape(decisions.action)}"

@@ -23,7 +23,7 @@ from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
 from jaxsci.core.policies import as_update, check_num_arms
 from jaxsci.core.static import bind, check_size
-from jaxsci.core.types import Size, float_dtype
+from jaxsci.core.types import Size, as_float
 
 
 class Regressor(NamedTuple):
@@ -111,7 +111,7 @@ def ridge(
     """
     num_arms, num_features = check_num_arms("ridge", num_arms), check_size("ridge", "num_features", num_features)
     refresh_every = check_size("ridge", "refresh_every", refresh_every)
-    regularization = jnp.asarray(regularization, float_dtype(regularization))
+    regularization = as_float(regularization)
     sizes = {"num_arms": num_arms, "num_features": num_features, "shared": bool(shared)}
     return Regressor(
         Partial(bind(_init, **sizes), regularization),

@@ -16,7 +16,7 @@ from jaxsci.bandits._moments import Moments, init_moments, learning_moments
 from jaxsci.core.policies import allowed_arms, as_select, check_num_arms, draw
 from jaxsci.core.protocols import Decision, Policy
 from jaxsci.core.static import bind
-from jaxsci.core.types import Size, float_dtype
+from jaxsci.core.types import Size, as_float
 
 
 class Nothing(NamedTuple):
@@ -84,7 +84,7 @@ def epsilon_greedy(num_arms: Size, *, exploration: ArrayLike = 5.0) -> Policy:
     Losses may have any range. References: Auer et al. 2002, figure 3.
     """
     num_arms = check_num_arms("epsilon_greedy", num_arms)
-    exploration = jnp.asarray(exploration, float_dtype(exploration))
+    exploration = as_float(exploration)
     return Policy(
         Partial(bind(init_moments, num_arms=num_arms), exploration),
         as_select(Partial(bind(_select_greedy, num_arms=num_arms), exploration)),

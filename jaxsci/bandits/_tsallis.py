@@ -21,7 +21,7 @@ from jaxsci.bandits import probabilities
 from jaxsci.core.policies import allowed_arms, as_select, as_update, check_num_arms, draw, sleeping_arms
 from jaxsci.core.protocols import Decision, Policy
 from jaxsci.core.static import bind
-from jaxsci.core.types import Size, float_dtype
+from jaxsci.core.types import Size, as_float
 
 
 class TsallisState(NamedTuple):
@@ -72,7 +72,7 @@ def tsallis_inf(
     if estimator == "rv" and normalize:
         raise ValueError("tsallis_inf: the baseline of 'rv' is for losses in [floor, floor + 1]; scale them instead")
     normalize = estimator == "iw" if normalize is None else normalize
-    floor = jnp.asarray(floor, float_dtype(floor))
+    floor = as_float(floor)
     return Policy(
         Partial(bind(_init, num_arms=num_arms), floor),
         as_select(Partial(bind(_select, normalize=normalize, estimator=estimator))),

@@ -17,7 +17,7 @@ from jaxsci.bandits._moments import Moments, init_moments, learning_moments
 from jaxsci.core.policies import as_select, check_num_arms, choose_least
 from jaxsci.core.protocols import Decision, Policy
 from jaxsci.core.static import bind
-from jaxsci.core.types import Size, float_dtype
+from jaxsci.core.types import Size, as_float, float_dtype
 
 
 def ucb1(num_arms: Size, *, alpha: ArrayLike = 1.0) -> Policy:
@@ -43,7 +43,7 @@ def ucb1(num_arms: Size, *, alpha: ArrayLike = 1.0) -> Policy:
     References: Auer et al. 2002, figure 1.
     """
     num_arms = check_num_arms("ucb1", num_arms)
-    alpha = jnp.asarray(alpha, float_dtype(alpha))
+    alpha = as_float(alpha)
     return Policy(
         Partial(bind(init_moments, num_arms=num_arms), alpha),
         as_select(Partial(_select_ucb1, alpha)),

@@ -18,7 +18,7 @@ from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from jaxsci.core import tree
 from jaxsci.core.static import as_partial
-from jaxsci.core.types import float_dtype
+from jaxsci.core.types import as_scalar
 
 
 class SDE(NamedTuple):
@@ -104,8 +104,8 @@ def sde(
         as_partial(_nothing if reward is None else reward, "sde", "reward"),
         None if terminal is None else as_partial(terminal, "sde", "terminal"),
         tree.as_arrays(args),
-        _scalar(discount, "sde", "discount"),
-        _scalar(horizon, "sde", "horizon"),
+        as_scalar(discount, "sde", "discount"),
+        as_scalar(horizon, "sde", "horizon"),
     )
 
 
@@ -128,18 +128,9 @@ def ode(
         as_partial(_nothing if reward is None else reward, "ode", "reward"),
         None if terminal is None else as_partial(terminal, "ode", "terminal"),
         tree.as_arrays(args),
-        _scalar(discount, "ode", "discount"),
-        _scalar(horizon, "ode", "horizon"),
+        as_scalar(discount, "ode", "discount"),
+        as_scalar(horizon, "ode", "horizon"),
     )
-
-
-def _scalar(value, caller: str, argument: str) -> Array:
-    value = jnp.asarray(value, float_dtype(value))
-    if value.ndim:
-        raise ValueError(
-            f"{caller}: {argument} must be a scalar, got shape {value.shape}; one problem at a time, use jax.vmap"
-        )
-    return value
 
 
 def _nothing(t, x, u, args):

@@ -9,7 +9,7 @@ from typing import Any, SupportsIndex, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Key, PyTree
+from jaxtyping import Array, ArrayLike, Inexact, Key, PyTree
 
 KeyArray: TypeAlias = Key[Array, ""]
 """One typed key, ``jax.random.key(seed)``; consumed once."""
@@ -31,6 +31,22 @@ def float_dtype(*trees: PyTree) -> np.dtype:
     return dtype
 
 
+def as_float(value: ArrayLike) -> Inexact[Array, "..."]:
+    """`value` as an array of its own `float_dtype`: numbers, integers and Booleans become JAX's default float."""
+    return jnp.asarray(value, float_dtype(value))
+
+
+def as_scalar(value: ArrayLike, function: str, argument: str, dtype: Any = None) -> Inexact[Array, ""]:
+    """A hyper-parameter as one floating number: in `dtype`, or as `as_float` where `dtype` is None.
+
+    Raises:
+        ValueError: `value` has axes; the message names `function` and `argument`.
+    """
+    if jnp.shape(value) != ():
+        raise ValueError(f"{function}: {argument} must be a scalar, got shape {jnp.shape(value)}; use jax.vmap over it")
+    return as_float(value) if dtype is None else jnp.asarray(value, dtype)
+
+
 def concrete(value: Any, function: str, argument: str, alternative: str) -> Any:
     """`value` as NumPy for a builder; a tracer raises the TypeError that names the in-graph alternative."""
     if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(value)):
@@ -41,4 +57,4 @@ def concrete(value: Any, function: str, argument: str, alternative: str) -> Any:
     return jax.tree.map(np.asarray, value)
 
 
-__all__ = ["KeyArray", "Size", "concrete", "float_dtype"]
+__all__ = ["KeyArray", "Size", "as_float", "as_scalar", "concrete", "float_dtype"]

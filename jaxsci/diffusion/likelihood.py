@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
 from jaxsci.core import extras, keys, status, tree
-from jaxsci.core.types import KeyArray, float_dtype
+from jaxsci.core.types import KeyArray, as_float, float_dtype
 from jaxsci.diffusion.predictions import checked
 from jaxsci.diffusion.schedules import NoiseSchedule
 
@@ -194,7 +194,7 @@ def bits_per_dimension(
         >>> print(f"{likelihood.bits_per_dimension(0.0, 64, bin_width=1 / 8):.3f}")  # uniform over [0, 1]: 8 levels
         3.000
     """
-    log_prob = jnp.asarray(log_prob, float_dtype(log_prob))
+    log_prob = as_float(log_prob)
     width = jnp.asarray(bin_width, log_prob.dtype)
     return -(log_prob / num_dims + jnp.log(width)) / math.log(2)
 

@@ -18,7 +18,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from jaxsci.core.static import as_partial, bind
-from jaxsci.core.types import float_dtype
+from jaxsci.core.types import as_float
 
 Kernel: TypeAlias = Callable[[Any, Any], Any]
 """``k(x, y) -> scalar``, symmetric and positive semi-definite."""
@@ -176,7 +176,7 @@ def _leaf(value):
     # A Python number stays weakly typed: the inputs then say in which precision the kernel is computed.
     if isinstance(value, (int, float)):
         return jnp.asarray(float(value))
-    return jnp.asarray(value, float_dtype(value))
+    return as_float(value)
 
 
 def _several(name, kernels):

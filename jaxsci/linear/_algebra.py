@@ -11,7 +11,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from jaxsci.core.static import as_partial
-from jaxsci.core.types import concrete
+from jaxsci.core.types import as_scalar, concrete
 from jaxsci.linear._dense import Dense
 from jaxsci.linear._sparse import Banded, Sparse, banded_as_sparse, from_coordinates
 from jaxsci.linear._stencil import Stencil
@@ -133,9 +133,7 @@ def scaled(op, factor: ArrayLike):
     Raises:
         ValueError: `factor` is not a scalar.
     """
-    factor = jnp.asarray(factor, _like(op).dtype)
-    if factor.ndim:
-        raise ValueError(f"scaled: factor must be a scalar, got shape {factor.shape}")
+    factor = as_scalar(factor, "scaled", "factor", _like(op).dtype)
     if isinstance(op, _ENTRIES):
         return jax.tree.map(lambda a: factor * a, op)
     if isinstance(op, Sum):

@@ -15,7 +15,8 @@ from jaxtyping import Array, ArrayLike, Float
 
 from jaxsci.core import status, tree
 from jaxsci.core.protocols import Solver
-from jaxsci.linear._system import System, identity, scalar
+from jaxsci.core.types import as_scalar
+from jaxsci.linear._system import System, identity
 
 
 class ChebyshevState(NamedTuple):
@@ -56,7 +57,7 @@ def chebyshev(low: ArrayLike, high: ArrayLike) -> Solver:
 
     References: Golub and Varga 1961; Saad 2003, section 12.3, algorithm 12.1.
     """
-    prepare = Partial(_prepare, scalar(low, "low"), scalar(high, "high"))
+    prepare = Partial(_prepare, as_scalar(low, "chebyshev", "low"), as_scalar(high, "chebyshev", "high"))
     return Solver(prepare, Partial(_init), Partial(_step), Partial(_broken))
 
 

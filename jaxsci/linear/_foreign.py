@@ -1,9 +1,8 @@
 """Sparse matrices of SciPy and of `jax.experimental.sparse` as operators."""
 
-import jax.numpy as jnp
 import numpy as np
 
-from jaxsci.core.types import concrete, float_dtype
+from jaxsci.core.types import as_float, concrete
 from jaxsci.linear._sparse import Banded, Sparse, banded, from_coordinates
 
 
@@ -42,7 +41,7 @@ def from_scipy(matrix, *, symmetric: bool | None = None) -> Sparse | Banded:
     if matrix.format == "dia":
         return _from_dia(matrix, symmetric)
     coordinates = matrix.tocoo()
-    data = jnp.asarray(coordinates.data, float_dtype(coordinates.data))
+    data = as_float(coordinates.data)
     return from_coordinates("from_scipy", matrix.shape[0], coordinates.row, coordinates.col, data, symmetric)
 
 
@@ -54,7 +53,7 @@ def _from_dia(matrix, symmetric: bool) -> Banded:
         first, last = max(0, offset), min(size + min(0, offset), len(held))
         if first < last:
             row[first - offset : last - offset] = held[first:last]
-    return banded(jnp.asarray(rows, float_dtype(rows)), tuple(matrix.offsets.tolist()), symmetric=symmetric)
+    return banded(as_float(rows), tuple(matrix.offsets.tolist()), symmetric=symmetric)
 
 
 def from_bcoo(matrix, *, symmetric: bool = False) -> Sparse:
@@ -79,7 +78,7 @@ def from_bcoo(matrix, *, symmetric: bool = False) -> Sparse:
     _square("from_bcoo", matrix.shape)
     places = concrete(matrix.indices, "from_bcoo", "indices", "keep the pattern outside and trace the data only")
     held = np.flatnonzero((places < matrix.shape[0]).all(1))
-    data = jnp.asarray(matrix.data, float_dtype(matrix.data))
+    data = as_float(matrix.data)
     data = data if len(held) == len(places) else data[held]
     return from_coordinates("from_bcoo", matrix.shape[0], *places[held].T, data, symmetric)
 

@@ -20,8 +20,9 @@ from jaxtyping import Array, ArrayLike, Float, Int
 from jaxsci.core import status, tree
 from jaxsci.core.protocols import Solver
 from jaxsci.core.static import as_partial, bind
+from jaxsci.core.types import as_scalar
 from jaxsci.linear._stationary import prepare_ssor
-from jaxsci.linear._system import System, identity, scalar, trouble
+from jaxsci.linear._system import System, identity, trouble
 
 
 class KrylovState(NamedTuple):
@@ -146,7 +147,7 @@ def ssor_pcg(omega: ArrayLike, *, sweep_first: str = "forward", form: str = "pla
         raise ValueError(f"ssor_pcg: expected sweep_first 'forward' or 'backward', got {sweep_first!r}")
     if form not in ("plain", "eisenstat"):
         raise ValueError(f"ssor_pcg: expected form 'plain' or 'eisenstat', got {form!r}")
-    forward, omega = sweep_first == "forward", scalar(omega)
+    forward, omega = sweep_first == "forward", as_scalar(omega, "ssor_pcg", "omega")
     if form == "plain":
         return _krylov(Partial(bind(prepare_ssor, forward=forward), omega))
     prepare = Partial(bind(_prepare_eisenstat, forward=forward), omega)

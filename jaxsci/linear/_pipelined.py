@@ -21,8 +21,9 @@ from jaxtyping import Array, ArrayLike, Float, Int
 from jaxsci.core import loops, tree
 from jaxsci.core.protocols import Solver
 from jaxsci.core.static import bind
+from jaxsci.core.types import as_scalar
 from jaxsci.linear._checkerboard import Checkerboard
-from jaxsci.linear._system import System, identity, over, scalar, trouble
+from jaxsci.linear._system import System, identity, over, trouble
 from jaxsci.linear._wavefront import Wavefront, reach
 from pallas_kernels import sor as red_black
 
@@ -86,7 +87,7 @@ def pipelined_sor(omega: ArrayLike, *, sweeps: int = 16) -> Solver:
     """
     if sweeps < 1:
         raise ValueError(f"pipelined_sor: sweeps must be >= 1, got {sweeps}")
-    prepare = Partial(bind(_prepare, sweeps=sweeps), scalar(omega))
+    prepare = Partial(bind(_prepare, sweeps=sweeps), as_scalar(omega, "pipelined_sor", "omega"))
     return Solver(prepare, Partial(bind(_init, sweeps=sweeps)), Partial(bind(_step, sweeps=sweeps)), Partial(_broken))
 
 

@@ -20,7 +20,8 @@ from jaxtyping import Array, ArrayLike, Float
 from jaxsci.core import tree
 from jaxsci.core.protocols import Solver
 from jaxsci.core.static import bind
-from jaxsci.linear._system import Splitting, System, identity, over, scalar, trouble
+from jaxsci.core.types import as_scalar
+from jaxsci.linear._system import Splitting, System, identity, over, trouble
 from jaxsci.linear._wavefront import Wavefront, bordered
 
 
@@ -61,7 +62,7 @@ def jacobi(omega: ArrayLike = 1.0) -> Solver:
 
     References: Saad 2003, section 4.1.
     """
-    return _stationary(Partial(_prepare_jacobi, scalar(omega)))
+    return _stationary(Partial(_prepare_jacobi, as_scalar(omega, "jacobi", "omega")))
 
 
 def gauss_seidel() -> Solver:
@@ -80,7 +81,7 @@ def sor(omega: ArrayLike) -> Solver:
 
     References: Young 1954; Saad 2003, section 4.1.
     """
-    return _stationary(Partial(_prepare_sor, scalar(omega)))
+    return _stationary(Partial(_prepare_sor, as_scalar(omega, "sor", "omega")))
 
 
 def ssor(omega: ArrayLike) -> Solver:
@@ -94,7 +95,7 @@ def ssor(omega: ArrayLike) -> Solver:
 
     References: Saad 2003, section 4.1, equation 4.15.
     """
-    return _stationary(Partial(bind(prepare_ssor, forward=True), scalar(omega)))
+    return _stationary(Partial(bind(prepare_ssor, forward=True), as_scalar(omega, "ssor", "omega")))
 
 
 def _stationary(prepare) -> Solver:

@@ -8,6 +8,7 @@ import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float, Real
 
+from jaxsci.core.types import as_scalar
 from jaxsci.linear._checkerboard import checkerboard
 from jaxsci.linear._shift import shift
 from jaxsci.linear._system import real_dtype
@@ -190,15 +191,14 @@ def diffusion(
     Differentiable in all three.
     """
     dtype = real_dtype("diffusion", across_rows, across_cols, step)
-    across_rows, across_cols, step = (jnp.asarray(a, dtype) for a in (across_rows, across_cols, step))
+    across_rows, across_cols = jnp.asarray(across_rows, dtype), jnp.asarray(across_cols, dtype)
+    step = as_scalar(step, "diffusion", "step", dtype)
     down, right = across_rows.shape, across_cols.shape
     if not (len(down) == len(right) == 2 and (down[0] + 1, down[1]) == (right[0], right[1] + 1)):
         raise ValueError(
             "diffusion: expected across_rows of shape (rows - 1, cols) and across_cols of shape (rows, cols - 1) with "
             f"at least one cell, got {down} and {right}"
         )
-    if step.ndim:
-        raise ValueError(f"diffusion: step must be a scalar, got shape {step.shape}")
     vertical, horizontal = step * across_rows, step * across_cols
     north, south = jnp.pad(vertical, ((1, 0), (0, 0))), jnp.pad(vertical, ((0, 1), (0, 0)))
     west, east = jnp.pad(horizontal, ((0, 0), (1, 0))), jnp.pad(horizontal, ((0, 0), (0, 1)))

@@ -57,18 +57,6 @@ class Splitting(NamedTuple):
     residual: Partial
 
 
-def scalar(value: ArrayLike, name: str = "omega"):
-    """A hyper-parameter as a floating scalar array.
-
-    Raises:
-        ValueError: an array with axes: sweep it by vmap.
-    """
-    value = jnp.asarray(value, float_dtype(value))
-    if value.ndim:
-        raise ValueError(f"{name} must be a scalar, got shape {value.shape}; use jax.vmap to sweep it")
-    return value
-
-
 def real_dtype(name: str, *trees: PyTree):
     """`float_dtype` of real data; norms, tests and gradients of this room are those of real systems.
 
@@ -99,4 +87,4 @@ def trouble(diagonal, omega=None):
     return code
 
 
-__all__ = ["Splitting", "System", "identity", "over", "real_dtype", "scalar", "trouble"]
+__all__ = ["Splitting", "System", "identity", "over", "real_dtype", "trouble"]

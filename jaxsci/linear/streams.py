@@ -13,7 +13,7 @@ from jaxtyping import ArrayLike, Float
 
 from jaxsci.core.protocols import Problem, Stream, StreamCarry
 from jaxsci.core.static import bind
-from jaxsci.core.types import float_dtype
+from jaxsci.core.types import as_float, float_dtype
 from jaxsci.linear import operators, theory
 
 
@@ -106,7 +106,7 @@ def heat(num_cells: int = 25, *, step: ArrayLike = 1e-3) -> Stream:
     """
     if num_cells < 2:
         raise ValueError(f"heat: num_cells must be >= 2, got {num_cells}")
-    step = jnp.asarray(step, float_dtype(step))
+    step = as_float(step)
     return Stream(
         Partial(bind(_init_heat, num_cells=num_cells), step), Partial(bind(_next_heat, num_cells=num_cells), step)
     )

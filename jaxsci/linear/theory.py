@@ -17,7 +17,7 @@ import numpy as np
 import scipy.linalg
 from jaxtyping import Array, ArrayLike, Float
 
-from jaxsci.core.types import concrete, float_dtype
+from jaxsci.core.types import as_float, concrete, float_dtype
 
 
 def laplacian_radius(shape: tuple[int, ...], shift: ArrayLike = 0.0) -> Float[Array, "..."]:
@@ -35,7 +35,7 @@ def laplacian_radius(shape: tuple[int, ...], shift: ArrayLike = 0.0) -> Float[Ar
     """
     if len(shape) < 1 or min(shape) < 1:
         raise ValueError(f"laplacian_radius: expected a shape of at least one cell, got {tuple(shape)}")
-    shift = jnp.asarray(shift, float_dtype(shift))
+    shift = as_float(shift)
     waves = 2.0 * float(np.sum(np.cos(np.pi / (np.asarray(shape) + 1))))
     diagonal = jnp.abs(2 * len(shape) + shift)
     zero = diagonal == 0
@@ -49,7 +49,7 @@ def young_omega(radius: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
         radius: Jacobi radius beta in [0, 1), traced, any shape; at beta >= 1 the result is 2, where nothing
             converges. The result for a NaN is a NaN, as it is for the other functions of this module.
     """
-    radius = jnp.asarray(radius, float_dtype(radius))
+    radius = as_float(radius)
     outside = jnp.abs(radius) >= 1
     root = jnp.sqrt(jnp.where(outside, 1, 1 - radius**2))
     return jnp.where(outside, 2, 1 + (radius / (1 + root)) ** 2)

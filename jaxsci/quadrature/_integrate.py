@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
-from jaxsci.core.types import concrete, float_dtype
+from jaxsci.core.types import as_float, concrete, float_dtype
 from jaxsci.quadrature._rule import ConditioningWarning, Rule, checked_nodes, interval
 
 _HIGHEST = jax.lax.Precision.HIGHEST
@@ -105,7 +105,7 @@ def apply(weights: Float[ArrayLike, "... n"], samples: PyTree, axis: int = 0) ->
         raise ValueError(f"apply: weights must have shape (n,) or (m, n), got {np.shape(weights)}")
 
     def leaf(f):
-        f = jnp.asarray(f, float_dtype(f))
+        f = as_float(f)
         if not -f.ndim <= axis < f.ndim or f.shape[axis] != np.shape(weights)[-1]:
             raise ValueError(
                 f"apply: samples must have {np.shape(weights)[-1]} entries along axis {axis}, got shape {f.shape}"
@@ -243,7 +243,7 @@ def integration_matrix(nodes: ArrayLike | Sequence, a: ArrayLike = 0.0, b: Array
 
 def _leading(function, samples, axis, expected, least):
     """Samples with `axis` in front, checked, and their dtype."""
-    f = jnp.asarray(samples, float_dtype(samples))
+    f = as_float(samples)
     if not -f.ndim <= axis < f.ndim:
         raise ValueError(f"{function}: samples of shape {f.shape} have no axis {axis}")
     f = jnp.moveaxis(f, axis, 0)

@@ -419,7 +419,7 @@ def test_integers_and_lists_are_conductances():
         (lambda: linear.solve(laplacian(), jnp.ones((5, 6)), method=METHODS["cg"], norm_ref="a"), "'b' or 'r0'"),
         (lambda: linear.solve(laplacian(), jnp.ones((5, 6)), method=METHODS["cg"], max_history=-1), ">= 0"),
         (lambda: linear.methods.ssor_pcg(1.0, sweep_first="left"), "sweep_first"),
-        (lambda: linear.methods.sor(jnp.ones(3)), "jax.vmap to sweep it"),
+        (lambda: linear.methods.sor(jnp.ones(3)), "use jax.vmap over it"),
         (lambda: linear.streams.heat(1), ">= 2"),
         (lambda: linear.streams.shifted_laplacian((0, 2)), "at least one cell"),
         (lambda: linear.streams.perona_malik(jnp.ones((4, 4)), steps_per_image=3), "num_images, rows, cols"),

@@ -35,7 +35,8 @@ def _numbers(key, dtype):
 
 
 def _cast(key, dtype):
-    return lambda x: tree.cast({"x": x, "n": jnp.int32(2)}, jnp.float32), (jax.random.normal(key, (3,), dtype),)
+    other = jnp.ones(3, jnp.float16)
+    return lambda x: tree.cast({"x": x, "y": other, "n": jnp.int32(2)}, x.dtype), (jax.random.normal(key, (3,), dtype),)
 
 
 def _index(key, dtype):
@@ -164,6 +165,14 @@ def _save_works(folder):
     assert jnp.array_equal(checkpoint.restore(folder, {"x": jnp.zeros(3, jnp.int32)})["x"], jnp.arange(3))
 
 
+def _vector(key, dtype):
+    return jax.random.normal(key, (3,), dtype)
+
+
+def _scalar(key, dtype):
+    return lambda x: types.as_scalar(x, "f", "x"), (jax.random.normal(key, (), dtype),)
+
+
 def _float_dtype(folder):
     assert types.float_dtype(1, jnp.int8(2)) == jnp.result_type(float)
     assert types.float_dtype({"a": jnp.bfloat16(1)}, 2.0) == jnp.bfloat16
@@ -270,6 +279,8 @@ ENTRIES = {
             Bad(lambda folder: jax.jit(lambda s: jaxsci.check({"status": s}))(1), TypeError, "runs on the host"),
         )
     ),
+    "jaxsci.core.types.as_float": Compiled(lambda key, dtype: (types.as_float, (_vector(key, dtype),)), grad=(0,)),
+    "jaxsci.core.types.as_scalar": Compiled(_scalar, grad=(0,)),
     "jaxsci.core.types.float_dtype": Driver(works=_float_dtype),
     "jaxsci.core.types.concrete": Driver(
         bad=(

@@ -29,7 +29,7 @@ from jaxtyping import ArrayLike, Float
 
 from jaxsci.control.exploratory._problem import _LOG_2PI, GaussianPolicy, as_scalars, entropy_of
 from jaxsci.core.static import as_partial, bind
-from jaxsci.core.types import float_dtype
+from jaxsci.core.types import as_scalar, float_dtype
 
 
 class Parameters(NamedTuple):
@@ -213,15 +213,12 @@ def q_learning(
 def _learner(function: str, kind: str, rates, limits, schedule, start, low, high) -> Learner:
     numbers = {**rates, **limits}
     dtype = float_dtype(list(numbers.values()), start)
-    for name, value in numbers.items():
-        if jnp.shape(value) != ():
-            raise ValueError(f"{function}: {name} must be a scalar, got shape {jnp.shape(value)}; use jax.vmap over it")
+    numbers = [as_scalar(value, function, name, dtype) for name, value in numbers.items()]
     start, low, high = (
         as_scalars(function, name, Parameters(*(default,) * 6) if value is None else value, dtype)
         for name, value, default in (("start", start, 0.0), ("low", low, -jnp.inf), ("high", high, jnp.inf))
     )
     schedule = power_decay() if schedule is None else as_partial(schedule, function, "schedule")
-    numbers = [jnp.asarray(value, dtype) for value in numbers.values()]
     change = Partial(bind(_change, kind=kind), schedule, *numbers)
     return Learner(start, low, high, Partial(bind(_policy, kind=kind)), change, kind == "q")
 

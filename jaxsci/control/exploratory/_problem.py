@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from jaxsci.core import status, tree
-from jaxsci.core.types import float_dtype
+from jaxsci.core.types import as_scalar, float_dtype
 
 _LOG_2PI = math.log(2 * math.pi)
 
@@ -116,13 +116,8 @@ class Stationary(NamedTuple):
 
 def as_scalars(function: str, argument: str, record, dtype):
     """The NamedTuple `record` with every field a scalar array of `dtype`; any other shape raises."""
-    for name, value in zip(record._fields, record):
-        if jnp.shape(value) != ():
-            raise ValueError(
-                f"{function}: {argument}.{name} must be a scalar, got shape {jnp.shape(value)}; "
-                "use jax.vmap over parameter sets"
-            )
-    return type(record)(*(jnp.asarray(value, dtype) for value in record))
+    pairs = zip(record._fields, record)
+    return type(record)(*(as_scalar(value, function, f"{argument}.{name}", dtype) for name, value in pairs))
 
 
 def trouble(problem: ExploratoryLQ, dt, *others) -> Int[Array, ""]:

@@ -21,7 +21,7 @@ from jaxtyping import Array, ArrayLike, Float, PyTree
 from jaxsci.control.martingale._value import Value, weighted
 from jaxsci.control.simulate import Path, Transition, transitions
 from jaxsci.core.static import as_partial
-from jaxsci.core.types import float_dtype
+from jaxsci.core.types import as_float, float_dtype
 
 _DISCOUNTINGS = ("additive", "multiplicative")
 _SCALES = ("dt", "unit")
@@ -105,7 +105,7 @@ def condition(
     if not hasattr(value, "apply"):
         raise TypeError(f"condition: value must be a Value, got {type(value).__name__}; see linear_value")
     test = None if test is None else as_partial(test, "condition", "test")
-    discount = jnp.asarray(discount, float_dtype(discount))
+    discount = as_float(discount)
     return Condition(value, discount, test, discounting, bool(average), bool(weight_by_discount))
 
 
@@ -255,7 +255,7 @@ def moments(
     Differentiable; nonlinear families are solved by any root finder on the mean of it over a batch.
     """
     checked_scale("moments", trace_scale)
-    decay = None if trace_decay is None else jnp.asarray(trace_decay, float_dtype(trace_decay))
+    decay = None if trace_decay is None else as_float(trace_decay)
     return _moments(cond, as_unknowns(cond, params, path.dts), path, decay, trace_scale)
 
 

@@ -21,7 +21,7 @@ from jaxsci.control.martingale._method import Clock, Method, Result, Sums, clock
 from jaxsci.control.martingale._temporal_difference import decayed, out_of_range
 from jaxsci.core import status, tree
 from jaxsci.core.static import bind
-from jaxsci.core.types import float_dtype
+from jaxsci.core.types import as_float
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 
@@ -50,7 +50,7 @@ def clstd(
         ValueError: the family is not linear, or `trace_scale` is unknown; while tracing, x64 is off.
     """
     checked_scale("clstd", trace_scale)
-    decay = None if trace_decay is None else jnp.asarray(trace_decay, float_dtype(trace_decay))
+    decay = None if trace_decay is None else as_float(trace_decay)
     return _method("clstd", cond, decay, ridge, allow_float32, trace_scale, False)
 
 
@@ -90,7 +90,7 @@ def _method(name, cond, decay, ridge, allow_float32, trace_scale, squared) -> Me
     return Method(
         Partial(bind(_init, name=name, allow_float32=allow_float32), cond),
         Partial(bind(_update, **static), cond, decay),
-        Partial(_finish, jnp.asarray(ridge, float_dtype(ridge))),
+        Partial(_finish, as_float(ridge)),
         Partial(bind(_absorb, **static), cond, decay),
     )
 

@@ -12,7 +12,7 @@ from jaxsci.control.martingale._condition import Unknowns
 from jaxsci.control.simulate import Path, Transition, transitions
 from jaxsci.core import status, tree
 from jaxsci.core.static import as_partial
-from jaxsci.core.types import float_dtype
+from jaxsci.core.types import as_float, float_dtype
 
 
 class Method(NamedTuple):
@@ -113,7 +113,7 @@ def as_rate(rate, function: str, argument: str):
     """A learning rate: a number as an array, a schedule as a Partial."""
     if callable(rate):
         return as_partial(rate, function, argument)
-    rate = jnp.asarray(rate, float_dtype(rate))
+    rate = as_float(rate)
     if rate.ndim:
         raise ValueError(f"{function}: {argument} must be a scalar or a function, got shape {rate.shape}; use jax.vmap")
     return rate

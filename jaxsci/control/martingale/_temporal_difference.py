@@ -28,7 +28,7 @@ from jaxsci.control.martingale._condition import (
 from jaxsci.control.martingale._method import Clock, Method, Result, as_rate, clock, rate_at, tick, trouble
 from jaxsci.core import status
 from jaxsci.core.static import bind
-from jaxsci.core.types import float_dtype
+from jaxsci.core.types import as_float
 
 
 class TDState(NamedTuple):
@@ -69,7 +69,7 @@ def ctd(
     """
     checked_scale("ctd", trace_scale)
     rate = as_rate(learning_rate, "ctd", "learning_rate")
-    decay = None if trace_decay is None else jnp.asarray(trace_decay, float_dtype(trace_decay))
+    decay = None if trace_decay is None else as_float(trace_decay)
     return Method(
         Partial(_init, cond, decay),
         Partial(bind(_update, trace_scale=trace_scale), cond, rate, decay),

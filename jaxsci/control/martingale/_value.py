@@ -14,7 +14,7 @@ from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from jaxsci import nn
 from jaxsci.core.static import as_partial, bind
-from jaxsci.core.types import float_dtype
+from jaxsci.core.types import as_float
 
 
 class Value(NamedTuple):
@@ -62,7 +62,7 @@ def linear_value(
     if _ends("linear_value", terminal, horizon):
         if fixed is not None:
             raise ValueError("linear_value: expected fixed or terminal, got both; fixed holds the terminal reward")
-        features = Partial(_vanishing, features, jnp.asarray(horizon, float_dtype(horizon)))
+        features = Partial(_vanishing, features, as_float(horizon))
         fixed = Partial(_terminal, as_partial(terminal, "linear_value", "terminal"))
     elif fixed is not None:
         fixed = as_partial(fixed, "linear_value", "fixed")
@@ -96,7 +96,7 @@ def mlp_value(
         raise ValueError(f"mlp_value: cfg must have num_out 1, got {cfg.num_out}")
     if not _ends("mlp_value", terminal, horizon):
         return Value(Partial(bind(_net, cfg=cfg)))
-    horizon = jnp.asarray(horizon, float_dtype(horizon))
+    horizon = as_float(horizon)
     return Value(Partial(bind(_net_to_horizon, cfg=cfg), as_partial(terminal, "mlp_value", "terminal"), horizon))
 
 

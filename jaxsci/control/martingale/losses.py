@@ -24,7 +24,7 @@ from jaxsci.control.martingale._condition import (
     time_weight,
 )
 from jaxsci.control.simulate import Path, transitions
-from jaxsci.core.types import float_dtype
+from jaxsci.core.types import as_float
 
 _METRICS = ("identity", "covariance")
 _HIGHEST = jax.lax.Precision.HIGHEST
@@ -99,7 +99,7 @@ def temporal_difference(
         ValueError: an unknown `trace_scale`.
     """
     checked_scale("temporal_difference", trace_scale)
-    decay = None if trace_decay is None else jnp.asarray(trace_decay, float_dtype(trace_decay))
+    decay = None if trace_decay is None else as_float(trace_decay)
     return _temporal_difference(cond, as_unknowns(cond, params, path.dts), path, decay, trace_scale)
 
 
