@@ -48,11 +48,21 @@ def as_scalar(value: ArrayLike, function: str, argument: str, dtype: Any = None)
 
 
 def concrete(value: Any, function: str, argument: str, alternative: str) -> Any:
-    """`value` as NumPy for a builder; a tracer raises the TypeError that names the in-graph alternative."""
+    """`value` as NumPy, for a function that runs on the host; a traced one is refused.
+
+    Args:
+        value: any pytree of numbers and arrays.
+        function: named by the error.
+        argument: what `value` is, for the error: one name or several.
+        alternative: what to do inside compiled code instead, the end of the error's sentence.
+
+    Raises:
+        TypeError: a leaf of `value` is a tracer.
+    """
     if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(value)):
         raise TypeError(
-            f"{function}: {argument} must be concrete because this builder runs on the host in float64, "
-            f"got a traced value; {alternative}"
+            f"{function}: {argument} must be concrete because this function runs on the host, got a traced value; "
+            f"{alternative}"
         )
     return jax.tree.map(np.asarray, value)
 

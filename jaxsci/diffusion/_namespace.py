@@ -14,12 +14,6 @@ def namespace(*values):
     return jnp if any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(values)) else np
 
 
-def concrete(caller: str, remedy: str, *values) -> None:
-    """Refuse tracers in a builder: TypeError that names the in-graph alternative."""
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(values)):
-        raise TypeError(f"{caller}: arguments must be concrete, got a traced value; {remedy}")
-
-
 def leaf(value):
     """A parameter as an array, so that compiled code traces it: NumPy in float64, or the JAX array itself."""
     return value if isinstance(value, jax.Array) else np.asarray(value)[()]

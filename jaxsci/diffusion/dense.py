@@ -16,8 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from jaxsci.core.types import concrete
 from jaxsci.diffusion import tables
-from jaxsci.diffusion._namespace import concrete, host
+from jaxsci.diffusion._namespace import host
 from jaxsci.diffusion._sample import Trajectory
 from jaxsci.diffusion.grids import TimeGrid
 from jaxsci.diffusion.tables import Rows, Step
@@ -53,7 +54,8 @@ def outputs(rule: Callable[..., Step], grid: TimeGrid, lams: Any) -> Outputs:
         ValueError: a point outside the grid, a rule that draws noise, or one whose rows start at an older node than
             the newest (singlestep and Runge-Kutta stages are no path).
     """
-    concrete("dense.outputs", "put the points into the grid as nodes inside compiled code", grid, lams)
+    alternative = "put the points into the grid as nodes inside compiled code"
+    concrete((grid, lams), "dense.outputs", "grid and lams", alternative)
     grid, lams = host(grid), np.atleast_1d(np.asarray(lams, np.float64))
     num_steps = len(grid.lam) - 1
     if not np.all((lams >= grid.lam[0]) & (lams <= grid.lam[-1])):

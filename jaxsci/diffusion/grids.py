@@ -15,8 +15,8 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from jaxsci.core import keys
-from jaxsci.core.types import KeyArray, Size
-from jaxsci.diffusion._namespace import concrete, host, namespace
+from jaxsci.core.types import KeyArray, Size, concrete
+from jaxsci.diffusion._namespace import host, namespace
 from jaxsci.diffusion.schedules import NoiseSchedule
 
 _INGRAPH = "use grids.at_times(schedule, times) or grids.at_lams(schedule, lams) inside compiled code"
@@ -92,7 +92,7 @@ def _checked(name: str, grid: TimeGrid) -> TimeGrid:
 
 def _ends(name, schedule, num_steps, t_min, t_max, power=1.0):
     """Validated schedule, number of steps and end times of a builder, all on the host; and its power."""
-    concrete(f"grids.{name}", _INGRAPH, schedule, t_min, t_max, power)
+    concrete((schedule, t_min, t_max, power), f"grids.{name}", "schedule, t_min, t_max and power", _INGRAPH)
     if not 0 < float(power) < np.inf:
         raise ValueError(f"grids.{name}: power must be positive, got {power}")
     if not isinstance(num_steps, (int, np.integer)) or num_steps < 1:
@@ -178,7 +178,7 @@ def from_times(schedule: NoiseSchedule, times: Any) -> TimeGrid:
         TypeError: a traced argument.
         ValueError: fewer than 2 nodes, NaN, a repeated node or one out of order (the message names it).
     """
-    concrete("grids.from_times", _INGRAPH, schedule, times)
+    concrete((schedule, times), "grids.from_times", "schedule and times", _INGRAPH)
     return _checked("from_times", at_times(host(schedule), np.asarray(times, np.float64)))
 
 
@@ -189,7 +189,7 @@ def from_sigmas(schedule: NoiseSchedule, sigmas: Any) -> TimeGrid:
         TypeError: a traced argument.
         ValueError: negative levels, or see `from_times`.
     """
-    concrete("grids.from_sigmas", _INGRAPH, schedule, sigmas)
+    concrete((schedule, sigmas), "grids.from_sigmas", "schedule and sigmas", _INGRAPH)
     rhos = np.asarray(sigmas, np.float64)
     if np.any(rhos < 0):
         raise ValueError(f"grids.from_sigmas: sigmas must be >= 0, got {rhos[rhos < 0][0]}")
@@ -199,7 +199,7 @@ def from_sigmas(schedule: NoiseSchedule, sigmas: Any) -> TimeGrid:
 
 def with_zero(grid: TimeGrid) -> TimeGrid:
     """The same grid with one more node without noise, where x = D."""
-    concrete("grids.with_zero", _INGRAPH, grid)
+    concrete(grid, "grids.with_zero", "grid", _INGRAPH)
     if np.isposinf(np.asarray(grid.lam)[-1]):
         return grid
     return _checked("with_zero", at_lams(host(grid.schedule), np.append(np.asarray(grid.lam), np.inf)))
@@ -218,7 +218,8 @@ def from_strength(grid: TimeGrid, strength: float) -> TimeGrid:
 
     References: C. Meng et al., "SDEdit", 2022, algorithm 1.
     """
-    concrete("grids.from_strength", "slice the grid's arrays inside compiled code", grid, strength)
+    alternative = "slice the grid's arrays inside compiled code"
+    concrete((grid, strength), "grids.from_strength", "grid and strength", alternative)
     num_steps = len(grid.lam) - 1
     kept = int(num_steps * float(strength) + 1e-9)
     if not 0 < float(strength) <= 1 or kept == 0:
@@ -266,7 +267,7 @@ def from_timesteps(
     Raises:
         ValueError: see `from_times`.
     """
-    concrete("grids.from_timesteps", _INGRAPH, schedule, timesteps)
+    concrete((schedule, timesteps), "grids.from_timesteps", "schedule and timesteps", _INGRAPH)
     steps = np.asarray(timesteps, np.float64)
     times = (np.append(steps, last) if last is not None else steps) + 1.0
     grid = _checked("from_timesteps", at_times(host(schedule), times / num_train))

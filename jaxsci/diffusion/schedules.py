@@ -28,7 +28,8 @@ from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float
 
 from jaxsci.core.static import bind
-from jaxsci.diffusion._namespace import concrete, leaf, namespace
+from jaxsci.core.types import concrete
+from jaxsci.diffusion._namespace import leaf, namespace
 
 
 class NoiseSchedule(NamedTuple):
@@ -214,7 +215,7 @@ def betas(name: str, num_steps: int = 1000, *, beta_start: float | None = None, 
     Raises:
         ValueError: an unknown name, or ends given for the cosine law.
     """
-    concrete("schedules.betas", "write the law with jax.numpy", beta_start, beta_end)
+    concrete((beta_start, beta_end), "schedules.betas", "beta_start and beta_end", "write the law with jax.numpy")
     usual = {"linear": (1e-4, 0.02), "scaled_linear": (0.00085, 0.012), "squaredcos_cap_v2": (None, None)}
     if name not in usual:
         raise ValueError(f"schedules.betas: name must be one of {sorted(usual)}, got {name!r}")
@@ -255,7 +256,7 @@ def vp_discrete(
 
     References: Ho et al., "Denoising Diffusion Probabilistic Models", 2020; Lin et al. 2024 (terminal SNR).
     """
-    concrete("schedules.vp_discrete", "pass log-alphas into a schedule of your own", betas)
+    concrete(betas, "schedules.vp_discrete", "betas", "pass log-alphas into a schedule of your own")
     beta = np.asarray(betas, np.float64)
     if beta.ndim != 1 or beta.size < 2 or not np.all((beta > 0) & (beta < 1)):
         raise ValueError(f"schedules.vp_discrete: betas must be at least two numbers in (0, 1), got shape {beta.shape}")

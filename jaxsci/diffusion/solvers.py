@@ -20,8 +20,9 @@ References: see `rules`.
 import numpy as np
 from jaxtyping import ArrayLike
 
+from jaxsci.core.types import concrete
 from jaxsci.diffusion import grids, rules
-from jaxsci.diffusion._namespace import concrete, host
+from jaxsci.diffusion._namespace import host
 from jaxsci.diffusion.grids import TimeGrid
 from jaxsci.diffusion.tables import SolverTable, tabulate
 from jaxsci.diffusion.v3 import dpm_v3
@@ -43,7 +44,7 @@ _BUTCHER = {
 
 
 def _host_grid(name, grid):
-    concrete(f"solvers.{name}", _INGRAPH, grid)
+    concrete(grid, f"solvers.{name}", "grid", _INGRAPH)
     return host(grid)
 
 
@@ -56,7 +57,7 @@ def ddim(grid: TimeGrid, *, eta: ArrayLike = 0.0) -> SolverTable:
 
     References: J. Song et al. 2021, equation 12.
     """
-    concrete("solvers.ddim", _INGRAPH, grid, eta)
+    concrete((grid, eta), "solvers.ddim", "grid and eta", _INGRAPH)
     if not 0 <= float(eta) <= 1:
         raise ValueError(f"solvers.ddim: eta must be in [0, 1], got {eta}")
     return tabulate(rules.ddim(float(eta)), host(grid))

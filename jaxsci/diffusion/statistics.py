@@ -24,8 +24,8 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from jaxsci.core import keys
-from jaxsci.core.types import KeyArray
-from jaxsci.diffusion._namespace import arrays_of, concrete, host, namespace
+from jaxsci.core.types import KeyArray, concrete
+from jaxsci.diffusion._namespace import arrays_of, host, namespace
 from jaxsci.diffusion.predictions import checked
 from jaxsci.diffusion.schedules import NoiseSchedule
 
@@ -315,7 +315,7 @@ def save(statistics: Statistics, path: str | Path, *, layout: str = "npz") -> No
         TypeError: traced statistics.
         ValueError: an unknown layout, or levels that are not uniform for "official", which implies them.
     """
-    concrete("statistics.save", "save outside compiled code", statistics)
+    concrete(statistics, "statistics.save", "statistics", "save outside compiled code")
     if layout not in ("npz", "official"):
         raise ValueError(f"statistics.save: layout must be 'npz' or 'official', got {layout!r}")
     lam, l, s, b = (np.asarray(a) for a in statistics)  # noqa: E741

@@ -23,7 +23,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from jaxsci.diffusion._namespace import arrays_of, concrete, namespace
+from jaxsci.core.types import concrete
+from jaxsci.diffusion._namespace import arrays_of, namespace
 from jaxsci.diffusion.grids import TimeGrid
 
 
@@ -358,7 +359,7 @@ def save(table: SolverTable, path: str | Path) -> None:
     Raises:
         TypeError: a traced table.
     """
-    concrete("tables.save", "return the table and save it outside", table)
+    concrete(table, "tables.save", "table", "return the table and save it outside")
     arrays = {}
     for field, value in table._asdict().items():
         parts = value._asdict() if isinstance(value, Rows) else {"": value}

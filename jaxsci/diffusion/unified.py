@@ -22,9 +22,10 @@ from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from jaxsci.core.static import bind
+from jaxsci.core.types import concrete
 from jaxsci.diffusion import _exponential as expo
 from jaxsci.diffusion import grids, rules, tables, v3
-from jaxsci.diffusion._namespace import concrete, host
+from jaxsci.diffusion._namespace import host
 from jaxsci.diffusion.schedules import NoiseSchedule
 from jaxsci.diffusion.statistics import Statistics
 from jaxsci.diffusion.tables import Rows, SolverTable, Step
@@ -118,7 +119,7 @@ def uniform(
         >>> decisions.order.tolist(), int(decisions.num_calls)
         ([1, 2, 2, 2, 1], 5)
     """
-    concrete("unified.uniform", "decisions are made on the host; stack them for jax.vmap", lam)
+    concrete(lam, "unified.uniform", "lam", "decisions are made on the host; stack them for jax.vmap")
     for name, value, known in (("kind", kind, KINDS), ("relaxation", relaxation, RELAXATIONS), ("first", first, FIRST)):
         if value not in known:
             raise ValueError(f"unified.uniform: {name} must be one of {known}, got {value!r}")
@@ -181,7 +182,7 @@ def _finite(grid, i, stencils):
 
 def _row(coefficient, c, grid, i, *, plan):
     if i == 0 and any(row.kind == "v3" for row in plan):
-        v3.check_concrete("unified.rule", grid, c)
+        v3.check_known_cover("unified.rule", grid, c)
     fix = None
     if i > 0 and plan[i - 1].corrector and not rules._infinite(grid.lam[i - 1 - plan[i - 1].start], -1):
         last = plan[i - 1]
@@ -235,7 +236,7 @@ def _plan(decisions: Decisions) -> tuple:
 
 def _check(decisions: Decisions, statistics: Statistics | None = None) -> None:
     """Refuse decisions that are no solver, with the row and the reason; the list is in `rule`."""
-    concrete("unified", "decisions are discrete; only coefficients and nodes may be traced", decisions)
+    concrete(decisions, "unified", "decisions", "they are discrete: only coefficients and nodes may be traced")
     d = jax.tree.map(np.asarray, decisions)
     n, size = int(d.num_rows), d.kind.shape[0]
     if not 1 <= n <= size or d.lam.shape != (size + 1,):
@@ -309,7 +310,8 @@ def solver(
         TypeError: a traced argument; use ``tables.tabulate(unified.rule(...), grid)`` inside compiled code.
         ValueError: see `rule`; statistics that do not cover the nodes.
     """
-    concrete("unified.solver", "use tables.tabulate(unified.rule(decisions), grid)", schedule, decisions, statistics)
+    alternative = "use tables.tabulate(unified.rule(decisions), grid)"
+    concrete((schedule, decisions, statistics), "unified.solver", "schedule, decisions and statistics", alternative)
     _check(decisions, statistics)
     n = int(decisions.num_rows)
     statistics = None if statistics is None else host(statistics)

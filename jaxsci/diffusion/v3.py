@@ -24,9 +24,10 @@ from jax.tree_util import Partial
 from jaxtyping import ArrayLike, Bool
 
 from jaxsci.core.static import bind
+from jaxsci.core.types import concrete
 from jaxsci.diffusion import _exponential as expo
 from jaxsci.diffusion import grids, rules
-from jaxsci.diffusion._namespace import concrete, host, namespace
+from jaxsci.diffusion._namespace import host, namespace
 from jaxsci.diffusion._v3_integrals import Coefficients, OnGrid, coefficients, on_nodes, span, stretch_of
 from jaxsci.diffusion.grids import TimeGrid
 from jaxsci.diffusion.statistics import Statistics
@@ -99,7 +100,7 @@ def _v3(c, grid, i, *, order, pseudo, corrector, lower_order_final, mask):
     if mask is not None and len(mask) != num_rows:
         raise ValueError(f"v3.v3: corrector_mask must have one entry for each of the {num_rows} rows, got {len(mask)}")
     if i == 0:
-        check_concrete("v3.v3", grid, c)
+        check_known_cover("v3.v3", grid, c)
     fix = None
     if corrector is not None and i > 0 and (mask is None or mask[i]) and not rules._infinite(grid.lam[i - 1], -1):
         points = rules._order(order, i - 1, num_rows, lower_order_final) + (corrector != "same")
@@ -178,7 +179,7 @@ def snap(grid: TimeGrid, statistics: Statistics) -> TimeGrid:
         TypeError: a traced argument.
         ValueError: levels that do not cover the grid, or two nodes that meet: fewer steps or more levels.
     """
-    concrete("v3.snap", "snapping is for concrete grids", grid, statistics)
+    concrete((grid, statistics), "v3.snap", "grid and statistics", "snap the grid outside and pass it in")
     grid, statistics = host(grid), host(statistics)
     check_cover("v3.snap", grid, statistics)
     finite = np.isfinite(grid.lam)
@@ -194,7 +195,7 @@ def snap(grid: TimeGrid, statistics: Statistics) -> TimeGrid:
     return grids.at_lams(grid.schedule, lams)
 
 
-def check_concrete(name: str, grid: TimeGrid, coefficients: Coefficients | OnGrid) -> None:
+def check_known_cover(name: str, grid: TimeGrid, coefficients: Coefficients | OnGrid) -> None:
     """`check_cover` where all values are known; traced ones go on beyond the levels by the last piece."""
     c = coefficients.coefficients if isinstance(coefficients, OnGrid) else coefficients
     if not any(isinstance(a, jax.core.Tracer) for a in (grid.lam, c.lam, c.values)):
@@ -257,7 +258,7 @@ def dpm_v3(
 
     References: Zheng et al. 2023, algorithm 2.
     """
-    concrete("v3.dpm_v3", _INGRAPH, grid, statistics, corrector_mask)
+    concrete((grid, statistics, corrector_mask), "v3.dpm_v3", "grid, statistics and corrector_mask", _INGRAPH)
     grid, statistics = host(grid), host(statistics)
     check_cover("v3.dpm_v3", grid, statistics)
     if quadrature == "trapezoid":

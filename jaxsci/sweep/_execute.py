@@ -162,7 +162,7 @@ def _looped(study: Study, done: np.ndarray | None) -> Iterator[tuple[Batch, str]
         arrays = _points.payload(space, combination)
         for i in _todo(space, combination, done):
             index = _points.global_index(space, combination, np.asarray([i]))
-            arguments = _points.concrete(space, combination, arrays, int(i))
+            arguments = _points.host_arguments(space, combination, arrays, int(i))
             start = time.perf_counter()
             errors: dict[int, str] = {}
             try:

@@ -175,7 +175,7 @@ def abstract(space: Space, combination: Combination) -> dict[str, Any]:
     return jax.eval_shape(lambda a, i: gather(space, sizes, a, i), arrays, jax.ShapeDtypeStruct((), jnp.int32))
 
 
-def concrete(space: Space, combination: Combination, arrays: dict[str, Any], local: int) -> dict[str, Any]:
+def host_arguments(space: Space, combination: Combination, arrays: dict[str, Any], local: int) -> dict[str, Any]:
     """Arguments of one point for a function that is not traced: Python numbers, typed keys, pytrees of NumPy arrays."""
     offset = dict(zip(space.sizes, np.unravel_index(local, [len(p) for p in combination.positions])))
     arguments = dict(combination.static)

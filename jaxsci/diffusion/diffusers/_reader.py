@@ -16,9 +16,9 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Float, PyTree
 
 from jaxsci.core.static import bind
-from jaxsci.core.types import Size
+from jaxsci.core.types import Size, concrete
 from jaxsci.diffusion import hooks, predictions, schedules, solvers
-from jaxsci.diffusion._namespace import concrete, namespace
+from jaxsci.diffusion._namespace import namespace
 from jaxsci.diffusion.diffusers._classes import NEUTRAL, SCHEDULERS
 from jaxsci.diffusion.diffusers._levels import chain, levels, one_of, refuse, steps_of, times_of_chain
 from jaxsci.diffusion.diffusers._rows import SOLVERS, STAGED
@@ -201,7 +201,8 @@ def from_diffusers(
 
     References: module docstring.
     """
-    concrete("interop.from_diffusers", "build the table outside and pass it in", num_steps, timesteps, sigmas, eta, mu)
+    numbers, names = (num_steps, timesteps, sigmas, eta, mu), "num_steps, timesteps, sigmas, eta and mu"
+    concrete(numbers, "interop.from_diffusers", names, "build the table outside and pass it in")
     if weights not in ("published", "exact"):
         raise ValueError(f"interop.from_diffusers: weights must be 'published' or 'exact', got {weights!r}")
     if not 0 <= eta <= 1:
