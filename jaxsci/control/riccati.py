@@ -21,10 +21,10 @@ import scipy.linalg
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from jaxsci.control.integral import UNSTABLE, ControlAffine
-from jaxsci.control.integral._evaluate import require_double, rule_trouble
+from jaxsci.control.integral._evaluate import rule_trouble
 from jaxsci.control.integral._problem import Matrix, checked_matrices, cost_trouble
 from jaxsci.core import loops, status
-from jaxsci.core.types import concrete
+from jaxsci.core.types import concrete, require_double
 
 _NEGATIVE = 1e-6  # an eigenvalue of P below minus this share of the largest: the policy before was not stable
 
@@ -215,7 +215,8 @@ def integral_fixed_point(
     References: Kleinman 1968; Lancaster and Rodman 1995, section 5.3 (discrete Lyapunov equation).
     """
     A, B, Q, R = checked_matrices("integral_fixed_point", A, B, Q, R)
-    require_double("integral_fixed_point", A.dtype, allow_float32)
+    reason = "in which the costs of a short interval drown in rounding errors"
+    require_double("integral_fixed_point", A.dtype, allow_float32, reason)
     nodes, weights = (jnp.asarray(a, A.dtype) for a in rule)
     if nodes.ndim != 1 or nodes.shape != weights.shape:
         raise ValueError(

@@ -47,6 +47,25 @@ def as_scalar(value: ArrayLike, function: str, argument: str, dtype: Any = None)
     return as_float(value) if dtype is None else jnp.asarray(value, dtype)
 
 
+def require_double(function: str, dtype: Any, allow_float32: bool, reason: str) -> None:
+    """Refuse a computation in less than double precision, unless the caller allowed it.
+
+    Args:
+        function: named by the error.
+        dtype: what the computation would run in, usually `float_dtype` of its inputs.
+        allow_float32: the user's argument of that name; True accepts any dtype.
+        reason: why single precision is meaningless here: the middle of the error's sentence.
+
+    Raises:
+        ValueError: `dtype` is not float64 and `allow_float32` is False; the message names the line to add.
+    """
+    if dtype != np.dtype("float64") and not allow_float32:
+        raise ValueError(
+            f"{function}: expected float64, got {dtype}, {reason}; add jax.config.update(\"jax_enable_x64\", True) and "
+            "pass float64 arrays, or pass allow_float32=True"
+        )
+
+
 def concrete(value: Any, function: str, argument: str, alternative: str) -> Any:
     """`value` as NumPy, for a function that runs on the host; a traced one is refused.
 
@@ -67,4 +86,4 @@ def concrete(value: Any, function: str, argument: str, alternative: str) -> Any:
     return jax.tree.map(np.asarray, value)
 
 
-__all__ = ["KeyArray", "Size", "as_float", "as_scalar", "concrete", "float_dtype"]
+__all__ = ["KeyArray", "Size", "as_float", "as_scalar", "concrete", "float_dtype", "require_double"]

@@ -282,6 +282,16 @@ ENTRIES = {
     "jaxsci.core.types.as_float": Compiled(lambda key, dtype: (types.as_float, (_vector(key, dtype),)), grad=(0,)),
     "jaxsci.core.types.as_scalar": Compiled(_scalar, grad=(0,)),
     "jaxsci.core.types.float_dtype": Driver(works=_float_dtype),
+    "jaxsci.core.types.require_double": Driver(
+        bad=(
+            Bad(
+                lambda folder: types.require_double("f", jnp.dtype("float32"), False, "which is coarse"),
+                ValueError,
+                r'f: expected float64, got float32, which is coarse; add jax.config.update\("jax_enable_x64", True\)',
+            ),
+        ),
+        works=lambda folder: types.require_double("f", jnp.dtype("float32"), True, "which is coarse"),
+    ),
     "jaxsci.core.types.concrete": Driver(
         bad=(
             Bad(

@@ -151,7 +151,7 @@ ENTRIES = {
             Bad(lambda _: three_body.config(observation="norm"), ValueError, "observation must be one of"),
             Bad(lambda _: three_body.config(weights=(1.0, 2.0), allow_float32=True), ValueError, r"weights \[3\]"),
             Bad(lambda _: three_body.config(step_parameters=(), allow_float32=True), ValueError, "num_actions"),
-            Bad(lambda _: three_body.config(interval=np.float32(0.1)), TypeError, "jax_enable_x64"),
+            Bad(lambda _: three_body.config(interval=np.float32(0.1)), ValueError, "jax_enable_x64"),
         )
     ),
     "jaxsci.rl.three_body.environment": Compiled(_environment, grad=(1,), skip=_DOUBLE),

@@ -20,7 +20,7 @@ from jaxtyping import Array, ArrayLike, Float, Int
 from jaxsci.control.integral._problem import ControlAffine, cost_trouble, policy
 from jaxsci.core import status
 from jaxsci.core.extras import require
-from jaxsci.core.types import float_dtype
+from jaxsci.core.types import float_dtype, require_double
 
 UNSTABLE = status.register(
     "control",
@@ -38,6 +38,7 @@ RANK_LOST = status.register(
 )
 
 _HIGHEST = jax.lax.Precision.HIGHEST
+_ROWS_DROWN = "in which the rows drown in rounding errors"
 # A value function is taken for not positive when it falls below minus this share of its largest size.
 _NEGATIVE = 1e-6
 # Weights of a rule may add up to this share of the interval more or less than it: those of few Bayesian nodes do.
@@ -160,7 +161,7 @@ def evaluate(
 def prepare(function, problem, features, weights, x, rule, numbers, num_rows, rank, allow_float32):
     """Shapes checked, dtype chosen, numbers made arrays: (weights, x, rule, Settings, rank)."""
     dtype = float_dtype(weights, x, problem.state_cost, problem.control_cost, problem.args)
-    require_double(function, dtype, allow_float32)
+    require_double(function, dtype, allow_float32, _ROWS_DROWN)
     weights, x = jnp.asarray(weights, dtype), jnp.asarray(x, dtype)
     d = x.shape[0] if x.ndim == 1 else -1
     p = weights.shape[0] if weights.ndim == 1 else -1
@@ -207,15 +208,6 @@ def rule_trouble(rule, interval):
     ordered = jnp.sort(jnp.clip(nodes, 0, interval))
     missed = jnp.abs(jnp.sum(weights) - interval) > _WEIGHED * interval
     return ordered, code | status.flag(jnp.any(ordered != nodes) | missed, status.OUT_OF_RANGE)
-
-
-def require_double(function: str, dtype, allow_float32: bool) -> None:
-    """Refuse what float32 cannot resolve: rows that differ by far less than its rounding."""
-    if dtype != jnp.float64 and not allow_float32:
-        raise ValueError(
-            f"{function}: expected float64, got {dtype}, in which the rows drown in rounding errors; add "
-            'jax.config.update("jax_enable_x64", True) and pass float64 arrays, or pass allow_float32=True'
-        )
 
 
 @eqx.filter_jit
@@ -322,7 +314,7 @@ def evaluate_samples(
     """
     function = "evaluate_samples"
     dtype = float_dtype(weights, samples, problem.state_cost, problem.control_cost)
-    require_double(function, dtype, allow_float32)
+    require_double(function, dtype, allow_float32, _ROWS_DROWN)
     weights, samples, rule_weights = (jnp.asarray(a, dtype) for a in (weights, samples, rule_weights))
     if samples.ndim != 3 or rule_weights.shape != samples.shape[1:2]:
         raise ValueError(
@@ -424,5 +416,4 @@ __all__ = [
     "evaluate_samples",
     "evaluation",
     "prepare",
-    "require_double",
 ]

@@ -21,7 +21,7 @@ from jaxsci.control.martingale._method import Clock, Method, Result, Sums, clock
 from jaxsci.control.martingale._temporal_difference import decayed, out_of_range
 from jaxsci.core import status, tree
 from jaxsci.core.static import bind
-from jaxsci.core.types import as_float
+from jaxsci.core.types import as_float, require_double
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 
@@ -96,17 +96,13 @@ def _method(name, cond, decay, ridge, allow_float32, trace_scale, squared) -> Me
 
 
 def _init(cond, params, *, name: str, allow_float32: bool):
-    if not jax.config.jax_enable_x64 and not allow_float32:
-        raise ValueError(
-            f"{name}: the sums need float64, which is off; jax.config.update(\"jax_enable_x64\", True), or "
-            "allow_float32=True"
-        )
+    widest = jnp.result_type(float)
+    require_double(name, widest, allow_float32, "in which sums over many small steps lose their digits")
     unknowns = as_unknowns(cond, params)
     flat = ravel_pytree(unknowns)[0]
     # Sums over many small steps of both signs: double precision whatever the dtype of the data.
-    dtype = jnp.float32 if allow_float32 and not jax.config.jax_enable_x64 else jnp.float64
-    zeros = jnp.zeros(flat.size, dtype)
-    return Sums(unknowns, jnp.zeros((flat.size, flat.size), dtype), zeros, zeros, clock(dtype))
+    zeros = jnp.zeros(flat.size, widest)
+    return Sums(unknowns, jnp.zeros((flat.size, flat.size), widest), zeros, zeros, clock(widest))
 
 
 def _update(cond, decay, state: Sums, step, *, trace_scale: str, squared: bool):

@@ -22,9 +22,8 @@ from jaxtyping import Array, ArrayLike, Float, Int
 
 from jaxsci.core import keys, status, tree
 from jaxsci.core.protocols import Environment, TimeStep
-from jaxsci.core.types import KeyArray, concrete, float_dtype
+from jaxsci.core.types import KeyArray, concrete, float_dtype, require_double
 from jaxsci.rl.three_body import _reward, hermite
-from jaxsci.rl.three_body._precision import require_double
 
 STEP_PARAMETERS = tuple(float(mu) for mu in np.geomspace(1e-4, 1e-1, 10))
 """The ten actions of the published models, small steps first."""
@@ -129,8 +128,8 @@ def config(
         allow_float32: accept single precision, in which the errors that the reward speaks of do not exist (static).
 
     Raises:
-        ValueError: an unknown reward or observation, no action, or other than three weights.
-        TypeError: single precision without `allow_float32`.
+        ValueError: an unknown reward or observation, no action, other than three weights, or single precision without
+            `allow_float32`.
     """
     if observation not in _OBSERVATIONS:
         raise ValueError(
@@ -139,7 +138,8 @@ def config(
     index = _reward.index_of(reward)
     numbers = (step_parameters, weights, interval, max_error)
     dtype = float_dtype(*(a for a in numbers if hasattr(a, "dtype")))
-    require_double("three_body.config", dtype, allow_float32)
+    reason = "in which the errors that the reward speaks of do not exist"
+    require_double("three_body.config", dtype, allow_float32, reason)
     step_parameters, weights, interval, max_error = (jnp.asarray(a, dtype) for a in numbers)
     if step_parameters.ndim != 1 or step_parameters.size < 1 or weights.shape != (3,):
         raise ValueError(

@@ -21,8 +21,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from jaxsci.core import loops, status, tree
-from jaxsci.core.types import concrete, float_dtype
-from jaxsci.rl.three_body._precision import require_double
+from jaxsci.core.types import concrete, float_dtype, require_double
 
 COLLISION = status.register(
     "rl",
@@ -133,8 +132,7 @@ def init(
         allow_float32: single precision holds energies to 1e-6 at best and is refused without this (static).
 
     Raises:
-        ValueError: shapes that do not fit together, d not 2 or 3, or no body.
-        TypeError: single precision without `allow_float32`.
+        ValueError: shapes that do not fit together, d not 2 or 3, no body, or single precision without `allow_float32`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -145,7 +143,7 @@ def init(
         [[0.5, 0.0], [-0.5, 0.0]] 1.0
     """
     dtype = float_dtype(mass, position, velocity)
-    require_double("hermite.init", dtype, allow_float32)
+    require_double("hermite.init", dtype, allow_float32, "which holds energies to 1e-6 at best")
     mass, position, velocity = (jnp.asarray(a, dtype) for a in (mass, position, velocity))
     num = mass.shape[0] if mass.ndim == 1 else 0
     if num < 1 or position.shape not in ((num, 2), (num, 3)) or velocity.shape != position.shape:
