@@ -20,6 +20,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float
 
 from jaxsci.bandits import features, probabilities
+from jaxsci.core import precision
 from jaxsci.core.policies import as_select, as_update, check_num_arms, draw
 from jaxsci.core.protocols import Decision, Policy
 from jaxsci.core.static import bind, check_size
@@ -193,8 +194,8 @@ def _givens(factor, target, row, y):
 
 def _box_least_squares(factor, target, theta, box):
     """Minimise ||R theta - z|| over |theta_j| <= u_j by cyclic coordinate descent from the last fit."""
-    gram = jnp.matmul(factor.T, factor, precision=jax.lax.Precision.HIGHEST)
-    right = jnp.matmul(factor.T, target, precision=jax.lax.Precision.HIGHEST)
+    gram = precision.matmul(factor.T, factor)
+    right = precision.matmul(factor.T, target)
     diagonal = jnp.diagonal(gram)
     live = diagonal > 0
 

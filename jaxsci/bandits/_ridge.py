@@ -22,6 +22,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
 from jaxsci.core.policies import as_update, check_num_arms
+from jaxsci.core.precision import matmul
 from jaxsci.core.static import bind, check_size
 from jaxsci.core.types import Size, as_float
 
@@ -122,10 +123,6 @@ def ridge(
     )
 
 
-def _matmul(a, b):
-    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
-
-
 @eqx.filter_jit
 def _init(regularization, key, *, num_arms, num_features, shared) -> RidgeState:
     models, dtype = 1 if shared else num_arms, regularization.dtype
@@ -149,15 +146,15 @@ def _features(state: RidgeState, context, num_arms, num_features, shared):
 
 def _predict(state: RidgeState, context, **sizes):
     phi = _features(state, context, **sizes)
-    return _matmul(phi, state.theta[0]) if sizes["shared"] else _matmul(state.theta, phi)
+    return matmul(phi, state.theta[0]) if sizes["shared"] else matmul(state.theta, phi)
 
 
 def _leverage(state: RidgeState, context, **sizes):
     phi = _features(state, context, **sizes)
     if sizes["shared"]:
-        square = jnp.sum(_matmul(phi, state.inverse[0]) * phi, axis=1)
+        square = jnp.sum(matmul(phi, state.inverse[0]) * phi, axis=1)
     else:
-        square = _matmul(_matmul(state.inverse, phi), phi)
+        square = matmul(matmul(state.inverse, phi), phi)
     return jnp.maximum(square, 0)
 
 
@@ -169,7 +166,7 @@ def _sample(key, state: RidgeState, context, scale, **sizes):
         return predicted + scale * spread * jax.random.normal(key, predicted.shape, predicted.dtype)
     normal = jax.random.normal(key, state.theta.shape[1:], predicted.dtype)
     around = solve_triangular(jnp.linalg.cholesky(state.gram[0]), normal, trans="T", lower=True)
-    return predicted + scale * _matmul(_features(state, context, **sizes), around)
+    return predicted + scale * matmul(_features(state, context, **sizes), around)
 
 
 def _update(state: RidgeState, context, action, loss, weight=1.0, *, refresh_every, **sizes) -> RidgeState:
@@ -182,10 +179,10 @@ def _update(state: RidgeState, context, action, loss, weight=1.0, *, refresh_eve
     gram = state.gram.at[model].add(jnp.outer(row, row))
     moment = state.moment.at[model].add(row * target)
     # The term subtracted is symmetric to the last bit, so the inverse stays symmetric after any number of rounds.
-    v = _matmul(state.inverse[model], row)
+    v = matmul(state.inverse[model], row)
     one = state.inverse[model] - jnp.outer(v, v) / (1 + jnp.sum(row * v))
     inverse = state.inverse.at[model].set(one)
-    theta = state.theta.at[model].set(jnp.where(useful, _matmul(one, moment[model]), state.theta[model]))
+    theta = state.theta.at[model].set(jnp.where(useful, matmul(one, moment[model]), state.theta[model]))
     rounds = state.rounds + useful
 
     # A while loop of at most one pass. Under vmap a `cond` would compute the inverses in every round.
@@ -208,14 +205,14 @@ def faded(state: RidgeState, start: RidgeState, discount) -> RidgeState:
 def _solved(gram, moment):
     """Inverses and coefficients of all models."""
     inverse = jax.vmap(_inverse)(gram)
-    return inverse, jax.vmap(_matmul)(inverse, moment)
+    return inverse, jax.vmap(matmul)(inverse, moment)
 
 
 def _inverse(gram):
     """The inverse of a positive definite matrix, exactly symmetric."""
     identity = jnp.eye(gram.shape[0], dtype=gram.dtype)
     half = solve_triangular(jnp.linalg.cholesky(gram), identity, lower=True)
-    inverse = _matmul(half.T, half)
+    inverse = matmul(half.T, half)
     return (inverse + inverse.T) / 2
 
 

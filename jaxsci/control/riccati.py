@@ -24,6 +24,7 @@ from jaxsci.control.integral import UNSTABLE, ControlAffine
 from jaxsci.control.integral._evaluate import rule_trouble
 from jaxsci.control.integral._problem import Matrix, checked_matrices, cost_trouble
 from jaxsci.core import loops, status
+from jaxsci.core.precision import matmul, tensordot
 from jaxsci.core.types import concrete, require_double
 
 _NEGATIVE = 1e-6  # an eigenvalue of P below minus this share of the largest: the policy before was not stable
@@ -149,13 +150,13 @@ def kleinman(
 @eqx.filter_jit
 def _kleinman(A, B, Q, R, K0, num_iterations: int) -> History:
     def step(K, _):
-        closed = A - _mm(B, K)
+        closed = A - matmul(B, K)
         eye = jnp.eye(A.shape[0], dtype=A.dtype)
         # Row-major: A^T P is (A^T x I) vec P, P A is (I x A^T) vec P.
         operator = jnp.kron(closed.T, eye) + jnp.kron(eye, closed.T)
         P = _symmetric(jnp.linalg.solve(operator, -_paid(Q, R, K).reshape(-1)).reshape(A.shape))
-        K = jnp.linalg.solve(R, _mm(B.T, P))
-        terms = (_mm(A.T, P) + _mm(P, A), _mm(_mm(P, B), K), Q)
+        K = jnp.linalg.solve(R, matmul(B.T, P))
+        terms = (matmul(A.T, P) + matmul(P, A), matmul(matmul(P, B), K), Q)
         residual = jnp.linalg.norm(terms[0] - terms[1] + Q)
         size = sum(jnp.linalg.norm(jax.lax.stop_gradient(term)) for term in terms)
         return K, (P, K, residual, _indefinite(P), size)
@@ -250,15 +251,15 @@ def _fixed_point(A, B, Q, R, K0, rule, numbers) -> FixedPoint:
     times = jnp.append(nodes, interval)
 
     def step(loop: _Loop) -> _Loop:
-        closed = A - _mm(B, loop.K)
+        closed = A - matmul(B, loop.K)
         flows = jax.vmap(lambda t: jax.scipy.linalg.expm(closed * t))(times)
-        paid = jax.vmap(lambda E: _mm(_mm(E.T, _paid(Q, R, loop.K)), E))(flows[:-1])
-        cost = jnp.tensordot(weights, paid, axes=1, precision=jax.lax.Precision.HIGHEST)
+        paid = jax.vmap(lambda E: matmul(matmul(E.T, _paid(Q, R, loop.K)), E))(flows[:-1])
+        cost = tensordot(weights, paid, axes=1)
         E = flows[-1]
         operator = jnp.eye(A.size, dtype=A.dtype) - jnp.kron(E.T, E.T)
         P = _symmetric(jnp.linalg.solve(operator, cost.reshape(-1)).reshape(A.shape))
         change = jnp.linalg.norm(P - loop.P) / jnp.linalg.norm(P)
-        return _Loop(P, jnp.linalg.solve(R, _mm(B.T, P)), change, loop.negative | _indefinite(P))
+        return _Loop(P, jnp.linalg.solve(R, matmul(B.T, P)), change, loop.negative | _indefinite(P))
 
     _, misplaced = rule_trouble(rule, interval)
 
@@ -292,18 +293,14 @@ def hjb_residual(value: Callable[[Array], Array], problem: ControlAffine, x: Flo
         0.0
     """
     slope = jax.grad(value)(x)
-    into = _mm(problem.input_matrix(x, problem.args).T, slope)
-    gain = jnp.dot(into, jnp.linalg.solve(problem.control_cost, into), precision=jax.lax.Precision.HIGHEST) / 4
-    return _mm(slope, problem.drift(x, problem.args)) - gain + _mm(x, _mm(problem.state_cost, x))
-
-
-def _mm(a, b):
-    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+    into = matmul(problem.input_matrix(x, problem.args).T, slope)
+    gain = matmul(into, jnp.linalg.solve(problem.control_cost, into)) / 4
+    return matmul(slope, problem.drift(x, problem.args)) - gain + matmul(x, matmul(problem.state_cost, x))
 
 
 def _paid(Q, R, K):
     """Q + K^T R K, the cost of a state under u = -K x."""
-    return Q + _mm(_mm(K.T, R), K)
+    return Q + matmul(matmul(K.T, R), K)
 
 
 def _symmetric(P):

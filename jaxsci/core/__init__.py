@@ -21,6 +21,7 @@ __all__ = [  # noqa: F822
     "keys",
     "loops",
     "policies",
+    "precision",
     "program",
     "protocols",
     "provenance",

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
+from jaxsci.core import precision
+
 
 def dot(x: PyTree, y: PyTree) -> Float[Array, ""]:
     """Inner product over all leaves, in at least float32 and at `Precision.HIGHEST`."""
@@ -16,7 +18,7 @@ def dot(x: PyTree, y: PyTree) -> Float[Array, ""]:
         a, b = jnp.asarray(a), jnp.asarray(b)
         dtype = jnp.promote_types(jnp.result_type(a, b), jnp.float32)
         a, b = a.astype(dtype).reshape(-1), b.astype(dtype).reshape(-1)
-        return jnp.real(jnp.vdot(a, b, precision=jax.lax.Precision.HIGHEST))
+        return jnp.real(precision.vdot(a, b))
 
     terms = jax.tree.leaves(jax.tree.map(leaf, x, y))
     return sum(terms[1:], terms[0]) if terms else jnp.zeros(())

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.linalg import cho_solve, solve_triangular
 
-from jaxsci.core import loops, status, tree
+from jaxsci.core import loops, precision, status, tree
 
 JITTERED = status.register(
     "gp",
@@ -24,7 +24,6 @@ JITTERED = status.register(
 
 # Jitter is tried at 10^0 ... 10^6 times the rounding error of the factorisation, N eps max K_ii.
 _TRIES = 7
-_HIGHEST = jax.lax.Precision.HIGHEST
 
 
 @jax.custom_jvp
@@ -56,14 +55,14 @@ def _factor_jvp(primals, tangents):
     half = solve_triangular(chol, tangents[0], lower=True)
     whole = solve_triangular(chol, half.T, lower=True)
     phi = jnp.tril(whole) - jnp.diag(jnp.diagonal(whole) / 2)
-    return (chol, extra), (jnp.matmul(chol, phi, precision=_HIGHEST), jnp.zeros_like(extra))
+    return (chol, extra), (precision.matmul(chol, phi), jnp.zeros_like(extra))
 
 
 @jax.custom_jvp
 def log_density(matrix, y):
     """-y^T K^-1 y / 2 - log det K / 2, and what `factor` added to the diagonal."""
     chol, extra = factor(matrix)
-    fit = jnp.vdot(y, cho_solve((chol, True), y), precision=_HIGHEST)
+    fit = precision.vdot(y, cho_solve((chol, True), y))
     return -fit / 2 - jnp.sum(jnp.log(jnp.diagonal(chol))), extra
 
 
@@ -73,9 +72,9 @@ def _log_density_jvp(primals, tangents):
     (matrix, y), (d_matrix, d_y) = primals, tangents
     chol, extra = factor(matrix)
     inverse = solve_triangular(chol, jnp.eye(y.size, dtype=y.dtype), lower=True)
-    inverse = jnp.matmul(inverse.T, inverse, precision=_HIGHEST)
-    alpha = jnp.matmul(inverse, y, precision=_HIGHEST)
-    value = -jnp.vdot(y, alpha, precision=_HIGHEST) / 2 - jnp.sum(jnp.log(jnp.diagonal(chol)))
+    inverse = precision.matmul(inverse.T, inverse)
+    alpha = precision.matmul(inverse, y)
+    value = -precision.vdot(y, alpha) / 2 - jnp.sum(jnp.log(jnp.diagonal(chol)))
     slope = jnp.sum((jnp.outer(alpha, alpha) - inverse) / 2 * d_matrix) - jnp.sum(alpha * d_y)
     return (value, extra), (slope, jnp.zeros_like(extra))
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree
 
-from jaxsci.core import loops, status, tree
+from jaxsci.core import loops, precision, status, tree
 from jaxsci.core.types import float_dtype
 from jaxsci.gp._gp import checked_data, evidence
 
@@ -146,7 +146,7 @@ def _fit(model, params, x, y, mask, log_prior, jitter, limits) -> FitResult:
         return ~loop.stuck & ((loop.value == jnp.inf) | (jnp.max(jnp.abs(loop.slope)) > tol))
 
     def advance(loop: _Loop) -> _Loop:
-        direction = -jnp.matmul(loop.inverse, loop.slope, precision=jax.lax.Precision.HIGHEST)
+        direction = -precision.matmul(loop.inverse, loop.slope)
         largest = jnp.max(jnp.abs(direction))
         direction = direction * jnp.minimum(1, _LARGEST_MOVE / jnp.maximum(largest, eps))
         move = loop.length * direction
@@ -188,11 +188,11 @@ def _fit(model, params, x, y, mask, log_prior, jitter, limits) -> FitResult:
 
 def _bfgs(inverse, move, change):
     """The inverse Hessian after a move that changed the slope; unchanged where the curvature is not positive."""
-    curvature = jnp.vdot(move, change, precision=jax.lax.Precision.HIGHEST)
+    curvature = precision.vdot(move, change)
     convex = curvature > jnp.finfo(move.dtype).eps * jnp.vdot(change, change)
     rho = 1 / jnp.where(convex, curvature, 1)
     left = jnp.eye(move.size, dtype=move.dtype) - rho * jnp.outer(move, change)
-    updated = jnp.linalg.multi_dot([left, inverse, left.T], precision=jax.lax.Precision.HIGHEST)
+    updated = precision.einsum("ij,jk,kl->il", left, inverse, left.T)
     return jnp.where(convex, updated + rho * jnp.outer(move, move), inverse)
 
 

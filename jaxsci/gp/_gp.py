@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jax.scipy.linalg import cho_solve, solve_triangular
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree
 
-from jaxsci.core import status, tree
+from jaxsci.core import precision, status, tree
 from jaxsci.core.keys import as_typed_key
 from jaxsci.core.types import KeyArray, float_dtype
 from jaxsci.gp._factor import JITTERED, factor, factor_status, log_density
@@ -32,7 +32,6 @@ FULL = status.register(
     "gp", 17, "no room", "append found every row in use and changed nothing", "condition with a larger size"
 )
 
-_HIGHEST = jax.lax.Precision.HIGHEST
 _HALF_LOG_2PI = math.log(2 * math.pi) / 2
 
 
@@ -261,7 +260,7 @@ def append(gp: GP, x: PyTree, y: ArrayLike, *, noise: ArrayLike | None = None) -
 
     row = solve_triangular(gp.chol, _against(gp, x), lower=True)
     variance = gp.kernel(x, x).astype(y.dtype) + noise + gp.jitter
-    pivot = variance - jnp.vdot(row, row, precision=_HIGHEST)
+    pivot = variance - precision.vdot(row, row)
     least = num_rows * jnp.finfo(y.dtype).eps * variance
     known = pivot < least
     row = row.at[slot].set(jnp.sqrt(jnp.where(known, least, pivot)))
@@ -332,10 +331,10 @@ def joint(gp: GP, xs: PyTree) -> Joint:
     """
     _check_several("gp.joint", gp, xs)
     covariances = jnp.where(gp.mask[:, None], gram(gp.kernel, gp.x, xs).astype(gp.y.dtype), 0)
-    mean = jnp.matmul(covariances.T, gp.alpha, precision=_HIGHEST)
+    mean = precision.matmul(covariances.T, gp.alpha)
     reduced = solve_triangular(gp.chol, covariances, lower=True)
     prior = gram(gp.kernel, xs, xs).astype(gp.y.dtype)
-    covariance = prior - jnp.matmul(reduced.T, reduced, precision=_HIGHEST)
+    covariance = prior - precision.matmul(reduced.T, reduced)
     bad = ~tree.all_finite((mean, covariance))
     mean, covariance = (jnp.where(bad, 0, a) for a in (mean, covariance))
     return Joint(mean, covariance, gp.status | status.flag(bad, status.NONFINITE_RESULT))
@@ -372,7 +371,7 @@ def sample(key: KeyArray, gp: GP, xs: PyTree) -> Sample:
     # No factor found: the mean is all that can be said.
     chol = jnp.where(jnp.isinf(extra), 0, chol)
     noise = jax.random.normal(key, (m,), mean.dtype)
-    return Sample(mean + jnp.matmul(chol, noise, precision=_HIGHEST), code | factor_status(extra))
+    return Sample(mean + precision.matmul(chol, noise), code | factor_status(extra))
 
 
 @eqx.filter_jit
@@ -383,7 +382,7 @@ def log_marginal(gp: GP) -> Float[Array, ""]:
 
     References: Rasmussen and Williams 2006, algorithm 2.1.
     """
-    fit = jnp.vdot(gp.y, gp.alpha, precision=_HIGHEST)
+    fit = precision.vdot(gp.y, gp.alpha)
     volume = jnp.sum(jnp.log(jnp.diagonal(gp.chol)))
     return -fit / 2 - volume - jnp.sum(gp.mask) * _HALF_LOG_2PI
 
@@ -401,9 +400,9 @@ def leave_one_out(gp: GP) -> Prediction:
     """
     num_rows = gp.y.shape[0]
     inverse = solve_triangular(gp.chol, jnp.eye(num_rows, dtype=gp.y.dtype), lower=True)
-    precision = jnp.sum(inverse**2, axis=0)
-    variance = jnp.maximum(1 / precision - gp.noise - gp.jitter, 0)
-    mean = gp.y - gp.alpha / precision
+    diagonal = jnp.sum(inverse**2, axis=0)  # of the inverse of K
+    variance = jnp.maximum(1 / diagonal - gp.noise - gp.jitter, 0)
+    mean = gp.y - gp.alpha / diagonal
     return Prediction(
         jnp.where(gp.mask, mean, 0), jnp.where(gp.mask, variance, 0), jnp.broadcast_to(gp.status, (num_rows,))
     )

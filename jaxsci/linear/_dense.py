@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
+from jaxsci.core import precision
 from jaxsci.core.static import bind
 from jaxsci.linear._system import identity, real_dtype
 
@@ -73,7 +74,7 @@ class Dense(eqx.Module):
 
 
 def _mv(matrix, x):
-    return jnp.matmul(matrix, x, precision=jax.lax.Precision.HIGHEST)
+    return precision.matmul(matrix, x)
 
 
 def _triangle(matrix, omega, *, lower: bool):

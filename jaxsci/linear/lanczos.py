@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jaxsci.core import status, tree
+from jaxsci.core import precision, status, tree
 from jaxsci.linear._start import as_start
 
 
@@ -154,8 +154,8 @@ def _tridiagonal(op, start, num_steps: int, reorthogonalize: bool) -> Tridiagona
 def _project(basis, w):
     """V V^T w at full precision."""
     axes = tuple(range(w.ndim))
-    inner = jnp.tensordot(basis, w, (tuple(a + 1 for a in axes), axes), precision=jax.lax.Precision.HIGHEST)
-    return jnp.tensordot(inner, basis, 1, precision=jax.lax.Precision.HIGHEST)
+    inner = precision.tensordot(basis, w, (tuple(a + 1 for a in axes), axes))
+    return precision.tensordot(inner, basis, 1)
 
 
 def extreme_eigenvalues(op, start: Float[Array, "..."], *, num_steps: int, reorthogonalize: bool = False) -> Extremes:

@@ -15,10 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
+from jaxsci.core import precision
 from jaxsci.core.types import as_float, concrete, float_dtype
 from jaxsci.quadrature._rule import ConditioningWarning, Rule, checked_nodes, interval
 
-_HIGHEST = jax.lax.Precision.HIGHEST
 # Condition of the Legendre-Vandermonde matrix above which interpolation through the nodes is noise.
 _ILL = 1e8
 
@@ -110,7 +110,7 @@ def apply(weights: Float[ArrayLike, "... n"], samples: PyTree, axis: int = 0) ->
             raise ValueError(
                 f"apply: samples must have {np.shape(weights)[-1]} entries along axis {axis}, got shape {f.shape}"
             )
-        total = jnp.tensordot(jnp.asarray(weights, f.dtype), f, axes=((rank - 1,), (axis,)), precision=_HIGHEST)
+        total = precision.tensordot(jnp.asarray(weights, f.dtype), f, axes=((rank - 1,), (axis,)))
         return jnp.moveaxis(total, 0, axis) if rank == 2 else total
 
     return jax.tree.map(leaf, samples)

@@ -7,7 +7,7 @@ from jax.tree_util import Partial
 
 import jaxsci
 from contracts import Bad, Compiled, Driver
-from jaxsci.core import checkpoint, extras, keys, loops, policies, static, status, train, tree, types
+from jaxsci.core import checkpoint, extras, keys, loops, policies, precision, static, status, train, tree, types
 from jaxsci.core.protocols import Decision
 
 # --- tree --------------------------------------------------------------------------------------------------
@@ -41,6 +41,22 @@ def _cast(key, dtype):
 
 def _index(key, dtype):
     return tree.dynamic_index, (jax.random.normal(key, (5, 2), dtype), jax.random.randint(key, (), 0, 5))
+
+
+def _product(function, right=(3, 2)):
+    def make(key, dtype):
+        a, b = jax.random.split(key)
+        return function, (jax.random.normal(a, (2, 3), dtype), jax.random.normal(b, right, dtype))
+
+    return make
+
+
+PRODUCTS = {
+    "matmul": _product(precision.matmul),
+    "vdot": _product(precision.vdot, (2, 3)),
+    "tensordot": _product(lambda a, b: precision.tensordot(a, b, 1)),
+    "einsum": _product(lambda a, b: precision.einsum("ij,jk->ki", a, b)),
+}
 
 
 # --- status and keys ---------------------------------------------------------------------------------------
@@ -248,6 +264,7 @@ def _select_rule(folder):
 
 
 ENTRIES = {
+    **{f"jaxsci.core.precision.{name}": Compiled(make, grad=(0, 1)) for name, make in PRODUCTS.items()},
     "jaxsci.core.tree.dot": Compiled(lambda key, dtype: (tree.dot, _two(key, dtype)), grad=(0, 1)),
     "jaxsci.core.tree.norm": Compiled(lambda key, dtype: (tree.norm, (_nest(key, dtype),)), grad=(0,)),
     "jaxsci.core.tree.as_arrays": Compiled(_numbers, grad=(0,)),

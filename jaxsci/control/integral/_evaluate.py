@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from jaxsci.control.integral._problem import ControlAffine, cost_trouble, policy
-from jaxsci.core import status
+from jaxsci.core import precision, status
 from jaxsci.core.extras import require
 from jaxsci.core.types import float_dtype, require_double
 
@@ -37,7 +37,6 @@ RANK_LOST = status.register(
     "more rows, reset_state, scale_rows, another start, or rank= the number of independent features",
 )
 
-_HIGHEST = jax.lax.Precision.HIGHEST
 _ROWS_DROWN = "in which the rows drown in rounding errors"
 # A value function is taken for not positive when it falls below minus this share of its largest size.
 _NEGATIVE = 1e-6
@@ -253,7 +252,7 @@ def _solve_rows(features, rows, costs, visited, end, code, cutoff, rank: int, sc
     code = code | status.flag((kept < rank) & (code == status.OK), RANK_LOST)
 
     # The value of a stabilising policy is positive along the trajectory, and its curvature at rest is not negative.
-    values = jnp.matmul(visited, found, precision=_HIGHEST)
+    values = precision.matmul(visited, found)
     curvature = jnp.linalg.eigvalsh(jax.hessian(lambda y: jnp.dot(found, features(y)))(jnp.zeros_like(end)))
     negative = _falls_below(values) | _falls_below(curvature)
     code = code | status.flag(negative & (code == status.OK), UNSTABLE)
@@ -344,7 +343,7 @@ def _evaluate_samples(problem, features, numbers, rank: int, scale_rows: bool) -
     # A NaN would reach the decomposition: run it on zeros and report.
     samples, starts, ends = (jnp.where(code == status.OK, a, 0) for a in (samples, starts, ends))
     paid = jax.vmap(jax.vmap(lambda x: _running_cost(problem, policy(problem, features, weights, x), x)))(samples)
-    costs = jnp.where(code == status.OK, jnp.matmul(paid, rule_weights, precision=_HIGHEST), 0)
+    costs = jnp.where(code == status.OK, precision.matmul(paid, rule_weights), 0)
     at_start, at_end = jax.vmap(features)(starts), jax.vmap(features)(ends)
     visited = at_start - features(jnp.zeros_like(starts[0]))[None]
     return _solve_rows(features, at_start - at_end, costs, visited, ends[-1], code, cutoff, rank, scale_rows)
@@ -352,7 +351,7 @@ def _evaluate_samples(problem, features, numbers, rank: int, scale_rows: bool) -
 
 def _running_cost(problem, u, x):
     q, r = problem.state_cost, problem.control_cost
-    return jnp.dot(x, jnp.matmul(q, x, precision=_HIGHEST)) + jnp.dot(u, jnp.matmul(r, u, precision=_HIGHEST))
+    return precision.matmul(x, precision.matmul(q, x)) + precision.matmul(u, precision.matmul(r, u))
 
 
 def _finite(*trees):
@@ -370,7 +369,7 @@ def _stretch(problem, features, weights, x, rule, settings: Settings, max_ode_st
     def running(x):
         u = policy(problem, features, weights, x)
         g = problem.input_matrix(x, problem.args)
-        velocity = problem.drift(x, problem.args) + jnp.matmul(g, u, precision=_HIGHEST)
+        velocity = problem.drift(x, problem.args) + precision.matmul(g, u)
         return velocity, _running_cost(problem, u, x)
 
     controller = diffrax.PIDController(rtol=settings.rtol, atol=settings.atol)
@@ -390,7 +389,7 @@ def _stretch(problem, features, weights, x, rule, settings: Settings, max_ode_st
         states, cost = solution.ys
         return states[-1], cost[-1], solved
     samples = jax.vmap(lambda y: running(y)[1])(solution.ys[:-1])
-    return solution.ys[-1], jnp.dot(rule[1], samples, precision=_HIGHEST), solved
+    return solution.ys[-1], precision.matmul(rule[1], samples), solved
 
 
 def _least_squares(rows, costs, cutoff, scale_rows: bool):
@@ -402,8 +401,8 @@ def _least_squares(rows, costs, cutoff, scale_rows: bool):
     u, s, vt = jnp.linalg.svd(rows, full_matrices=False)
     keep = s > cutoff * s[0]
     inverse = jnp.where(keep, 1 / jnp.where(keep, s, 1), 0)
-    w = jnp.matmul(vt.T, inverse * jnp.matmul(u.T, costs, precision=_HIGHEST), precision=_HIGHEST)
-    residual = jnp.linalg.norm(jnp.matmul(rows, w, precision=_HIGHEST) - costs)
+    w = precision.matmul(vt.T, inverse * precision.matmul(u.T, costs))
+    residual = jnp.linalg.norm(precision.matmul(rows, w) - costs)
     return w, residual, jnp.sum(keep, dtype=jnp.int32)
 
 

@@ -15,10 +15,8 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
-from jaxsci.core import status
+from jaxsci.core import precision, status
 from jaxsci.core.types import float_dtype
-
-_HIGHEST = jax.lax.Precision.HIGHEST
 
 Matrix: TypeAlias = ArrayLike | Sequence
 
@@ -138,13 +136,13 @@ def policy(
         >>> print(integral.policy(problem, integral.quadratic, jnp.ones(1), jnp.array([3.0])))
         [-3.]
     """
-    slope = jax.grad(lambda y: jnp.dot(weights, features(y), precision=_HIGHEST))(x)
+    slope = jax.grad(lambda y: precision.matmul(weights, features(y)))(x)
     g = problem.input_matrix(x, problem.args)
-    return -jnp.linalg.solve(problem.control_cost, jnp.matmul(g.T, slope, precision=_HIGHEST)) / 2
+    return -jnp.linalg.solve(problem.control_cost, precision.matmul(g.T, slope)) / 2
 
 
 def _linear_drift(x, args):
-    return jnp.matmul(args[0], x, precision=_HIGHEST)
+    return precision.matmul(args[0], x)
 
 
 def _constant_input(x, args):

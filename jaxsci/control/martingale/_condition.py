@@ -20,12 +20,12 @@ from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from jaxsci.control.martingale._value import Value, weighted
 from jaxsci.control.simulate import Path, Transition, transitions
+from jaxsci.core import precision
 from jaxsci.core.static import as_partial
 from jaxsci.core.types import as_float, float_dtype
 
 _DISCOUNTINGS = ("additive", "multiplicative")
 _SCALES = ("dt", "unit")
-_HIGHEST = jax.lax.Precision.HIGHEST
 
 
 class Condition(eqx.Module):
@@ -264,7 +264,7 @@ def _moments(cond, unknowns, path, decay, trace_scale: str):
     path = real(path)
     at = jax.vmap(lambda step: _residual(cond, unknowns, step))(transitions(path))
     weights = credit(cond, at.delta, path.dts, decay, trace_scale)
-    return jnp.einsum("k,km->m", weights, at.test, precision=_HIGHEST)
+    return precision.einsum("k,km->m", weights, at.test)
 
 
 __all__ = ["Condition", "Residual", "Unknowns", "Value", "condition", "moments", "residual"]

@@ -19,11 +19,9 @@ from jaxtyping import ArrayLike
 from jaxsci.control.martingale._condition import Condition, as_unknowns, checked_scale, residual, time_weight
 from jaxsci.control.martingale._method import Clock, Method, Result, Sums, clock, trouble
 from jaxsci.control.martingale._temporal_difference import decayed, out_of_range
-from jaxsci.core import status, tree
+from jaxsci.core import precision, status, tree
 from jaxsci.core.static import bind
 from jaxsci.core.types import as_float, require_double
-
-_HIGHEST = jax.lax.Precision.HIGHEST
 
 
 def clstd(
@@ -147,8 +145,8 @@ def _absorb(cond, decay, state: Sums, steps, *, trace_scale: str, squared: bool)
     code = status.reduce(codes) | out_of_range(decay)
     return Sums(
         state.unknowns,
-        state.matrix + jnp.einsum("km,kn->mn", tests, here.slope, precision=_HIGHEST),
-        state.vector + jnp.einsum("km,k->m", tests, here.delta, precision=_HIGHEST),
+        state.matrix + precision.einsum("km,kn->mn", tests, here.slope),
+        state.vector + precision.einsum("km,k->m", tests, here.delta),
         trace,
         Clock(now.elapsed + jnp.sum(dts), now.lost, now.steps + codes.size, now.status | code),
     )

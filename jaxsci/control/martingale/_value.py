@@ -7,12 +7,12 @@ $J^\theta(T, \cdot) = h$ for every theta.
 from collections.abc import Callable
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from jaxsci import nn
+from jaxsci.core import precision
 from jaxsci.core.static import as_partial, bind
 from jaxsci.core.types import as_float
 
@@ -113,7 +113,7 @@ def weighted(params, features):
         raise ValueError(
             f"martingale: expected parameters of shape {jnp.shape(features)}, one for each feature, got {got}"
         )
-    return jnp.dot(params, features, precision=jax.lax.Precision.HIGHEST)
+    return precision.vdot(params, features)
 
 
 def _linear(features, fixed, params, t, x):

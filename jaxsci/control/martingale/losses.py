@@ -24,10 +24,10 @@ from jaxsci.control.martingale._condition import (
     time_weight,
 )
 from jaxsci.control.simulate import Path, transitions
+from jaxsci.core import precision
 from jaxsci.core.types import as_float
 
 _METRICS = ("identity", "covariance")
-_HIGHEST = jax.lax.Precision.HIGHEST
 
 
 def martingale_loss(cond: Condition, params: PyTree, path: Path) -> Float[Array, ""]:
@@ -114,7 +114,7 @@ def _temporal_difference(cond, unknowns, path, decay, trace_scale: str):
         if cond.test is None:
             level = cond.value.apply(unknowns.params, step.t, step.x) + (unknowns.average if cond.average else 0)
             return -time_weight(cond, step.t) * weight * level
-        return -weight * jnp.dot(test, ravel_pytree(unknowns)[0], precision=_HIGHEST)
+        return -weight * precision.matmul(test, ravel_pytree(unknowns)[0])
 
     return jnp.sum(jax.vmap(one)(steps, at.test, weights))
 
@@ -154,10 +154,10 @@ def _orthogonality(cond, unknowns, paths, metric):
     if metric == "identity":
         return jnp.sum(mean**2) / 2
     weighted = tests * steps.dt[..., None]
-    covariance = jnp.einsum("ikm,ikn->mn", tests, weighted, precision=_HIGHEST) / tests.shape[0]
+    covariance = precision.einsum("ikm,ikn->mn", tests, weighted) / tests.shape[0]
     sizes, axes = jnp.linalg.eigh(covariance)
     kept = sizes > sizes.shape[0] * jnp.finfo(sizes.dtype).eps * sizes[-1]
-    along = jnp.dot(mean, axes, precision=_HIGHEST)
+    along = precision.matmul(mean, axes)
     return jnp.sum(jnp.where(kept, along**2 / jnp.where(kept, sizes, 1), 0)) / 2
 
 

@@ -17,7 +17,7 @@ from jaxtyping import Array, ArrayLike, Float, Int
 from jaxsci.control.problems import SDE
 from jaxsci.control.simulate._brownian import drawn, normal, root
 from jaxsci.control.simulate._path import SNAP, Path, Transition, num_intervals, shaped
-from jaxsci.core import keys, status, tree
+from jaxsci.core import keys, precision, status, tree
 from jaxsci.core.types import KeyArray, float_dtype
 
 
@@ -226,7 +226,7 @@ def _noise_shape(problem, policy, t, x):
 
 def _product(diffusion, increment, shape):
     if diffusion.shape == (*shape, *increment.shape) and increment.ndim == 1 and diffusion.ndim == len(shape) + 1:
-        return jnp.matmul(diffusion, increment, precision=jax.lax.Precision.HIGHEST)
+        return precision.matmul(diffusion, increment)
     if diffusion.shape in (shape, ()) and increment.shape == shape:
         return diffusion * increment
     raise ValueError(
