@@ -20,6 +20,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from jaxsci.core import _carry, extras, keys, program, provenance, status, tree
 from jaxsci.core import checkpoint as _checkpoint
+from jaxsci.core.protocols import Result
 from jaxsci.core.types import KeyArray
 
 _SECONDS_PER_CALL = 0.5  # how long `fit` stays in compiled code between two updates of the bar
@@ -39,23 +40,6 @@ class TrainState(NamedTuple):
     params: PyTree
     opt_state: PyTree
     step: Int[Array, ""]
-    status: Int[Array, ""]
-
-
-class TrainResult(NamedTuple):
-    """A trained model and how it got there.
-
-    Attributes:
-        value: the last parameters.
-        state: the whole state, from which training can go on.
-        losses: the loss of each step, before its update; NaN or inf is possible in a skipped step, which `status`
-            reports.
-        status: bitwise or over all steps; NONFINITE_RESULT when one was skipped, 0 = ok.
-    """
-
-    value: PyTree
-    state: TrainState
-    losses: Float[Array, " num_steps"]
     status: Int[Array, ""]
 
 
@@ -135,7 +119,7 @@ def run(
     optimizer: Any,
     num_steps: int,
     state: TrainState | None = None,
-) -> TrainResult:
+) -> Result:
     """Train for `num_steps` steps in one compiled scan.
 
     Args:
@@ -149,7 +133,9 @@ def run(
         state: go on from here instead of from `params`; give the same key and the result is that of one long run.
 
     Returns:
-        `TrainResult`, all of it differentiable with respect to `params` and what `loss` and `batches` hold.
+        `Result`, all of it differentiable with respect to `params` and what `loss` and `batches` hold: the last
+        parameters, the whole `TrainState`, as history the loss of each step, (num_steps,), and the bitwise or over all
+        steps. A loss is that before the step's update, of a skipped step too: it may be NaN when the status says so.
 
     Raises:
         TypeError: see `init` and `step`.
@@ -173,7 +159,7 @@ def run(
     key = keys.as_typed_key(key, "train.run")
     state = init(params, optimizer=optimizer) if state is None else _carry.strong(state)
     state, losses = _scan(key, state, loss, batches, optimizer, num_steps)
-    return TrainResult(state.params, state, losses, state.status)
+    return Result(state.params, state, losses, state.status)
 
 
 @eqx.filter_jit
@@ -243,7 +229,7 @@ def fit(
     save_every: float | int = 60.0,
     config: Any = None,
     progress: bool = True,
-) -> TrainResult:
+) -> Result:
     """`run` as a host loop: progress bar, checkpoints, and the same bits after a kill and a second call.
 
     Between two looks at the clock it takes as many steps as fit in half a second, all in one compiled loop. Call it
@@ -258,7 +244,8 @@ def fit(
         progress: show a bar (extra "sweep").
 
     Returns:
-        `TrainResult` with NumPy losses of all steps, those before a restart included.
+        `Result` as from `run`; its history, the losses of all steps, those before a restart included, is a NumPy array
+        of float64.
 
     Raises:
         ValueError: the folder holds a run with another configuration (the message says what differs) or one that
@@ -310,7 +297,7 @@ def fit(
                     last_save = time.monotonic()
         finally:
             save()
-    return TrainResult(state.params, state, losses, state.status)
+    return Result(state.params, state, losses, state.status)
 
 
 class _NoBar:
@@ -337,4 +324,4 @@ def _bar(progress, total):
     return extras.require("tqdm", "sweep", "train.fit(progress=True)").tqdm(total=total, unit="step", desc="fit")
 
 
-__all__ = ["TrainResult", "TrainState", "fit", "init", "run", "step"]
+__all__ = ["TrainState", "fit", "init", "run", "step"]

@@ -55,7 +55,7 @@ def test_gradient_descent_on_a_quadratic_is_the_closed_form():
     result = train.run(jax.random.key(0), loss, w, lambda key, i: (), optimizer=DESCENT, num_steps=20)
     expected = c + (1 - 0.1 * a) ** np.arange(21) * (2.0 - c)
     np.testing.assert_allclose(result.value, expected[20], rtol=1e-13)
-    np.testing.assert_allclose(result.losses, a * (expected[:20] - c) ** 2 / 2, rtol=1e-12)
+    np.testing.assert_allclose(result.history, a * (expected[:20] - c) ** 2 / 2, rtol=1e-12)
     assert int(result.state.step) == 20 and int(result.status) == 0
 
 
@@ -77,7 +77,7 @@ def test_equals_a_python_loop_over_optax(key):
         params, opt_state, value = step(params, opt_state, batch, loss_key)
         losses.append(value)
     contracts.assert_close(result.value, params, 1e-5, "params")
-    np.testing.assert_allclose(result.losses, losses, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(result.history, losses, rtol=1e-4, atol=1e-5)
 
 
 def test_learns(key):
@@ -94,7 +94,7 @@ def test_chunks_and_single_steps_make_the_same_run(key):
     first = train.run(key, square, PARAMS, draw, optimizer=ADAM, num_steps=6)
     second = train.run(key, square, None, draw, optimizer=ADAM, num_steps=6, state=first.state)
     contracts.assert_close(second.state, whole.state, 1e-5, "chunks")
-    np.testing.assert_allclose(np.append(first.losses, second.losses), whole.losses, rtol=1e-4)
+    np.testing.assert_allclose(np.append(first.history, second.history), whole.history, rtol=1e-4)
     state, batch_of = train.init(PARAMS, optimizer=ADAM), jax.jit(draw)
     for i in range(12):
         batch = batch_of(jax.random.fold_in(jax.random.fold_in(key, i), 0), i)
@@ -148,7 +148,7 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_status(key):
         contracts.assert_close(at.state[:2], before.state[:2], 0.0, "skipped")
         assert int(before.status) == 0 and int(at.status) == int(after.status) == status.NONFINITE_RESULT
         assert int(after.state.opt_state[0].count) == 4 and bool(jnp.all(jnp.isfinite(after.value)))
-        assert bool(jnp.isnan(at.losses[2])) == (function is loss)
+        assert bool(jnp.isnan(at.history[2])) == (function is loss)
         with pytest.raises(status.StatusError, match="non-finite result"):
             status.check(after)
 
@@ -158,7 +158,7 @@ def test_dtypes_are_kept(dtype, key):
     params = jax.tree.map(lambda a: a.astype(dtype), PARAMS)
     loss = lambda p, batch, key: square(p, jax.tree.map(lambda a: a.astype(dtype), batch), key)  # noqa: E731
     result = train.run(key, loss, params, draw, optimizer=ADAM, num_steps=3)
-    assert {a.dtype for a in jax.tree.leaves((result.value, result.losses))} == {jnp.dtype(dtype)}
+    assert {a.dtype for a in jax.tree.leaves((result.value, result.history))} == {jnp.dtype(dtype)}
     assert jax.eval_shape(lambda s: s, result.state) == jax.eval_shape(lambda s: s, train.init(params, optimizer=ADAM))
 
 
@@ -186,7 +186,7 @@ def test_fit_equals_run(key, capsys):
     run = train.run(key, square, PARAMS, draw, optimizer=ADAM, num_steps=12)
     fit = train.fit(key, square, PARAMS, draw, optimizer=ADAM, num_steps=12)
     contracts.assert_close(fit.state, run.state, 1e-5, "state")
-    np.testing.assert_allclose(fit.losses, run.losses, rtol=1e-4)
+    np.testing.assert_allclose(fit.history, run.history, rtol=1e-4)
     assert "12/12" in capsys.readouterr().err
     train.fit(key, square, PARAMS, draw, optimizer=ADAM, num_steps=2, progress=False)
     assert not capsys.readouterr().err
@@ -209,7 +209,7 @@ def fit(folder, num_steps, save_every):
         jax.random.key(0), square, {"w": jnp.zeros(50)}, draw, optimizer=optax.adam(1e-3), num_steps=num_steps,
         checkpoint=folder, save_every=save_every, progress=False,
     )
-    return np.asarray(result.value["w"]).tobytes(), result.losses.tobytes()
+    return np.asarray(result.value["w"]).tobytes(), result.history.tobytes()
 
 if __name__ == "__main__":
     import sys
@@ -241,11 +241,11 @@ def test_fit_continues_refuses_and_extends(key, tmp_path):
     first = train.fit(key, square, PARAMS, draw, optimizer=optimizer, num_steps=10, **options)
     again = train.fit(key, square, PARAMS, draw, optimizer=optimizer, num_steps=10, **options)
     contracts.assert_close(again.state, first.state, 0.0, "finished")
-    np.testing.assert_array_equal(again.losses, first.losses)
+    np.testing.assert_array_equal(again.history, first.history)
     longer = train.fit(key, square, PARAMS, draw, optimizer=optax.adam(0.1), num_steps=15, **options)
     whole = train.fit(key, square, PARAMS, draw, optimizer=optimizer, num_steps=15, progress=False)
     contracts.assert_close(longer.state, whole.state, 0.0, "extended")
-    np.testing.assert_array_equal(longer.losses, whole.losses)
+    np.testing.assert_array_equal(longer.history, whole.history)
 
     def refused(match, key=key, loss=square, batches=draw, optimizer=optimizer, num_steps=15, **more):
         with pytest.raises(ValueError, match=match):
@@ -315,7 +315,7 @@ def test_ctrl_c_between_a_state_and_its_losses_saves_a_pair(key, tmp_path, monke
     with pytest.raises(KeyboardInterrupt):
         fit()
     monkeypatch.undo()
-    np.testing.assert_array_equal(fit().losses, fit(None).losses)
+    np.testing.assert_array_equal(fit().history, fit(None).history)
 
 
 # --- messages ----------------------------------------------------------------------------------------------

@@ -166,7 +166,7 @@ def _fit(folder, **options):
 
 def _fit_works(folder):
     result = _fit(folder)
-    assert int(result.state.step) == checkpoint.latest(folder) == len(result.losses) == 6
+    assert int(result.state.step) == checkpoint.latest(folder) == len(result.history) == 6
     assert jnp.array_equal(_fit(folder).value["w"], result.value["w"])
 
 

@@ -205,7 +205,7 @@ def train(
     params = result.state.opt_state.average
     if out is not None and checkpoint.latest(Path(out) / "network") != num_steps:
         checkpoint.save(Path(out) / "network", params, num_steps, config=config, keep=1)
-    return Result(params, result.state, result.losses, result.status, time.perf_counter() - began)
+    return Result(params, result.state, result.history, result.status, time.perf_counter() - began)
 
 
 def load(directory: str | Path) -> PyTree:
