@@ -25,6 +25,7 @@ from jaxsci.control.integral._evaluate import rule_trouble
 from jaxsci.control.integral._problem import Matrix, checked_matrices, cost_trouble
 from jaxsci.core import loops, status
 from jaxsci.core.precision import matmul, tensordot
+from jaxsci.core.static import check_size
 from jaxsci.core.types import concrete, require_double
 
 _NEGATIVE = 1e-6  # an eigenvalue of P below minus this share of the largest: the policy before was not stable
@@ -142,8 +143,7 @@ def kleinman(
     References: Kleinman 1968.
     """
     A, B, Q, R = checked_matrices("kleinman", A, B, Q, R)
-    if num_iterations < 1:
-        raise ValueError(f"kleinman: num_iterations must be >= 1, got {num_iterations}")
+    num_iterations = check_size("kleinman", "num_iterations", num_iterations)
     return _kleinman(A, B, Q, R, _first_gain("kleinman", B, K0), num_iterations)
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from jaxsci.core import extras, provenance
+from jaxsci.core.static import check_size
 
 
 def save(directory: str | Path, tree: PyTree, step: int, config: Any = None, keep: int = 2) -> None:
@@ -37,8 +38,7 @@ def save(directory: str | Path, tree: PyTree, step: int, config: Any = None, kee
         OSError: the folder cannot be written.
         ImportError: the extra "nets" is missing.
     """
-    if keep < 1:
-        raise ValueError(f"checkpoint.save: keep must be >= 1, got {keep}")
+    keep = check_size("checkpoint.save", "keep", keep)
     leaves, about = {}, []
     for number, (name, leaf) in enumerate(_stored(tree, "checkpoint.save")):
         data = _data(leaf)

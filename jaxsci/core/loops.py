@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Int, PyTree
 
 from jaxsci.core import _carry
+from jaxsci.core.static import check_size
 
 _KINDS = ("lax", "checkpointed")
 
@@ -163,8 +164,7 @@ def checkpointed_scan(
     length = _length(xs, length)
     if segment is None:
         segment = math.isqrt(max(length - 1, 0)) + 1
-    if segment < 1:
-        raise ValueError(f"checkpointed_scan: segment must be >= 1, got {segment}")
+    segment = check_size("checkpointed_scan", "segment", segment)
     return _segmented_scan(body, _carry.strong(carry), xs, length, segment)
 
 

@@ -21,6 +21,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from jaxsci.core import _carry, extras, keys, program, provenance, status, tree
 from jaxsci.core import checkpoint as _checkpoint
 from jaxsci.core.protocols import Result
+from jaxsci.core.static import check_size
 from jaxsci.core.types import KeyArray
 
 _SECONDS_PER_CALL = 0.5  # how long `fit` stays in compiled code between two updates of the bar
@@ -154,8 +155,7 @@ def run(
         >>> print(result.value.round(3), int(result.status))
         [ 1. -2.] 0
     """
-    if num_steps < 0:
-        raise ValueError(f"train.run: num_steps must be >= 0, got {num_steps}")
+    num_steps = check_size("train.run", "num_steps", num_steps, least=0)
     key = keys.as_typed_key(key, "train.run")
     state = init(params, optimizer=optimizer) if state is None else _carry.strong(state)
     state, losses = _scan(key, state, loss, batches, optimizer, num_steps)
@@ -253,8 +253,7 @@ def fit(
         TypeError: see `init` and `step`.
         ImportError: an extra is missing.
     """
-    if num_steps < 0:
-        raise ValueError(f"train.fit: num_steps must be >= 0, got {num_steps}")
+    num_steps = check_size("train.fit", "num_steps", num_steps, least=0)
     key = keys.as_typed_key(key, "train.fit")
     state, losses, saved = init(params, optimizer=optimizer), np.zeros(0), 0
     if checkpoint is not None:

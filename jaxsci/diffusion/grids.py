@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from jaxsci.core import keys
+from jaxsci.core.static import check_size
 from jaxsci.core.types import KeyArray, Size, concrete
 from jaxsci.diffusion._namespace import host, namespace
 from jaxsci.diffusion.schedules import NoiseSchedule
@@ -95,8 +96,7 @@ def _ends(name, schedule, num_steps, t_min, t_max, power=1.0):
     concrete((schedule, t_min, t_max, power), f"grids.{name}", "schedule, t_min, t_max and power", _INGRAPH)
     if not 0 < float(power) < np.inf:
         raise ValueError(f"grids.{name}: power must be positive, got {power}")
-    if not isinstance(num_steps, (int, np.integer)) or num_steps < 1:
-        raise ValueError(f"grids.{name}: num_steps must be an integer >= 1, got {num_steps!r}")
+    num_steps = check_size(f"grids.{name}", "num_steps", num_steps)
     schedule = host(schedule)
     low = float(schedule.t_min if t_min is None else t_min)
     high = float(schedule.t_max if t_max is None else t_max)

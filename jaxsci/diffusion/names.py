@@ -8,8 +8,7 @@ References: those of `solvers` and `grids`; the names are the ones of k-diffusio
 
 from collections.abc import Callable
 
-import numpy as np
-
+from jaxsci.core.static import check_size
 from jaxsci.core.types import Size
 from jaxsci.diffusion import grids, solvers
 from jaxsci.diffusion.grids import TimeGrid
@@ -74,8 +73,7 @@ def named(name: str, where: NoiseSchedule | TimeGrid, num_steps: Size | None = N
         return solver(where, **extra | options)
     if not isinstance(where, NoiseSchedule):
         raise TypeError(f"names.named: where must be a NoiseSchedule or a TimeGrid, got {type(where).__name__}")
-    if not isinstance(num_steps, (int, np.integer)) or num_steps < 1:
-        raise ValueError(f"names.named: num_steps must be an integer >= 1, got {num_steps!r}")
+    num_steps = check_size("names.named", "num_steps", num_steps)
     return solver(_ending_clean(_GRIDS[grid], where, num_steps), **extra | options)
 
 

@@ -24,6 +24,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from jaxsci.core import keys
+from jaxsci.core.static import check_size
 from jaxsci.core.types import KeyArray, concrete
 from jaxsci.diffusion._namespace import arrays_of, host, namespace
 from jaxsci.diffusion.predictions import checked
@@ -68,8 +69,7 @@ def _levels(name, schedule, num_lams, lams, t_min, t_max):
         if not isinstance(lams, jax.core.Tracer) and not np.all(np.diff(np.asarray(lams)) > 0):
             raise ValueError(f"statistics.{name}: lams must rise, from noise to data, got {np.asarray(lams)}")
         return lams
-    if num_lams < 1:
-        raise ValueError(f"statistics.{name}: num_lams must be >= 1, got {num_lams}")
+    num_lams = check_size(f"statistics.{name}", "num_lams", num_lams)
     t_min = schedule.t_min if t_min is None else t_min
     t_max = schedule.t_max if t_max is None else t_max
     xp = namespace(schedule, t_min, t_max)
@@ -153,8 +153,7 @@ def estimate(
     References: Zheng et al. 2023, equations 8, 11 and 12 and appendix C.1.1.
     """
     for name, size in (("num_samples", num_samples), ("num_probes", num_probes), ("batch_size", batch_size)):
-        if size < 1:
-            raise ValueError(f"statistics.estimate: {name} must be >= 1, got {size}")
+        check_size("statistics.estimate", name, size)
     key = keys.as_typed_key(key, "statistics.estimate")
     if not callable(data):
         data = jnp.asarray(data)

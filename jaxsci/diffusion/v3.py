@@ -23,7 +23,7 @@ import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import ArrayLike, Bool
 
-from jaxsci.core.static import bind
+from jaxsci.core.static import bind, check_size
 from jaxsci.core.types import concrete
 from jaxsci.diffusion import _exponential as expo
 from jaxsci.diffusion import grids, rules
@@ -329,8 +329,7 @@ def preset(name: str, num_calls: int) -> Preset:
     """
     if name not in _PRESETS:
         raise ValueError(f"v3.preset: name must be one of {sorted(_PRESETS)}, got {name!r}")
-    if num_calls < 1:
-        raise ValueError(f"v3.preset: num_calls must be >= 1, got {num_calls}")
+    num_calls = check_size("v3.preset", "num_calls", num_calls)
     return next(entry for entry in _PRESETS[name] if num_calls <= entry.max_calls)
 
 

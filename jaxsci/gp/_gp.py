@@ -24,6 +24,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree
 
 from jaxsci.core import precision, status, tree
 from jaxsci.core.keys import as_typed_key
+from jaxsci.core.static import check_size
 from jaxsci.core.types import KeyArray, float_dtype
 from jaxsci.gp._factor import JITTERED, factor, factor_status, log_density
 from jaxsci.gp.kernels import Kernel, as_tree, gram
@@ -149,9 +150,7 @@ def condition(
         "gp.condition", float_dtype(x, y, noise, jitter, kernel), x, y, mask, noise, jitter
     )
     n = y.shape[0]
-    size = n if size is None else size
-    if not isinstance(size, int) or size < max(n, 1):
-        raise ValueError(f"gp.condition: size must be an int >= max(n, 1) = {max(n, 1)}, got {size!r}")
+    size = check_size("gp.condition", "size", n if size is None else size, least=max(n, 1))
     return _condition(kernel, x, y, mask, noise, jitter, size)
 
 

@@ -37,7 +37,7 @@ from jaxsci.core import tree
 from jaxsci.core.keys import as_typed_key
 from jaxsci.core.policies import allowed_arms, as_select, as_update
 from jaxsci.core.protocols import Decision, Policy
-from jaxsci.core.static import bind
+from jaxsci.core.static import bind, check_size
 from jaxsci.core.types import float_dtype
 from jaxsci.linear.theory import young_rate
 
@@ -152,8 +152,8 @@ def physics_policy(
         raise ValueError(f"physics_policy: arms must have shape (K,) with K >= 1, got {arms.shape}")
     if method not in _THEORIES:
         raise ValueError(f"physics_policy: method must be one of {sorted(_THEORIES)}, got {method!r}")
-    if num_members < 2 or num_bins < 1:
-        raise ValueError(f"physics_policy: needs num_members >= 2 and num_bins >= 1, got {num_members} and {num_bins}")
+    num_members = check_size("physics_policy", "num_members", num_members, least=2)
+    num_bins = check_size("physics_policy", "num_bins", num_bins)
     low, high, tol, unit, misfit = (jnp.asarray(v, dtype) for v in (low, high, tol, unit, misfit))
     theory = {"arms": arms, "low": low, "high": high, "misfit": misfit, "unit": unit, "fallback": fallback}
     return Policy(

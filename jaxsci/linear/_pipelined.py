@@ -20,7 +20,7 @@ from jaxtyping import Array, ArrayLike, Float, Int
 
 from jaxsci.core import loops, tree
 from jaxsci.core.protocols import Solver
-from jaxsci.core.static import bind
+from jaxsci.core.static import bind, check_size
 from jaxsci.core.types import as_scalar
 from jaxsci.linear._checkerboard import Checkerboard
 from jaxsci.linear._system import System, identity, over, trouble
@@ -85,8 +85,7 @@ def pipelined_sor(omega: ArrayLike, *, sweeps: int = 16) -> Solver:
 
     References: Young 1954; Saad 2003, section 4.1.
     """
-    if sweeps < 1:
-        raise ValueError(f"pipelined_sor: sweeps must be >= 1, got {sweeps}")
+    sweeps = check_size("pipelined_sor", "sweeps", sweeps)
     prepare = Partial(bind(_prepare, sweeps=sweeps), as_scalar(omega, "pipelined_sor", "omega"))
     return Solver(prepare, Partial(bind(_init, sweeps=sweeps)), Partial(bind(_step, sweeps=sweeps)), Partial(_broken))
 

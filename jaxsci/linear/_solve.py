@@ -26,6 +26,7 @@ from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
 from jaxsci.core import loops, status, tree
 from jaxsci.core.protocols import Solver
+from jaxsci.core.static import check_size
 from jaxsci.linear._system import real_dtype
 
 # A residual this many times its reference will not come back, and float32 still holds its square.
@@ -146,8 +147,7 @@ def solve(
     """
     if norm_ref not in ("b", "r0"):
         raise ValueError(f"solve: expected norm_ref 'b' or 'r0', got {norm_ref!r}")
-    if max_history < 0:
-        raise ValueError(f"solve: max_history must be >= 0, got {max_history}")
+    max_history = check_size("solve", "max_history", max_history, least=0)
     if batching not in ("auto", "map", "vmap"):
         raise ValueError(f"solve: expected batching 'auto', 'map' or 'vmap', got {batching!r}")
     if batching == "auto":

@@ -20,6 +20,7 @@ from jaxsci.core import status, tree
 from jaxsci.core.keys import as_typed_key
 from jaxsci.core.policies import round_key
 from jaxsci.core.protocols import Policy, Stream, StreamCarry
+from jaxsci.core.static import check_size
 from jaxsci.linear._solve import solve
 
 
@@ -205,7 +206,7 @@ def tuned_sequence(
 
     References: Khodak et al. 2024, Learning to Relax, section 2 and algorithm 1.
     """
-    _check_rounds(num_rounds, "tuned_sequence")
+    num_rounds = check_size("tuned_sequence", "num_rounds", num_rounds, least=0)
     key = as_typed_key(key, "tuned_sequence")
     arms = _as_arms(arms, "tuned_sequence")
     tol, max_steps = jnp.asarray(tol, float), jnp.asarray(max_steps, jnp.int32)
@@ -249,7 +250,7 @@ def cost_table(
         ValueError: `num_rounds` negative; arms with unequal or no leading axes.
         TypeError: arms that are a function.
     """
-    _check_rounds(num_rounds, "cost_table")
+    num_rounds = check_size("cost_table", "num_rounds", num_rounds, least=0)
     key = as_typed_key(key, "cost_table")
     if callable(arms):
         raise TypeError("cost_table: arms must be arrays with leading axis K, got a function")
@@ -284,11 +285,6 @@ def _table(key, stream, method, arms, tol, max_steps, num_rounds: int, cost, nor
 
     start = stream.init(round_key(key, "stream"))
     return jax.lax.scan(step, start, jnp.arange(num_rounds, dtype=jnp.int32))[1]
-
-
-def _check_rounds(num_rounds: int, function: str):
-    if num_rounds < 0:
-        raise ValueError(f"{function}: num_rounds must be >= 0, got {num_rounds}")
 
 
 def _parameter(arms, action, context):

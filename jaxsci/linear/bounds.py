@@ -17,6 +17,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from jaxsci.core import status, tree
+from jaxsci.core.static import check_size
 from jaxsci.linear._start import as_start
 
 
@@ -99,8 +100,7 @@ def power(op, start: Float[Array, "..."], *, num_steps: int = 30, margin: ArrayL
 
     References: Golub and Van Loan 2013, section 8.2.1.
     """
-    if num_steps < 1:
-        raise ValueError(f"power: num_steps must be >= 1, got {num_steps}")
+    num_steps = check_size("power", "num_steps", num_steps)
     start = as_start(op, start, "power")
     return _power(op, start, jnp.asarray(margin, start.dtype), num_steps)
 

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jaxsci.core import precision, status, tree
+from jaxsci.core.static import check_size
 from jaxsci.linear._start import as_start
 
 
@@ -110,8 +111,7 @@ def tridiagonal(op, start: Float[Array, "..."], *, num_steps: int, reorthogonali
 
     References: Saad 2011, algorithm 6.5.
     """
-    if num_steps < 1:
-        raise ValueError(f"tridiagonal: num_steps must be >= 1, got {num_steps}")
+    num_steps = check_size("tridiagonal", "num_steps", num_steps)
     start = as_start(op, start, "tridiagonal")
     return _tridiagonal(op, start, num_steps, reorthogonalize)
 

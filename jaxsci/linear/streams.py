@@ -12,7 +12,7 @@ from jax.tree_util import Partial
 from jaxtyping import ArrayLike, Float
 
 from jaxsci.core.protocols import Problem, Stream, StreamCarry
-from jaxsci.core.static import bind
+from jaxsci.core.static import bind, check_size
 from jaxsci.core.types import as_float, float_dtype
 from jaxsci.linear import operators, theory
 
@@ -174,8 +174,7 @@ def perona_malik(
     images = jnp.asarray(images, dtype)
     if images.ndim != 3 or 0 in images.shape:
         raise ValueError(f"perona_malik: expected images of shape (num_images, rows, cols), got {images.shape}")
-    if steps_per_image < 1:
-        raise ValueError(f"perona_malik: steps_per_image must be >= 1, got {steps_per_image}")
+    steps_per_image = check_size("perona_malik", "steps_per_image", steps_per_image)
     contrast, first, last = (jnp.asarray(v, dtype) for v in (contrast, first_step, last_step))
     return Stream(
         Partial(_init_picture, images),

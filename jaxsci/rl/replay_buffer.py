@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, PyTree
 
 from jaxsci.core import keys
+from jaxsci.core.static import check_size
 from jaxsci.core.types import KeyArray
 
 
@@ -51,8 +52,8 @@ def init(example: PyTree, capacity: int, *, num_lanes: int = 1) -> Buffer:
         >>> sorted(set(windows["reward"].ravel().tolist())), int(buffer.size)
         ([2.0, 3.0, 4.0, 5.0], 4)
     """
-    if capacity < 1 or num_lanes < 1:
-        raise ValueError(f"replay_buffer.init: capacity and num_lanes must be >= 1, got {capacity} and {num_lanes}")
+    capacity = check_size("replay_buffer.init", "capacity", capacity)
+    num_lanes = check_size("replay_buffer.init", "num_lanes", num_lanes)
 
     def empty(leaf):
         return jnp.zeros((capacity, num_lanes, *jnp.shape(leaf)), jnp.result_type(leaf))

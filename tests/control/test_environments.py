@@ -192,7 +192,7 @@ def test_the_two_kinds_of_environment_are_told_apart():
         environments.discrete(env, 0.1)
     with pytest.raises(ValueError, match=r"controls must have shape \(num_actions,\)"):
         environments.discrete(walled, 0.1, controls=0.0)
-    with pytest.raises(ValueError, match="num_substeps must be >= 1"):
+    with pytest.raises(ValueError, match="num_substeps must be an int >= 1"):
         environments.discrete(walled, 0.1, num_substeps=0)
 
 
@@ -204,7 +204,7 @@ def test_bad_input():
     assert int(environments.step(walled, jnp.zeros(2), 0.0, dt=-0.1).status) == status.OUT_OF_RANGE
     with pytest.raises(ValueError, match=r"shape \(2,\)"):
         environments.step(walled, jnp.zeros(3), 0.0, dt=0.1)
-    with pytest.raises(ValueError, match="num_substeps must be >= 1"):
+    with pytest.raises(ValueError, match="num_substeps must be an int >= 1"):
         environments.step(walled, jnp.zeros(2), 0.0, dt=0.1, num_substeps=0)
     with pytest.raises(TypeError, match="EnvParams"):
         environments.pendulum(object())

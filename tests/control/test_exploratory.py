@@ -413,7 +413,7 @@ def test_static_misuse_raises(key):
         short(key, x0=jnp.zeros(2))
     with pytest.raises(ValueError, match="multiple of record_every = 7"):
         short(key, record_every=7)
-    with pytest.raises(ValueError, match="record_every must be >= 1"):
+    with pytest.raises(ValueError, match="record_every must be an int >= 1"):
         short(key, record_every=0)
     with pytest.raises(ValueError, match=">= 0"):
         short(key, num_steps=-10)
@@ -429,7 +429,7 @@ def test_static_misuse_raises(key):
         ex.run_offline(key, ex.actor_critic(), data, batch_size=2, **sizes)
     with pytest.raises(ValueError, match="four arrays of one shape"):
         ex.run_offline(key, ex.q_learning(), data._replace(action=data.action[1:]), batch_size=2, **sizes)
-    with pytest.raises(ValueError, match="batch_size must be >= 1"):
+    with pytest.raises(ValueError, match="batch_size must be an int >= 1"):
         ex.run_offline(key, ex.q_learning(), data, batch_size=0, **sizes)
 
 

@@ -414,7 +414,7 @@ BAD = [
     (lambda: nonlinear((np.zeros(3), np.zeros(2))), "use jax.vmap over a stack of rules"),
     (lambda: nonlinear(SIMPSON, num_rows=2), "num_rows must be at least the rank 3, got 2"),
     (lambda: nonlinear(SIMPSON, rank=4), r"rank must lie in \[1, 3\]"),
-    (lambda: nonlinear(SIMPSON, max_steps=0), "max_steps must be >= 1"),
+    (lambda: nonlinear(SIMPSON, max_steps=0), "max_steps must be an int >= 1"),
     (lambda: integral.linear_quadratic(A, B, np.eye(2), np.eye(1)), r"Q must have shape \(3, 3\)"),
     (lambda: integral.linear_quadratic(A, B, np.eye(3), np.eye(2)), r"R must have shape \(1, 1\)"),
 ]

@@ -223,7 +223,7 @@ BAD = [
     (lambda: riccati.kleinman(A, B[:, 0], Q, R), r"kleinman: B must have shape two axes|kleinman: A must"),
     (lambda: riccati.kleinman(A, B, np.eye(2), R), r"kleinman: Q must have shape \(3, 3\)"),
     (lambda: riccati.kleinman(A, B, Q, R, np.zeros(3)), r"K0 must have shape \(m, d\) = \(1, 3\)"),
-    (lambda: riccati.kleinman(A, B, Q, R, num_iterations=0), "num_iterations must be >= 1"),
+    (lambda: riccati.kleinman(A, B, Q, R, num_iterations=0), "num_iterations must be an int >= 1"),
     (
         lambda: riccati.integral_fixed_point(A, B, Q, R, (np.zeros(3), np.zeros(2)), DELTA),
         "jax.vmap over a stack of rules",

@@ -196,7 +196,7 @@ def test_another_configuration_is_refused(tmp_path):
 
 @pytest.mark.bad_input
 def test_messages(tmp_path):
-    with pytest.raises(ValueError, match="keep must be >= 1, got 0"):
+    with pytest.raises(ValueError, match="keep must be an int >= 1, got 0"):
         checkpoint.save(tmp_path, jnp.zeros(1), 1, keep=0)
     with pytest.raises(TypeError, match="got a traced leaf; call it outside jit"):
         jax.jit(lambda x: checkpoint.save(tmp_path, x, 1))(jnp.zeros(1))

@@ -297,7 +297,7 @@ def test_messages():
     with pytest.raises(TypeError, match=r"cond must return a Boolean scalar, got a tuple"):
         loops.bounded_while(lambda c: (c < 1,), lambda c: c, 0.0, max_steps=3)
     scan = loops.checkpointed_scan
-    with pytest.raises(ValueError, match="segment must be >= 1, got 0"):
+    with pytest.raises(ValueError, match="segment must be an int >= 1, got 0"):
         scan(lambda c, x: (c, x), 0.0, jnp.arange(3), segment=0)
     with pytest.raises(ValueError, match="pass length"):
         scan(lambda c, x: (c, x), 0.0)

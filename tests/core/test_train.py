@@ -338,7 +338,7 @@ def test_messages(key):
         run(optimizer=Gradient(lambda p: jnp.int32(0), lambda g, s, p: (g, s + 1.0)))
     with pytest.raises(TypeError, match="key must be a typed key, got int"):
         run(key=0)
-    with pytest.raises(ValueError, match="num_steps must be >= 0, got -1"):
+    with pytest.raises(ValueError, match="num_steps must be an int >= 0, got -1"):
         run(num_steps=-1)
-    with pytest.raises(ValueError, match="num_steps must be >= 0, got -1"):
+    with pytest.raises(ValueError, match="num_steps must be an int >= 0, got -1"):
         train.fit(key, square, PARAMS, draw, optimizer=DESCENT, num_steps=-1)

@@ -114,9 +114,9 @@ def test_bad_nodes_are_refused_by_name():
 
 @pytest.mark.bad_input
 def test_bad_ends_and_kinds():
-    with pytest.raises(ValueError, match="num_steps must be an integer >= 1, got 0"):
+    with pytest.raises(ValueError, match="num_steps must be an int >= 1, got 0"):
         grids.time(VP, 0)
-    with pytest.raises(ValueError, match="num_steps must be an integer >= 1, got 2.5"):
+    with pytest.raises(ValueError, match="num_steps must be an int >= 1, got 2.5"):
         grids.karras(VP, 2.5)
     with pytest.raises(ValueError, match="needs 0 <= t_min < t_max"):
         grids.time(VP, 3, t_min=0.5, t_max=0.2)

@@ -257,7 +257,7 @@ def test_limits():
         (FLOW | {"use_dynamic_shifting": True}, {}, "use_dynamic_shifting=True is not supported: .* mu"),
         ({"_class_name": "EDMEulerScheduler", "prediction_type": "v_prediction"}, {}, "minus its output"),
         ({"_class_name": "EulerAncestralDiscreteScheduler", "prediction_type": "sample"}, {}, "prediction_type"),
-        (DPM, {"num_steps": 0}, "num_steps must be an integer >= 1, got 0"),
+        (DPM, {"num_steps": 0}, "num_steps must be an int >= 1, got 0"),
         (DPM, {"begin": 10}, r"begin must be in \[0, 9\], got 10"),
         (DPM, {"weights": "half"}, "weights must be 'published' or 'exact'"),
         (DPM, {"timesteps": [1, 5]}, "timesteps must fall strictly"),

@@ -54,7 +54,7 @@ def test_bad_names():
         names.named("Euler Karras", grid)
     with pytest.raises(ValueError, match="a grid was passed"):
         names.named("Euler", grid, 5)
-    with pytest.raises(ValueError, match="num_steps must be an integer >= 1, got None"):
+    with pytest.raises(ValueError, match="num_steps must be an int >= 1, got None"):
         names.named("Euler", VP)
     with pytest.raises(TypeError, match="must be a NoiseSchedule or a TimeGrid, got int"):
         names.named("Euler", 5)

@@ -213,7 +213,7 @@ def test_spaces_and_counts_are_checked(key):
         search.space(5, HIGH, LOW)
     with pytest.raises(ValueError, match="needs statistics"):
         search.search(key, toy, search.space(5, LOW, HIGH), SCHEDULE)
-    with pytest.raises(ValueError, match="must be >= 1"):
+    with pytest.raises(ValueError, match="must be an int >= 1"):
         search.search(key, toy, where(), SCHEDULE, batch=0)
     for wrong, match in (
         (unified.uniform(np.linspace(LOW, HIGH, 6)), r"of 5 calls in 6 rows, candidate 0 has 5 in \(5,\)"),

@@ -197,7 +197,7 @@ def test_files_come_back(tmp_path):
 
 @pytest.mark.bad_input
 def test_bad_input(key, tmp_path):
-    with pytest.raises(ValueError, match="num_samples must be >= 1, got 0"):
+    with pytest.raises(ValueError, match="num_samples must be an int >= 1, got 0"):
         statistics.estimate(key, DENOISER, VP, DRAW, num_samples=0)
     with pytest.raises(TypeError, match="data must be floating rows"):
         statistics.estimate(key, DENOISER, VP, np.ones((3, 2), int))

@@ -179,7 +179,7 @@ def test_static_misuse_raises(key):
         linear.tuned_sequence(0, stream, linear.methods.sor, policy, jnp.ones(2), num_rounds=1)
     with pytest.raises(TypeError, match="must be arrays"):
         linear.cost_table(key, stream, linear.methods.sor, ORACLE, num_rounds=1)
-    with pytest.raises(ValueError, match="cost_table: num_rounds must be >= 0"):
+    with pytest.raises(ValueError, match="cost_table: num_rounds must be an int >= 0"):
         linear.cost_table(key, stream, linear.methods.sor, jnp.ones(2), num_rounds=-3)
 
 

@@ -127,7 +127,7 @@ def test_wrong_calls_are_answered(trained, tmp_path):
     _, out = trained
     with pytest.raises(ValueError, match="another configuration.*num_steps: saved 100, now 200"):
         digits.train(jax.random.key(0), out=out, **(FIT | {"num_steps": 200}))
-    with pytest.raises(ValueError, match="num_steps must be >= 1"):
+    with pytest.raises(ValueError, match="num_steps must be an int >= 1"):
         digits.train(jax.random.key(0), num_steps=0)
     with pytest.raises(FileNotFoundError, match="python -m jaxsci.models.digits --out"):
         digits.load(tmp_path)

@@ -377,7 +377,7 @@ ENTRIES = {
         works=_fit_works,
     ),
     "jaxsci.core.checkpoint.save": Driver(
-        bad=(Bad(lambda folder: checkpoint.save(folder, 1.0, 1, keep=0), ValueError, "keep must be >= 1"),),
+        bad=(Bad(lambda folder: checkpoint.save(folder, 1.0, 1, keep=0), ValueError, "keep must be an int >= 1"),),
         works=_save_works,
     ),
     "jaxsci.core.checkpoint.restore": Driver(

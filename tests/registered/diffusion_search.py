@@ -144,7 +144,7 @@ ENTRIES = {
     f"{S}.matching": Compiled(_matching, grad=(0, 1)),
     f"{S}.mutate": Compiled(_mutate),
     f"{S}.random": Compiled(_random),
-    f"{S}.search": Driver(works=_search, bad=(Bad(lambda f: _bad_batch(), ValueError, "must be >= 1"),)),
+    f"{S}.search": Driver(works=_search, bad=(Bad(lambda f: _bad_batch(), ValueError, "must be an int >= 1"),)),
     f"{S}.space": Driver(works=_space, bad=(Bad(lambda f: search.space(0, 0, 1), ValueError, "num_calls >= 1"),)),
     f"{S}.starting_population": Driver(works=_files),
 }

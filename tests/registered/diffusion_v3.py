@@ -135,7 +135,7 @@ ENTRIES = {
     "jaxsci.diffusion.v3.preset": Driver(
         bad=(
             Bad(lambda f: v3.preset("nobody", 5), ValueError, "name must be one of"),
-            Bad(lambda f: v3.preset("edm", 0), ValueError, "num_calls must be >= 1"),
+            Bad(lambda f: v3.preset("edm", 0), ValueError, "num_calls must be an int >= 1"),
         )
     ),
 }

@@ -81,6 +81,7 @@ ENTRIES = {
         bad=(Bad(digits.load, FileNotFoundError, "python -m jaxsci.models.digits"),), works=_trained
     ),
     "jaxsci.models.digits.train": Driver(
-        bad=(Bad(lambda folder: _train(folder, num_steps=0), ValueError, "num_steps must be >= 1"),), resume=_resumed
+        bad=(Bad(lambda folder: _train(folder, num_steps=0), ValueError, "num_steps must be an int >= 1"),),
+        resume=_resumed,
     ),
 }

@@ -111,7 +111,7 @@ def _a_working_optimizer(folder):
 ENTRIES = {
     "jaxsci.rl.dqn.config": Driver(
         bad=(
-            Bad(lambda _: dqn.config(num_envs=0), ValueError, "num_envs must be an integer >= 1"),
+            Bad(lambda _: dqn.config(num_envs=0), ValueError, "num_envs must be an int >= 1"),
             Bad(lambda _: dqn.config(capacity=2, num_returns=3), ValueError, "num_returns must be <= capacity"),
             Bad(lambda _: dqn.config(batch="pmap"), ValueError, "batch must be 'vmap' or 'map'"),
             Bad(lambda _: dqn.network(3, 2, hidden=(8, 4), repeats=2), ValueError, "hidden widths must be equal"),

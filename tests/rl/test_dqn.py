@@ -309,9 +309,9 @@ def test_bad_rows_and_windows(key):
         replay_buffer.add(buffer, jnp.zeros(2))
     with pytest.raises(ValueError, match=r"length must lie in \[1, 4\]"):
         replay_buffer.sample(key, buffer, 2, length=5)
-    with pytest.raises(ValueError, match="capacity and num_lanes must be >= 1"):
+    with pytest.raises(ValueError, match="capacity must be an int >= 1"):
         replay_buffer.init(jnp.zeros(2), 0)
-    with pytest.raises(ValueError, match="num_steps must be >= 0"):
+    with pytest.raises(ValueError, match="num_steps must be an int >= 0"):
         dqn.run(key, CHAIN, TABLE, cfg=dqn.config(), optimizer=EXACT, num_steps=-1)
     with pytest.raises(TypeError, match="typed key"):
         dqn.init(jnp.zeros(2, jnp.uint32), CHAIN, TABLE, cfg=dqn.config(), optimizer=EXACT)

@@ -254,5 +254,5 @@ def test_float32_is_refused_and_says_what_to_add():
     cfg = three_body.config(allow_float32=True)
     with pytest.raises(ValueError, match="x1, y1, x2, y2"):
         three_body.start(cfg, jnp.ones(3))
-    with pytest.raises(ValueError, match="num_steps must be >= 0"):
+    with pytest.raises(ValueError, match="num_steps must be an int >= 0"):
         three_body.rollout(jax.random.key(0), cfg, constant(0), three_body.start(cfg, jnp.ones(4)), num_steps=-1)

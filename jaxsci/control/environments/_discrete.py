@@ -15,7 +15,7 @@ from jaxtyping import Array, ArrayLike, Float
 from jaxsci.control.environments._walled import WalledProblem, check_kind, step
 from jaxsci.core import status
 from jaxsci.core.protocols import Environment, TimeStep
-from jaxsci.core.static import bind
+from jaxsci.core.static import bind, check_size
 from jaxsci.core.types import float_dtype
 
 
@@ -54,8 +54,7 @@ def discrete(
         ((3,), False, 1.0)
     """
     check_kind("discrete", walled)
-    if num_substeps < 1:
-        raise ValueError(f"environments.discrete: num_substeps must be >= 1, got {num_substeps}")
+    num_substeps = check_size("environments.discrete", "num_substeps", num_substeps)
     dtype = float_dtype(dt, *([] if controls is None else [controls]))
     dt = jnp.asarray(dt, dtype)
     controls = None if controls is None else jnp.asarray(controls, dtype)

@@ -17,6 +17,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree
 
 from jaxsci.control.problems import ODE
 from jaxsci.core import keys, status, tree
+from jaxsci.core.static import check_size
 from jaxsci.core.types import KeyArray, float_dtype
 
 
@@ -115,8 +116,7 @@ def step(
         ([1.035, 0.706], 0.995)
     """
     check_kind("step", walled)
-    if num_substeps < 1:
-        raise ValueError(f"environments.step: num_substeps must be >= 1, got {num_substeps}")
+    num_substeps = check_size("environments.step", "num_substeps", num_substeps)
     dtype = float_dtype(x)
     x, u, dt, t = (jnp.asarray(a, dtype) for a in (x, u, dt, t))
     if x.shape != (2,) or u.shape != ():
@@ -181,10 +181,8 @@ def rollout(
         A `Rollout`; its value is invariant under dt to the order of the integrator, 1.
     """
     check_kind("rollout", walled)
-    if num_steps < 0 or num_substeps < 1:
-        raise ValueError(
-            f"environments.rollout: num_steps must be >= 0 and num_substeps >= 1, got {num_steps} and {num_substeps}"
-        )
+    num_steps = check_size("environments.rollout", "num_steps", num_steps, least=0)
+    num_substeps = check_size("environments.rollout", "num_substeps", num_substeps)
     dtype = float_dtype(*([] if x0 is None else [x0]), *([dt] if x0 is None else []))
     x0 = None if x0 is None else jnp.asarray(x0, dtype)
     key = keys.as_typed_key(key, "environments.rollout")

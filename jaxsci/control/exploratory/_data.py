@@ -15,6 +15,7 @@ from jaxsci.control.exploratory._problem import ExploratoryLQ, GaussianPolicy, a
 from jaxsci.core import status, tree
 from jaxsci.core.keys import as_typed_key, per_item
 from jaxsci.core.protocols import Result
+from jaxsci.core.static import check_size
 from jaxsci.core.types import float_dtype
 
 # A state or parameter of this size will not come back, and float32 still holds its square. Nor does a policy whose
@@ -102,8 +103,7 @@ def _simulate(key, problem, policy, dt, x0, num_steps: int):
 
 def check_steps(function: str, num_steps: int, record_every: int) -> None:
     """Raise unless the steps make up whole records; no step at all is allowed."""
-    if record_every < 1:
-        raise ValueError(f"{function}: record_every must be >= 1, got {record_every}")
+    check_size(function, "record_every", record_every)
     if num_steps < 0 or num_steps % record_every:
         raise ValueError(
             f"{function}: num_steps must be >= 0 and a multiple of record_every = {record_every}, got {num_steps}"

@@ -18,6 +18,7 @@ from jaxsci.control.exploratory._problem import ExploratoryLQ, as_scalars, troub
 from jaxsci.core import status, tree
 from jaxsci.core.keys import as_typed_key
 from jaxsci.core.protocols import Result
+from jaxsci.core.static import check_size
 from jaxsci.core.types import float_dtype
 
 
@@ -255,8 +256,7 @@ def run_offline(
     shapes = [jnp.shape(a) for a in data]
     if len(shapes[0]) != 1 or len(set(shapes)) != 1 or shapes[0][0] == 0:
         raise ValueError(f"{function}: data must hold four arrays of one shape (T,), T > 0, got {shapes}")
-    if batch_size < 1:
-        raise ValueError(f"{function}: batch_size must be >= 1, got {batch_size}")
+    batch_size = check_size(function, "batch_size", batch_size)
     dtype = float_dtype(data)
     data = Experience(*(jnp.asarray(a, dtype) for a in data))
     learner = tree.cast(learner, dtype)

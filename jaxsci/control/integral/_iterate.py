@@ -18,6 +18,7 @@ from jaxtyping import Array, ArrayLike, Float, Int
 from jaxsci.control.integral._evaluate import RANK_LOST, UNSTABLE, evaluation, prepare
 from jaxsci.control.integral._problem import ControlAffine
 from jaxsci.core import loops, status
+from jaxsci.core.static import check_size
 from jaxsci.core.types import float_dtype
 
 
@@ -110,8 +111,7 @@ def policy_iteration(
 
     References: Vrabie and Lewis 2009, section 4; Kleinman 1968.
     """
-    if max_steps < 1:
-        raise ValueError(f"policy_iteration: max_steps must be >= 1, got {max_steps}")
+    max_steps = check_size("policy_iteration", "max_steps", max_steps)
     weights, x, rule, settings, rank = prepare(
         "policy_iteration", problem, features, weights, x, rule, (interval, cutoff, rtol, atol, max_growth), num_rows,
         rank, allow_float32,

@@ -18,6 +18,7 @@ from jaxsci.control.problems import SDE
 from jaxsci.control.simulate._brownian import drawn, normal, root
 from jaxsci.control.simulate._path import SNAP, Path, Transition, num_intervals, shaped
 from jaxsci.core import keys, precision, status, tree
+from jaxsci.core.static import check_size
 from jaxsci.core.types import KeyArray, float_dtype
 
 
@@ -155,8 +156,7 @@ def euler_maruyama(
     dtype = float_dtype(x0, *([] if increments is None else [increments]))
     if times is not None:
         num_steps = num_intervals(times, "euler_maruyama")
-    if num_steps < 0:
-        raise ValueError(f"euler_maruyama: num_steps must be >= 0, got {num_steps}")
+    num_steps = check_size("euler_maruyama", "num_steps", num_steps, least=0)
     x0, times, dt, increments = (
         None if a is None else jnp.asarray(a, dtype) for a in (x0, times, dt, increments)
     )

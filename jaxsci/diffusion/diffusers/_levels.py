@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import scipy.stats
 
+from jaxsci.core.static import check_size
 from jaxsci.diffusion import grids, schedules
 
 
@@ -299,6 +300,5 @@ def levels(spacing: str, o: dict) -> Levels:
         return _given(o)
     if num_steps is None and o["timesteps"] is not None:
         num_steps = len(o["timesteps"])
-    if not isinstance(num_steps, (int, np.integer)) or num_steps < 1:
-        raise ValueError(f"interop.from_diffusers: num_steps must be an integer >= 1, got {num_steps!r}")
+    num_steps = check_size("interop.from_diffusers", "num_steps", num_steps)
     return SPACINGS[spacing](o | {"num_steps": num_steps})

@@ -15,7 +15,7 @@ from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
 from jaxsci import nn
 from jaxsci.core import keys, status
-from jaxsci.core.static import as_partial
+from jaxsci.core.static import as_partial, check_size
 from jaxsci.core.types import KeyArray
 from jaxsci.diffusion import tables, unified
 from jaxsci.diffusion._namespace import arrays_of
@@ -182,8 +182,9 @@ def search(
 
     References: see the module.
     """
-    if min(num_evaluations, batch, num_parents, proposals) < 1:
-        raise ValueError("search.search: num_evaluations, batch, num_parents and proposals must be >= 1")
+    counts = {"num_evaluations": num_evaluations, "batch": batch, "num_parents": num_parents, "proposals": proposals}
+    for name, count in counts.items():
+        check_size("search.search", name, count)
     if float(where.kinds[unified.KINDS.index("v3")]) > 0 and statistics is None:
         raise ValueError("search.search: the space allows kind 'v3', which needs statistics; or kinds=(p, 1 - p, 0)")
     key = keys.as_typed_key(key, "search.search")

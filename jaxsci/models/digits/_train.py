@@ -21,7 +21,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from jaxsci.core import checkpoint, extras, keys
 from jaxsci.core import train as training
-from jaxsci.core.static import bind
+from jaxsci.core.static import bind, check_size
 from jaxsci.core.types import KeyArray
 from jaxsci.diffusion import predictions, schedules
 from jaxsci.models.digits import _network
@@ -182,8 +182,7 @@ def train(
         ValueError: the folder holds a run with other arguments, or `num_steps` is below 1.
         ImportError: an extra is missing ("nets", "demo" for the data, "sweep" for the bar).
     """
-    if num_steps < 1:
-        raise ValueError(f"digits.train: num_steps must be >= 1, got {num_steps}")
+    num_steps = check_size("digits.train", "num_steps", num_steps)
     began, key = time.perf_counter(), keys.as_typed_key(key, "digits.train")
     images, labels = (jnp.asarray(a) for a in data())
     config = {

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from jaxsci.core import extras
+from jaxsci.core.static import check_size
 from jaxsci.core.types import float_dtype
 
 
@@ -96,8 +97,7 @@ def config(
         "num_returns": num_returns,
     }
     for name, size in sizes.items():
-        if not isinstance(size, int) or size < 1:
-            raise ValueError(f"dqn.config: {name} must be an integer >= 1, got {size!r}")
+        check_size("dqn.config", name, size)
     if num_returns > capacity:
         raise ValueError(f"dqn.config: num_returns must be <= capacity {capacity}, got {num_returns}")
     if batch not in ("vmap", "map"):

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from jaxsci.core import keys, status, train, tree
 from jaxsci.core.protocols import Environment
-from jaxsci.core.static import bind
+from jaxsci.core.static import bind, check_size
 from jaxsci.core.types import KeyArray, float_dtype
 from jaxsci.rl import replay_buffer
 from jaxsci.rl.dqn._config import Config, epsilon
@@ -243,8 +243,7 @@ def run(
     References: Mnih et al. 2015, algorithm 1; van Hasselt et al. 2016, equation 4.
     """
     _check_kind("run", env)
-    if num_steps < 0:
-        raise ValueError(f"dqn.run: num_steps must be >= 0, got {num_steps}")
+    num_steps = check_size("dqn.run", "num_steps", num_steps, least=0)
     key = keys.as_typed_key(key, "dqn.run")
     if state is None:
         state = init(key, env, network, cfg=cfg, optimizer=optimizer)

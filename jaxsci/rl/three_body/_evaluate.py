@@ -10,6 +10,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxsci.core import keys, tree
+from jaxsci.core.static import check_size
 from jaxsci.core.types import KeyArray
 from jaxsci.rl.three_body._env import Config, State, observe, start, step
 
@@ -58,8 +59,7 @@ def rollout(key: KeyArray, cfg: Config, policy: Callable, state: State, *, num_s
         >>> episode.reward.shape, int(episode.value.step), int(episode.status)
         ((5,), 5, 0)
     """
-    if num_steps < 0:
-        raise ValueError(f"three_body.rollout: num_steps must be >= 0, got {num_steps}")
+    num_steps = check_size("three_body.rollout", "num_steps", num_steps, least=0)
     return _rollout(keys.as_typed_key(key, "three_body.rollout"), cfg, policy, state, num_steps)
 
 
