@@ -21,9 +21,9 @@ import scipy.linalg
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from jaxsci.control.integral import UNSTABLE, ControlAffine
-from jaxsci.control.integral._evaluate import rule_trouble
+from jaxsci.control.integral._evaluate import checked_rule, rule_trouble
 from jaxsci.control.integral._problem import Matrix, checked_matrices, cost_trouble
-from jaxsci.core import loops, status
+from jaxsci.core import loops, status, tree
 from jaxsci.core.precision import matmul, tensordot
 from jaxsci.core.static import check_size
 from jaxsci.core.types import concrete, require_double
@@ -218,14 +218,9 @@ def integral_fixed_point(
     A, B, Q, R = checked_matrices("integral_fixed_point", A, B, Q, R)
     reason = "in which the costs of a short interval drown in rounding errors"
     require_double("integral_fixed_point", A.dtype, allow_float32, reason)
-    nodes, weights = (jnp.asarray(a, A.dtype) for a in rule)
-    if nodes.ndim != 1 or nodes.shape != weights.shape:
-        raise ValueError(
-            f"integral_fixed_point: rule must be (nodes, weights) of one shape (n,), got {nodes.shape} and "
-            f"{weights.shape}; use jax.vmap over a stack of rules"
-        )
+    rule = checked_rule("integral_fixed_point", rule, A.dtype)
     numbers = (jnp.asarray(interval, A.dtype), jnp.asarray(tol, A.dtype), jnp.asarray(max_steps, jnp.int32))
-    return _fixed_point(A, B, Q, R, _first_gain("integral_fixed_point", B, K0), (nodes, weights), numbers)
+    return _fixed_point(A, B, Q, R, _first_gain("integral_fixed_point", B, K0), rule, numbers)
 
 
 class _Loop(NamedTuple):
@@ -313,7 +308,7 @@ def _indefinite(P):
 
 
 def _trouble(inputs, result):
-    finite = jnp.stack([jnp.all(jnp.isfinite(a)) for a in jax.tree.leaves(inputs)]).all()
+    finite = tree.all_finite(inputs)
     lost = ~jnp.all(jnp.isfinite(result))
     return status.flag(~finite, status.NONFINITE_INPUT) | status.flag(lost, status.NONFINITE_RESULT)
 

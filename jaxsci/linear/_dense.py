@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 from jaxsci.core import precision
 from jaxsci.core.static import bind
-from jaxsci.linear._system import identity, real_dtype
+from jaxsci.linear._system import check_square, identity, real_dtype
 
 
 class Dense(eqx.Module):
@@ -102,8 +102,7 @@ def dense(matrix: Float[Array, "n n"], *, symmetric: bool = False) -> Dense:
         TypeError: a complex matrix.
     """
     matrix = jnp.asarray(matrix, real_dtype("dense", matrix))
-    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or matrix.shape[0] == 0:
-        raise ValueError(f"dense: expected a square matrix (n, n) with n >= 1, got shape {matrix.shape}")
+    check_square("dense", matrix.shape)
     return Dense(matrix, symmetric=symmetric)
 
 

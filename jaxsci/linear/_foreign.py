@@ -4,6 +4,7 @@ import numpy as np
 
 from jaxsci.core.types import as_float, concrete
 from jaxsci.linear._sparse import Banded, Sparse, banded, from_coordinates
+from jaxsci.linear._system import check_square
 
 
 def from_scipy(matrix, *, symmetric: bool | None = None) -> Sparse | Banded:
@@ -32,7 +33,7 @@ def from_scipy(matrix, *, symmetric: bool | None = None) -> Sparse | Banded:
             f"from_scipy: expected a scipy.sparse matrix or array, got {type(matrix).__name__}; "
             "use operators.dense for arrays"
         )
-    _square("from_scipy", matrix.shape)
+    check_square("from_scipy", matrix.shape)
     if np.iscomplexobj(matrix):
         raise ValueError("from_scipy: expected a real matrix, got a complex one; solve its real form")
     if symmetric is None:
@@ -75,17 +76,12 @@ def from_bcoo(matrix, *, symmetric: bool = False) -> Sparse:
             f"from_bcoo: expected a matrix without batch or dense axes, got shape {matrix.shape} with "
             f"n_batch={matrix.n_batch}, n_dense={matrix.n_dense}; use jax.vmap for a batch"
         )
-    _square("from_bcoo", matrix.shape)
+    check_square("from_bcoo", matrix.shape)
     places = concrete(matrix.indices, "from_bcoo", "indices", "keep the pattern outside and trace the data only")
     held = np.flatnonzero((places < matrix.shape[0]).all(1))
     data = as_float(matrix.data)
     data = data if len(held) == len(places) else data[held]
     return from_coordinates("from_bcoo", matrix.shape[0], *places[held].T, data, symmetric)
-
-
-def _square(name: str, shape) -> None:
-    if len(shape) != 2 or shape[0] != shape[1] or shape[0] < 1:
-        raise ValueError(f"{name}: expected a square matrix (n, n) with n >= 1, got shape {tuple(shape)}")
 
 
 __all__ = ["from_bcoo", "from_scipy"]

@@ -57,6 +57,12 @@ class Splitting(NamedTuple):
     residual: Partial
 
 
+def check_square(function: str, shape: tuple[int, ...]) -> None:
+    """Refuse what is no square matrix of at least one row."""
+    if len(shape) != 2 or shape[0] != shape[1] or shape[0] < 1:
+        raise ValueError(f"{function}: expected a square matrix (n, n) with n >= 1, got shape {tuple(shape)}")
+
+
 def real_dtype(name: str, *trees: PyTree):
     """`float_dtype` of real data; norms, tests and gradients of this room are those of real systems.
 
@@ -87,4 +93,4 @@ def trouble(diagonal, omega=None):
     return code
 
 
-__all__ = ["Splitting", "System", "identity", "over", "real_dtype", "trouble"]
+__all__ = ["Splitting", "System", "check_square", "identity", "over", "real_dtype", "trouble"]

@@ -18,6 +18,7 @@ import scipy.linalg
 from jaxtyping import Array, ArrayLike, Float
 
 from jaxsci.core.types import as_float, concrete, float_dtype
+from jaxsci.linear._system import check_square
 
 
 def laplacian_radius(shape: tuple[int, ...], shift: ArrayLike = 0.0) -> Float[Array, "..."]:
@@ -209,8 +210,7 @@ def _host(value, function: str, argument: str) -> np.ndarray:
 
 def _square(matrix, function: str) -> np.ndarray:
     a = _host(matrix, function, "matrix")
-    if a.ndim != 2 or a.shape[0] != a.shape[1] or a.shape[0] == 0:
-        raise ValueError(f"{function}: expected a square matrix (n, n) with n >= 1, got shape {a.shape}")
+    check_square(function, a.shape)
     return a
 
 

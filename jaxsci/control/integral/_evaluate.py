@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from jaxsci.control.integral._problem import ControlAffine, cost_trouble, policy
-from jaxsci.core import precision, status
+from jaxsci.core import precision, status, tree
 from jaxsci.core.extras import require
 from jaxsci.core.types import float_dtype, require_double
 
@@ -180,19 +180,24 @@ def prepare(function, problem, features, weights, x, rule, numbers, num_rows, ra
         if jnp.shape(got) != expected:
             raise ValueError(f"{function}: {name} must have shape {expected}, got {jnp.shape(got)}")
     if rule is not None:
-        nodes, rule_weights = (jnp.asarray(a, dtype) for a in rule)
-        if nodes.ndim != 1 or nodes.shape != rule_weights.shape:
-            raise ValueError(
-                f"{function}: rule must be (nodes, weights) of one shape (n,), got {nodes.shape} and "
-                f"{rule_weights.shape}; use jax.vmap over a stack of rules"
-            )
-        rule = (nodes, rule_weights)
+        rule = checked_rule(function, rule, dtype)
     rank = p if rank is None else rank
     if not 1 <= rank <= p:
         raise ValueError(f"{function}: rank must lie in [1, {p}], the number of features, got {rank}")
     if num_rows < rank:
         raise ValueError(f"{function}: num_rows must be at least the rank {rank}, got {num_rows}")
     return weights, x, rule, Settings(*(jnp.asarray(v, dtype) for v in numbers)), rank
+
+
+def checked_rule(function, rule, dtype):
+    """Nodes and weights of one rule as arrays, or the ValueError that says which shapes they have."""
+    nodes, weights = (jnp.asarray(a, dtype) for a in rule)
+    if nodes.ndim != 1 or nodes.shape != weights.shape:
+        raise ValueError(
+            f"{function}: rule must be (nodes, weights) of one shape (n,), got {nodes.shape} and {weights.shape}; "
+            "use jax.vmap over a stack of rules"
+        )
+    return nodes, weights
 
 
 def rule_trouble(rule, interval):
@@ -218,7 +223,7 @@ def evaluation(problem, features, weights, x, rule, settings: Settings, static) 
     """The body of `evaluate`, for use in a loop that is compiled already."""
     num_rows, rank, scale_rows, max_ode_steps = static
     given = settings._replace(max_growth=jnp.where(settings.max_growth == jnp.inf, 0, settings.max_growth))
-    code = status.flag(~_finite(weights, x, rule, given), status.NONFINITE_INPUT)
+    code = status.flag(~tree.all_finite((weights, x, rule, given)), status.NONFINITE_INPUT)
     ordered, misplaced = rule_trouble(rule, settings.interval)
     rule = None if rule is None else (ordered, rule[1])
     Q, R = (jnp.asarray(M, x.dtype) for M in (problem.state_cost, problem.control_cost))
@@ -338,7 +343,7 @@ def evaluate_samples(
 @eqx.filter_jit
 def _evaluate_samples(problem, features, numbers, rank: int, scale_rows: bool) -> Evaluation:
     weights, samples, rule_weights, starts, ends, cutoff = numbers
-    code = status.flag(~_finite(numbers), status.NONFINITE_INPUT)
+    code = status.flag(~tree.all_finite(numbers), status.NONFINITE_INPUT)
     code = code | cost_trouble(*(jnp.asarray(M, weights.dtype) for M in (problem.state_cost, problem.control_cost)))
     # A NaN would reach the decomposition: run it on zeros and report.
     samples, starts, ends = (jnp.where(code == status.OK, a, 0) for a in (samples, starts, ends))
@@ -352,10 +357,6 @@ def _evaluate_samples(problem, features, numbers, rank: int, scale_rows: bool) -
 def _running_cost(problem, u, x):
     q, r = problem.state_cost, problem.control_cost
     return precision.matmul(x, precision.matmul(q, x)) + precision.matmul(u, precision.matmul(r, u))
-
-
-def _finite(*trees):
-    return jnp.stack([jnp.all(jnp.isfinite(a)) for a in jax.tree.leaves(trees)]).all()
 
 
 def _falls_below(values):
@@ -411,6 +412,7 @@ __all__ = [
     "UNSTABLE",
     "Evaluation",
     "Settings",
+    "checked_rule",
     "evaluate",
     "evaluate_samples",
     "evaluation",
