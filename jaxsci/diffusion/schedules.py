@@ -65,15 +65,16 @@ def _softplus(xp, x):
     return xp.logaddexp(x, xp.zeros_like(x))
 
 
-def _vp_alpha_sigma(lam):
+def _alpha_sigma(lam, *, power):
+    """Variance preserving (power 2) and flow (power 1): alpha^power and sigma^power are sigmoids that add up to 1."""
     xp = namespace(lam)
     lam = xp.asarray(lam)
-    return xp.exp(-0.5 * _softplus(xp, -2 * lam)), xp.exp(-0.5 * _softplus(xp, 2 * lam))
+    return tuple(xp.exp(-1 / power * _softplus(xp, sign * power * lam)) for sign in (-1, 1))
 
 
-def _vp_rate(lam):
+def _rate(lam, *, power):
     xp = namespace(lam)
-    return xp.exp(-_softplus(xp, 2 * xp.asarray(lam)))
+    return xp.exp(-_softplus(xp, power * xp.asarray(lam)))
 
 
 def _ve_alpha_sigma(lam):
@@ -87,40 +88,41 @@ def _ve_rate(lam):
     return xp.zeros_like(xp.asarray(lam))
 
 
-def _flow_alpha_sigma(lam):
-    xp = namespace(lam)
-    lam = xp.asarray(lam)
-    return xp.exp(-_softplus(xp, -lam)), xp.exp(-_softplus(xp, lam))
-
-
-def _flow_rate(lam):
-    return _flow_alpha_sigma(lam)[1]
-
-
-def _lam_of_log_alpha(xp, log_alpha):
+def _vp_lam(*parameters_and_t, log_alpha):
     """lam of a variance-preserving schedule, without cancellation when log_alpha is near 0."""
+    xp = namespace(parameters_and_t)
     with np.errstate(divide="ignore", invalid="ignore"):  # inf without noise, NaN beyond the range
-        return log_alpha - 0.5 * xp.log(-xp.expm1(2 * log_alpha))
+        value = log_alpha(xp, *parameters_and_t)
+        return value - 0.5 * xp.log(-xp.expm1(2 * value))
 
 
-def _log_alpha_of_lam(xp, lam):
-    return -0.5 * _softplus(xp, -2 * lam)
+def _vp_time(*parameters_and_lam, time):
+    """Time from ``time(xp, *parameters, -2 log alpha)``."""
+    xp = namespace(parameters_and_lam)
+    *parameters, lam = parameters_and_lam
+    return time(xp, *parameters, _softplus(xp, -2 * xp.asarray(lam)))
+
+
+def _vp(log_alpha, time, parameters, t_min, t_max, model_time=_identity):
+    """A variance-preserving schedule from ``log_alpha(xp, *parameters, t)`` and ``time``, see `_vp_time`."""
+    lam, t_of_lam = bind(_vp_lam, log_alpha=log_alpha), bind(_vp_time, time=time)
+    return NoiseSchedule(
+        Partial(lam, *parameters), Partial(t_of_lam, *parameters), Partial(bind(_alpha_sigma, power=2)),
+        Partial(bind(_rate, power=2)), Partial(model_time), leaf(t_min), leaf(t_max),
+    )  # fmt: skip
 
 
 # --- variance preserving ------------------------------------------------------------------------------------
 
 
-def _vp_linear_lam(beta_min, beta_max, t):
-    xp = namespace(beta_min, beta_max, t)
-    return _lam_of_log_alpha(xp, -0.25 * t**2 * (beta_max - beta_min) - 0.5 * t * beta_min)
+def _linear_log_alpha(xp, beta_min, beta_max, t):
+    return -0.25 * t**2 * (beta_max - beta_min) - 0.5 * t * beta_min
 
 
-def _vp_linear_time(beta_min, beta_max, lam):
-    xp = namespace(beta_min, beta_max, lam)
-    spread = beta_max - beta_min
-    c = 2 * spread * _softplus(xp, -2 * xp.asarray(lam))
+def _linear_time(xp, beta_min, beta_max, twice):
+    c = 2 * (beta_max - beta_min) * twice
     # c / (root + beta) / spread with c = 4 spread |log alpha|: no cancellation, and right for spread = 0 in the limit
-    return 2 * _softplus(xp, -2 * xp.asarray(lam)) / (xp.sqrt(beta_min**2 + c) + beta_min)
+    return 2 * twice / (xp.sqrt(beta_min**2 + c) + beta_min)
 
 
 def vp_linear(beta_min: ArrayLike = 0.1, beta_max: ArrayLike = 20.0, *, t_min: float = 1e-3) -> NoiseSchedule:
@@ -138,25 +140,17 @@ def vp_linear(beta_min: ArrayLike = 0.1, beta_max: ArrayLike = 20.0, *, t_min: f
 
     References: Song et al. 2021, appendix C.
     """
-    betas = leaf(beta_min), leaf(beta_max)
-    return NoiseSchedule(
-        Partial(_vp_linear_lam, *betas), Partial(_vp_linear_time, *betas),
-        Partial(_vp_alpha_sigma), Partial(_vp_rate), Partial(_identity), leaf(t_min), leaf(1.0),
-    )  # fmt: skip
+    return _vp(_linear_log_alpha, _linear_time, (leaf(beta_min), leaf(beta_max)), t_min, 1.0)
 
 
-def _vp_cosine_lam(offset, t):
-    xp = namespace(offset, t)
+def _cosine_log_alpha(xp, offset, t):
     quarter = 0.5 * np.pi / (1 + offset)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        log_alpha = xp.log(xp.cos(quarter * (t + offset))) - xp.log(xp.cos(quarter * offset))
-    return _lam_of_log_alpha(xp, log_alpha)
+    return xp.log(xp.cos(quarter * (t + offset))) - xp.log(xp.cos(quarter * offset))
 
 
-def _vp_cosine_time(offset, lam):
-    xp = namespace(offset, lam)
+def _cosine_time(xp, offset, twice):
     quarter = 0.5 * np.pi / (1 + offset)
-    return xp.arccos(xp.exp(_log_alpha_of_lam(xp, xp.asarray(lam))) * xp.cos(quarter * offset)) / quarter - offset
+    return xp.arccos(xp.exp(-0.5 * twice) * xp.cos(quarter * offset)) / quarter - offset
 
 
 def vp_cosine(offset: ArrayLike = 0.008, *, t_min: float = 1e-3, t_max: float = 0.9946) -> NoiseSchedule:
@@ -168,23 +162,17 @@ def vp_cosine(offset: ArrayLike = 0.008, *, t_min: float = 1e-3, t_max: float = 
 
     References: Nichol and Dhariwal 2021, equation 17; the range is that of DPM-Solver (Lu et al. 2022).
     """
-    offset = leaf(offset)
-    return NoiseSchedule(
-        Partial(_vp_cosine_lam, offset), Partial(_vp_cosine_time, offset),
-        Partial(_vp_alpha_sigma), Partial(_vp_rate), Partial(_identity), leaf(t_min), leaf(t_max),
-    )  # fmt: skip
+    return _vp(_cosine_log_alpha, _cosine_time, (leaf(offset),), t_min, t_max)
 
 
-def _discrete_lam(log_alphas, t):
-    xp = namespace(log_alphas, t)
+def _discrete_log_alpha(xp, log_alphas, t):
     times = np.arange(1, log_alphas.shape[0] + 1) / log_alphas.shape[0]
-    return _lam_of_log_alpha(xp, _interpolate(xp, t, times, log_alphas))
+    return _interpolate(xp, t, times, log_alphas)
 
 
-def _discrete_time(log_alphas, lam):
-    xp = namespace(log_alphas, lam)
+def _discrete_time(xp, log_alphas, twice):
     times = np.arange(1, log_alphas.shape[0] + 1) / log_alphas.shape[0]
-    return _interpolate(xp, -_log_alpha_of_lam(xp, xp.asarray(lam)), -log_alphas, times)
+    return _interpolate(xp, 0.5 * twice, -log_alphas, times)
 
 
 def _interpolate(xp, x, knots, values):
@@ -266,13 +254,11 @@ def vp_discrete(
         roots = (roots - roots[-1]) * roots[0] / (roots[0] - roots[-1])
         roots[-1] = 2.0**-12
         log_alphas = np.log(roots)
-    t_max = 1.0 if lam_min is None else float(_discrete_time(log_alphas, max(lam_min, _discrete_lam(log_alphas, 1.0))))
-    size = beta.size
-    return NoiseSchedule(
-        Partial(_discrete_lam, log_alphas), Partial(_discrete_time, log_alphas),
-        Partial(_vp_alpha_sigma), Partial(_vp_rate),
-        Partial(bind(_discrete_model_time, num_steps=size, scale=float(time_scale))), leaf(1 / size), leaf(t_max),
-    )  # fmt: skip
+    model_time = bind(_discrete_model_time, num_steps=beta.size, scale=float(time_scale))
+    schedule = _vp(_discrete_log_alpha, _discrete_time, (log_alphas,), 1 / beta.size, 1.0, model_time)
+    if lam_min is None:
+        return schedule
+    return schedule._replace(t_max=leaf(float(schedule.t_of_lam(max(lam_min, schedule.lam(1.0))))))
 
 
 # --- variance exploding and flow ----------------------------------------------------------------------------
@@ -308,7 +294,7 @@ def _flow_lam(shift, t):
 
 
 def _flow_time(shift, lam):
-    return _flow_alpha_sigma(lam + namespace(shift, lam).log(shift))[1]
+    return _alpha_sigma(lam + namespace(shift, lam).log(shift), power=1)[1]
 
 
 def _flow_model_time(shift, scale, t):
@@ -329,8 +315,8 @@ def flow(
     """
     shift = leaf(shift)
     return NoiseSchedule(
-        Partial(_flow_lam, shift), Partial(_flow_time, shift), Partial(_flow_alpha_sigma), Partial(_flow_rate),
-        Partial(_flow_model_time, shift, leaf(time_scale)), leaf(t_min), leaf(t_max),
+        Partial(_flow_lam, shift), Partial(_flow_time, shift), Partial(bind(_alpha_sigma, power=1)),
+        Partial(bind(_rate, power=1)), Partial(_flow_model_time, shift, leaf(time_scale)), leaf(t_min), leaf(t_max),
     )  # fmt: skip
 
 
