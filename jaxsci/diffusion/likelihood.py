@@ -131,10 +131,11 @@ def log_prob(
     return _log_prob(key, denoiser, schedule, prior, cond, arrays, trace, solver, max_steps)
 
 
-def encode(
+def transport(
     denoiser: Callable[..., tuple[Array, Array]],
     schedule: NoiseSchedule,
     x: Float[ArrayLike, "*d"],
+    to: str,
     *,
     cond: PyTree = None,
     guidance_scale: ArrayLike = 1.0,
@@ -145,35 +146,20 @@ def encode(
     solver: str = "tsit5",
     max_steps: int = 4096,
 ) -> Transport:
-    """The latent of a point: the probability-flow ODE from `t_min` to `t_max`.
+    """The probability-flow ODE from one end of time to the other, to a tolerance.
 
-    Arguments, errors and gradients as in `log_prob`. Any deterministic solver run from the latent comes back to x as
-    it converges; `decode` is the adaptive one.
+    Other arguments, errors and gradients as in `log_prob`.
+
+    Args:
+        x: the state where it starts.
+        to: "noise": from `t_min` to `t_max`, the latent of a point. Any deterministic solver run from it comes back to
+            the point as it converges. "data": from `t_max` to `t_min`, the sample of a latent, the truth that solvers
+            are held against. Static.
     """
-    arrays = _arrays("encode", schedule, x, guidance_scale, t_min, t_max, rtol, atol, solver)
-    return _transport(denoiser, schedule, cond, arrays, solver, max_steps, True)
-
-
-def decode(
-    denoiser: Callable[..., tuple[Array, Array]],
-    schedule: NoiseSchedule,
-    x_T: Float[ArrayLike, "*d"],
-    *,
-    cond: PyTree = None,
-    guidance_scale: ArrayLike = 1.0,
-    t_min: ArrayLike | None = None,
-    t_max: ArrayLike | None = None,
-    rtol: ArrayLike = 1e-5,
-    atol: ArrayLike = 1e-5,
-    solver: str = "tsit5",
-    max_steps: int = 4096,
-) -> Transport:
-    """The sample of a latent to a tolerance: the ODE from `t_max` to `t_min`, the truth that solvers are held against.
-
-    Arguments, errors and gradients as in `log_prob`.
-    """
-    arrays = _arrays("decode", schedule, x_T, guidance_scale, t_min, t_max, rtol, atol, solver)
-    return _transport(denoiser, schedule, cond, arrays, solver, max_steps, False)
+    if to not in ("noise", "data"):
+        raise ValueError(f"likelihood.transport: to must be 'noise' or 'data', got {to!r}")
+    arrays = _arrays("transport", schedule, x, guidance_scale, t_min, t_max, rtol, atol, solver)
+    return _transport(denoiser, schedule, cond, arrays, solver, max_steps, to == "noise")
 
 
 def bits_per_dimension(
@@ -324,4 +310,4 @@ def _integrate(field, schedule, arrays, start, solver, max_steps, to_noise):
     return end, steps, code
 
 
-__all__ = ["LogProb", "Transport", "bits_per_dimension", "decode", "encode", "log_prob"]
+__all__ = ["LogProb", "Transport", "bits_per_dimension", "log_prob", "transport"]

@@ -96,8 +96,9 @@ def test_one_gaussian_under_every_family(name):
     latent = mixture.gaussian_flow(gaussian.means[0], gaussian.stds[0], x, *ends)
     np.testing.assert_allclose(found.latent, latent, rtol=1e-7)
     if name == "vp_linear":
-        np.testing.assert_allclose(likelihood.encode(denoise, schedule, x, **TIGHT).value, latent, rtol=1e-7)
-    back = likelihood.decode(denoise, schedule, latent, **TIGHT)
+        there = likelihood.transport(denoise, schedule, x, "noise", **TIGHT)
+        np.testing.assert_allclose(there.value, latent, rtol=1e-7)
+    back = likelihood.transport(denoise, schedule, latent, "data", **TIGHT)
     np.testing.assert_allclose(back.value, x, rtol=1e-7, atol=1e-7)
     assert int(found.status) == int(back.status) == 0
 
@@ -127,8 +128,8 @@ def test_the_random_trace_is_unbiased(key):
 @pytest.mark.x64
 def test_encoded_points_come_back():
     x, _ = _points(16)
-    latents = jax.vmap(lambda x: likelihood.encode(DENOISER, PROBLEM.schedule, x, **TIGHT).value)(x)
-    back = jax.vmap(lambda z: likelihood.decode(DENOISER, PROBLEM.schedule, z, **TIGHT).value)(latents)
+    latents = jax.vmap(lambda x: likelihood.transport(DENOISER, PROBLEM.schedule, x, "noise", **TIGHT).value)(x)
+    back = jax.vmap(lambda z: likelihood.transport(DENOISER, PROBLEM.schedule, z, "data", **TIGHT).value)(latents)
     np.testing.assert_allclose(back, x, atol=1e-7)
     errors = []
     for num_steps in (80, 160):
@@ -141,7 +142,7 @@ def test_encoded_points_come_back():
 @pytest.mark.x64
 def test_decoding_is_the_truth_that_solvers_are_held_against():
     problem = mixture.problem_a()
-    decode = lambda x: likelihood.decode(DENOISER, problem.schedule, x, **TIGHT).value  # noqa: E731
+    decode = lambda x: likelihood.transport(DENOISER, problem.schedule, x, "data", **TIGHT).value  # noqa: E731
     np.testing.assert_allclose(jax.vmap(decode)(problem.x_T[:8]), mixture.truth("a")[:8], atol=1e-8)
 
 
@@ -155,9 +156,9 @@ def test_condition_and_guidance_reach_the_denoiser():
 
     options = dict(cond=jnp.float32(2.0), guidance_scale=1.5)
     (a, s), (b, t) = (tuple(float(v) for v in vp.alpha_sigma(vp.lam(t))) for t in (1e-3, 1.0))
-    found = likelihood.encode(model, vp, jnp.float32([3.0]), **options)
+    found = likelihood.transport(model, vp, jnp.float32([3.0]), "noise", **options)
     np.testing.assert_allclose(found.value, b * 3 + t / s * (3 - a * 3), rtol=1e-3, atol=1e-3)
-    assert abs(float(likelihood.encode(model, vp, jnp.float32([3.0]), cond=jnp.float32(2.0)).value[0])) > 10
+    assert abs(float(likelihood.transport(model, vp, jnp.float32([3.0]), "noise", cond=jnp.float32(2.0)).value[0])) > 10
 
 
 def test_shape_dtype_and_one_compilation(key):
@@ -204,7 +205,8 @@ def test_trouble_is_reported():
     capped = _float32(max_steps=3)
     assert int(capped.status) == status.MAX_STEPS and int(capped.steps) == 3
     flow = schedules.flow()  # t_max = 1 is pure noise, where lam is -inf
-    assert int(likelihood.encode(lambda x, t, c, w: (x, x), flow, jnp.zeros(2)).status) == status.OUT_OF_RANGE
+    found = likelihood.transport(lambda x, t, c, w: (x, x), flow, jnp.zeros(2), "noise")
+    assert int(found.status) == status.OUT_OF_RANGE
 
 
 def test_a_model_without_finite_output_is_reported():
@@ -217,7 +219,7 @@ def test_a_model_without_finite_output_is_reported():
         found = _float32(denoiser=broken, prior=jnp.max, cond=jnp.array([start, value]))
         assert int(found.status) == status.NONFINITE_RESULT and int(found.steps) < 100
         assert np.isnan(found.value) and np.isnan(found.latent).all()
-    found = likelihood.encode(broken, schedules.vp_linear(), jnp.zeros(2), cond=jnp.array([0.5, jnp.nan]))
+    found = likelihood.transport(broken, schedules.vp_linear(), jnp.zeros(2), "noise", cond=jnp.array([0.5, jnp.nan]))
     assert int(found.status) == status.NONFINITE_RESULT and np.isnan(found.value).all()
 
 

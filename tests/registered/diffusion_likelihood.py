@@ -39,10 +39,10 @@ def _log_prob(trace):
     return make
 
 
-def _transport(function):
+def _transport(to):
     def make(key, dtype):
         def run(x, mean):
-            found = function(Partial(_noise, mean), schedules.vp_linear(), x, **_tolerances(dtype))
+            found = likelihood.transport(Partial(_noise, mean), schedules.vp_linear(), x, to, **_tolerances(dtype))
             return found.value, found.status
 
         x = jax.random.normal(key, (3,), dtype)
@@ -61,7 +61,6 @@ def _bits(key, dtype):
 ENTRIES = {
     "jaxsci.diffusion.likelihood.log_prob": Compiled(_log_prob("hutchinson"), grad=(0, 1)),
     # Adaptive steps amplify the rounding of single precision: 2.8e-5 measured.
-    "jaxsci.diffusion.likelihood.encode": Compiled(_transport(likelihood.encode), grad=(0, 1), tol=1e-4),
-    "jaxsci.diffusion.likelihood.decode": Compiled(_transport(likelihood.decode), grad=(0, 1), tol=1e-4),
+    "jaxsci.diffusion.likelihood.transport": Compiled(_transport("noise"), grad=(0, 1), tol=1e-4),
     "jaxsci.diffusion.likelihood.bits_per_dimension": Compiled(_bits, grad=(0, 1)),
 }
