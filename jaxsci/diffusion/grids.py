@@ -274,11 +274,20 @@ def from_timesteps(
     return grid if last is not None else with_zero(grid)
 
 
-def spacing(kind: str, num_steps: Size, *, num_train: int = 1000, offset: int = 0, num_used: Size | None = None):
+def spacing(
+    kind: str,
+    num_steps: Size,
+    *,
+    num_train: int = 1000,
+    offset: int = 0,
+    num_used: Size | None = None,
+    left_out: int = 1,
+    rounded: bool = True,
+):
     r"""The integer steps of common implementations: "linspace", "leading" or "trailing", falling.
 
-    With T_u = `num_used` steps (T when nothing is clipped): linspace round(linspace(0, T_u - 1, N + 1)) without the
-    smallest, leading (0..N) * floor(T_u / (N + 1)) without the smallest, plus offset, trailing
+    With T_u = `num_used` steps (T when nothing is clipped) and M = N + `left_out`: linspace round(linspace(0, T_u - 1,
+    M)), leading (0..M-1) * floor(T_u / M) plus offset, both without the smallest `left_out`, trailing
     round(T_u, T_u - T/N, ...) - 1.
 
     Args:
@@ -287,31 +296,34 @@ def spacing(kind: str, num_steps: Size, *, num_train: int = 1000, offset: int = 
         num_train: T.
         offset: added to "leading" steps.
         num_used: steps left where the chain is cut off at its noisy end.
+        left_out: 1 where implementations count one more step and leave out the smallest, otherwise 0.
+        rounded: False keeps the fractions of "linspace".
 
     Returns:
-        NumPy int64[N].
+        NumPy int64[N]; float64 if not `rounded`.
 
     Raises:
         ValueError: an unknown kind, or more steps than the chain has room for.
 
     References: S. Lin et al. 2024, table 2.
     """
-    used = num_train if num_used is None else num_used
+    used, size = num_train if num_used is None else num_used, num_steps + left_out
     if not 1 <= num_steps <= used:
         raise ValueError(f"grids.spacing: num_steps must be in [1, {used}], got {num_steps}")
     if kind == "linspace":
-        steps = np.round(np.linspace(0, used - 1, num_steps + 1))[::-1][:-1]
+        steps = np.linspace(0, used - 1, size)[::-1][:num_steps]
     elif kind == "leading":
-        steps = (np.arange(num_steps + 1) * (used // (num_steps + 1)))[::-1][:-1] + offset
+        steps = (np.arange(size) * (used // size))[::-1][:num_steps] + offset
     elif kind == "trailing":
         steps = np.round(np.arange(used, 0, -num_train / num_steps))[:num_steps] - 1
     else:
         raise ValueError(f"grids.spacing: kind must be 'linspace', 'leading' or 'trailing', got {kind!r}")
+    steps = np.round(steps) if rounded else steps
     if np.any(np.diff(steps) >= 0):
         raise ValueError(
             f"grids.spacing: num_steps={num_steps} of {kind!r} in a chain of {used} repeats steps; use fewer"
         )
-    return steps.astype(np.int64)
+    return steps.astype(np.int64 if rounded else np.float64)
 
 
 __all__ = [

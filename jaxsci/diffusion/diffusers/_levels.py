@@ -141,34 +141,22 @@ def _last(o, rho, values, repeated=False):
     return values[-1] if repeated else rho[0]
 
 
-def _given_steps(o, size):
-    steps = np.asarray(o["timesteps"], np.float64)
-    if steps.ndim != 1 or not steps.size or np.any(np.diff(steps) >= 0) or steps[0] > size - 1 or steps[-1] < 0:
-        raise ValueError(
-            f"interop.from_diffusers: timesteps must fall strictly within [0, {size - 1}], got {steps.tolist()}"
-        )
-    return steps
-
-
-def _in_chain(o, steps, size):
-    if steps[0] > size - 1:
-        raise refuse(f"steps_offset={o['steps_offset']}", f"it leads to step {steps[0]:g} of a chain of {size} steps")
-    return steps.astype(np.float64)
-
-
-def _spaced_steps(o, size, *, rounded):
-    """The spacings of the classes that count N steps and not N + 1."""
-    kind, num_steps = o["timestep_spacing"], o["num_steps"]
-    if not 1 <= num_steps <= size:
-        raise ValueError(f"interop.from_diffusers: num_steps must be in [1, {size}], got {num_steps}")
-    if kind == "linspace":
-        steps = np.linspace(0, size - 1, num_steps)[::-1]
-        return np.round(steps) if rounded else steps
-    if kind == "leading":
-        steps = (np.arange(num_steps) * (size // num_steps))[::-1] + o["steps_offset"]
+def _in_chain(o, rho, **options):
+    """Levels and time steps in the chain: those given, or `grids.spacing` with the `options` of a family of classes."""
+    size = len(rho)
+    if o["timesteps"] is not None:
+        steps = np.asarray(o["timesteps"], np.float64)
+        if steps.ndim != 1 or not steps.size or np.any(np.diff(steps) >= 0) or steps[0] > size - 1 or steps[-1] < 0:
+            raise ValueError(
+                f"interop.from_diffusers: timesteps must fall strictly within [0, {size - 1}], got {steps.tolist()}"
+            )
     else:
-        steps = np.round(np.arange(size, 0, -size / num_steps))[:num_steps] - 1
-    return _in_chain(o, steps, size)
+        options = {"num_train": size, "offset": o["steps_offset"], "left_out": 0} | options
+        steps = grids.spacing(o["timestep_spacing"], o["num_steps"], **options).astype(np.float64)
+        if steps[0] > size - 1:
+            why = f"it leads to step {steps[0]:g} of a chain of {size} steps"
+            raise refuse(f"steps_offset={o['steps_offset']}", why)
+    return np.interp(steps, np.arange(size), rho), steps
 
 
 # --- levels by the family of classes ------------------------------------------------------------------------
@@ -183,14 +171,8 @@ def _multistep(o):
     if o["shift_terminal"] is not None and not flow:
         raise refuse(f"shift_terminal={o['shift_terminal']}", "it needs use_flow_sigmas=True")
     if not which and not flow:
-        if o["timesteps"] is not None:
-            steps = _given_steps(o, size)
-        else:
-            used = size - int(np.sum(-np.log(rho) < o["lambda_min_clipped"]))
-            kind, offset = o["timestep_spacing"], o["steps_offset"]
-            steps = grids.spacing(kind, num_steps, num_train=size, offset=offset, num_used=used)
-            steps = _in_chain(o, steps, size)
-        values = np.interp(steps, np.arange(size), rho)
+        used = size - int(np.sum(-np.log(rho) < o["lambda_min_clipped"]))
+        values, steps = _in_chain(o, rho, num_used=used, left_out=1)
         return Levels(np.append(values, _last(o, rho, values)), steps)
     if o["timesteps"] is not None:
         raise refuse("timesteps", "the configuration computes the levels itself")
@@ -209,11 +191,9 @@ def _multistep(o):
 def _sigma(o):
     """The classes that work in rho: Euler, Heun, LMS and the second-order DPM of k-diffusion."""
     rho, which = chain(o), _curve_name(o)
-    size = len(rho)
     if which and o["timesteps"] is not None:
         raise refuse("timesteps", f"the configuration computes the levels itself ({which})")
-    steps = _spaced_steps(o, size, rounded=False) if o["timesteps"] is None else _given_steps(o, size)
-    values = np.interp(steps, np.arange(size), rho)
+    values, steps = _in_chain(o, rho, rounded=False)
     if o["interpolation_type"] != "linear":
         if which:
             raise refuse("interpolation_type='log_linear'", f"use_{which} levels are set as well")
@@ -248,21 +228,17 @@ def _edm(o):
 
 def _chain_steps(o):
     """DDIM and DDPM: integer steps of the chain; the last node is free of noise or the chain's first."""
-    rho, num_steps, last = chain(o, exact_zero=True), o["num_steps"], -1.0
-    size = len(rho)
-    if o["timesteps"] is not None:
-        steps = _given_steps(o, size)
-    else:
-        steps = _spaced_steps(o, size, rounded=True)
-        if o["even_strides"]:
-            last = steps[-1] - size // num_steps
-            if np.any(np.diff(steps) != -(size // num_steps)):
-                raise refuse(
-                    f"timestep_spacing={o['timestep_spacing']!r} with {num_steps} steps",
-                    f"the library steps to t - {size // num_steps}, which is not the next time step; "
-                    "use 'leading', a divisor of the chain's length with 'trailing', or the argument timesteps",
-                )
-    values = np.interp(steps, np.arange(size), rho)
+    rho, last = chain(o, exact_zero=True), -1.0
+    values, steps = _in_chain(o, rho)
+    if o["timesteps"] is None and o["even_strides"]:
+        stride = len(rho) // o["num_steps"]
+        last = steps[-1] - stride
+        if np.any(np.diff(steps) != -stride):
+            raise refuse(
+                f"timestep_spacing={o['timestep_spacing']!r} with {o['num_steps']} steps",
+                f"the library steps to t - {stride}, which is not the next time step; "
+                "use 'leading', a divisor of the chain's length with 'trailing', or the argument timesteps",
+            )
     clean = 0.0 if o["set_alpha_to_one"] else rho[0]
     return Levels(np.append(values, rho[int(last)] if last >= 0 else clean), steps)
 
