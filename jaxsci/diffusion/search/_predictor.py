@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxsci import nn
-from jaxsci.core import extras
+from jaxsci.core import extras, train
 
 
 @eqx.filter_jit
@@ -42,18 +42,13 @@ def _ranking_loss(scores: Float[Array, " n"], losses: Float[Array, " n"]) -> Flo
 def _fit(key, cfg, inputs, losses, num_steps: int):
     """Parameters of the predictor; rows of NaN losses are padding."""
     optax = extras.require("optax", "nets", "search.search with a predictor")
-    optimizer = optax.adamw(3e-3, weight_decay=1e-3)
     params = nn.mlp.init(key, cfg, dtype=inputs.dtype)
 
-    def objective(params):
-        return _ranking_loss(jax.vmap(lambda x: nn.mlp.apply(params, cfg, x)[0])(inputs), losses)
+    def loss(params, batch, key):
+        return _ranking_loss(_scores(params, cfg, inputs), losses)
 
-    def step(carry, _):
-        params, state = carry
-        updates, state = optimizer.update(jax.grad(objective)(params), state, params)
-        return (optax.apply_updates(params, updates), state), None
-
-    return jax.lax.scan(step, (params, optimizer.init(params)), length=num_steps)[0][0]
+    optimizer = optax.adamw(3e-3, weight_decay=1e-3)
+    return train.run(key, loss, params, lambda key, i: (), optimizer=optimizer, num_steps=num_steps).value
 
 
 @eqx.filter_jit

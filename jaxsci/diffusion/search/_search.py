@@ -22,7 +22,7 @@ from jaxsci.diffusion._namespace import arrays_of
 from jaxsci.diffusion._sample import sample
 from jaxsci.diffusion.schedules import NoiseSchedule
 from jaxsci.diffusion.search._predictor import _features, _fit, _scores
-from jaxsci.diffusion.search._space import Space, _crossover, _device, _mutate, random
+from jaxsci.diffusion.search._space import Space, _device, crossover, mutate, random
 from jaxsci.diffusion.statistics import Statistics
 from jaxsci.diffusion.tables import SolverTable
 from jaxsci.diffusion.unified import Decisions
@@ -252,13 +252,14 @@ def _propose(key, where, history, wanted, num_parents, crossover_rate, ratio, ca
     parents = _device(_parents(history, num_parents), where)
     children = _children(jax.random.split(k_children, ratio * wanted), parents, where, crossover_rate)
     if ratio > 1:
-        inputs = np.asarray(_all_features(_device(history.decisions, where), where))
+        features = jax.vmap(lambda d: _features(d, where))
+        inputs = np.asarray(features(_device(history.decisions, where)))
         room = capacity - len(inputs)
         inputs = np.concatenate([inputs, np.zeros((room, inputs.shape[1]), inputs.dtype)])
         seen = np.concatenate([history.losses, np.full(room, np.nan)]).astype(inputs.dtype)
         cfg = nn.mlp.config(inputs.shape[1], (64, 64), 1, activation="silu")
         params = _fit(k_fit, cfg, inputs, seen, 300)
-        scores = np.asarray(_scores(params, cfg, _all_features(children, where)))
+        scores = np.asarray(_scores(params, cfg, features(children)))
         keep = np.argsort(scores, kind="stable")[:wanted]
         children = jax.tree.map(lambda a: a[keep], children)
     return jax.tree.map(np.asarray, children)
@@ -271,16 +272,11 @@ def _children(ks, parents, where, rate):
         u = jax.random.uniform(k_pair, (3,))
         i, j = jnp.floor(u[:2] * parents.kind.shape[0]).astype(jnp.int32)
         a, b = (jax.tree.map(lambda leaf, i=i: leaf[i], parents) for i in (i, j))
-        child = _crossover(k_cross, a, b, where)
+        child = crossover(k_cross, a, b, where)
         child = jax.tree.map(lambda x, y: jnp.where(u[2] < rate, x, y), child, a)
-        return _mutate(k_mutate, child, where)
+        return mutate(k_mutate, child, where)
 
     return jax.vmap(one)(ks)
-
-
-@eqx.filter_jit
-def _all_features(stacked, where):
-    return jax.vmap(lambda d: _features(d, where))(stacked)
 
 
 # --- files --------------------------------------------------------------------------------------------------
@@ -315,20 +311,16 @@ def _same_search(path, identity):
 
 
 def _keep(out, history, report, identity):
+    """One npz file, written beside and moved into place, so that a kill leaves the old one or the new one."""
     if out is not None:
-        _write(history, out, identity)
+        arrays = {f"decisions.{name}": np.asarray(a) for name, a in history.decisions._asdict().items()}
+        arrays |= {f"identity.{name}": a for name, a in identity.items()}
+        beside = Path(f"{out}.part")
+        with open(beside, "wb") as file:
+            np.savez(file, losses=history.losses, **arrays)
+        os.replace(beside, out)
     if report is not None:
         report(len(history.losses), float(history.losses.min()))
-
-
-def _write(history, path, identity):
-    """One npz file, written beside and moved into place, so that a kill leaves the old one or the new one."""
-    arrays = {f"decisions.{name}": np.asarray(a) for name, a in history.decisions._asdict().items()}
-    arrays |= {f"identity.{name}": a for name, a in identity.items()}
-    beside = Path(f"{path}.part")
-    with open(beside, "wb") as file:
-        np.savez(file, losses=history.losses, **arrays)
-    os.replace(beside, path)
 
 
 def load_history(path: str | Path) -> History:

@@ -110,6 +110,13 @@ def space(
     return Space(int(num_calls), jnp.asarray(ends, float), *chances.values(), *(jnp.asarray(v, float) for v in numbers))
 
 
+def _device(decisions, where):
+    """On the device in the dtypes of compiled code."""
+    dtypes = Decisions(*(where.ends.dtype if f in ("lam", "coefficient") else jnp.int32 for f in Decisions._fields))
+    dtypes = dtypes._replace(points=jnp.bool_, corrector=jnp.bool_)
+    return jax.tree.map(lambda a, dtype: jnp.asarray(a, dtype), decisions, dtypes)
+
+
 # --- operators ----------------------------------------------------------------------------------------------
 
 
@@ -172,6 +179,7 @@ def _fresh(u, where: Space):
     )  # fmt: skip
 
 
+@eqx.filter_jit
 def random(key: KeyArray, where: Space) -> Decisions:
     """Decisions drawn at random, nodes uniform in lam.
 
@@ -179,11 +187,7 @@ def random(key: KeyArray, where: Space) -> Decisions:
         key: one typed key.
         where: from `space` (traced, its number of calls static).
     """
-    return _random(keys.as_typed_key(key, "search.random"), where)
-
-
-@eqx.filter_jit
-def _random(key, where):
+    key = keys.as_typed_key(key, "search.random")
     num, (low, high) = where.num_rows, where.ends
     u = _uniforms(key, (_FRESH + 2, num), where.ends.dtype)
     first = _choose(u[-1, 0], where.firsts)
@@ -198,6 +202,7 @@ def _random(key, where):
     return _repair(d, size, where.ends)
 
 
+@eqx.filter_jit
 def mutate(key: KeyArray, decisions: Decisions, where: Space) -> Decisions:
     """A neighbour: every decision drawn again or shifted with probability ``where.change``; calls are kept.
 
@@ -213,18 +218,7 @@ def mutate(key: KeyArray, decisions: Decisions, where: Space) -> Decisions:
     """
     if jnp.shape(decisions.kind)[-1] != where.num_rows:
         raise ValueError(f"search.mutate: needs {where.num_rows} rows, got {jnp.shape(decisions.kind)[-1]}")
-    return _mutate(keys.as_typed_key(key, "search.mutate"), _device(decisions, where), where)
-
-
-def _device(decisions, where):
-    """On the device in the dtypes of compiled code."""
-    dtypes = Decisions(*(where.ends.dtype if f in ("lam", "coefficient") else jnp.int32 for f in Decisions._fields))
-    dtypes = dtypes._replace(points=jnp.bool_, corrector=jnp.bool_)
-    return jax.tree.map(lambda a, dtype: jnp.asarray(a, dtype), decisions, dtypes)
-
-
-@eqx.filter_jit
-def _mutate(key, d: Decisions, where: Space):
+    key, d = keys.as_typed_key(key, "search.mutate"), _device(decisions, where)
     num, (low, high) = where.num_rows, where.ends
     row = jnp.arange(num)
     u = _uniforms(key, ((_FRESH + 8) * num + 5,), where.ends.dtype)
@@ -270,6 +264,7 @@ def _mutate(key, d: Decisions, where: Space):
     return _repair(d, size, where.ends)
 
 
+@eqx.filter_jit
 def crossover(key: KeyArray, a: Decisions, b: Decisions, where: Space) -> Decisions:
     """A child of two: nodes, rows and options from either, half of the time row by row. Parents of unequal length
     are not mixed: one of the two comes back.
@@ -279,11 +274,7 @@ def crossover(key: KeyArray, a: Decisions, b: Decisions, where: Space) -> Decisi
         a, b: of ``where.num_rows`` rows.
         where: from `space`.
     """
-    return _crossover(keys.as_typed_key(key, "search.crossover"), _device(a, where), _device(b, where), where)
-
-
-@eqx.filter_jit
-def _crossover(key, a, b, where):
+    key, a, b = keys.as_typed_key(key, "search.crossover"), _device(a, where), _device(b, where)
     heads = jax.random.bernoulli(key, 0.5, (8 + where.num_rows,))
     coin, deep, whose, by_row = heads[:6], heads[6], heads[7], heads[8:]
     pick = lambda c, name: jnp.where(c, getattr(a, name), getattr(b, name))  # noqa: E731
