@@ -47,7 +47,7 @@ start = jax.random.normal(jax.random.key(1), (NUM, digits.NUM_PIXELS))
 
 # %%
 stats = statistics.estimate(
-    jax.random.key(2), model, schedule, images, num_lams=30 if FAST else 120, num_samples=32 if FAST else 1024
+    jax.random.key(2), model, schedule, images, lams=30 if FAST else 120, num_samples=32 if FAST else 1024
 )
 GRIDS = {"uniform in time": grids.time, "uniform in log-SNR": grids.logsnr}
 SOLVERS = {

@@ -48,7 +48,7 @@ def point(table):
 
 def study(**options):
     """All grids, solvers and numbers of calls as one labelled data set; `options` are those of `sweep.run`."""
-    stats = statistics.estimate(jax.random.key(1), MODEL, SCHEDULE, IMAGES, num_lams=60, num_samples=SAMPLES)
+    stats = statistics.estimate(jax.random.key(1), MODEL, SCHEDULE, IMAGES, lams=60, num_samples=SAMPLES)
     every = [(grid, name, n) for grid in GRIDS for name in SOLVERS for n in CALLS]
     tables = {(grid, name, n): SOLVERS[name](GRIDS[grid](SCHEDULE, n), stats) for grid, name, n in every}
     space = sweep.product(table=sweep.stack(tables, dims=("grid", "solver", "calls")))

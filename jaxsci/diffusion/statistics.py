@@ -24,8 +24,8 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from jaxsci.core import keys
-from jaxsci.core.static import check_size
-from jaxsci.core.types import KeyArray, concrete
+from jaxsci.core.types import KeyArray, Size, concrete
+from jaxsci.diffusion import grids
 from jaxsci.diffusion._namespace import arrays_of, host, namespace
 from jaxsci.diffusion.predictions import checked
 from jaxsci.diffusion.schedules import NoiseSchedule
@@ -61,25 +61,15 @@ def _slopes(lam: Float[ArrayLike, " n"], values: Float[ArrayLike, "n *d"]) -> Fl
     return xp.concatenate([2 * secants[:1] - inner[:1], inner, 2 * secants[-1:] - inner[-1:]])
 
 
-def _levels(name, schedule, num_lams, lams, t_min, t_max):
-    """The given noise levels, or uniform ones between the ends of the schedule."""
-    if lams is not None:
-        if np.ndim(lams) != 1 or np.shape(lams)[0] < 2:
-            raise ValueError(f"statistics.{name}: lams must be a vector of at least 2 levels, got {np.shape(lams)}")
-        if not isinstance(lams, jax.core.Tracer) and not np.all(np.diff(np.asarray(lams)) > 0):
-            raise ValueError(f"statistics.{name}: lams must rise, from noise to data, got {np.asarray(lams)}")
-        return lams
-    num_lams = check_size(f"statistics.{name}", "num_lams", num_lams)
-    t_min = schedule.t_min if t_min is None else t_min
-    t_max = schedule.t_max if t_max is None else t_max
-    xp = namespace(schedule, t_min, t_max)
-    first, last = schedule.lam(xp.asarray(t_max)), schedule.lam(xp.asarray(t_min))
-    if xp is np and not (np.isfinite(first) and np.isfinite(last) and first < last):
-        raise ValueError(
-            f"statistics.{name}: lam runs from {float(first)} to {float(last)} between t_max and t_min, expected "
-            "finite and rising; a schedule with an end of pure noise or pure data needs t_max or t_min inside"
-        )
-    return xp.linspace(first, last, num_lams + 1)
+def _levels(name, schedule, lams):
+    """The given noise levels, or N uniform steps between the ends of the schedule."""
+    if np.ndim(lams) == 0:
+        return grids.logsnr(schedule, lams).lam
+    if np.ndim(lams) != 1 or np.shape(lams)[0] < 2:
+        raise ValueError(f"statistics.{name}: lams must be a vector of at least 2 levels, got {np.shape(lams)}")
+    if not isinstance(lams, jax.core.Tracer) and not np.all(np.diff(np.asarray(lams)) > 0):
+        raise ValueError(f"statistics.{name}: lams must rise, from noise to data, got {np.asarray(lams)}")
+    return lams
 
 
 # --- estimation ---------------------------------------------------------------------------------------------
@@ -91,13 +81,10 @@ def estimate(
     schedule: NoiseSchedule,
     data: Float[ArrayLike, "M *d"] | Callable[..., Any],
     *,
-    num_lams: int = 120,
+    lams: Size | Float[ArrayLike, " levels"] = 120,
     num_samples: int = 1024,
     num_probes: int = 1,
     variance: Callable[..., Array] | None = None,
-    lams: Float[ArrayLike, " levels"] | None = None,
-    t_min: ArrayLike | None = None,
-    t_max: ArrayLike | None = None,
     cond: PyTree = None,
     guidance_scale: ArrayLike = 1.0,
     common_random_numbers: bool = True,
@@ -118,13 +105,12 @@ def estimate(
         schedule: the noise schedule.
         data: rows are drawn with replacement; or ``sampler(key) -> x0``, or ``-> (x0, cond)`` with a condition each,
             for example a slow solver where there are no data.
-        num_lams: N (static): N + 1 uniform levels between the times t_max and t_min. 120 to 1200.
+        lams: N (static): N + 1 uniform levels between the ends of the schedule, 120 to 1200; or the levels themselves,
+            rising (traced), such as ``grids.logsnr(schedule, 120, t_min=1e-4).lam``. A grid must lie between them.
         num_samples: K (static); matters more than N. The published files have 1024 to 4096.
         num_probes: Rademacher vectors per sample (static).
         variance: ``variance(x, t, cond, w) -> Var(x0 | x)`` of an exact denoiser, per entry: l is then free of the
             noise of probes.
-        lams: the levels themselves, rising, in place of uniform ones (traced).
-        t_min, t_max: ends; those of the schedule by default. A solver's grid must lie between them.
         cond: condition of all samples, unless the sampler gives one.
         guidance_scale: w. Statistics of the model without guidance are usual; at strong guidance they misfit.
         common_random_numbers: the same x0, z and v at every level (static), so that l, s and b are smooth in lam.
@@ -146,7 +132,7 @@ def estimate(
         ...     return vp.alpha_sigma(vp.lam(t))[1] * x
         >>> denoiser = predictions.denoiser(model, vp, "epsilon")
         >>> stats = statistics.estimate(
-        ...     jax.random.key(0), denoiser, vp, lambda key: jax.random.normal(key, (2,)), num_lams=4, num_samples=8)
+        ...     jax.random.key(0), denoiser, vp, lambda key: jax.random.normal(key, (2,)), lams=4, num_samples=8)
         >>> print(stats.l.shape, [f"{level:.2f}" for level in stats.l[:, 0]])  # sigma^2
         (5, 2) ['1.00', '0.99', '0.61', '0.01', '0.00']
 
@@ -161,7 +147,7 @@ def estimate(
             raise TypeError(
                 f"statistics.estimate: data must be floating rows [M, *d] or a sampler, got {data.dtype}{data.shape}"
             )
-    lams = jnp.asarray(_levels("estimate", schedule, num_lams, lams, t_min, t_max))
+    lams = jnp.asarray(_levels("estimate", schedule, lams))
     sizes = num_samples, num_probes, min(batch_size, num_samples)
     return _estimate(
         key, denoiser, schedule, data, lams, variance, cond, jnp.asarray(guidance_scale, lams.dtype), sizes,
@@ -285,22 +271,19 @@ def constant(
     s: ArrayLike = 0.0,
     b: ArrayLike = 0.0,
     *,
-    num_lams: int = 120,
-    lams: Float[ArrayLike, " levels"] | None = None,
-    t_min: ArrayLike | None = None,
-    t_max: ArrayLike | None = None,
+    lams: Size | Float[ArrayLike, " levels"] = 120,
 ) -> Statistics:
     """The same l, s and b at every level; (1, 0, 0) is data prediction (the default), (0, -1, 0) noise prediction.
 
     Args:
         schedule: the noise schedule.
         l, s, b: numbers, or arrays of the data's shape (traced).
-        num_lams, lams, t_min, t_max: levels as in `estimate`.
+        lams: levels as in `estimate`.
 
     References: Zheng et al. 2023, appendix A.2.
     """
-    xp = namespace(schedule, l, s, b, lams, t_min, t_max)
-    lams = xp.asarray(_levels("constant", schedule, num_lams, lams, t_min, t_max))
+    xp = namespace(schedule, l, s, b, lams)
+    lams = xp.asarray(_levels("constant", schedule, lams))
     shape = np.broadcast_shapes(np.shape(l), np.shape(s), np.shape(b))
     dtype = xp.result_type(lams, *(a for a in (l, s, b) if not isinstance(a, (int, float))))
     same = lambda a: xp.broadcast_to(xp.asarray(a, dtype), (lams.shape[0], *shape))  # noqa: E731
@@ -350,7 +333,7 @@ def load(path: str | Path, schedule: NoiseSchedule | None = None, *, t_min=None,
         l, s, b = first["l"], second["s"], second["b"]  # noqa: E741
         if not l.shape == s.shape == b.shape:
             raise ValueError(f"statistics.load: l, s and b must have one shape, got {l.shape}, {s.shape} and {b.shape}")
-        return host(Statistics(_levels("load", host(schedule), l.shape[0] - 1, None, t_min, t_max), l, s, b))
+        return host(Statistics(grids.logsnr(schedule, l.shape[0] - 1, t_min=t_min, t_max=t_max).lam, l, s, b))
     file = arrays_of("statistics.load", path, "statistics")
     if str(file.get("format")) != _FORMAT:
         raise ValueError(f"statistics.load: {path} holds no statistics")

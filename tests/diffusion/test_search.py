@@ -135,7 +135,7 @@ def test_a_search_that_was_stopped_goes_on_as_if_it_had_not(key, tmp_path):
 def test_a_file_of_another_search_is_refused(key, tmp_path):
     """Whatever gave its losses their meaning: calls, ends, weights, schedule, statistics, mean, objective."""
     file, small = tmp_path / "found.npz", {"batch": 4, "num_evaluations": 4, "predictor": False}
-    stats = [statistics.constant(SCHEDULE, l, num_lams=3) for l in (1.0, 0.9)]
+    stats = [statistics.constant(SCHEDULE, l, lams=3) for l in (1.0, 0.9)]
     first = search.starting_population(SCHEDULE, where())[:4]
     run = lambda objective=toy, space=where(), schedule=SCHEDULE, **kw: search.search(  # noqa: E731
         key, objective, space, schedule, out=file, **{"statistics": stats[0], **small, **kw}
@@ -185,7 +185,7 @@ def test_problem_b_searched_solvers_beat_uniform_ones_on_held_out_latents(key):
     """Five calls on the digits: at least 12 % under the best uniform schedule, on latents not searched on."""
     problem = mixture.digits_mixture()
     denoiser = mixture.denoiser(problem.mixture, SCHEDULE)
-    stats = statistics.estimate(key, denoiser, SCHEDULE, problem.mixture.means, num_lams=61, num_samples=128)
+    stats = statistics.estimate(key, denoiser, SCHEDULE, problem.mixture.means, lams=61, num_samples=128)
     rng = np.random.default_rng(5)
     x_T = rng.standard_normal((192, 64))
     truth = mixture.reference(problem.mixture, SCHEDULE, x_T, tol=1e-6)

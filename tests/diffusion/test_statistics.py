@@ -67,7 +67,7 @@ def test_scaled_jacobian_of_noise_is_one_minus_scaled_posterior_variance(key):
 def _stats(*, exact=False):
     """Statistics of problem A, one program for each kind."""
     return statistics.estimate(
-        jax.random.key(0), DENOISER, VP, DRAW, num_lams=24, num_samples=1024, batch_size=128,
+        jax.random.key(0), DENOISER, VP, DRAW, lams=24, num_samples=1024, batch_size=128,
         variance=VARIANCE if exact else None,
     )  # fmt: skip
 
@@ -92,7 +92,7 @@ def test_probes_agree_with_the_exact_diagonal():
 def test_gaussian_closed_form(schedule, key):
     # f = -l m does not vary: s is the guard's 0 and b = -l' m; the Jacobian is diagonal, so one probe is exact.
     denoiser, draw = _gaussian(MEAN, STD, schedule=schedule)
-    stats = statistics.estimate(key, denoiser, schedule, draw, num_lams=200, num_samples=8)
+    stats = statistics.estimate(key, denoiser, schedule, draw, lams=200, num_samples=8)
     alpha, sigma = schedule.alpha_sigma(np.asarray(stats.lam)[:, None])
     level = sigma**2 / (alpha**2 * STD**2 + sigma**2)
     np.testing.assert_allclose(stats.l, level, atol=1e-12)
@@ -106,7 +106,7 @@ def test_constant_pixels_and_gaussian_dimensions_are_guarded(dtype, key):
     # a pixel that never varies has Var f = 0 exactly, a Gaussian one up to rounding
     mean, std = np.array([-1.0, 0.7, 0.0]), np.array([0.0, 0.5, 1.3])
     denoiser, draw = _gaussian(mean, std, dtype)
-    stats = statistics.estimate(key, denoiser, VP, draw, num_lams=40, num_samples=64)
+    stats = statistics.estimate(key, denoiser, VP, draw, lams=40, num_samples=64)
     assert stats.s.dtype == dtype
     np.testing.assert_allclose(stats.l[:, 0], 1.0, atol=1e-6)
     assert all(np.isfinite(a).all() for a in stats) and np.abs(stats.s).max() < 100
@@ -122,7 +122,7 @@ def test_constant_pixels_and_gaussian_dimensions_are_guarded(dtype, key):
 
 @pytest.mark.x64
 def test_batch_size_changes_nothing_but_rounding(key):
-    options = dict(num_lams=6, num_samples=30)
+    options = dict(lams=6, num_samples=30)
     whole = statistics.estimate(key, DENOISER, VP, DRAW, batch_size=64, **options)
     parts = statistics.estimate(key, DENOISER, VP, DRAW, batch_size=7, **options)  # 30 = 4 * 7 + 2: the last is masked
     chex.assert_trees_all_close(whole, parts, rtol=1e-8, atol=1e-8)
@@ -144,7 +144,7 @@ def test_common_random_numbers_are_smooth_in_lam(key):
 def test_rows_and_samplers_are_alike(key):
     rows = jax.vmap(DRAW)(jax.random.split(key, 4096))
     first = statistics.estimate(
-        key, DENOISER, VP, rows, num_lams=24, num_samples=1024, batch_size=128, variance=VARIANCE
+        key, DENOISER, VP, rows, lams=24, num_samples=1024, batch_size=128, variance=VARIANCE
     )
     # l is a mean over 1024 draws of e^{2 lam} Var(x0|x), between 0 and 1 here: standard error <= .5/32 each
     np.testing.assert_allclose(first.l, _stats(exact=True).l, atol=tolerances.STANDARD_ERRORS * np.sqrt(2) / 64)
@@ -159,7 +159,7 @@ def test_a_sampler_may_give_each_sample_its_condition(key):
         eps = cond * x * w
         return (x - sigma * eps) / alpha, eps
 
-    stats = statistics.estimate(key, denoiser, VP, draw, num_lams=3, num_samples=4, guidance_scale=3.0)
+    stats = statistics.estimate(key, denoiser, VP, draw, lams=3, num_samples=4, guidance_scale=3.0)
     np.testing.assert_allclose(stats.l[:, 0], 1.5 * VP.alpha_sigma(np.asarray(stats.lam))[1], rtol=1e-5)
 
 
@@ -171,17 +171,17 @@ def test_slopes_are_exact_for_parabolas_on_uneven_levels():
 
 
 def test_constant_statistics():
-    stats = statistics.constant(VP, np.ones(3), s=-1.0, num_lams=5)
+    stats = statistics.constant(VP, np.ones(3), s=-1.0, lams=5)
     assert stats.l.shape == stats.s.shape == stats.b.shape == (6, 3) and stats.lam.dtype == np.float64
     assert (stats.s == -1).all() and (stats.b == 0).all()
     np.testing.assert_allclose(stats.lam[[0, -1]], [VP.lam(np.float64(1.0)), VP.lam(np.float64(1e-3))])
-    traced = jax.jit(lambda l: statistics.constant(VP, l, num_lams=5).l)(jnp.ones(3))  # noqa: E741
+    traced = jax.jit(lambda l: statistics.constant(VP, l, lams=5).l)(jnp.ones(3))  # noqa: E741
     assert traced.shape == (6, 3)
 
 
 def _random(shape=(2, 3), num=7):
     rng = np.random.default_rng(0)
-    lam = statistics.constant(VP, num_lams=num - 1).lam
+    lam = statistics.constant(VP, lams=num - 1).lam
     return statistics.Statistics(lam, *(rng.uniform(size=(num, *shape)) for _ in range(3)))
 
 
@@ -202,9 +202,9 @@ def test_bad_input(key, tmp_path):
     with pytest.raises(TypeError, match="data must be floating rows"):
         statistics.estimate(key, DENOISER, VP, np.ones((3, 2), int))
     with pytest.raises(TypeError, match="must return .D, eps., both of shape"):
-        statistics.estimate(key, lambda x, t, cond, w: x, VP, DRAW, num_lams=2, num_samples=2)
-    with pytest.raises(ValueError, match="needs t_max or t_min inside"):
-        statistics.estimate(key, DENOISER, schedules.flow(), DRAW, num_lams=2, num_samples=2)
+        statistics.estimate(key, lambda x, t, cond, w: x, VP, DRAW, lams=2, num_samples=2)
+    with pytest.raises(ValueError, match="choose ends with both noise and signal"):
+        statistics.estimate(key, DENOISER, schedules.flow(), DRAW, lams=2, num_samples=2)
     with pytest.raises(ValueError, match="lams must be a vector"):
         statistics.constant(VP, lams=np.ones((2, 2)))
     for wrong in (np.linspace(4, -4, 5), np.asarray([0.0, 1.0, 1.0]), np.asarray([0.0, np.nan, 1.0])):

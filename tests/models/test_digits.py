@@ -156,7 +156,7 @@ def test_problem_c(tmp_path):
     options = dict(rtol=1e-6, atol=1e-6, solver="dopri8")
     truth = jax.jit(jax.vmap(lambda x: likelihood.decode(denoise, vp, x, **options).value))(x_T)
     single = digits.denoiser(trained.value)
-    stats = statistics.estimate(jax.random.key(1), single, vp, digits.data()[0], num_lams=120, num_samples=1024)
+    stats = statistics.estimate(jax.random.key(1), single, vp, digits.data()[0], lams=120, num_samples=1024)
     stats = jax.tree.map(lambda a: np.asarray(a, np.float64), stats)
     run = jax.jit(jax.vmap(lambda x, table: diffusion.sample(None, denoise, table, x).value, (0, None)))
 
