@@ -20,6 +20,7 @@ import numpy as np
 
 from jaxsci.diffusion._namespace import namespace
 
+RELAXATIONS = ("exact", "bh1", "bh2", "plus_exp", "minus_exp", "linear")
 _TERMS = 20  # of the series; the first one left out is below 1e-18 for |z| < 1
 
 
@@ -127,16 +128,20 @@ def taylor_weights(lams, base: int, stencils, kernel, factors=None) -> dict:
     return weights
 
 
-def relaxation(name: str, h, mu: float):
-    r"""Factor on $d_1$: "exact" 1; "bh2" makes $m_1$ into $\frac12 h m_0$, "bh1" into $\frac12 h^2$."""
+def relaxation(name: str, h, mu: float, coefficient=0.0):
+    r"""Factor on $d_1$: "exact" 1; "bh2" makes $m_1$ into $\frac12 h m_0$, "bh1" into $\frac12 h^2$; more below."""
+    z = mu * h
     if name == "exact":
         return 1.0
-    z = mu * h
     if name == "bh2":
         return 0.5 * phi(1, z) / phi(2, z)
     if name == "bh1":
         return 0.5 / phi(2, z)
-    raise ValueError(f"relaxation must be 'exact', 'bh1' or 'bh2', got {name!r}")
+    if name == "linear":
+        return 1.0 + coefficient * h
+    if name in ("plus_exp", "minus_exp"):
+        return 1.0 + (0.5 if name == "plus_exp" else -0.5) * namespace(h).expm1(z)
+    raise ValueError(f"relaxation must be one of {RELAXATIONS}, got {name!r}")
 
 
 def lagrange_weights(us, integral_nodes, integral_weights):

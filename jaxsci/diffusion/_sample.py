@@ -15,7 +15,7 @@ from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
 from jaxsci.core import keys, status, tree
 from jaxsci.core.types import KeyArray
-from jaxsci.diffusion.predictions import checked
+from jaxsci.diffusion.predictions import checked, convert
 from jaxsci.diffusion.tables import SolverTable
 
 
@@ -132,8 +132,7 @@ def _run(key, denoiser, table, x_T, cond, w, denoised_hook, state_hook, save):
     steps = {
         "i": jnp.arange(size), "t": here(table.t), "t_next": table.t[1:], "alpha": here(table.alpha),
         "sigma": here(table.sigma), "predictor": predictor, "corrector": corrector, "corrected": table.corrected,
-        "active": table.active, "any_active": _in_any_lane(table.active), "evaluate": table.evaluate,
-        "any_evaluate": _in_any_lane(table.evaluate),
+        "active": table.active, "evaluate": table.evaluate,
     }  # fmt: skip
 
     def predictions(x, row, key):
@@ -145,14 +144,13 @@ def _run(key, denoiser, table, x_T, cond, w, denoised_hook, state_hook, save):
         else:
 
             def known(x):
-                data = jnp.broadcast_to(table.analytic, x.shape)
-                return data, (x - row["alpha"] * data) / row["sigma"]
+                return convert("sample", jnp.broadcast_to(table.analytic, x.shape), x, row["alpha"], row["sigma"])
 
-            data, noise = _choose(row["evaluate"], row["any_evaluate"], model, known, x)
+            data, noise = _choose(row["evaluate"], model, known, x)
         finite = jnp.all(jnp.isfinite(data) & jnp.isfinite(noise))  # hooks may hide it, and later rows overwrite it
         if denoised_hook is not None:
             data = _like(x, "denoised_hook", denoised_hook(data, x, row["t"], key))
-            noise = (x - row["alpha"] * data) / row["sigma"]
+            data, noise = convert("sample", data, x, row["alpha"], row["sigma"])
         return data, noise, finite
 
     def advance(carry, row):
@@ -162,9 +160,9 @@ def _run(key, denoiser, table, x_T, cond, w, denoised_hook, state_hook, save):
         datas = (data, *datas)[: depth[0]]
         noises = (noise, *noises)[: depth[1]]
         if corrector is not None:
-            x = jnp.where(row["corrected"], _combine(row["corrector"], (x, *xs), datas, noises), x)
+            x = jnp.where(row["corrected"], combine(row["corrector"], (x, *xs), datas, noises), x)
         xs = (x, *xs)[: past + 1]
-        new = _combine(row["predictor"], xs, datas, noises)
+        new = combine(row["predictor"], xs, datas, noises)
         if row["predictor"].std is not None:
             new = new + row["predictor"].std * jax.random.normal(jax.random.fold_in(mine, 0), x.shape, dtype)
         if state_hook is not None:
@@ -180,7 +178,7 @@ def _run(key, denoiser, table, x_T, cond, w, denoised_hook, state_hook, save):
         if row["active"] is None:
             carry, seen = advance(carry, row)
         else:
-            carry, seen = _choose(row["active"], row["any_active"], advance, stay, carry, row)
+            carry, seen = _choose(row["active"], advance, stay, carry, row)
         return carry, seen if save == "trajectory" else None
 
     zeros = jnp.zeros_like(x_T)
@@ -219,13 +217,9 @@ def _any_of_batch(axis_size, in_batched, flags):
     return _any(jnp.any(flags, axis=0)), False
 
 
-def _in_any_lane(flags):
-    return None if flags is None else _any(flags)
-
-
-def _choose(mine, any_lane, wanted, otherwise, *operands):
+def _choose(mine, wanted, otherwise, *operands):
     new, old = jax.lax.cond(
-        any_lane,
+        _any(mine),
         lambda *args: (wanted(*args), otherwise(*args)),
         lambda *args: (otherwise(*args),) * 2,
         *operands,
@@ -233,11 +227,11 @@ def _choose(mine, any_lane, wanted, otherwise, *operands):
     return jax.tree.map(lambda a, b: jnp.where(mine, a, b), new, old)
 
 
-def _combine(rows, xs, datas, noises):
-    """The linear form of one row; slots that the table does not store are not read."""
+def combine(rows, xs, datas, noises):
+    """The linear form of one row, dense or sparse; slots that it does not store are not read."""
     total = None
     for coefficients, history in ((rows.x, xs), (rows.data, datas), (rows.noise, noises)):
-        for k in range(coefficients.shape[0]):
+        for k in coefficients if isinstance(coefficients, dict) else range(coefficients.shape[0]):
             term = _fit(coefficients[k], history[k]) * history[k]
             total = term if total is None else total + term
     total = jnp.zeros_like(xs[0]) if total is None else total

@@ -41,7 +41,7 @@ QUADRATURES = {
 
 
 class Stretch(NamedTuple):
-    """One stretch, or M consecutive ones with a leading axis (the second one of `origin` and `kernels`).
+    """One stretch, or M consecutive ones with a leading axis; axes of 2 and 5 come next, those of the data last.
 
     Attributes:
         lam: left end.
@@ -52,8 +52,8 @@ class Stretch(NamedTuple):
     """
 
     lam: Float[Array, "*M"]
-    origin: Float[Array, "2 *Md"]
-    kernels: Float[Array, "5 *Md"]
+    origin: Float[Array, "*M2d"]
+    kernels: Float[Array, "*M5d"]
     drift: Float[Array, "*Md"]
     driven: Float[Array, "*Md"]
 
@@ -117,7 +117,7 @@ def _coefficients(xp, statistics, quadrature):
     num = lam.shape[0] - 1
     block = 64 if xp is np else num  # bounds the memory on the host
     parts = [xp.arange(n, min(n + block, num)) for n in range(0, num, block)]
-    return c._replace(cells=_join(xp.concatenate, [_inside(xp, c, cell, lam[cell], lam[cell + 1]) for cell in parts]))
+    return c._replace(cells=_join(xp, [_inside(xp, c, cell, lam[cell], lam[cell + 1]) for cell in parts]))
 
 
 def _evaluate(xp, c, cell, lam):
@@ -154,20 +154,20 @@ def _inside(xp, c, cell, left, right):
     weight = wide(width[:, None] * weights[None])
     kernel = weight * xp.exp((L - L[:, :1] + S - S[:, :1])[:, 1:])
     r = wide(lam[:, 1:] - left[:, None])
-    kernels = xp.stack([(kernel * r**k).sum(1) / math.factorial(k) for k in range(TERMS)])
+    kernels = xp.stack([(kernel * r**k).sum(1) / math.factorial(k) for k in range(TERMS)], 1)
     slope = xp.exp((S[:, :1] - S)[:, 1:]) * value[2, :, 1:]
     matmul = np.matmul if xp is np else lambda a, b: jnp.matmul(a, b, precision="highest")
     flat = slope.reshape(*slope.shape[:2], -1)
     so_far = matmul(xp.broadcast_to(matrix, (flat.shape[0], *matrix.shape)), flat).reshape(slope.shape)
     driven = (kernel * wide(width[:, None]) * so_far).sum(1)
-    return Stretch(left, xp.stack([L[:, 0], S[:, 0]]), kernels, (weight * slope).sum(1), driven)
+    return Stretch(left, xp.stack([L[:, 0], S[:, 0]], 1), kernels, (weight * slope).sum(1), driven)
 
 
 def chain(xp, parts: Stretch, live=None) -> Stretch:
     """Consecutive stretches as one; those that are not `live` [M] are left out (the first one always counts)."""
     rank = parts.drift.ndim - 1
     wide = lambda a: a.reshape(-1, *(1,) * rank)  # noqa: E731
-    L, S = parts.origin - parts.origin[:, :1]
+    L, S = (parts.origin[:, n] - parts.origin[:1, n] for n in (0, 1))
     if live is None:
         growth, decay = xp.exp(L + S), xp.exp(-S)
     else:  # the exponent of a stretch far away may be anything
@@ -176,12 +176,12 @@ def chain(xp, parts: Stretch, live=None) -> Stretch:
     r = wide(parts.lam - parts.lam[0])
     kernels = []
     for k in range(TERMS):
-        moved = sum(parts.kernels[j] * (r ** (k - j) / math.factorial(k - j)) for j in range(k + 1))
+        moved = sum(parts.kernels[:, j] * (r ** (k - j) / math.factorial(k - j)) for j in range(k + 1))
         kernels.append((growth * moved).sum(0))
     step = decay * parts.drift
     before = xp.cumsum(step, 0) - step
-    driven = (growth * (parts.kernels[0] * before + decay * parts.driven)).sum(0)
-    return Stretch(parts.lam[0], parts.origin[:, 0], xp.stack(kernels), step.sum(0), driven)
+    driven = (growth * (parts.kernels[:, 0] * before + decay * parts.driven)).sum(0)
+    return Stretch(parts.lam[0], parts.origin[0], xp.stack(kernels), step.sum(0), driven)
 
 
 def _between(xp, c, low, high) -> Stretch:
@@ -193,21 +193,19 @@ def _between(xp, c, low, high) -> Stretch:
     ends = _inside(xp, c, xp.stack([first, last]), xp.stack([low, start]), xp.stack([end, high]))
     head, tail = part(ends, slice(0, 1)), part(ends, slice(1, 2))
     if xp is np:
-        return chain(xp, _join(xp.concatenate, [head, part(c.cells, slice(first + 1, last)), tail]))
+        return chain(xp, _join(xp, [head, part(c.cells, slice(first + 1, last)), tail]))
     index, yes = xp.arange(c.lam.shape[0] - 1), xp.ones(1, bool)
     live = xp.concatenate([yes, (index > first) & (index < last), yes])
-    return chain(xp, _join(xp.concatenate, [head, c.cells, tail]), live)
+    return chain(xp, _join(xp, [head, c.cells, tail]), live)
 
 
 def part(parts: Stretch, which) -> Stretch:
     """Some of M stretches."""
-    return Stretch(
-        parts.lam[which], parts.origin[:, which], parts.kernels[:, which], parts.drift[which], parts.driven[which]
-    )
+    return jax.tree.map(lambda a: a[which], parts)
 
 
-def _join(how, parts):
-    return Stretch(*(how(arrays, axis) for arrays, axis in zip(zip(*parts), (0, 1, 1, 0, 0))))
+def _join(xp, parts):
+    return jax.tree.map(lambda *arrays: xp.concatenate(arrays), *parts)
 
 
 class OnGrid(NamedTuple):
@@ -232,7 +230,8 @@ def on_nodes(c: Coefficients, lams: Float[ArrayLike, " nodes"]) -> OnGrid:
     """`OnGrid` of rising nodes; beyond the levels the outermost pieces go on, infinite host nodes stand for nothing."""
     if namespace(c, lams) is np:
         finite = np.clip(lams, min(c.lam[0], lams[1]), max(c.lam[-1], lams[-2]))
-        steps = _join(np.stack, [_between(np, c, *finite[n : n + 2]) for n in range(len(finite) - 1)])
+        steps = [_between(np, c, *ends) for ends in zip(finite, finite[1:])]
+        steps = jax.tree.map(lambda *parts: np.stack(parts), *steps)
         on = _at_nodes(np, c, finite, steps)
     else:
         on = _on_traced_nodes(jax.tree.map(jnp.asarray, c), jnp.asarray(lams, c.lam.dtype))
@@ -259,7 +258,6 @@ def stretch_of(c: Coefficients | OnGrid, lams: Float[ArrayLike, " nodes"], first
 @jax.jit
 def _on_traced_nodes(c, lams):
     steps = jax.lax.map(lambda ends: _between(jnp, c, *ends), (lams[:-1], lams[1:]))
-    steps = steps._replace(origin=jnp.moveaxis(steps.origin, 0, 1), kernels=jnp.moveaxis(steps.kernels, 0, 1))
     return _at_nodes(jnp, c, lams, steps)
 
 

@@ -23,6 +23,7 @@ from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
 from jaxsci.core import loops, status
 from jaxsci.diffusion import grids, rules
+from jaxsci.diffusion._sample import combine
 from jaxsci.diffusion.predictions import checked
 from jaxsci.diffusion.schedules import NoiseSchedule
 
@@ -145,13 +146,8 @@ def sample(
 
 # Fractions of the step where the model is called, and the rows: the stages, the lower and the higher result.
 _PAIRS = {
-    2: ((0.5,), lambda kind: ((0, kind, (), "exact", 1),), (0, (), "exact"), (1, ((0,),), "bh2")),
-    3: (
-        (1 / 3, 2 / 3),
-        lambda kind: ((0, kind, (), "exact", 1), (1, kind, ((0,),), "exact", 2)),
-        (1, ((0,),), "bh2"),
-        (2, ((0,),), "exact"),
-    ),
+    2: ((0.5,), ((0, (), "exact"),), (0, (), "exact"), (1, ((0,),), "bh2")),
+    3: ((1 / 3, 2 / 3), ((0, (), "exact"), (1, ((0,),), "exact")), (1, ((0,),), "bh2"), (2, ((0,),), "exact")),
 }
 
 
@@ -160,17 +156,10 @@ def _run(denoiser, schedule, x_T, cond, numbers, max_steps, order, kind):
     t_max, t_min, h_init, atol, rtol, safety, w = numbers
     dtype = x_T.dtype
     lam_start, lam_end = (jnp.asarray(schedule.lam(t), dtype) for t in (t_max, t_min))
-    fractions, stages_of, lower_row, higher_row = _PAIRS[order]
+    fractions, stages, lower_row, higher_row = _PAIRS[order]
 
     def model(x, t):
         return checked("adaptive.sample", denoiser(x, t, cond, w), x)
-
-    def apply(row, x, datas, noises):
-        terms = [c * x for c in row.x.values()]
-        terms += [
-            c * history[-1 - k] for part, history in ((row.data, datas), (row.noise, noises)) for k, c in part.items()
-        ]
-        return sum(terms[1:], terms[0])
 
     def body(carry):
         last = carry.h >= lam_end - carry.lam
@@ -180,18 +169,17 @@ def _run(denoiser, schedule, x_T, cond, numbers, max_steps, order, kind):
         data, noise = jax.lax.cond(
             carry.fresh, lambda x: model(x, grid.t[0]), lambda x: (carry.data, carry.noise), carry.x
         )
-        datas, noises = [data], [noise]
-        stages, end = stages_of(kind), len(fractions) + 1
+        datas, noises, end = [data], [noise], len(fractions) + 1  # the newest last
 
-        def to_end(slot, stencils, relaxation):
-            rule = rules._staged((None,) * slot + ((slot, kind, stencils, relaxation, end),))
-            return apply(rule(grid, slot).predictor, carry.x, datas[: slot + 1], noises[: slot + 1])
+        def reach(target, base, stencils, relaxation):
+            """The state at a node, by a row of evaluation `base` from the start of the step."""
+            row = rules._expand(grid, base, target, rules._Expansion(base, kind, stencils, relaxation))
+            return combine(row, {base: carry.x}, datas[base::-1], noises[base::-1])
 
-        for i in range(len(stages)):
-            x = apply(rules._staged(stages)(grid, i).predictor, carry.x, datas, noises)
-            data_i, noise_i = model(x, grid.t[i + 1])
+        for i, stage in enumerate(stages):
+            data_i, noise_i = model(reach(i + 1, *stage), grid.t[i + 1])
             datas, noises = [*datas, data_i], [*noises, noise_i]
-        lower, higher = to_end(*lower_row), to_end(*higher_row)
+        lower, higher = reach(end, *lower_row), reach(end, *higher_row)
         scale = jnp.maximum(atol, rtol * jnp.maximum(jnp.abs(lower), jnp.abs(carry.lower)))
         error = jnp.sqrt(jnp.mean(((higher - lower) / scale) ** 2))
         taken = error <= 1

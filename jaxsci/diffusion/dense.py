@@ -18,8 +18,8 @@ from jaxtyping import Array, Float, Int
 
 from jaxsci.core.types import concrete
 from jaxsci.diffusion import tables
-from jaxsci.diffusion._namespace import host
-from jaxsci.diffusion._sample import Trajectory
+from jaxsci.diffusion._namespace import concrete, host
+from jaxsci.diffusion._sample import Trajectory, combine
 from jaxsci.diffusion.grids import TimeGrid
 from jaxsci.diffusion.tables import Rows, Step
 
@@ -86,6 +86,7 @@ def outputs(rule: Callable[..., Step], grid: TimeGrid, lams: Any) -> Outputs:
     return Outputs(index, lams, rows)
 
 
+@eqx.filter_jit
 def evaluate(points: Outputs, trajectory: Trajectory) -> Float[Array, "M *d"]:
     """States at the points of `outputs`.
 
@@ -109,23 +110,12 @@ def evaluate(points: Outputs, trajectory: Trajectory) -> Float[Array, "M *d"]:
         >>> print(dense.evaluate(points, run.trajectory)[:, 0].round(2))
         [2.11 2.81]
     """
-    return _evaluate(jax.tree.map(jnp.asarray, points), trajectory)
 
+    def at(index, rows):
+        return combine(rows, *([a[jnp.maximum(index - k, 0)] for k in range(depth)] for a in trajectory))
 
-@eqx.filter_jit
-def _evaluate(points, trajectory):
-    rows = points.rows
-    total = jnp.zeros((points.index.shape[0], *trajectory.x.shape[1:]), trajectory.x.dtype)
-    for coefficients, values in ((rows.x, trajectory.x), (rows.data, trajectory.data), (rows.noise, trajectory.noise)):
-        for k in range(coefficients.shape[1]):
-            total = total + _fit(coefficients[:, k], total) * values[jnp.maximum(points.index - k, 0)]
-    return total if rows.shift is None else total + _fit(rows.shift, total)
-
-
-def _fit(coefficient, x):
-    """[M, *coefficient] against [M, *d]: missing leading data axes are filled in."""
-    missing = (1,) * (x.ndim - coefficient.ndim)
-    return coefficient.astype(x.dtype).reshape(coefficient.shape[0], *missing, *coefficient.shape[1:])
+    depth = max(part.shape[1] for part in points.rows[:3])
+    return jax.vmap(at)(points.index, jax.tree.map(lambda a: a.astype(trajectory.x.dtype), points.rows))
 
 
 __all__ = ["Outputs", "evaluate", "outputs"]

@@ -73,8 +73,10 @@ def named(name: str, where: NoiseSchedule | TimeGrid, num_steps: Size | None = N
         return solver(where, **extra | options)
     if not isinstance(where, NoiseSchedule):
         raise TypeError(f"names.named: where must be a NoiseSchedule or a TimeGrid, got {type(where).__name__}")
-    num_steps = check_size("names.named", "num_steps", num_steps)
-    return solver(_ending_clean(_GRIDS[grid], where, num_steps), **extra | options)
+    if not isinstance(num_steps, (int, np.integer)) or num_steps < 1:
+        raise ValueError(f"names.named: num_steps must be an integer >= 1, got {num_steps!r}")
+    levels = _GRIDS[grid](where, max(num_steps - 1, 1))
+    return solver(grids.with_zero(levels._replace(lam=levels.lam[:num_steps])), **extra | options)
 
 
 def _parse(name):
@@ -90,14 +92,6 @@ def _parse(name):
         f"names.named: unknown name {name!r}; known are {', '.join(_SOLVERS)}, each alone or followed by "
         f"{', '.join(grid for grid in _GRIDS if grid)}"
     )
-
-
-def _ending_clean(make, schedule, num_steps):
-    """`num_steps` levels of the grid and a node without noise after them."""
-    if num_steps > 1:
-        return grids.with_zero(make(schedule, num_steps - 1))
-    both_ends = make(schedule, 1)
-    return grids.with_zero(both_ends._replace(lam=both_ends.lam[:1]))
 
 
 __all__ = ["named"]

@@ -117,8 +117,7 @@ def _denoise(model, schedule, null, classifier, sigma_data, x, t, cond, w, *, ki
         output = call(inputs, time, cond)
     output = jnp.asarray(output, x.dtype)
     if kind == "edm":
-        data = skip * (x / alpha) + out * output
-        noise = (x - alpha * data) / sigma
+        data, noise = convert("sample", skip * (x / alpha) + out * output, x, alpha, sigma)
     else:
         data, noise = convert(kind, output, x, alpha, sigma)
     if guidance == "classifier":

@@ -10,6 +10,8 @@ Numerical Methods for Diffusion Models on Manifolds", 2022;
 J. Song, C. Meng, S. Ermon, "Denoising Diffusion Implicit Models", 2021.
 """
 
+from typing import NamedTuple
+
 import jax
 import numpy as np
 from jax.tree_util import Partial
@@ -26,15 +28,6 @@ _GAUSS = np.polynomial.legendre.leggauss(64)
 def _infinite(value, sign=1):
     """Whether a host value is sign * inf; a traced one never is (in-graph grids are finite)."""
     return not isinstance(value, jax.Array) and value == sign * np.inf
-
-
-def _is_clean(grid, i):
-    """Whether node i + 1 has no noise: then x = alpha D is exact and anything else divides by zero."""
-    return _infinite(grid.lam[i + 1])
-
-
-def _clean(grid, i):
-    return Row({}, {0: grid.alpha[i + 1]}, {})
 
 
 def _history(grid, i, num):
@@ -67,6 +60,63 @@ def exponential_row(grid, i, base, target, kind, stencils, *, factors=None, tau=
     return Row({base: sigma_t / sigma_s * decay}, weights, {}, std=sigma_t * xp.sqrt(-xp.expm1(-2 * tau**2 * h)))
 
 
+class _Expansion(NamedTuple):
+    """A row of a Taylor polynomial before its nodes are known, static.
+
+    Attributes:
+        base: Slot of the expansion point.
+        kind: "data", "noise" or "v3".
+        stencils: Derivative k is made of the slots ``stencils[k - 1]``.
+        relaxation: Factor on the first derivative, by name.
+        second: Factor on the second derivative.
+    """
+
+    base: int
+    kind: str
+    stencils: tuple
+    relaxation: str = "exact"
+    second: float = 1.0
+
+
+def _expand(grid, i, target, what: _Expansion, *, tau=0.0, coefficient=0.0, v3=None) -> Row:
+    """The row of an expansion to node `target`; points of pure noise fall away, and derivatives that lose too many.
+
+    `coefficient` is that of the relaxation "linear", ``v3(grid, i, base, target, stencils, factors=)`` writes the rows
+    of kind "v3".
+    """
+    stencils = []
+    for k, stencil in enumerate(what.stencils, start=1):
+        stencil = tuple(slot for slot in stencil if not _infinite(grid.lam[i - slot], -1))
+        if len(stencil) < k:
+            break
+        stencils.append(stencil)
+    factors = None
+    if stencils:
+        h, mu = grid.lam[target] - grid.lam[i - what.base], -1.0 - tau**2 if what.kind == "data" else 1.0
+        factors = [expo.relaxation(what.relaxation, h, mu, coefficient), what.second, *(1.0 for _ in stencils)]
+    if what.kind == "v3":
+        return v3(grid, i, what.base, target, stencils, factors=factors)
+    return exponential_row(grid, i, what.base, target, what.kind, stencils, factors=factors, tau=tau)
+
+
+def _end(grid, i, base=0, tau=0.0) -> Row | None:
+    """The row to a node without noise, x = alpha D, or from pure noise, the data step: others divide by zero there."""
+    if _infinite(grid.lam[i + 1]):
+        return Row({}, {0: grid.alpha[i + 1]}, {})
+    if _infinite(grid.lam[i - base], -1):
+        return exponential_row(grid, i, base, i + 1, "data", (), tau=tau)
+    return None
+
+
+def _step(grid, i, predictor: _Expansion, corrector: _Expansion | None = None, *, tau=0.0, v3=None, **options) -> Step:
+    """What all rules of Taylor polynomials say about row i; a node that pure noise led to is not corrected."""
+    fix = None
+    if corrector is not None and not _infinite(grid.lam[i - corrector.base], -1):
+        fix = _expand(grid, i, i, corrector, v3=v3)
+    row = _end(grid, i, predictor.base, tau)
+    return Step(_expand(grid, i, i + 1, predictor, tau=tau, v3=v3, **options) if row is None else row, fix)
+
+
 def _order(order, i, num_rows, lower_order_final):
     """Order of row i: what the history allows, falling to 1 at the end when wished."""
     return min(order, i + 1, num_rows - i if lower_order_final else order)
@@ -76,8 +126,8 @@ def _order(order, i, num_rows, lower_order_final):
 
 
 def _ddim(eta, grid, i):
-    if _is_clean(grid, i):
-        return Step(_clean(grid, i))
+    if _infinite(grid.lam[i + 1]):
+        return Step(_end(grid, i))
     xp = namespace(grid, eta)
     sigma, alpha = grid.sigma[i + 1], grid.alpha[i + 1]
     if namespace(eta) is np and eta == 0:
@@ -107,27 +157,20 @@ def ddim(eta: ArrayLike = 0.0) -> Partial:
 
 
 def _multistep(grid, i, *, order, kind, relaxation, second, lower_order_final, corrector, tau):
-    num_rows = grid.lam.shape[0] - 1
-    factors_of = lambda n, h, mu: (  # noqa: E731
-        [expo.relaxation(relaxation, h, mu)] if n == 2 else [1.0, second, *(1.0 for _ in range(n))]
-    )
-    fix = None
-    if corrector and i > 0 and not _infinite(grid.lam[i - 1], -1):
+    num_rows, fix = grid.lam.shape[0] - 1, None
+
+    def num_points(i):
+        return len(_history(grid, i, _order(order, i, num_rows, lower_order_final)))
+
+    if corrector and i > 0:
         # The corrector knows one more value than the predictor that brought us here.
-        p = len(_history(grid, i - 1, _order(order, i - 1, num_rows, lower_order_final)))
-        stencil = (0, *range(2, p + 1))
-        h, mu = grid.lam[i] - grid.lam[i - 1], 1.0 if kind == "noise" else -1.0
-        factors = [expo.relaxation(relaxation, h, mu)] if p == 1 else None
-        fix = exponential_row(grid, i, 1, i, kind, (stencil,) * p, factors=factors)
-    if _is_clean(grid, i):
-        return Step(_clean(grid, i), fix)
-    slots = _history(grid, i, _order(order, i, num_rows, lower_order_final))
-    if not slots:  # the first node is pure noise: the first-order data step is finite there
-        return Step(exponential_row(grid, i, 0, i + 1, "data", (), tau=tau), fix)
-    n = len(slots)
-    h, mu = grid.lam[i + 1] - grid.lam[i], 1.0 if kind == "noise" else -1.0 - tau**2
-    row = exponential_row(grid, i, 0, i + 1, kind, (tuple(slots[1:]),) * (n - 1), factors=factors_of(n, h, mu), tau=tau)
-    return Step(row, fix)
+        n = num_points(i - 1)
+        fix = _Expansion(1, kind, ((0, *range(2, n + 1)),) * n, relaxation if n == 1 else "exact")
+    n = num_points(i)
+    stencils = (tuple(range(1, n)),) * (n - 1)
+    return _step(
+        grid, i, _Expansion(0, kind, stencils, relaxation if n == 2 else "exact", second=second), fix, tau=tau
+    )
 
 
 def multistep(
@@ -178,12 +221,10 @@ def multistep(
 
 
 def _adams(grid, i, *, points, variable):
-    if _is_clean(grid, i):
-        return Step(_clean(grid, i))
+    if row := _end(grid, i):
+        return Step(row)
     xp = namespace(grid)
     slots = _history(grid, i, points)
-    if not slots:
-        return Step(exponential_row(grid, i, 0, i + 1, "data", ()))
     lam_s, lam_t, alpha_t = grid.lam[i], grid.lam[i + 1], grid.alpha[i + 1]
     nodes, weights = (xp.asarray(a, grid.lam.dtype) for a in _GAUSS)
     if variable == "rho":  # v = x/alpha obeys dv/drho = eps: a polynomial integral, exact
@@ -224,14 +265,11 @@ _UNIFORM_ADAMS = ((1.0,), (1.5, -0.5), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -5
 
 
 def _ipndm(grid, i, *, order):
-    if _is_clean(grid, i):
-        return Step(_clean(grid, i))
+    if row := _end(grid, i):  # after pure noise no later row looks back to it
+        return Step(row)
     xp = namespace(grid)
     h = grid.lam[i + 1] - grid.lam[i]
-    slots = _history(grid, i, order)
-    if not slots:  # the first node is pure noise: the data step is finite there, and no later row looks back to it
-        return Step(exponential_row(grid, i, 0, i + 1, "data", ()))
-    coefficients = _UNIFORM_ADAMS[len(slots) - 1]
+    coefficients = _UNIFORM_ADAMS[len(_history(grid, i, order)) - 1]
     scale = -grid.sigma[i + 1] * xp.expm1(h)
     return Step(Row({0: grid.alpha[i + 1] / grid.alpha[i]}, {}, {k: scale * c for k, c in enumerate(coefficients)}))
 
@@ -251,39 +289,33 @@ def ipndm(order: int = 4) -> Partial:
 # --- rules on grids that hold their stages ------------------------------------------------------------------
 
 
-def _stage(grid, i, *, stages):
-    base, kind, stencils, relaxation, target = stages[i]
-    if _is_clean(grid, i):
-        return Step(_clean(grid, i))
-    mu = 1.0 if kind == "noise" else -1.0
-    h = grid.lam[target] - grid.lam[i - base]
-    factors = None if not stencils else [expo.relaxation(relaxation, h, mu), *(1.0 for _ in stencils[1:])]
-    return Step(exponential_row(grid, i, base, target, kind, stencils, factors=factors))
+def _stage(grid, i, *, stages, tau):
+    return _step(grid, i, stages[i], tau=tau)
 
 
-def _staged(stages: tuple) -> Partial:
-    """One entry per row: ``(base slot, kind, stencils, relaxation, target node)``; singlestep methods are made of it.
+def _staged(stages, *, tau: float = 0.0) -> Partial:
+    """One `_Expansion` per row, ``(base slot, kind, stencils, relaxation)``; singlestep methods are made of it.
 
     The grid holds the stages as nodes of its own, in the order in which they are evaluated.
     """
-    return Partial(bind(_stage, stages=tuple(stages)))
+    return Partial(bind(_stage, stages=tuple(_Expansion(*stage) for stage in stages), tau=tau))
 
 
 def _rho_stage(grid, i, *, stages):
-    base, coefficients, target, end = stages[i]
-    if _is_clean(grid, i):
-        return Step(_clean(grid, i))
+    base, coefficients, size = stages[i]
+    if row := _end(grid, i, base):
+        return Step(row)
     xp = namespace(grid)
-    step = xp.exp(-grid.lam[end]) - xp.exp(-grid.lam[i - base])
-    alpha = grid.alpha[target]
-    return Step(Row({base: alpha / grid.alpha[i - base]}, {}, {k: alpha * step * c for k, c in coefficients}))
+    s, alpha = i - base, grid.alpha[i + 1]
+    step = xp.exp(-grid.lam[s + size]) - xp.exp(-grid.lam[s])
+    return Step(Row({base: alpha / grid.alpha[s]}, {}, {k: alpha * step * c for k, c in coefficients}))
 
 
 def _runge_kutta(stages: tuple) -> Partial:
     r"""Explicit Runge-Kutta in $\rho = \sigma/\alpha$, where $v = x/\alpha$ obeys $dv/d\rho = \varepsilon$.
 
-    One entry per row: ``(base slot, ((slot, coefficient), ...), target node, end node of the whole step)``. The grid
-    holds the stages as nodes of its own; see `solvers.runge_kutta`, which builds both.
+    One entry per row: ``(base slot, ((slot, coefficient), ...), stages of the whole step)``. The grid holds the stages
+    as nodes of its own; see `solvers.runge_kutta`, which builds both.
     """
     return Partial(bind(_rho_stage, stages=tuple(stages)))
 

@@ -2,7 +2,7 @@ r"""Solvers under their usual names: builders that put a rule on a grid, in floa
 
 =====================  ==================================================================================
 ``ddim``, ``euler``    first order, with noise (eta) if wished
-``dpm_multistep``      DPM-Solver and DPM-Solver++ 2M, 3M (weights "exact", or "dpm" as published)
+``dpm_multistep``      DPM-Solver and DPM-Solver++ 2M, 3M (with ``half_second`` as published)
 ``sde_dpm``            SDE-DPM-Solver++ 1 to 3
 ``dpm_singlestep``     DPM-Solver and DPM-Solver++ of order 2 and 3, one step at a time
 ``unipc``              UniP with the UniC corrector
@@ -57,9 +57,7 @@ def ddim(grid: TimeGrid, *, eta: ArrayLike = 0.0) -> SolverTable:
 
     References: J. Song et al. 2021, equation 12.
     """
-    concrete((grid, eta), "solvers.ddim", "grid and eta", _INGRAPH)
-    if not 0 <= float(eta) <= 1:
-        raise ValueError(f"solvers.ddim: eta must be in [0, 1], got {eta}")
+    concrete("solvers.ddim", _INGRAPH, grid, eta)
     return tabulate(rules.ddim(float(eta)), host(grid))
 
 
@@ -69,74 +67,53 @@ def euler(grid: TimeGrid) -> SolverTable:
 
 
 def dpm_multistep(
-    grid: TimeGrid,
-    *,
-    order: int = 2,
-    kind: str = "data",
-    relaxation: str = "bh2",
-    weights: str = "exact",
-    lower_order_final: bool = True,
+    grid: TimeGrid, *, order: int = 2, relaxation: str = "bh2", lower_order_final: bool = True, **options
 ) -> SolverTable:
-    """DPM-Solver++ (kind "data") or DPM-Solver ("noise"), multistep.
+    """DPM-Solver++ (kind "data") or DPM-Solver ("noise"), multistep: `rules.multistep` with its usual options.
 
     Args:
         grid: where to stand.
         order: 1 to 4.
-        kind: which prediction is interpolated.
         relaxation: of two-point rows: "bh2" is the midpoint form, "exact" the Heun-like one.
-        weights: "exact", or "dpm": half the second derivative in rows of three points, as all published codes have
-            it. Those are of order 2; use them for parity only.
         lower_order_final: fall to first order at the end.
+        **options: others of `rules.multistep`. All published codes have ``half_second=True``: their rows of three
+            points are of order 2; for parity only.
 
     Raises:
-        ValueError: see `rules.multistep`; unknown weights.
+        TypeError: a traced grid.
+        ValueError: see `rules.multistep`.
 
     References: Lu et al. 2022 (DPM-Solver++), algorithm 2 and appendix.
     """
-    if weights not in ("exact", "dpm"):
-        raise ValueError(f"solvers.dpm_multistep: weights must be 'exact' or 'dpm', got {weights!r}")
-    rule = rules.multistep(
-        order, kind=kind, relaxation=relaxation, half_second=weights == "dpm", lower_order_final=lower_order_final
-    )
+    rule = rules.multistep(order, relaxation=relaxation, lower_order_final=lower_order_final, **options)
     return tabulate(rule, _host_grid("dpm_multistep", grid))
 
 
-def sde_dpm(
-    grid: TimeGrid, *, order: int = 2, tau: float = 1.0, relaxation: str = "bh2", lower_order_final: bool = True
-) -> SolverTable:
+def sde_dpm(grid: TimeGrid, *, tau: float = 1.0, **options) -> SolverTable:
     """SDE-DPM-Solver++: exponential integrator of the reverse SDE with noise strength tau (0 is the ODE).
+
+    Args:
+        grid, **options: as in `dpm_multistep`.
+        tau: noise strength.
 
     Raises:
         ValueError: tau negative; see `rules.multistep`.
 
     References: Lu et al. 2022 (DPM-Solver++), section 5.2 and appendix.
     """
-    if not float(tau) >= 0:
-        raise ValueError(f"solvers.sde_dpm: tau must be >= 0, got {tau}")
-    rule = rules.multistep(order, relaxation=relaxation, lower_order_final=lower_order_final, tau=float(tau))
-    return tabulate(rule, _host_grid("sde_dpm", grid))
+    return dpm_multistep(grid, tau=tau, **options)
 
 
-def unipc(
-    grid: TimeGrid,
-    *,
-    order: int = 3,
-    kind: str = "data",
-    variant: str = "bh2",
-    corrector: bool = True,
-    lower_order_final: bool = True,
-) -> SolverTable:
+def unipc(grid: TimeGrid, *, order: int = 3, corrector: bool = True, **options) -> SolverTable:
     """UniPC: UniP predictor with the UniC corrector, which raises the order by one at no further call.
 
-    The variants bh1 and bh2 differ in UniP-2 and UniC-1 alone; B(h) cancels elsewhere.
+    The variants bh1 and bh2 (`relaxation`) differ in UniP-2 and UniC-1 alone; B(h) cancels elsewhere.
 
     Args:
         grid: where to stand.
         order: p, 1 to 4, of the predictor.
-        kind: which prediction is interpolated, "data" or "noise"; "data" under guidance.
-        variant: "bh1" or "bh2".
         corrector: use UniC at every node but the last.
-        lower_order_final: fall to first order at the end.
+        **options: as in `dpm_multistep`; the kind "data" is for guidance.
 
     Raises:
         TypeError: a traced grid.
@@ -150,10 +127,7 @@ def unipc(
 
     References: Zhao et al. 2023, algorithms 1 and 2.
     """
-    rule = rules.multistep(
-        order, kind=kind, relaxation=variant, corrector=corrector, lower_order_final=lower_order_final
-    )
-    return tabulate(rule, _host_grid("unipc", grid))
+    return dpm_multistep(grid, order=order, corrector=corrector, **options)
 
 
 def deis(grid: TimeGrid, *, order: int = 3, variable: str = "t") -> SolverTable:
@@ -179,21 +153,17 @@ def ipndm(grid: TimeGrid, *, order: int = 4) -> SolverTable:
 # --- solvers that insert nodes ------------------------------------------------------------------------------
 
 
-def _insert(grid, fractions_of_step, variable):
-    """The grid with stages inside every step; `fractions_of_step(n)` says where in step n they lie, ends left out."""
-    lams, starts = [], []
-    for n in range(len(grid.lam) - 1):
-        s, t = float(grid.lam[n]), float(grid.lam[n + 1])
-        starts.append(len(lams))
+def _insert(grid, fractions, variable):
+    """The grid with stages inside every step, at the given fractions of it in lam or rho, without its two ends."""
+    lams = []
+    for s, t, inside in zip(grid.lam.tolist(), grid.lam[1:].tolist(), fractions):
         lams.append(s)
-        for c in fractions_of_step(n):
+        for c in inside:
             if variable == "lam":
                 lams.append(s + c * (t - s))
             else:
                 lams.append(-np.log(np.exp(-s) + c * (np.exp(-t) - np.exp(-s))))
-    starts.append(len(lams))
-    lams.append(float(grid.lam[-1]))
-    return grids.at_lams(grid.schedule, np.asarray(lams)), starts
+    return grids.at_lams(grid.schedule, np.append(lams, grid.lam[-1]))
 
 
 def dpm_orders(num_calls: int, order: int) -> tuple[int, ...]:
@@ -249,26 +219,16 @@ def dpm_singlestep(
             "solvers.dpm_singlestep: kind must be 'data' or 'noise' and solver 'dpmsolver' or 'taylor', "
             f"got {kind!r} and {solver!r}"
         )
-    first = {2: 0.5 if r1 is None else r1, 3: 1 / 3 if r1 is None else r1}
-    clean = [bool(np.isinf(lam)) for lam in grid.lam[1:]]
-    orders = tuple(1 if c or np.isinf(grid.lam[n]) else o for n, (o, c) in enumerate(zip(orders, clean)))
-    inner = {1: (), 2: (first[2],), 3: (first[3], r2)}
-    full, starts = _insert(grid, lambda n: inner[orders[n]], "lam")
-    stages = []
-    for n, o in enumerate(orders):
-        start, end = starts[n], starts[n + 1]
-        kind_n = "data" if np.isinf(grid.lam[n]) else kind
-        if o == 1:
-            stages.append((0, kind_n, (), "exact", end))
-            continue
-        stages.append((0, kind, (), "exact", start + 1))
-        if o == 2:
-            stages.append((1, kind, ((0,),), "bh2" if solver == "dpmsolver" else "exact", end))
-        else:
-            stages.append((1, kind, ((0,),), "exact", start + 2))
-            stencil = ((0,),) if solver == "dpmsolver" else ((0, 1), (0, 1))
-            stages.append((2, kind, stencil, "exact", end))
-    return tabulate(rules._staged(tuple(stages)), full)
+    orders = [1 if np.isinf(grid.lam[n : n + 2]).any() else o for n, o in enumerate(orders)]
+    fractions = {1: (), 2: (0.5 if r1 is None else r1,), 3: (1 / 3 if r1 is None else r1, r2)}
+    published, middle = solver == "dpmsolver", (1, kind, ((0,),))
+    stages = {
+        1: [(0, kind, ())],
+        2: [(0, kind, ()), (*middle, "bh2" if published else "exact")],
+        3: [(0, kind, ()), middle, (2, kind, ((0,),) if published else ((0, 1), (0, 1)))],
+    }
+    full = _insert(grid, [fractions[o] for o in orders], "lam")
+    return tabulate(rules._staged([stage for o in orders for stage in stages[o]]), full)
 
 
 def runge_kutta(grid: TimeGrid, *, method: str = "heun2") -> SolverTable:
@@ -288,23 +248,16 @@ def runge_kutta(grid: TimeGrid, *, method: str = "heun2") -> SolverTable:
     if np.isneginf(grid.lam[0]):
         raise ValueError("solvers.runge_kutta: sigma/alpha is infinite at the first node; start at a little signal")
     c, a, b = _BUTCHER[method]
-    last_is_clean = bool(np.isinf(grid.lam[-1]))
     num_steps = len(grid.lam) - 1
-
-    def simple(n):
-        return last_is_clean and n == num_steps - 1
-
-    full, starts = _insert(grid, lambda n: () if simple(n) else c[1:], "rho")
-    stages = []
-    for n in range(num_steps):
-        start, end = starts[n], starts[n + 1]
-        count = 1 if simple(n) else len(c)
-        for j in range(count):
-            final = j == count - 1
-            row = ((1.0,) if simple(n) else b) if final else a[j]
-            coefficients = tuple((j - l, w) for l, w in enumerate(row) if w)
-            stages.append((j, coefficients, end if final else start + j + 1, end))
-    return tabulate(rules._runge_kutta(tuple(stages)), full)
+    methods = [(c[1:], (*a, b))] * num_steps
+    if np.isinf(grid.lam[-1]):
+        methods[-1] = ((), ((1.0,),))
+    stages = [
+        (j, tuple((j - l, w) for l, w in enumerate(row) if w), len(rows))
+        for _, rows in methods
+        for j, row in enumerate(rows)
+    ]
+    return tabulate(rules._runge_kutta(tuple(stages)), _insert(grid, [inside for inside, _ in methods], "rho"))
 
 
 def heun(grid: TimeGrid) -> SolverTable:

@@ -50,14 +50,12 @@ class Step(NamedTuple):
     """What a rule says about row i.
 
     Attributes:
-        predictor: coefficients of the move to node i + 1.
-        corrector: coefficients that replace x_i once it is evaluated; None leaves it.
-        evaluate: False takes the table's analytic prediction in place of a model call.
+        predictor: Moves to node i + 1.
+        corrector: Replaces x_i with the new evaluation; None leaves it.
     """
 
     predictor: Row
     corrector: Row | None = None
-    evaluate: bool = True
 
 
 class Rows(NamedTuple):
@@ -120,14 +118,13 @@ class SolverTable(NamedTuple):
 # --- from rules to tables -----------------------------------------------------------------------------------
 
 
-def tabulate(rule: Callable[..., Step], grid: TimeGrid, *, analytic: Any = None) -> SolverTable:
+def tabulate(rule: Callable[..., Step], grid: TimeGrid) -> SolverTable:
     """Collect the rows of a rule on a grid.
 
     Args:
         rule: ``rule(grid, i) -> Step`` with i a Python int in [0, N).
         grid: of N + 1 nodes; NumPy values give a float64 host table, traced ones a table inside the graph
             (differentiable through nodes and coefficients; nodes must then be finite).
-        analytic: data prediction for rows that are not evaluated.
 
     Returns:
         `SolverTable` of N rows.
@@ -158,18 +155,11 @@ def tabulate(rule: Callable[..., Step], grid: TimeGrid, *, analytic: Any = None)
     if any(step.corrector is not None for step in steps):
         corrector = _dense(xp, dtype, [step.corrector or Row({}, {}, {}) for step in steps])
         corrected = np.asarray([step.corrector is not None for step in steps])
-    evaluate = None
-    if not all(step.evaluate for step in steps):
-        evaluate = np.asarray([step.evaluate for step in steps])
-        analytic = xp.asarray(0.0 if analytic is None else analytic, dtype)
     if xp is np:
         _finite(predictor, "tabulate", "predictor of row")
         if corrector is not None:
             _finite(corrector, "tabulate", "corrector of row")
-    return SolverTable(
-        grid.t, grid.lam, grid.alpha, grid.sigma, predictor, corrector, corrected, None, evaluate,
-        analytic if evaluate is not None else None,
-    )  # fmt: skip
+    return SolverTable(*grid[:4], predictor, corrector, corrected, None, None, None)
 
 
 def _dense(xp, dtype, rows):
@@ -288,11 +278,12 @@ def unify(tables: Sequence[SolverTable]) -> list[SolverTable]:
     if len(shapes) > 1:
         raise ValueError(f"tables.unify: coefficients belong to data of different shapes: {sorted(shapes)}")
     shape = shapes.pop() if shapes else ()
+    empty = _dense(np, tables[0].t.dtype, [Row({}, {}, {})] * size)
     correcting = any(table.corrector is not None for table in tables)
     evaluating = any(table.evaluate is not None for table in tables)
     tables = [
         table._replace(
-            corrector=_no_rows(table, size) if correcting and table.corrector is None else table.corrector,
+            corrector=empty if correcting and table.corrector is None else table.corrector,
             corrected=np.zeros(size, bool) if correcting and table.corrected is None else table.corrected,
             evaluate=np.ones(size, bool) if evaluating and table.evaluate is None else table.evaluate,
         )
@@ -308,10 +299,6 @@ def unify(tables: Sequence[SolverTable]) -> list[SolverTable]:
         if rows[0] is not None:
             tables = [t._replace(**{part: r}) for t, r in zip(tables, _same_slots(rows, shape))]
     return tables
-
-
-def _no_rows(table, size):
-    return Rows(*(np.zeros((size, 0), table.t.dtype) for _ in range(3)), None, None)
 
 
 def _same_slots(rows, shape):

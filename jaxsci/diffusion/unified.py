@@ -28,11 +28,11 @@ from jaxsci.diffusion import grids, rules, tables, v3
 from jaxsci.diffusion._namespace import host
 from jaxsci.diffusion.schedules import NoiseSchedule
 from jaxsci.diffusion.statistics import Statistics
-from jaxsci.diffusion.tables import Rows, SolverTable, Step
+from jaxsci.diffusion.tables import Rows, SolverTable
 
 KINDS = ("noise", "data", "v3")
 """What a row interpolates; `Decisions.kind` indexes it."""
-RELAXATIONS = ("exact", "bh1", "bh2", "plus_exp", "minus_exp", "linear")
+RELAXATIONS = expo.RELAXATIONS
 """Factor on the first derivative; `Decisions.relaxation` indexes it. "linear" is 1 + coefficient h."""
 FIRST = ("model", "zero", "mean")
 """Where the first prediction comes from; `Decisions.first` indexes it. The last two save a model call."""
@@ -148,89 +148,24 @@ def uniform(
 # --- from decisions to a table ------------------------------------------------------------------------------
 
 
-def _factor(name, coefficient, h, mu):
-    if name == "linear":
-        return 1.0 + coefficient * h
-    if name in ("plus_exp", "minus_exp"):
-        xp = expo.namespace(h)
-        return 1.0 + (0.5 if name == "plus_exp" else -0.5) * xp.expm1(mu * h)
-    return expo.relaxation(name, h, mu)
-
-
-def _expand(grid, i, base, target, kind, stencils, factor, c):
-    """One row of any kind; `factor(h, mu)` relaxes the first derivative."""
-    mu = -1.0 if kind == "data" else 1.0
-    h = grid.lam[target] - grid.lam[i - base]
-    factors = None
-    if stencils and factor is not None:
-        factors = [factor(h, mu), *(1.0 for _ in stencils[1:])]
-    if kind == "v3":
-        return v3.v3_row(grid, i, base, target, stencils, c, factors=factors)
-    return rules.exponential_row(grid, i, base, target, kind, stencils, factors=factors)
-
-
-def _finite(grid, i, stencils):
-    """Stencils without nodes of pure noise; derivatives that lose too many points fall away."""
-    kept = []
-    for k, stencil in enumerate(stencils, start=1):
-        stencil = tuple(p for p in stencil if not rules._infinite(grid.lam[i - p], -1))
-        if len(stencil) < k:
-            break
-        kept.append(stencil)
-    return tuple(kept)
-
-
 def _row(coefficient, c, grid, i, *, plan):
-    if i == 0 and any(row.kind == "v3" for row in plan):
-        v3.check_known_cover("unified.rule", grid, c)
-    fix = None
-    if i > 0 and plan[i - 1].corrector and not rules._infinite(grid.lam[i - 1 - plan[i - 1].start], -1):
-        last = plan[i - 1]
-        moved = [(0, *(p + 1 for p in stencil)) for stencil in last.stencils]
-        moved.append(moved[-1] if moved else (0,))  # one derivative more
-        fix = _expand(grid, i, last.start + 1, i, last.kind, _finite(grid, i, moved), None, c)
-    if rules._is_clean(grid, i):
-        return Step(rules._clean(grid, i), fix)
-    here = plan[i]
-    evaluate = not (i == 0 and here.first != "model")
-    if rules._infinite(grid.lam[i - here.start], -1):
-        return Step(rules.exponential_row(grid, i, here.start, i + 1, "data", ()), fix, evaluate)
-    factor = functools.partial(_factor, here.relaxation, coefficient[i])
-    stencils = _finite(grid, i, here.stencils)
-    return Step(_expand(grid, i, here.start, i + 1, here.kind, stencils, factor, c), fix, evaluate)
-
-
-class _Plan(NamedTuple):
-    """The discrete part of one row, hashable.
-
-    Attributes:
-        kind: name in `KINDS`.
-        start: slot of the expansion point.
-        stencils: slots of each derivative, first to last.
-        relaxation: name in `RELAXATIONS`.
-        corrector: whether the state at which the row arrives is corrected.
-        first: name in `FIRST`, the same in all rows.
-    """
-
-    kind: str
-    start: int
-    stencils: tuple
-    relaxation: str
-    corrector: bool
-    first: str
+    if i == 0 and any(row.kind == "v3" for row, _ in plan):
+        v3.check_concrete("unified.rule", grid, c)
+    writer = functools.partial(v3.v3_row, coefficients=c)
+    return rules._step(grid, i, *plan[i], v3=writer, coefficient=coefficient[i])
 
 
 def _plan(decisions: Decisions) -> tuple:
-    d = jax.tree.map(np.asarray, decisions)
-    plan = []
+    """The discrete part, hashable: of each row its expansion, and its corrector or None."""
+    d, plan, fix = jax.tree.map(np.asarray, decisions), [], None
     for i in range(int(d.num_rows)):
+        kind, start = KINDS[int(d.kind[i])], int(d.start[i])
         stencils = tuple(tuple(int(p) for p in np.flatnonzero(d.points[i, k])) for k in range(int(d.order[i]) - 1))
-        plan.append(
-            _Plan(
-                KINDS[int(d.kind[i])], int(d.start[i]), stencils, RELAXATIONS[int(d.relaxation[i])],
-                bool(d.corrector[i]) and i < int(d.num_rows) - 1, FIRST[int(d.first)],
-            )
-        )  # fmt: skip
+        row = rules._Expansion(start, kind, stencils, RELAXATIONS[int(d.relaxation[i])])
+        plan.append((row, fix))
+        moved = [(0, *(p + 1 for p in stencil)) for stencil in stencils]  # with one derivative more
+        moved.append(moved[-1] if moved else (0,))
+        fix = rules._Expansion(start + 1, kind, tuple(moved)) if d.corrector[i] else None
     return tuple(plan)
 
 
@@ -267,6 +202,8 @@ def _check(decisions: Decisions, statistics: Statistics | None = None) -> None:
 
 def rule(decisions: Decisions, statistics: Statistics | None = None, grid: grids.TimeGrid | None = None) -> Partial:
     """The row rule of a schedule, for `tables.tabulate`: `coefficient` and the statistics are leaves, the rest static.
+
+    `first` is no part of it: see `tables.analytic_first`.
 
     Args:
         decisions: concrete but for `coefficient`; the nodes are taken from the grid and not from here.
@@ -313,14 +250,14 @@ def solver(
     alternative = "use tables.tabulate(unified.rule(decisions), grid)"
     concrete((schedule, decisions, statistics), "unified.solver", "schedule, decisions and statistics", alternative)
     _check(decisions, statistics)
-    n = int(decisions.num_rows)
     statistics = None if statistics is None else host(statistics)
-    grid = grids.at_lams(host(schedule), np.asarray(decisions.lam, np.float64)[: n + 1])
-    if KINDS.index("v3") in np.asarray(decisions.kind)[:n]:
+    grid = grids.at_lams(host(schedule), np.asarray(decisions.lam, np.float64)[: int(decisions.num_rows) + 1])
+    if KINDS.index("v3") in np.asarray(decisions.kind)[: int(decisions.num_rows)]:
         v3.check_cover("unified.solver", grid, statistics)
-    made = rule(jax.tree.map(np.asarray, decisions), statistics, grid)
-    analytic = np.asarray(mean, np.float64) if int(decisions.first) == FIRST.index("mean") else None
-    table = tables.tabulate(made, grid, analytic=analytic)
+    table = tables.tabulate(rule(jax.tree.map(np.asarray, decisions), statistics, grid), grid)
+    if int(decisions.first):
+        by_mean = FIRST[int(decisions.first)] == "mean"
+        table = tables.analytic_first(table, np.asarray(mean if by_mean else 0.0, np.float64))
     if not pad:
         return table
     shape = () if statistics is None else np.shape(statistics.l)[1:]

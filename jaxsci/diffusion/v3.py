@@ -14,6 +14,7 @@ References: K. Zheng, C. Lu, J. Chen, J. Zhu, "DPM-Solver-v3: Improved Diffusion
 Statistics", 2023, equations 9 to 14, algorithms 1 and 2, appendices C and H.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -31,7 +32,7 @@ from jaxsci.diffusion._namespace import host, namespace
 from jaxsci.diffusion._v3_integrals import Coefficients, OnGrid, coefficients, on_nodes, span, stretch_of
 from jaxsci.diffusion.grids import TimeGrid
 from jaxsci.diffusion.statistics import Statistics
-from jaxsci.diffusion.tables import Row, SolverTable, Step, tabulate
+from jaxsci.diffusion.tables import Row, SolverTable, tabulate
 
 _INGRAPH = "use tables.tabulate(v3.v3(statistics, order, grid=grid), grid) inside compiled code"
 
@@ -96,25 +97,18 @@ def _stencils(slots, num, pseudo):
 
 
 def _v3(c, grid, i, *, order, pseudo, corrector, lower_order_final, mask):
-    num_rows = grid.lam.shape[0] - 1
+    num_rows, fix = grid.lam.shape[0] - 1, None
     if mask is not None and len(mask) != num_rows:
         raise ValueError(f"v3.v3: corrector_mask must have one entry for each of the {num_rows} rows, got {len(mask)}")
     if i == 0:
-        check_known_cover("v3.v3", grid, c)
-    fix = None
-    if corrector is not None and i > 0 and (mask is None or mask[i]) and not rules._infinite(grid.lam[i - 1], -1):
-        points = rules._order(order, i - 1, num_rows, lower_order_final) + (corrector != "same")
-        slots = [k for k in rules._history(grid, i, i + 1) if k != 1]
-        num = min(points - 1, len(slots))
+        check_concrete("v3.v3", grid, c)
+    num_points = rules._order(order, i, num_rows, lower_order_final)
+    row = rules._Expansion(0, "v3", _stencils(range(1, num_points), num_points - 1, pseudo))
+    if corrector is not None and i > 0 and (mask is None or mask[i]):
+        num = rules._order(order, i - 1, num_rows, lower_order_final) - (corrector == "same")
         if num > 0:
-            fix = v3_row(grid, i, 1, i, _stencils(slots, num, corrector == "pseudo"), c)
-    if rules._is_clean(grid, i):
-        return Step(rules._clean(grid, i), fix)
-    slots = rules._history(grid, i, rules._order(order, i, num_rows, lower_order_final))
-    if not slots:  # pure noise at the first node: no statistics there, and the data step is finite
-        return Step(rules.exponential_row(grid, i, 0, i + 1, "data", ()), fix)
-    row = v3_row(grid, i, 0, i + 1, _stencils(slots[1:], len(slots) - 1, pseudo), c)
-    return Step(row, fix)
+            fix = rules._Expansion(1, "v3", _stencils((0, *range(2, num + 1)), num, corrector == "pseudo"))
+    return rules._step(grid, i, row, fix, v3=functools.partial(v3_row, coefficients=c))
 
 
 def v3(
@@ -223,19 +217,15 @@ def dpm_v3(
     grid: TimeGrid,
     statistics: Statistics,
     *,
-    order: int = 3,
-    pseudo: bool = False,
-    corrector: str | None = "same",
-    lower_order_final: bool = True,
-    corrector_mask: Bool[ArrayLike, " N"] | None = None,
     quadrature: str = "gauss",
+    **options,
 ) -> SolverTable:
     """DPM-Solver-v3 with the statistics of this model: coefficients per dimension, otherwise an ordinary table.
 
     Args:
         grid: where to stand; a node without noise may follow the last level.
         statistics: from `statistics.estimate`; shape of the data, or scalars per level.
-        order, pseudo, corrector, lower_order_final, corrector_mask: see `v3`; `preset` has published settings.
+        **options: order, pseudo, corrector, lower_order_final and corrector_mask of `v3`; `preset` has published ones.
         quadrature: "gauss" is accurate at any node. "trapezoid" is the published code: nodes are moved to levels of
             the statistics (`snap`) and integrals are trapezoidal sums; for parity.
 
@@ -258,16 +248,12 @@ def dpm_v3(
 
     References: Zheng et al. 2023, algorithm 2.
     """
-    concrete((grid, statistics, corrector_mask), "v3.dpm_v3", "grid, statistics and corrector_mask", _INGRAPH)
+    concrete("v3.dpm_v3", _INGRAPH, grid, statistics, options)
     grid, statistics = host(grid), host(statistics)
     check_cover("v3.dpm_v3", grid, statistics)
     if quadrature == "trapezoid":
         grid = snap(grid, statistics)
-    rule = v3(
-        statistics, order, pseudo=pseudo, corrector=corrector, lower_order_final=lower_order_final,
-        corrector_mask=corrector_mask, quadrature=quadrature, grid=grid,
-    )  # fmt: skip
-    return tabulate(rule, grid)
+    return tabulate(v3(statistics, quadrature=quadrature, grid=grid, **options), grid)
 
 
 class Preset(NamedTuple):

@@ -18,7 +18,7 @@ TABLE = {
     "ddim": (solvers.ddim, "1.21e-1 5.87e-2 2.91e-2 1.45e-2 7.24e-3 3.62e-3", 1.00),
     "dpm++ 2m": (solvers.dpm_multistep, "3.57e-2 8.40e-3 2.25e-3 5.83e-4 1.48e-4 3.73e-5", 1.99),
     "dpm++ 3m, half D2": (
-        lambda g: solvers.dpm_multistep(g, order=3, weights="dpm", lower_order_final=False),
+        lambda g: solvers.dpm_multistep(g, order=3, half_second=True, lower_order_final=False),
         "1.76e-2 3.64e-3 7.07e-4 1.46e-4 3.32e-5 7.94e-6", 2.06,
     ),
     "dpm++ 3m, exact": (
@@ -46,7 +46,7 @@ TABLE = {
         lambda g: solvers.unipc(g, order=2, lower_order_final=False),
         "1.95e-2 3.84e-3 6.00e-4 7.91e-5 9.99e-6 1.25e-6", 3.00,
     ),
-    "unipc 2, bh1": (lambda g: solvers.unipc(g, order=2, variant="bh1", lower_order_final=False), "9.86e-7", 3.00),
+    "unipc 2, bh1": (lambda g: solvers.unipc(g, order=2, relaxation="bh1", lower_order_final=False), "9.86e-7", 3.00),
     "unipc 3": (
         lambda g: solvers.unipc(g, order=3, lower_order_final=False),
         "1.53e-2 1.66e-3 9.26e-5 5.20e-6 3.63e-7 2.49e-8", 3.87,

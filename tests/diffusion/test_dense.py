@@ -16,7 +16,7 @@ VP = PROBLEM.schedule
 DENOISER = mixture.denoiser(PROBLEM.mixture, VP)
 X = PROBLEM.x_T[:32]
 SEVEN = grids.logsnr(VP, 7)
-_LAMS = statistics.constant(VP, num_lams=20).lam
+_LAMS = statistics.constant(VP, lams=20).lam
 _LEVEL = VP.alpha_sigma(_LAMS)[1] ** 2  # 1 in noise, where the steps of lower order at the start must do no harm
 STATS = statistics.Statistics(_LAMS, _LEVEL, -0.2 * (1 - _LEVEL), 0.3 * _LEVEL * (1 - _LEVEL))
 RULES = {
@@ -109,7 +109,7 @@ def test_bad_input():
         (lambda: dense.outputs(rules.multistep(2), grid, [9.0]), "lams must lie in"),
         (lambda: dense.outputs(rules.ddim(1.0), grid, [0.0]), "the rule draws noise"),
         (
-            lambda: dense.outputs(rules._staged(((1, "data", (), "exact", 1),) * 4), grid, [0.0]),
+            lambda: dense.outputs(rules._staged(((1, "data", ()),) * 4), grid, [0.0]),
             "must start at the newest node",
         ),
     ):

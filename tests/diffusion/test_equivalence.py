@@ -130,7 +130,7 @@ def test_explicit_loops_of_the_classics():
 @pytest.mark.x64
 def test_third_order_unipc_has_one_variant():
     grid = grids.at_lams(VP, LAMS)
-    tables_ = [solvers.unipc(grid, order=3, variant=v, lower_order_final=False) for v in ("bh1", "bh2")]
+    tables_ = [solvers.unipc(grid, order=3, relaxation=v, lower_order_final=False) for v in ("bh1", "bh2")]
     # rows of one and two points differ between the variants; from the third on they are one
     for part in ("predictor", "corrector"):
         rows = [jax.tree.map(lambda a: a[3:], getattr(t, part)) for t in tables_]

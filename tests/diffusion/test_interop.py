@@ -100,7 +100,7 @@ def test_exact_third_order_on_request():
     exact = interop.from_diffusers(config, 20, weights="exact")
     grid = grids.TimeGrid(*exact.table[:4], exact.schedule)
     equal(exact.table.predictor, solvers.dpm_multistep(grid, order=3, lower_order_final=False).predictor)
-    published = solvers.dpm_multistep(grid, order=3, weights="dpm", lower_order_final=False)
+    published = solvers.dpm_multistep(grid, order=3, half_second=True, lower_order_final=False)
     equal(interop.from_diffusers(config, 20).table.predictor, published.predictor)
     noisy = interop.from_diffusers(config | {"algorithm_type": "sde-dpmsolver++"}, 20, weights="exact")
     equal(noisy.table.predictor, solvers.sde_dpm(grid, order=3, lower_order_final=False).predictor)
@@ -297,8 +297,8 @@ def _noisy(grid):
 
 def _skipped(grid):
     """The first model call replaced by the mean of the data, and padding rows."""
-    rule = lambda grid, i: tables.Step(diffusion.rules.ddim()(grid, i).predictor, evaluate=i > 0)  # noqa: E731
-    return tables.pad(tables.tabulate(rule, grid, analytic=np.array([0.7, 0.1, -0.2])), 9)
+    table = tables.tabulate(diffusion.rules.ddim(), grid)
+    return tables.pad(tables.analytic_first(table, np.array([0.7, 0.1, -0.2])), 9)
 
 
 def _shaped(grid):

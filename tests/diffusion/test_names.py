@@ -21,7 +21,7 @@ def test_a_name_is_its_solver_on_its_grid():
     exponential = grids.with_zero(grids.logsnr(VP, 7))
     equal(names.named("DPM++ 3M SDE Exponential", VP, 8), solvers.sde_dpm(exponential, order=3))
     equal(names.named("UniPC", uniform), solvers.unipc(uniform, order=3))
-    equal(names.named("UniPC", uniform, order=2, variant="bh1"), solvers.unipc(uniform, order=2, variant="bh1"))
+    equal(names.named("UniPC", uniform, order=2, relaxation="bh1"), solvers.unipc(uniform, order=2, relaxation="bh1"))
     equal(names.named("  dpm++ 2m   KARRAS ", VP, 8), names.named("DPM++ 2M Karras", VP, 8))
 
 

@@ -167,8 +167,8 @@ RULES = {
     "t": rules.adams_bashforth(4, variable="t"),
     "rho": rules.adams_bashforth(3, variable="rho"),
     "ipndm": rules.ipndm(),
-    "staged": rules._staged(((0, "noise", (), "exact", 1), (1, "noise", ((0,),), "bh2", 2)) * 1),
-    "runge_kutta": rules._runge_kutta(((0, ((0, 1.0),), 1, 2), (1, ((0, 0.5), (1, 0.5)), 2, 2))),
+    "staged": rules._staged(((0, "noise", ()), (1, "noise", ((0,),), "bh2"))),
+    "runge_kutta": rules._runge_kutta(((0, ((0, 1.0),), 2), (1, ((0, 0.5), (1, 0.5)), 2))),
 }
 
 

@@ -195,7 +195,7 @@ def test_builders_refuse_tracers_and_wrong_options():
     flow = grids.time(schedules.flow(), 4)
     for call, match in (
         (lambda: solvers.ddim(_grid(), eta=1.5), r"eta must be in \[0, 1\], got 1.5"),
-        (lambda: solvers.dpm_multistep(_grid(), weights="half"), "weights must be 'exact' or 'dpm', got 'half'"),
+        (lambda: solvers.dpm_multistep(_grid(), relaxation="half"), "must be 'exact', 'bh1' or 'bh2', got 'half'"),
         (lambda: solvers.dpm_multistep(_grid(), order=5), "order must be 1, 2, 3 or 4, got 5"),
         (lambda: solvers.sde_dpm(_grid(), tau=-1.0), "tau must be >= 0"),
         (lambda: solvers.deis(_grid(), order=4), "order must be 0, 1, 2 or 3"),

@@ -31,12 +31,12 @@ def grid(num=7):
     ("options", "usual"),
     [
         ({"order": 2, "relaxation": "bh2"}, lambda g: solvers.dpm_multistep(g, order=2)),
-        ({"order": 2, "relaxation": "bh1"}, lambda g: solvers.unipc(g, order=2, variant="bh1", corrector=False)),
+        ({"order": 2, "relaxation": "bh1"}, lambda g: solvers.unipc(g, order=2, relaxation="bh1", corrector=False)),
         ({"order": 3, "kind": "noise"}, lambda g: solvers.dpm_multistep(g, order=3, kind="noise", relaxation="exact")),
-        ({"order": 3, "corrector": True}, lambda g: solvers.unipc(g, order=3, variant="exact")),
+        ({"order": 3, "corrector": True}, lambda g: solvers.unipc(g, order=3, relaxation="exact")),
         (
             {"order": 4, "kind": "noise", "corrector": True, "lower_order_final": False},
-            lambda g: solvers.unipc(g, order=4, kind="noise", variant="exact", lower_order_final=False),
+            lambda g: solvers.unipc(g, order=4, kind="noise", relaxation="exact", lower_order_final=False),
         ),
     ],
 )
@@ -184,7 +184,8 @@ def test_nodes_and_coefficients_are_differentiable():
 def test_a_clean_last_node_and_pure_noise_at_the_first():
     g = grids.at_lams(SCHEDULE, np.array([-4.0, -1.0, 1.0, np.inf]))
     table = unified.solver(SCHEDULE, unified.uniform(g.lam, order=3, corrector=True))
-    np.testing.assert_allclose(states(table).value, states(solvers.unipc(g, order=3, variant="exact")).value, rtol=1e-4)
+    peer = solvers.unipc(g, order=3, relaxation="exact")
+    np.testing.assert_allclose(states(table).value, states(peer).value, rtol=1e-4)
     flow = diffusion.schedules.flow()
     g = grids.at_lams(flow, np.array([-np.inf, -1.0, 0.5, 2.0]))
     d = unified.uniform(np.array([-9.0, -1.0, 0.5, 2.0]), order=2, relaxation="exact", lower_order_final=False)

@@ -35,7 +35,7 @@ def _stats_a(num_lams, num_samples, common=True):
     draw = Partial(_draw, PROBLEM.mixture)
     return host(
         statistics.estimate(
-            jax.random.key(0), DENOISER, VP, draw, num_lams=num_lams, num_samples=num_samples,
+            jax.random.key(0), DENOISER, VP, draw, lams=num_lams, num_samples=num_samples,
             common_random_numbers=common, batch_size=256,
         )  # fmt: skip
     )
@@ -45,7 +45,7 @@ def _stats_a(num_lams, num_samples, common=True):
 def _template(num_rows, shape):
     """All slots that the solvers of this file use: one compiled program for each length."""
     grid = grids.logsnr(VP, num_rows)
-    made = v3.dpm_v3(grid, statistics.constant(VP, np.ones(shape), num_lams=20), order=4, corrector="higher")
+    made = v3.dpm_v3(grid, statistics.constant(VP, np.ones(shape), lams=20), order=4, corrector="higher")
     return tables.unify([made, solvers.unipc(grid, order=4, kind="noise")])[0]
 
 
@@ -67,7 +67,7 @@ def _error(table, num_rows=20):
 
 def _gaussian_stats(num_lams):
     """l, s = 0 and b = -l' m in closed form."""
-    lam = statistics.constant(VP, num_lams=num_lams).lam
+    lam = statistics.constant(VP, lams=num_lams).lam
     alpha, sigma = VP.alpha_sigma(lam[:, None])
     level = sigma**2 / (alpha**2 * STD**2 + sigma**2)
     return statistics.Statistics(lam, level, 0 * level, 2 * level * (1 - level) * MEAN)
@@ -131,7 +131,7 @@ def test_data_and_noise_prediction_are_special_cases(l, s, kind, order):  # noqa
     for grid in (grids.time(VP, 10), grids.logsnr(VP, 10)):
         for corrector in (None, "higher"):
             mine = v3.dpm_v3(grid, stats, order=order, corrector=corrector)
-            peer = solvers.unipc(grid, order=order, variant="exact", kind=kind, corrector=corrector is not None)
+            peer = solvers.unipc(grid, order=order, relaxation="exact", kind=kind, corrector=corrector is not None)
             same = [_run(DENOISER, table, PROBLEM.x_T[:8]) for table in (mine, peer)]
             np.testing.assert_allclose(*same, atol=1e-11)
 
@@ -139,7 +139,7 @@ def test_data_and_noise_prediction_are_special_cases(l, s, kind, order):  # noqa
 def _waves(num_lams, seed):
     """Statistics of natural size that no special case hides behind."""
     rng = np.random.default_rng(seed)
-    lam = statistics.constant(VP, num_lams=num_lams).lam
+    lam = statistics.constant(VP, lams=num_lams).lam
     wave = np.sin(lam[:, None] * rng.uniform(0.3, 1.0, (3, 1, 2)) + rng.uniform(0, 6, (3, 1, 2)))
     return statistics.Statistics(lam, 0.5 + 0.4 * wave[0], wave[1], 0.3 * wave[2])
 
@@ -234,7 +234,7 @@ def test_golden_results_of_the_published_code(kind, num, options, golden):
 
 
 def _smooth_stats(num_lams=12):
-    lam = statistics.constant(VP, num_lams=num_lams).lam
+    lam = statistics.constant(VP, lams=num_lams).lam
     level = 1 / (1 + np.exp(2 * lam[:, None] * np.array([1.0, 0.8])))
     return statistics.Statistics(lam, level, np.sin(lam)[:, None] * np.ones(2), 0.2 * level)
 
@@ -266,7 +266,7 @@ def test_traced_nodes_and_statistics_give_the_host_table_and_its_derivative():
 
 def test_float32_inside_the_graph_keeps_its_relative_accuracy():
     # noise prediction: e^{L+S} falls by e^9 over the grid, where differences of one cumulative integral lose all digits
-    stats, grid = statistics.constant(VP, 0.0, -1.0, num_lams=12), grids.logsnr(VP, 6)
+    stats, grid = statistics.constant(VP, 0.0, -1.0, lams=12), grids.logsnr(VP, 6)
     lams = jnp.asarray(grid.lam, jnp.float32)
     traced = jax.jit(lambda lams, stats: tables.tabulate(v3.v3(stats, 1), grids.at_lams(VP, lams)))(lams, stats)
     assert traced.predictor.noise.dtype == jnp.float32
@@ -298,7 +298,7 @@ def test_ends_of_pure_noise_and_pure_data():
     grid = grids.from_times(flow, [1.0, 0.8, 0.5, 0.2, 0.0])
     stats = statistics.constant(flow, lams=np.linspace(-1.5, 1.5, 31))
     table = v3.dpm_v3(grid, stats)
-    peer = solvers.unipc(grid, order=3, variant="exact")
+    peer = solvers.unipc(grid, order=3, relaxation="exact")
     for rows in (table.predictor, peer.predictor):
         np.testing.assert_allclose(rows.data[0, 0], 0.2, rtol=1e-12)  # alpha of node 1: the data step
         np.testing.assert_allclose(rows.data[-1, 0], 1.0, rtol=1e-12)  # x = D
@@ -311,7 +311,7 @@ def test_presets_are_usable():
         for num_calls in (1, 5, 6, 8, 10, 12, 25):
             chosen = v3.preset(name, num_calls)
             grid = getattr(grids, chosen.grid)(VP, num_calls, t_min=chosen.t_min)
-            stats = statistics.constant(VP, num_lams=20, t_min=chosen.t_min)
+            stats = statistics.constant(VP, lams=grids.logsnr(VP, 20, t_min=chosen.t_min).lam)
             assert v3.dpm_v3(grid, stats, **chosen.options).num_rows == num_calls
     assert v3.preset("score_sde", 5).options == {
         "order": 3, "pseudo": True, "corrector": "same", "lower_order_final": False,
@@ -322,7 +322,7 @@ def test_presets_are_usable():
 
 @pytest.mark.bad_input
 def test_bad_input():
-    grid, stats = grids.time(VP, 6), statistics.constant(VP, num_lams=20)
+    grid, stats = grids.time(VP, 6), statistics.constant(VP, lams=20)
     with pytest.raises(ValueError, match=r"statistics cover lam in \[-5.02.*the grid needs \[-5.0250, 5.75\d+\]"):
         v3.dpm_v3(grids.time(VP, 6, t_min=1e-4), stats)
     with pytest.raises(ValueError, match="statistics.b is not finite"):
@@ -353,7 +353,7 @@ def test_bad_input():
         jax.jit(lambda b: v3.dpm_v3(grid, stats._replace(b=b)))(stats.b)
     with pytest.raises(ValueError, match="name must be one of"):
         v3.preset("nobody", 5)
-    wide = v3.dpm_v3(grid, statistics.constant(VP, np.ones(3), num_lams=20))
+    wide = v3.dpm_v3(grid, statistics.constant(VP, np.ones(3), lams=20))
     with pytest.raises(ValueError, match=r"\(3,\)"):
         diffusion.sample(None, DENOISER, wide, jnp.zeros(2))
 
@@ -401,7 +401,7 @@ def test_problem_b_halves_the_error_of_unipc():
     problem = mixture.digits_mixture()
     denoiser, truth = mixture.denoiser(problem.mixture, problem.schedule), mixture.truth("digits")
     draw = Partial(_draw, problem.mixture)
-    stats = host(statistics.estimate(jax.random.key(0), denoiser, VP, draw, num_lams=120, num_samples=512))
+    stats = host(statistics.estimate(jax.random.key(0), denoiser, VP, draw, lams=120, num_samples=512))
     means = [np.interp(lam, stats.lam, stats.l.mean(1)) for lam in (-0.23, 1.36, 2.96)]
     np.testing.assert_allclose(means, [0.875, 0.418, 0.029], atol=0.005)
 

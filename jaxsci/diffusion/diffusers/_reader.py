@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float
 
 from jaxsci.core.static import bind
 from jaxsci.core.types import Size, concrete
@@ -122,7 +122,7 @@ def _limit(schedule, hook, data, noise, x, t, *, again):
     if not again:
         return data, noise
     alpha, sigma = (jnp.asarray(v, x.dtype) for v in schedule.alpha_sigma(schedule.lam(t)))
-    return data, (x - alpha * data) / sigma
+    return predictions.convert("sample", data, x, alpha, sigma)
 
 
 def _read(config, arguments):
@@ -254,21 +254,13 @@ def _limited(inner, limit, x, t, cond, w):
     return limit(*inner(x, t, cond, w), x, t)
 
 
-def denoiser(
-    imported: Imported,
-    model: Callable[..., Any],
-    *,
-    guidance: str | None = None,
-    null: PyTree = None,
-    classifier: Callable[..., Any] | None = None,
-    batched: bool = False,
-) -> Partial:
+def denoiser(imported: Imported, model: Callable[..., Any], **options) -> Partial:
     """`predictions.denoiser` of an imported scheduler, with the clipping or thresholding that it asks for.
 
     Args:
         imported: from `from_diffusers`.
         model: ``model(x, t, cond) -> output``, t one of the network's own time steps.
-        guidance, null, classifier, batched: as in `predictions.denoiser`.
+        **options: guidance, null, classifier and batched, as in `predictions.denoiser`.
 
     Returns:
         The denoiser ``(x, t, cond, w) -> (D, eps)``.
@@ -276,8 +268,6 @@ def denoiser(
     Raises:
         ValueError: see `predictions.denoiser`.
     """
-    inner = predictions.denoiser(
-        model, imported.schedule, imported.kind, guidance=guidance, null=null, classifier=classifier,
-        sigma_data=imported.sigma_data, batched=batched,
-    )  # fmt: skip
+    options = {"sigma_data": imported.sigma_data} | options
+    inner = predictions.denoiser(model, imported.schedule, imported.kind, **options)
     return inner if imported.limit is None else Partial(_limited, inner, imported.limit)

@@ -45,19 +45,12 @@ def singlestep(orders, *, kind, relaxation, tau=0.0):
     With "bh2", rows of three points use the start and the newest value only; with "exact" all three.
     """
 
-    def rule(grid, i):
-        if np.isinf(grid.lam[i + 1]):
-            return Step(Row({}, {0: grid.alpha[i + 1]}, {}))
-        base, c = min(orders[i], i + 1) - 1, 1 + tau**2
-        h, mu = grid.lam[i + 1] - grid.lam[i - base], 1.0 if kind == "noise" else -c
-        stencils, factors = (), None
-        if base == 1:
-            stencils, factors = ((0,),), [expo.relaxation(relaxation, h, mu)]
-        elif base == 2:
-            stencils = ((0,),) if relaxation == "bh2" else ((0, 1), (0, 1))
-        return Step(rules.exponential_row(grid, i, base, i + 1, kind, stencils, factors=factors, tau=tau))
-
-    return rule
+    stages = []
+    for i, order in enumerate(orders):
+        base = min(order, i + 1) - 1
+        stencils = ((), ((0,),), ((0,),) if relaxation == "bh2" else ((0, 1), (0, 1)))[base]
+        stages.append((base, kind, stencils, relaxation if base == 1 else "exact"))
+    return rules._staged(stages, tau=tau)
 
 
 def linear_multistep(points):
