@@ -10,7 +10,6 @@ by Gauss or trapezoidal quadrature inside a cell, and `chain` joins consecutive 
 common origin: no exponent overflows, and K has positive terms only, so it keeps its relative accuracy in float32 too.
 """
 
-import functools
 import math
 from typing import NamedTuple
 
@@ -96,12 +95,7 @@ def coefficients(statistics: Statistics, *, quadrature: str = "gauss") -> Coeffi
         raise ValueError(f"v3: l, s and b must have shape [N+1, *d] with lam [N+1], got {got}")
     if namespace(statistics) is np:
         return _coefficients(np, statistics, quadrature)
-    return _compiled(jax.tree.map(jnp.asarray, statistics), quadrature)
-
-
-@functools.partial(jax.jit, static_argnums=1)
-def _compiled(statistics, quadrature):
-    return _coefficients(jnp, statistics, quadrature)
+    return _compiled(jnp, jax.tree.map(jnp.asarray, statistics), quadrature)
 
 
 def _coefficients(xp, statistics, quadrature):
@@ -118,6 +112,9 @@ def _coefficients(xp, statistics, quadrature):
     block = 64 if xp is np else num  # bounds the memory on the host
     parts = [xp.arange(n, min(n + block, num)) for n in range(0, num, block)]
     return c._replace(cells=_join(xp, [_inside(xp, c, cell, lam[cell], lam[cell + 1]) for cell in parts]))
+
+
+_compiled = jax.jit(_coefficients, static_argnums=(0, 2))
 
 
 def _evaluate(xp, c, cell, lam):

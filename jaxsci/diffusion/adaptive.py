@@ -74,7 +74,6 @@ class _Carry(NamedTuple):
     fresh: Array  # whether (data, noise) must be evaluated at x
     nfe: Array
     accepted: Array
-    rejected: Array
     finite: Array
 
 
@@ -195,7 +194,6 @@ def _run(denoiser, schedule, x_T, cond, numbers, max_steps, order, kind):
             taken,
             carry.nfe + carry.fresh.astype(jnp.int32) + (order - 1),
             carry.accepted + taken,
-            carry.rejected + ~taken,
             jnp.isfinite(error),
         )
 
@@ -203,15 +201,16 @@ def _run(denoiser, schedule, x_T, cond, numbers, max_steps, order, kind):
     yes = jnp.asarray(True)
     outside = ~(lam_end > lam_start) | ~jnp.isfinite(lam_end) | ~jnp.isfinite(lam_start)
     finite = jnp.all(jnp.isfinite(x_T)) & ~outside
-    start = _Carry(lam_start, h_init, x_T, x_T, zeros, zeros, yes, zero, zero, zero, finite)
-    carry, _ = loops.bounded_while(lambda c: (c.lam < lam_end) & c.finite, body, start, max_steps=max_steps)
+    start = _Carry(lam_start, h_init, x_T, x_T, zeros, zeros, yes, zero, zero, finite)
+    carry, attempts = loops.bounded_while(lambda c: (c.lam < lam_end) & c.finite, body, start, max_steps=max_steps)
     bits = status.merge(
         status.flag(~jnp.all(jnp.isfinite(x_T)), status.NONFINITE_INPUT),
         status.flag(outside, status.OUT_OF_RANGE),
         status.flag(~outside & ~(carry.finite & jnp.all(jnp.isfinite(carry.x))), status.NONFINITE_RESULT),
         status.flag(carry.finite & (carry.lam < lam_end), status.MAX_STEPS),
     )
-    return Result(jnp.where(outside, jnp.nan, carry.x), carry.nfe, carry.accepted, carry.rejected, carry.lam, bits)
+    value, rejected = jnp.where(outside, jnp.nan, carry.x), attempts - carry.accepted
+    return Result(value, carry.nfe, carry.accepted, rejected, carry.lam, bits)
 
 
 __all__ = ["Result", "sample"]

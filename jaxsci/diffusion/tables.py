@@ -254,10 +254,7 @@ def pad(table: SolverTable, size: int) -> SolverTable:
     active = np.ones(have, bool) if table.active is None else table.active
     return SolverTable(
         *(nodes(a) for a in table[:4]),
-        jax.tree.map(fill, table.predictor),
-        jax.tree.map(fill, table.corrector),
-        None if table.corrected is None else fill(table.corrected),
-        fill(active),
+        *jax.tree.map(fill, (table.predictor, table.corrector, table.corrected, active)),
         None if table.evaluate is None else fill(table.evaluate, True),
         table.analytic,
     )
