@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxsci.core.types import concrete
 from jaxsci.diffusion import tables
-from jaxsci.diffusion._namespace import concrete, host
+from jaxsci.diffusion._namespace import host
 from jaxsci.diffusion._sample import Trajectory, combine
 from jaxsci.diffusion.grids import TimeGrid
 from jaxsci.diffusion.tables import Rows, Step

@@ -73,8 +73,7 @@ def named(name: str, where: NoiseSchedule | TimeGrid, num_steps: Size | None = N
         return solver(where, **extra | options)
     if not isinstance(where, NoiseSchedule):
         raise TypeError(f"names.named: where must be a NoiseSchedule or a TimeGrid, got {type(where).__name__}")
-    if not isinstance(num_steps, (int, np.integer)) or num_steps < 1:
-        raise ValueError(f"names.named: num_steps must be an integer >= 1, got {num_steps!r}")
+    num_steps = check_size("names.named", "num_steps", num_steps)
     levels = _GRIDS[grid](where, max(num_steps - 1, 1))
     return solver(grids.with_zero(levels._replace(lam=levels.lam[:num_steps])), **extra | options)
 

@@ -57,7 +57,7 @@ def ddim(grid: TimeGrid, *, eta: ArrayLike = 0.0) -> SolverTable:
 
     References: J. Song et al. 2021, equation 12.
     """
-    concrete("solvers.ddim", _INGRAPH, grid, eta)
+    concrete((grid, eta), "solvers.ddim", "grid and eta", _INGRAPH)
     return tabulate(rules.ddim(float(eta)), host(grid))
 
 

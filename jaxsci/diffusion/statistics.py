@@ -24,6 +24,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from jaxsci.core import keys
+from jaxsci.core.static import check_size
 from jaxsci.core.types import KeyArray, Size, concrete
 from jaxsci.diffusion import grids
 from jaxsci.diffusion._namespace import arrays_of, host, namespace

@@ -50,8 +50,8 @@ class Step(NamedTuple):
     """What a rule says about row i.
 
     Attributes:
-        predictor: Moves to node i + 1.
-        corrector: Replaces x_i with the new evaluation; None leaves it.
+        predictor: coefficients of the move to node i + 1.
+        corrector: coefficients that replace x_i once it is evaluated; None leaves it.
     """
 
     predictor: Row

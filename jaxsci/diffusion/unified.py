@@ -150,7 +150,7 @@ def uniform(
 
 def _row(coefficient, c, grid, i, *, plan):
     if i == 0 and any(row.kind == "v3" for row, _ in plan):
-        v3.check_concrete("unified.rule", grid, c)
+        v3.check_known_cover("unified.rule", grid, c)
     writer = functools.partial(v3.v3_row, coefficients=c)
     return rules._step(grid, i, *plan[i], v3=writer, coefficient=coefficient[i])
 

@@ -101,7 +101,7 @@ def _v3(c, grid, i, *, order, pseudo, corrector, lower_order_final, mask):
     if mask is not None and len(mask) != num_rows:
         raise ValueError(f"v3.v3: corrector_mask must have one entry for each of the {num_rows} rows, got {len(mask)}")
     if i == 0:
-        check_concrete("v3.v3", grid, c)
+        check_known_cover("v3.v3", grid, c)
     num_points = rules._order(order, i, num_rows, lower_order_final)
     row = rules._Expansion(0, "v3", _stencils(range(1, num_points), num_points - 1, pseudo))
     if corrector is not None and i > 0 and (mask is None or mask[i]):
@@ -248,7 +248,7 @@ def dpm_v3(
 
     References: Zheng et al. 2023, algorithm 2.
     """
-    concrete("v3.dpm_v3", _INGRAPH, grid, statistics, options)
+    concrete((grid, statistics, options), "v3.dpm_v3", "grid, statistics and options", _INGRAPH)
     grid, statistics = host(grid), host(statistics)
     check_cover("v3.dpm_v3", grid, statistics)
     if quadrature == "trapezoid":
