@@ -13,7 +13,7 @@ import os
 import pathlib
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -27,7 +27,13 @@ _DAMAGED = (ValueError, TypeError, KeyError, AttributeError, EOFError, RuntimeEr
 
 
 def save(
-    path: str | os.PathLike, arrays: Mapping[str, Any], *, kind: str, version: int = 1, config: Any = None
+    path: str | os.PathLike,
+    arrays: Mapping[str, Any],
+    *,
+    kind: str,
+    version: int = 1,
+    config: Any = None,
+    caller: str = "arrays.save",
 ) -> None:
     """Write arrays under one header; the file appears whole or not at all.
 
@@ -37,12 +43,13 @@ def save(
         kind: what the arrays are, e.g. ``"diffusion.table"``.
         version: of the layout of this kind, from 1; readers refuse newer ones.
         config: what the arrays belong to; stored as its fingerprint (see `provenance.fingerprint`).
+        caller: the function that messages name.
 
     Raises:
         TypeError: `path` is no path, or an array is traced or holds objects or strings.
         OSError: the file cannot be written.
     """
-    path = _path("arrays.save", path)
+    path = _path(caller, path)
     found = {name: _host(name, array) for name, array in arrays.items()}
     if _HEADER in found:
         raise ValueError(f"arrays.save: {_HEADER!r} is the name of the header; rename that array")
@@ -63,7 +70,13 @@ def save(
 
 
 def load(
-    path: str | os.PathLike, *, kind: str, version: int = 1, config: Any = None, names: Any = None
+    path: str | os.PathLike,
+    *,
+    kind: str,
+    version: int = 1,
+    config: Any = None,
+    names: Iterable[str] = (),
+    caller: str = "arrays.load",
 ) -> dict[str, np.ndarray]:
     """Read what `save` wrote.
 
@@ -72,7 +85,8 @@ def load(
         kind: what it must hold.
         version: the newest that the caller understands.
         config: what the arrays must belong to; None compares nothing.
-        names: names that must be there; None asks for none.
+        names: names that must be there.
+        caller: the function that messages name.
 
     Returns:
         Name -> NumPy array, equal bit by bit to what was saved.
@@ -83,7 +97,7 @@ def load(
             message says the path and what is wrong.
         TypeError: `path` is no path.
     """
-    path = _path("arrays.load", path)
+    path = _path(caller, path)
     try:
         with np.load(path, allow_pickle=False) as archive:
             stored = {name: archive[name] for name in archive.files}
@@ -91,10 +105,10 @@ def load(
     except OSError as error:
         if error.errno not in (None, errno.EINVAL):  # not there, or not readable now
             raise
-        raise ValueError(f"arrays.load: {path} holds no {kind}, or is damaged ({error})") from error
+        raise ValueError(f"{caller}: {path} holds no {kind}, or is damaged ({error})") from error
     except _DAMAGED as error:
-        raise ValueError(f"arrays.load: {path} holds no {kind}, or is damaged ({error})") from error
-    wrong = f"arrays.load: {path} "
+        raise ValueError(f"{caller}: {path} holds no {kind}, or is damaged ({error})") from error
+    wrong = f"{caller}: {path} "
     if not isinstance(header, dict) or header.get("format") != _FORMAT:
         raise ValueError(f"{wrong}holds no {kind}: its header has another format")
     if header["kind"] != kind:
@@ -103,7 +117,7 @@ def load(
         raise ValueError(f"{wrong}has version {header['version']} of {kind}, this program reads up to {version}")
     if config is not None and header["config"] != provenance.fingerprint(config):
         raise ValueError(f"{wrong}belongs to another configuration")
-    for name in names or ():
+    for name in names:
         if name not in header["arrays"]:
             raise ValueError(f"{wrong}lacks the array {name!r}; it holds {', '.join(header['arrays']) or 'none'}")
     found = {}

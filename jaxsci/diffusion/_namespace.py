@@ -22,12 +22,3 @@ def leaf(value):
 def host(tree):
     """The same tree with float64 (or integer) NumPy leaves."""
     return jax.tree.map(lambda a: np.asarray(a, np.float64) if np.asarray(a).dtype.kind == "f" else np.asarray(a), tree)
-
-
-def arrays_of(caller: str, path, what: str) -> dict:
-    """All arrays of an npz file by name; ValueError for any other kind of file."""
-    try:
-        with np.load(path) as file:
-            return {name: file[name] for name in file.files}
-    except (AttributeError, TypeError, ValueError, EOFError):  # one bare array, a pickle, text, nothing
-        raise ValueError(f"{caller}: {path} holds no {what}: it is no npz file") from None

@@ -23,15 +23,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
-from jaxsci.core import keys
+from jaxsci.core import arrays, keys
 from jaxsci.core.static import check_size
 from jaxsci.core.types import KeyArray, Size, concrete
 from jaxsci.diffusion import grids
-from jaxsci.diffusion._namespace import arrays_of, host, namespace
+from jaxsci.diffusion._namespace import host, namespace
 from jaxsci.diffusion.predictions import checked
 from jaxsci.diffusion.schedules import NoiseSchedule
 
-_FORMAT = "jaxsci.Statistics.1"
+_KIND = "statistics of a model"
 
 
 class Statistics(NamedTuple):
@@ -303,9 +303,7 @@ def save(statistics: Statistics, path: str | Path, *, layout: str = "npz") -> No
         raise ValueError(f"statistics.save: layout must be 'npz' or 'official', got {layout!r}")
     lam, l, s, b = (np.asarray(a) for a in statistics)  # noqa: E741
     if layout == "npz":
-        with open(path, "wb") as file:
-            np.savez(file, format=np.asarray(_FORMAT), lam=lam, l=l, s=s, b=b)
-        return
+        return arrays.save(path, statistics._asdict(), kind=_KIND, caller="statistics.save")
     step = np.diff(np.asarray(lam, np.float64))
     if np.ptp(step) > 1e-3 * np.abs(step).mean():
         raise ValueError("statistics.save: layout 'official' implies uniform levels, these are not; use layout='npz'")
@@ -330,15 +328,13 @@ def load(path: str | Path, schedule: NoiseSchedule | None = None, *, t_min=None,
     if path.is_dir():
         if schedule is None:
             raise ValueError(f"statistics.load: {path} holds no noise levels; pass the model's schedule and its ends")
-        first, second = (arrays_of("statistics.load", path / name, "statistics") for name in ("l.npz", "sb.npz"))
-        l, s, b = first["l"], second["s"], second["b"]  # noqa: E741
+        with np.load(path / "l.npz") as first, np.load(path / "sb.npz") as second:
+            l, s, b = first["l"], second["s"], second["b"]  # noqa: E741
         if not l.shape == s.shape == b.shape:
             raise ValueError(f"statistics.load: l, s and b must have one shape, got {l.shape}, {s.shape} and {b.shape}")
         return host(Statistics(grids.logsnr(schedule, l.shape[0] - 1, t_min=t_min, t_max=t_max).lam, l, s, b))
-    file = arrays_of("statistics.load", path, "statistics")
-    if str(file.get("format")) != _FORMAT:
-        raise ValueError(f"statistics.load: {path} holds no statistics")
-    return host(Statistics(*(file[name] for name in Statistics._fields)))
+    found = arrays.load(path, kind=_KIND, names=Statistics._fields, caller="statistics.load")
+    return host(Statistics(*(found[name] for name in Statistics._fields)))
 
 
 __all__ = ["Statistics", "constant", "estimate", "load", "save"]

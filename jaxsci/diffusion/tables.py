@@ -23,8 +23,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from jaxsci.core import arrays
 from jaxsci.core.types import concrete
-from jaxsci.diffusion._namespace import arrays_of, namespace
+from jaxsci.diffusion._namespace import namespace
 from jaxsci.diffusion.grids import TimeGrid
 
 
@@ -337,37 +338,38 @@ def stack(tables: Sequence[SolverTable]) -> SolverTable:
 # --- files --------------------------------------------------------------------------------------------------
 
 
+_KIND = "solver table"
+
+
 def save(table: SolverTable, path: str | Path) -> None:
-    """Write a table as one npz file of plain arrays, named by their path: ``predictor.x``, ``t``, ...
+    """Write a table as one npz file (`core.arrays`), its arrays named by their path: ``predictor.x``, ``t``, ...
 
     Raises:
-        TypeError: a traced table.
+        TypeError: a traced table, or `path` is no path.
     """
     concrete(table, "tables.save", "table", "return the table and save it outside")
-    arrays = {}
+    found = {}
     for field, value in table._asdict().items():
         parts = value._asdict() if isinstance(value, Rows) else {"": value}
-        arrays |= {f"{field}.{name}".rstrip("."): np.asarray(a) for name, a in parts.items() if a is not None}
-    with open(path, "wb") as file:
-        np.savez(file, format=np.asarray("jaxsci.SolverTable.1"), **arrays)
+        found |= {f"{field}.{name}".rstrip("."): a for name, a in parts.items() if a is not None}
+    arrays.save(path, found, kind=_KIND, caller="tables.save")
 
 
 def load(path: str | Path) -> SolverTable:
     """Read what `save` wrote.
 
     Raises:
-        ValueError: the file is no table.
+        ValueError: the file is no table, damaged, or written by a newer version.
     """
-    arrays = arrays_of("tables.load", path, "solver table")
-    if not str(arrays.get("format")).startswith("jaxsci.SolverTable."):
-        raise ValueError(f"tables.load: {path} holds no solver table")
+    needed = ("t", "lam", "alpha", "sigma", "predictor.x")
+    found = arrays.load(path, kind=_KIND, names=needed, caller="tables.load")
 
     def rows(field):
-        if f"{field}.x" not in arrays:
+        if f"{field}.x" not in found:
             return None
-        return Rows(*(arrays.get(f"{field}.{name}") for name in Rows._fields))
+        return Rows(*(found.get(f"{field}.{name}") for name in Rows._fields))
 
-    plain = {name: arrays.get(name) for name in SolverTable._fields}
+    plain = {name: found.get(name) for name in SolverTable._fields}
     return SolverTable(**{**plain, "predictor": rows("predictor"), "corrector": rows("corrector")})
 
 

@@ -183,7 +183,7 @@ EDITS = {  # file -> (before, after): each changes numbers of one or more of the
     "settings.py": [('"sin"', '"cos"'), ("np.eye(2)", "np.full((2, 2), 2.0)"), ("np.add", "np.multiply")],
     "data.txt": [("1.5", "2.5")],
     "jaxsci/core/tree.py": [("jnp.sqrt(jnp.where(positive, square, 1))", "jnp.cbrt(jnp.where(positive, square, 1))")],
-    "jaxsci/linear/_stationary.py": [("_prepare_sor, scalar(omega)", "_prepare_sor, scalar(omega) * 1.001")],
+    "jaxsci/linear/_stationary.py": [("_prepare_sor, as_scalar(omega, ", "_prepare_sor, 1.001 * as_scalar(omega, ")],
     "pallas_kernels/extrema/gpu.py": [("jnp.minimum(low, v)", "jnp.minimum(low, 2 * v)")],
     "pallas_kernels/extrema/tpu.py": [("jnp.minimum(low, v)", "jnp.minimum(low, 2 * v)")],
 }

@@ -219,8 +219,8 @@ def test_bad_input(key, tmp_path):
     with pytest.raises(ValueError, match="pass the model's schedule"):
         statistics.load(tmp_path / "folder")
     np.save(tmp_path / "bare.npy", np.ones(3))
-    with pytest.raises(ValueError, match="holds no statistics"):
+    with pytest.raises(ValueError, match="holds no statistics of a model"):
         statistics.load(tmp_path / "bare.npy")
     np.savez(tmp_path / "other.npz", a=np.ones(2))
-    with pytest.raises(ValueError, match="holds no statistics"):
+    with pytest.raises(ValueError, match="holds no statistics of a model"):
         statistics.load(tmp_path / "other.npz")

@@ -180,10 +180,10 @@ def test_bad_input(tmp_path):
     np.save(tmp_path / "bare.npy", np.ones(3))
     (tmp_path / "text.npz").write_text("t, lam")
     for file in ("bare.npy", "text.npz"):
-        with pytest.raises(ValueError, match="tables.load: .* holds no solver table"):
+        with pytest.raises(ValueError, match="tables.load: .* holds no solver table, or is damaged"):
             tables.load(tmp_path / file)
     np.savez(tmp_path / "other.npz", a=np.ones(3))
-    with pytest.raises(ValueError, match="holds no solver table"):
+    with pytest.raises(ValueError, match="holds no solver table, or is damaged"):
         tables.load(tmp_path / "other.npz")
 
 

@@ -124,7 +124,7 @@ ENTRIES = {
     ),
     "jaxsci.diffusion.statistics.load": Driver(
         bad=(
-            Bad(_other_file, ValueError, "holds no statistics"),
+            Bad(_other_file, ValueError, "holds no statistics of a model"),
             Bad(lambda f: statistics.load(f), ValueError, "pass the model's schedule"),
         ),
         works=_back,

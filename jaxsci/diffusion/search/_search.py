@@ -1,7 +1,6 @@
 """The driver: propose, tabulate on the host, evaluate in one compiled call, keep everything."""
 
 import hashlib
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,11 +13,10 @@ from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
 from jaxsci import nn
-from jaxsci.core import keys, status
+from jaxsci.core import arrays, keys, status
 from jaxsci.core.static import as_partial, check_size
 from jaxsci.core.types import KeyArray
 from jaxsci.diffusion import tables, unified
-from jaxsci.diffusion._namespace import arrays_of
 from jaxsci.diffusion._sample import sample
 from jaxsci.diffusion.schedules import NoiseSchedule
 from jaxsci.diffusion.search._predictor import _features, _fit, _scores
@@ -26,6 +24,8 @@ from jaxsci.diffusion.search._space import Space, _device, crossover, mutate, ra
 from jaxsci.diffusion.statistics import Statistics
 from jaxsci.diffusion.tables import SolverTable
 from jaxsci.diffusion.unified import Decisions
+
+_KIND = "history of a search"
 
 # --- objectives ---------------------------------------------------------------------------------------------
 
@@ -302,23 +302,21 @@ def _identity(where, schedule, statistics, mean):
 
 
 def _same_search(path, identity):
-    """Refuse a file whose search was another one; files without identity pass."""
-    file = arrays_of("search.search", path, "history of a search")
+    """Refuse a file whose search was another one."""
+    names = [f"identity.{name}" for name in identity]
+    found = arrays.load(path, kind=_KIND, names=names, caller="search.search")
     for name, mine in identity.items():
-        theirs = file.get(f"identity.{name}", mine)
+        theirs = found[f"identity.{name}"]
         if theirs.shape != mine.shape or not np.allclose(theirs, mine, rtol=1e-4, atol=1e-6):
             raise ValueError(f"search.search: {path} belongs to another search: its {name} differs; name another")
 
 
 def _keep(out, history, report, identity):
-    """One npz file, written beside and moved into place, so that a kill leaves the old one or the new one."""
+    """One npz file: a kill leaves the old one or the new one."""
     if out is not None:
-        arrays = {f"decisions.{name}": np.asarray(a) for name, a in history.decisions._asdict().items()}
-        arrays |= {f"identity.{name}": a for name, a in identity.items()}
-        beside = Path(f"{out}.part")
-        with open(beside, "wb") as file:
-            np.savez(file, losses=history.losses, **arrays)
-        os.replace(beside, out)
+        found = {f"decisions.{name}": a for name, a in history.decisions._asdict().items()}
+        found |= {f"identity.{name}": a for name, a in identity.items()}
+        arrays.save(out, {"losses": history.losses, **found}, kind=_KIND, caller="search.search")
     if report is not None:
         report(len(history.losses), float(history.losses.min()))
 
@@ -327,10 +325,8 @@ def load_history(path: str | Path) -> History:
     """All candidates that a search with this `out` has evaluated so far.
 
     Raises:
-        ValueError: another file.
+        ValueError: another file, or a damaged one.
     """
-    file = arrays_of("search.load_history", path, "history of a search")
     names = [f"decisions.{name}" for name in Decisions._fields]
-    if "losses" not in file or not all(name in file for name in names):
-        raise ValueError(f"search.load_history: {path} holds no history of a search")
-    return History(Decisions(*(file[name] for name in names)), file["losses"])
+    found = arrays.load(path, kind=_KIND, names=["losses", *names], caller="search.load_history")
+    return History(Decisions(*(found[name] for name in names)), found["losses"])
