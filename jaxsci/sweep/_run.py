@@ -139,6 +139,8 @@ def open_folder(study: Study, identity: Identity, store: Store, record: Record |
         done, found = _finished(study, store, record)
         study = study._replace(variables=study.variables or found)
         provenance |= {"started": record.provenance["started"], "edits": list(record.provenance["edits"])}
+        if done.all():  # a second call of a finished sweep changes nothing
+            provenance["finished"] = record.provenance["finished"]
         chunks = record.chunks
         if told:
             texts = {"before": record.identity.function[:_MAX_SOURCE], "after": identity.function[:_MAX_SOURCE]}
@@ -164,7 +166,7 @@ def compute_in_folder(session: Session, options: Options) -> Any:
     if options.fail_fast:
         _check_finished(study.space, store, record)
     _compute(study, done, Sink(study.space.num_points, store, record, options.chunk), options)
-    record = record._replace(provenance=record.provenance | {"finished": _now()})
+    record = record._replace(provenance=record.provenance | {"finished": record.provenance["finished"] or _now()})
     dataset = _dataset_of(record.identity.space, gathered(store.folder, record), study.shown, record.provenance)
     store.write_record(record)
     _dataset.write_netcdf(dataset, store.folder / RESULTS)
