@@ -4,6 +4,9 @@ Tables are built on the host in float64 whatever JAX's precision is; the same fo
 adaptive steps and learned grids.
 """
 
+import json
+import pathlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,3 +25,7 @@ def leaf(value):
 def host(tree):
     """The same tree with float64 (or integer) NumPy leaves."""
     return jax.tree.map(lambda a: np.asarray(a, np.float64) if np.asarray(a).dtype.kind == "f" else np.asarray(a), tree)
+
+
+PUBLISHED = json.loads(pathlib.Path(__file__).with_name("published.json").read_text())
+"""Settings known by name: solvers as image generators call them, and the presets of DPM-Solver-v3's authors."""

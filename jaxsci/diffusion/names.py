@@ -11,29 +11,10 @@ from collections.abc import Callable
 from jaxsci.core.static import check_size
 from jaxsci.core.types import Size
 from jaxsci.diffusion import grids, solvers
+from jaxsci.diffusion._namespace import PUBLISHED
 from jaxsci.diffusion.grids import TimeGrid
 from jaxsci.diffusion.schedules import NoiseSchedule
 from jaxsci.diffusion.tables import SolverTable
-
-# Builder in `solvers` and its options behind every name, without the grid's.
-_SOLVERS: dict[str, tuple[str, dict]] = {
-    "Euler": ("euler", {}),
-    "Euler a": ("ddim", {"eta": 1.0}),
-    "Heun": ("heun", {}),
-    "LMS": ("deis", {"order": 3, "variable": "rho"}),
-    "DPM2": ("dpm_singlestep", {"order": 2, "kind": "noise"}),
-    "DPM++ 2S": ("dpm_singlestep", {"order": 2, "kind": "data"}),
-    "DPM++ 2M": ("dpm_multistep", {"order": 2}),
-    "DPM++ 3M": ("dpm_multistep", {"order": 3}),
-    "DPM++ 2M SDE": ("sde_dpm", {"order": 2}),
-    "DPM++ 3M SDE": ("sde_dpm", {"order": 3}),
-    "UniPC": ("unipc", {"order": 3}),
-    "DDIM": ("ddim", {}),
-    "DDPM": ("ddim", {"eta": 1.0}),
-    "DEIS": ("deis", {"order": 2, "variable": "lam"}),
-    "PLMS": ("ipndm", {"order": 4}),
-    "iPNDM": ("ipndm", {"order": 4}),
-}
 
 # Grid behind the last word of a name.
 _GRIDS: dict[str, Callable[..., TimeGrid]] = {
@@ -41,6 +22,13 @@ _GRIDS: dict[str, Callable[..., TimeGrid]] = {
     "Karras": grids.karras,
     "Exponential": grids.logsnr,
     "Beta": grids.beta,
+}
+
+# Whole name -> builder in `solvers`, its options, grid.
+_NAMES = {
+    f"{stem} {grid}".strip().lower(): (builder, options, grid)
+    for stem, (builder, options) in PUBLISHED["names"].items()
+    for grid in _GRIDS
 }
 
 
@@ -65,7 +53,13 @@ def named(name: str, where: NoiseSchedule | TimeGrid, num_steps: Size | None = N
         >>> print(table.sigma.round(3))
         [1.    0.999 0.778 0.01  0.   ]
     """
-    builder, extra, grid = _parse(name)
+    words = " ".join(str(name).split()).lower()
+    if words not in _NAMES:
+        raise ValueError(
+            f"names.named: unknown name {name!r}; known are {', '.join(PUBLISHED['names'])}, each alone or followed by "
+            f"{', '.join(grid for grid in _GRIDS if grid)}"
+        )
+    builder, extra, grid = _NAMES[words]
     solver = getattr(solvers, builder)
     if isinstance(where, TimeGrid):
         if grid or num_steps is not None:
@@ -76,21 +70,6 @@ def named(name: str, where: NoiseSchedule | TimeGrid, num_steps: Size | None = N
     num_steps = check_size("names.named", "num_steps", num_steps)
     levels = _GRIDS[grid](where, max(num_steps - 1, 1))
     return solver(grids.with_zero(levels._replace(lam=levels.lam[:num_steps])), **extra | options)
-
-
-def _parse(name):
-    """Solver, options and grid of a name."""
-    words = " ".join(str(name).split())
-    for grid in sorted(_GRIDS, key=len, reverse=True):
-        if words.lower().endswith(f" {grid}".lower().rstrip()):
-            stem = words[: len(words) - len(grid)].strip().lower()
-            for known, (solver, options) in _SOLVERS.items():
-                if stem == known.lower():
-                    return solver, options, grid
-    raise ValueError(
-        f"names.named: unknown name {name!r}; known are {', '.join(_SOLVERS)}, each alone or followed by "
-        f"{', '.join(grid for grid in _GRIDS if grid)}"
-    )
 
 
 __all__ = ["named"]

@@ -15,7 +15,6 @@ Statistics", 2023, equations 9 to 14, algorithms 1 and 2, appendices C and H.
 """
 
 import functools
-import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -28,7 +27,7 @@ from jaxsci.core.static import bind, check_size
 from jaxsci.core.types import concrete
 from jaxsci.diffusion import _exponential as expo
 from jaxsci.diffusion import grids, rules
-from jaxsci.diffusion._namespace import host, namespace
+from jaxsci.diffusion._namespace import PUBLISHED, host, namespace
 from jaxsci.diffusion._v3_integrals import Coefficients, OnGrid, coefficients, on_nodes, span, stretch_of
 from jaxsci.diffusion.grids import TimeGrid
 from jaxsci.diffusion.statistics import Statistics
@@ -272,30 +271,6 @@ class Preset(NamedTuple):
     options: dict
 
 
-def _preset(max_calls, grid, t_min, order, corrector, *, pseudo=False, lower_order_final=True):
-    options = {"order": order, "pseudo": pseudo, "corrector": corrector, "lower_order_final": lower_order_final}
-    return Preset(max_calls, grid, t_min, options)
-
-
-# Settings per number of calls that the authors used for their models (pixels: CIFAR-10 ScoreSDE and EDM; latents).
-_PRESETS = {
-    "score_sde": (
-        _preset(5, "logsnr", 1e-3, 3, "same", pseudo=True, lower_order_final=False),
-        _preset(8, "logsnr", 1e-3, 3, "same"),
-        _preset(10, "logsnr", 1e-3, 3, None),
-        _preset(math.inf, "logsnr", 1e-4, 3, "same"),
-    ),
-    "edm": (
-        _preset(5, "logsnr", None, 3, "same", pseudo=True),
-        _preset(6, "logsnr", None, 3, "same"),
-        _preset(math.inf, "logsnr", None, 3, None),
-    ),
-    "latent": (_preset(math.inf, "time", None, 3, "pseudo"),),
-    "imagenet": (_preset(math.inf, "time", None, 2, "pseudo"),),
-    "stable_diffusion": (_preset(math.inf, "time", None, 2, "pseudo"),),
-}
-
-
 def preset(name: str, num_calls: int) -> Preset:
     """Settings that the authors used for one of their models at this number of model calls.
 
@@ -313,10 +288,10 @@ def preset(name: str, num_calls: int) -> Preset:
 
     References: Zheng et al. 2023, appendix G, and the scripts published with it.
     """
-    if name not in _PRESETS:
-        raise ValueError(f"v3.preset: name must be one of {sorted(_PRESETS)}, got {name!r}")
+    if name not in PUBLISHED["v3"]:
+        raise ValueError(f"v3.preset: name must be one of {sorted(PUBLISHED['v3'])}, got {name!r}")
     num_calls = check_size("v3.preset", "num_calls", num_calls)
-    return next(entry for entry in _PRESETS[name] if num_calls <= entry.max_calls)
+    return next(Preset(**entry) for entry in PUBLISHED["v3"][name] if num_calls <= entry["max_calls"])
 
 
 __all__ = ["Preset", "dpm_v3", "preset", "snap", "v3"]

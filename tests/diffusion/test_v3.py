@@ -307,7 +307,7 @@ def test_ends_of_pure_noise_and_pure_data():
 
 
 def test_presets_are_usable():
-    for name in v3._PRESETS:
+    for name in v3.PUBLISHED["v3"]:
         for num_calls in (1, 5, 6, 8, 10, 12, 25):
             chosen = v3.preset(name, num_calls)
             grid = getattr(grids, chosen.grid)(VP, num_calls, t_min=chosen.t_min)
