@@ -18,6 +18,7 @@ __all__ = [  # noqa: F822
     "explain",
     "extras",
     "files",
+    "host",
     "keys",
     "loops",
     "policies",

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxsci.diffusion._namespace import namespace
+from jaxsci.core.host import namespace
 
 RELAXATIONS = ("exact", "bh1", "bh2", "plus_exp", "minus_exp", "linear")
 _TERMS = 20  # of the series; the first one left out is below 1e-18 for |z| < 1

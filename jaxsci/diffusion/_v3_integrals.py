@@ -18,8 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
+from jaxsci.core.host import namespace
 from jaxsci.diffusion import _exponential as expo
-from jaxsci.diffusion._namespace import namespace
 from jaxsci.diffusion.statistics import Statistics, _slopes
 
 TERMS = 5

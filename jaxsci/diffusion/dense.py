@@ -16,9 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from jaxsci.core.host import to_host
 from jaxsci.core.types import concrete
 from jaxsci.diffusion import tables
-from jaxsci.diffusion._namespace import host
 from jaxsci.diffusion._sample import Trajectory, combine
 from jaxsci.diffusion.grids import TimeGrid
 from jaxsci.diffusion.tables import Rows, Step
@@ -56,7 +56,7 @@ def outputs(rule: Callable[..., Step], grid: TimeGrid, lams: Any) -> Outputs:
     """
     alternative = "put the points into the grid as nodes inside compiled code"
     concrete((grid, lams), "dense.outputs", "grid and lams", alternative)
-    grid, lams = host(grid), np.atleast_1d(np.asarray(lams, np.float64))
+    grid, lams = to_host(grid), np.atleast_1d(np.asarray(lams, np.float64))
     num_steps = len(grid.lam) - 1
     if not np.all((lams >= grid.lam[0]) & (lams <= grid.lam[-1])):
         raise ValueError(f"dense.outputs: lams must lie in [{grid.lam[0]:.6g}, {grid.lam[-1]:.6g}], got {lams}")

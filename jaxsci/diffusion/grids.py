@@ -15,9 +15,9 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from jaxsci.core import keys
+from jaxsci.core.host import namespace, to_host
 from jaxsci.core.static import check_size
 from jaxsci.core.types import KeyArray, Size, concrete
-from jaxsci.diffusion._namespace import host, namespace
 from jaxsci.diffusion.schedules import NoiseSchedule
 
 _INGRAPH = "use grids.at_times(schedule, times) or grids.at_lams(schedule, lams) inside compiled code"
@@ -97,7 +97,7 @@ def _ends(name, schedule, num_steps, t_min, t_max, power=1.0):
     if not 0 < float(power) < np.inf:
         raise ValueError(f"grids.{name}: power must be positive, got {power}")
     num_steps = check_size(f"grids.{name}", "num_steps", num_steps)
-    schedule = host(schedule)
+    schedule = to_host(schedule)
     low = float(schedule.t_min if t_min is None else t_min)
     high = float(schedule.t_max if t_max is None else t_max)
     if not 0 <= low < high:
@@ -179,7 +179,7 @@ def from_times(schedule: NoiseSchedule, times: Any) -> TimeGrid:
         ValueError: fewer than 2 nodes, NaN, a repeated node or one out of order (the message names it).
     """
     concrete((schedule, times), "grids.from_times", "schedule and times", _INGRAPH)
-    return _checked("from_times", at_times(host(schedule), np.asarray(times, np.float64)))
+    return _checked("from_times", at_times(to_host(schedule), np.asarray(times, np.float64)))
 
 
 def from_sigmas(schedule: NoiseSchedule, sigmas: Any) -> TimeGrid:
@@ -194,7 +194,7 @@ def from_sigmas(schedule: NoiseSchedule, sigmas: Any) -> TimeGrid:
     if np.any(rhos < 0):
         raise ValueError(f"grids.from_sigmas: sigmas must be >= 0, got {rhos[rhos < 0][0]}")
     with np.errstate(divide="ignore"):
-        return _checked("from_sigmas", at_lams(host(schedule), -np.log(rhos)))
+        return _checked("from_sigmas", at_lams(to_host(schedule), -np.log(rhos)))
 
 
 def with_zero(grid: TimeGrid) -> TimeGrid:
@@ -202,7 +202,7 @@ def with_zero(grid: TimeGrid) -> TimeGrid:
     concrete(grid, "grids.with_zero", "grid", _INGRAPH)
     if np.isposinf(np.asarray(grid.lam)[-1]):
         return grid
-    return _checked("with_zero", at_lams(host(grid.schedule), np.append(np.asarray(grid.lam), np.inf)))
+    return _checked("with_zero", at_lams(to_host(grid.schedule), np.append(np.asarray(grid.lam), np.inf)))
 
 
 def from_strength(grid: TimeGrid, strength: float) -> TimeGrid:
@@ -226,7 +226,7 @@ def from_strength(grid: TimeGrid, strength: float) -> TimeGrid:
         raise ValueError(
             f"grids.from_strength: strength must be in (0, 1] and leave a step of {num_steps}, got {strength}"
         )
-    return TimeGrid(*(np.asarray(a)[num_steps - kept :] for a in grid[:4]), host(grid.schedule))
+    return TimeGrid(*(np.asarray(a)[num_steps - kept :] for a in grid[:4]), to_host(grid.schedule))
 
 
 def start(key: KeyArray, grid: Any, image: Float[ArrayLike, "*d"], *, node: int = 0) -> Float[Array, "*d"]:
@@ -270,7 +270,7 @@ def from_timesteps(
     concrete((schedule, timesteps), "grids.from_timesteps", "schedule and timesteps", _INGRAPH)
     steps = np.asarray(timesteps, np.float64)
     times = (np.append(steps, last) if last is not None else steps) + 1.0
-    grid = _checked("from_timesteps", at_times(host(schedule), times / num_train))
+    grid = _checked("from_timesteps", at_times(to_host(schedule), times / num_train))
     return grid if last is not None else with_zero(grid)
 
 

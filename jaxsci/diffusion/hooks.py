@@ -16,8 +16,8 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float
 
+from jaxsci.core.host import as_leaf
 from jaxsci.core.static import as_partial
-from jaxsci.diffusion._namespace import leaf
 from jaxsci.diffusion.schedules import NoiseSchedule
 
 
@@ -53,7 +53,7 @@ def inpaint(known: Float[ArrayLike, "*d"], mask: ArrayLike) -> Partial:
         >>> print(diffusion.sample(None, denoiser, diffusion.solvers.unipc(grid), x_T, denoised_hook=hook).value)
         [3. 0.]
     """
-    return Partial(_inpaint, leaf(known), leaf(mask))
+    return Partial(_inpaint, as_leaf(known), as_leaf(mask))
 
 
 def _hide_nothing(data, limited):
@@ -71,7 +71,7 @@ def clip(radius: ArrayLike = 1.0) -> Partial:
 
     It looks at D alone: ``hooks.clip(1.0)(D)`` works outside `sample`.
     """
-    return Partial(_clip, leaf(radius))
+    return Partial(_clip, as_leaf(radius))
 
 
 def _dynamic_threshold(quantile, max_value, data, *_):
@@ -95,7 +95,7 @@ def dynamic_threshold(quantile: ArrayLike = 0.995, *, max_value: ArrayLike = jnp
 
     References: C. Saharia et al., "Photorealistic Text-to-Image Diffusion Models", 2022, section 2.3.
     """
-    return Partial(_dynamic_threshold, leaf(quantile), leaf(max_value))
+    return Partial(_dynamic_threshold, as_leaf(quantile), as_leaf(max_value))
 
 
 def _replace_known(known, mask, schedule, x, t, key):
@@ -118,7 +118,7 @@ def replace_known(known: Float[ArrayLike, "*d"], mask: ArrayLike, schedule: Nois
         mask: m, 1 (True) where y is known (traced).
         schedule: of the table's grid.
     """
-    return Partial(_replace_known, leaf(known), leaf(mask), schedule)
+    return Partial(_replace_known, as_leaf(known), as_leaf(mask), schedule)
 
 
 def _compose(hooks, value, *rest):

@@ -6,18 +6,21 @@ uniform in time. Grids made here end at a node without noise, so the last step i
 References: those of `solvers` and `grids`; the names are the ones of k-diffusion and the programs built on it.
 """
 
-from collections.abc import Callable
+import json
+import pathlib
 
 from jaxsci.core.static import check_size
 from jaxsci.core.types import Size
 from jaxsci.diffusion import grids, solvers
-from jaxsci.diffusion._namespace import PUBLISHED
 from jaxsci.diffusion.grids import TimeGrid
 from jaxsci.diffusion.schedules import NoiseSchedule
 from jaxsci.diffusion.tables import SolverTable
 
+# Builder in `solvers` and its options behind every name, without the grid's.
+_SOLVERS = json.loads(pathlib.Path(__file__).with_name("names.json").read_text())
+
 # Grid behind the last word of a name.
-_GRIDS: dict[str, Callable[..., TimeGrid]] = {
+_GRIDS = {
     "": grids.time,
     "Karras": grids.karras,
     "Exponential": grids.logsnr,
@@ -27,7 +30,7 @@ _GRIDS: dict[str, Callable[..., TimeGrid]] = {
 # Whole name -> builder in `solvers`, its options, grid.
 _NAMES = {
     f"{stem} {grid}".strip().lower(): (builder, options, grid)
-    for stem, (builder, options) in PUBLISHED["names"].items()
+    for stem, (builder, options) in _SOLVERS.items()
     for grid in _GRIDS
 }
 
@@ -56,7 +59,7 @@ def named(name: str, where: NoiseSchedule | TimeGrid, num_steps: Size | None = N
     words = " ".join(str(name).split()).lower()
     if words not in _NAMES:
         raise ValueError(
-            f"names.named: unknown name {name!r}; known are {', '.join(PUBLISHED['names'])}, each alone or followed by "
+            f"names.named: unknown name {name!r}; known are {', '.join(_SOLVERS)}, each alone or followed by "
             f"{', '.join(grid for grid in _GRIDS if grid)}"
         )
     builder, extra, grid = _NAMES[words]

@@ -25,8 +25,8 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
+from jaxsci.core.host import as_leaf
 from jaxsci.core.static import as_partial, bind
-from jaxsci.diffusion._namespace import leaf
 from jaxsci.diffusion.schedules import NoiseSchedule
 
 KINDS = ("epsilon", "sample", "v_prediction", "score", "flow_prediction", "edm")
@@ -179,7 +179,7 @@ def denoiser(
     model = as_partial(model, "predictions.denoiser", "model")
     classifier = None if classifier is None else as_partial(classifier, "predictions.denoiser", "classifier")
     rule = bind(_denoise, kind=kind, guidance=guidance, batched=bool(batched))
-    return Partial(rule, model, schedule, jax.tree.map(leaf, null), classifier, leaf(sigma_data))
+    return Partial(rule, model, schedule, jax.tree.map(as_leaf, null), classifier, as_leaf(sigma_data))
 
 
 def checked(caller: str, out: Any, x: Float[Array, "*d"]) -> tuple[Float[Array, "*d"], Float[Array, "*d"]]:

@@ -17,9 +17,9 @@ import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import ArrayLike
 
+from jaxsci.core.host import namespace
 from jaxsci.core.static import bind
 from jaxsci.diffusion import _exponential as expo
-from jaxsci.diffusion._namespace import namespace
 from jaxsci.diffusion.tables import Row, Step
 
 _GAUSS = np.polynomial.legendre.leggauss(64)

@@ -27,9 +27,9 @@ import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float
 
+from jaxsci.core.host import as_leaf, namespace
 from jaxsci.core.static import bind
 from jaxsci.core.types import concrete
-from jaxsci.diffusion._namespace import leaf, namespace
 
 
 class NoiseSchedule(NamedTuple):
@@ -108,7 +108,7 @@ def _vp(log_alpha, time, parameters, t_min, t_max, model_time=_identity):
     lam, t_of_lam = bind(_vp_lam, log_alpha=log_alpha), bind(_vp_time, time=time)
     return NoiseSchedule(
         Partial(lam, *parameters), Partial(t_of_lam, *parameters), Partial(bind(_alpha_sigma, power=2)),
-        Partial(bind(_rate, power=2)), Partial(model_time), leaf(t_min), leaf(t_max),
+        Partial(bind(_rate, power=2)), Partial(model_time), as_leaf(t_min), as_leaf(t_max),
     )  # fmt: skip
 
 
@@ -140,7 +140,7 @@ def vp_linear(beta_min: ArrayLike = 0.1, beta_max: ArrayLike = 20.0, *, t_min: f
 
     References: Song et al. 2021, appendix C.
     """
-    return _vp(_linear_log_alpha, _linear_time, (leaf(beta_min), leaf(beta_max)), t_min, 1.0)
+    return _vp(_linear_log_alpha, _linear_time, (as_leaf(beta_min), as_leaf(beta_max)), t_min, 1.0)
 
 
 def _cosine_log_alpha(xp, offset, t):
@@ -162,7 +162,7 @@ def vp_cosine(offset: ArrayLike = 0.008, *, t_min: float = 1e-3, t_max: float = 
 
     References: Nichol and Dhariwal 2021, equation 17; the range is that of DPM-Solver (Lu et al. 2022).
     """
-    return _vp(_cosine_log_alpha, _cosine_time, (leaf(offset),), t_min, t_max)
+    return _vp(_cosine_log_alpha, _cosine_time, (as_leaf(offset),), t_min, t_max)
 
 
 def _discrete_log_alpha(xp, log_alphas, t):
@@ -258,7 +258,7 @@ def vp_discrete(
     schedule = _vp(_discrete_log_alpha, _discrete_time, (log_alphas,), 1 / beta.size, 1.0, model_time)
     if lam_min is None:
         return schedule
-    return schedule._replace(t_max=leaf(float(schedule.t_of_lam(max(lam_min, schedule.lam(1.0))))))
+    return schedule._replace(t_max=as_leaf(float(schedule.t_of_lam(max(lam_min, schedule.lam(1.0))))))
 
 
 # --- variance exploding and flow ----------------------------------------------------------------------------
@@ -282,7 +282,7 @@ def ve(sigma_min: ArrayLike = 0.002, sigma_max: ArrayLike = 80.0) -> NoiseSchedu
     """
     return NoiseSchedule(
         Partial(_ve_lam), Partial(_ve_time), Partial(_ve_alpha_sigma), Partial(_ve_rate),
-        Partial(_identity), leaf(sigma_min), leaf(sigma_max),
+        Partial(_identity), as_leaf(sigma_min), as_leaf(sigma_max),
     )  # fmt: skip
 
 
@@ -313,10 +313,10 @@ def flow(
 
     References: Lipman et al. 2023; P. Esser et al., "Scaling Rectified Flow Transformers", 2024, section 5.3.
     """
-    shift = leaf(shift)
+    shift, time_scale, t_min, t_max = map(as_leaf, (shift, time_scale, t_min, t_max))
     return NoiseSchedule(
         Partial(_flow_lam, shift), Partial(_flow_time, shift), Partial(bind(_alpha_sigma, power=1)),
-        Partial(bind(_rate, power=1)), Partial(_flow_model_time, shift, leaf(time_scale)), leaf(t_min), leaf(t_max),
+        Partial(bind(_rate, power=1)), Partial(_flow_model_time, shift, time_scale), t_min, t_max,
     )  # fmt: skip
 
 

@@ -20,9 +20,9 @@ References: see `rules`.
 import numpy as np
 from jaxtyping import ArrayLike
 
+from jaxsci.core.host import to_host
 from jaxsci.core.types import concrete
 from jaxsci.diffusion import grids, rules
-from jaxsci.diffusion._namespace import host
 from jaxsci.diffusion.grids import TimeGrid
 from jaxsci.diffusion.tables import SolverTable, tabulate
 from jaxsci.diffusion.v3 import dpm_v3
@@ -45,7 +45,7 @@ _BUTCHER = {
 
 def _host_grid(name, grid):
     concrete(grid, f"solvers.{name}", "grid", _INGRAPH)
-    return host(grid)
+    return to_host(grid)
 
 
 def ddim(grid: TimeGrid, *, eta: ArrayLike = 0.0) -> SolverTable:
@@ -58,7 +58,7 @@ def ddim(grid: TimeGrid, *, eta: ArrayLike = 0.0) -> SolverTable:
     References: J. Song et al. 2021, equation 12.
     """
     concrete((grid, eta), "solvers.ddim", "grid and eta", _INGRAPH)
-    return tabulate(rules.ddim(float(eta)), host(grid))
+    return tabulate(rules.ddim(float(eta)), to_host(grid))
 
 
 def euler(grid: TimeGrid) -> SolverTable:

@@ -24,10 +24,10 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from jaxsci.core import arrays, keys
+from jaxsci.core.host import namespace, to_host
 from jaxsci.core.static import check_size
 from jaxsci.core.types import KeyArray, Size, concrete
 from jaxsci.diffusion import grids
-from jaxsci.diffusion._namespace import host, namespace
 from jaxsci.diffusion.predictions import checked
 from jaxsci.diffusion.schedules import NoiseSchedule
 
@@ -332,9 +332,9 @@ def load(path: str | Path, schedule: NoiseSchedule | None = None, *, t_min=None,
             l, s, b = first["l"], second["s"], second["b"]  # noqa: E741
         if not l.shape == s.shape == b.shape:
             raise ValueError(f"statistics.load: l, s and b must have one shape, got {l.shape}, {s.shape} and {b.shape}")
-        return host(Statistics(grids.logsnr(schedule, l.shape[0] - 1, t_min=t_min, t_max=t_max).lam, l, s, b))
+        return to_host(Statistics(grids.logsnr(schedule, l.shape[0] - 1, t_min=t_min, t_max=t_max).lam, l, s, b))
     found = arrays.load(path, kind=_KIND, names=Statistics._fields, caller="statistics.load")
-    return host(Statistics(*(found[name] for name in Statistics._fields)))
+    return to_host(Statistics(*(found[name] for name in Statistics._fields)))
 
 
 __all__ = ["Statistics", "constant", "estimate", "load", "save"]

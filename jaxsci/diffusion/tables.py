@@ -24,8 +24,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from jaxsci.core import arrays
+from jaxsci.core.host import namespace
 from jaxsci.core.types import concrete
-from jaxsci.diffusion._namespace import namespace
 from jaxsci.diffusion.grids import TimeGrid
 
 
@@ -338,9 +338,6 @@ def stack(tables: Sequence[SolverTable]) -> SolverTable:
 # --- files --------------------------------------------------------------------------------------------------
 
 
-_KIND = "solver table"
-
-
 def save(table: SolverTable, path: str | Path) -> None:
     """Write a table as one npz file (`core.arrays`), its arrays named by their path: ``predictor.x``, ``t``, ...
 
@@ -352,7 +349,7 @@ def save(table: SolverTable, path: str | Path) -> None:
     for field, value in table._asdict().items():
         parts = value._asdict() if isinstance(value, Rows) else {"": value}
         found |= {f"{field}.{name}".rstrip("."): a for name, a in parts.items() if a is not None}
-    arrays.save(path, found, kind=_KIND, caller="tables.save")
+    arrays.save(path, found, kind="solver table", caller="tables.save")
 
 
 def load(path: str | Path) -> SolverTable:
@@ -362,7 +359,7 @@ def load(path: str | Path) -> SolverTable:
         ValueError: the file is no table, damaged, or written by a newer version.
     """
     needed = ("t", "lam", "alpha", "sigma", "predictor.x")
-    found = arrays.load(path, kind=_KIND, names=needed, caller="tables.load")
+    found = arrays.load(path, kind="solver table", names=needed, caller="tables.load")
 
     def rows(field):
         if f"{field}.x" not in found:

@@ -21,11 +21,11 @@ import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
+from jaxsci.core.host import to_host
 from jaxsci.core.static import bind
 from jaxsci.core.types import concrete
 from jaxsci.diffusion import _exponential as expo
 from jaxsci.diffusion import grids, rules, tables, v3
-from jaxsci.diffusion._namespace import host
 from jaxsci.diffusion.schedules import NoiseSchedule
 from jaxsci.diffusion.statistics import Statistics
 from jaxsci.diffusion.tables import Rows, SolverTable
@@ -250,8 +250,8 @@ def solver(
     alternative = "use tables.tabulate(unified.rule(decisions), grid)"
     concrete((schedule, decisions, statistics), "unified.solver", "schedule, decisions and statistics", alternative)
     _check(decisions, statistics)
-    statistics = None if statistics is None else host(statistics)
-    grid = grids.at_lams(host(schedule), np.asarray(decisions.lam, np.float64)[: int(decisions.num_rows) + 1])
+    statistics = None if statistics is None else to_host(statistics)
+    grid = grids.at_lams(to_host(schedule), np.asarray(decisions.lam, np.float64)[: int(decisions.num_rows) + 1])
     if KINDS.index("v3") in np.asarray(decisions.kind)[: int(decisions.num_rows)]:
         v3.check_cover("unified.solver", grid, statistics)
     table = tables.tabulate(rule(jax.tree.map(np.asarray, decisions), statistics, grid), grid)

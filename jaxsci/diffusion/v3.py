@@ -15,6 +15,8 @@ Statistics", 2023, equations 9 to 14, algorithms 1 and 2, appendices C and H.
 """
 
 import functools
+import json
+import pathlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -23,11 +25,11 @@ import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import ArrayLike, Bool
 
+from jaxsci.core.host import namespace, to_host
 from jaxsci.core.static import bind, check_size
 from jaxsci.core.types import concrete
 from jaxsci.diffusion import _exponential as expo
 from jaxsci.diffusion import grids, rules
-from jaxsci.diffusion._namespace import PUBLISHED, host, namespace
 from jaxsci.diffusion._v3_integrals import Coefficients, OnGrid, coefficients, on_nodes, span, stretch_of
 from jaxsci.diffusion.grids import TimeGrid
 from jaxsci.diffusion.statistics import Statistics
@@ -173,7 +175,7 @@ def snap(grid: TimeGrid, statistics: Statistics) -> TimeGrid:
         ValueError: levels that do not cover the grid, or two nodes that meet: fewer steps or more levels.
     """
     concrete((grid, statistics), "v3.snap", "grid and statistics", "snap the grid outside and pass it in")
-    grid, statistics = host(grid), host(statistics)
+    grid, statistics = to_host(grid), to_host(statistics)
     check_cover("v3.snap", grid, statistics)
     finite = np.isfinite(grid.lam)
     index = np.round(np.interp(grid.lam[finite], statistics.lam, np.arange(len(statistics.lam)))).astype(int)
@@ -192,7 +194,7 @@ def check_known_cover(name: str, grid: TimeGrid, coefficients: Coefficients | On
     """`check_cover` where all values are known; traced ones go on beyond the levels by the last piece."""
     c = coefficients.coefficients if isinstance(coefficients, OnGrid) else coefficients
     if not any(isinstance(a, jax.core.Tracer) for a in (grid.lam, c.lam, c.values)):
-        check_cover(name, host(grid), host(Statistics(c.lam, *c.values)))
+        check_cover(name, to_host(grid), to_host(Statistics(c.lam, *c.values)))
 
 
 def check_cover(name, grid, statistics):
@@ -248,7 +250,7 @@ def dpm_v3(
     References: Zheng et al. 2023, algorithm 2.
     """
     concrete((grid, statistics, options), "v3.dpm_v3", "grid, statistics and options", _INGRAPH)
-    grid, statistics = host(grid), host(statistics)
+    grid, statistics = to_host(grid), to_host(statistics)
     check_cover("v3.dpm_v3", grid, statistics)
     if quadrature == "trapezoid":
         grid = snap(grid, statistics)
@@ -271,6 +273,9 @@ class Preset(NamedTuple):
     options: dict
 
 
+_PRESETS = json.loads(pathlib.Path(__file__).with_name("v3.json").read_text())
+
+
 def preset(name: str, num_calls: int) -> Preset:
     """Settings that the authors used for one of their models at this number of model calls.
 
@@ -288,10 +293,10 @@ def preset(name: str, num_calls: int) -> Preset:
 
     References: Zheng et al. 2023, appendix G, and the scripts published with it.
     """
-    if name not in PUBLISHED["v3"]:
-        raise ValueError(f"v3.preset: name must be one of {sorted(PUBLISHED['v3'])}, got {name!r}")
+    if name not in _PRESETS:
+        raise ValueError(f"v3.preset: name must be one of {sorted(_PRESETS)}, got {name!r}")
     num_calls = check_size("v3.preset", "num_calls", num_calls)
-    return next(Preset(**entry) for entry in PUBLISHED["v3"][name] if num_calls <= entry["max_calls"])
+    return next(Preset(**entry) for entry in _PRESETS[name] if num_calls <= entry["max_calls"])
 
 
 __all__ = ["Preset", "dpm_v3", "preset", "snap", "v3"]

@@ -26,7 +26,7 @@ def test_a_name_is_its_solver_on_its_grid():
 
 
 @pytest.mark.parametrize("grid", names._GRIDS)
-@pytest.mark.parametrize("name", names.PUBLISHED["names"])
+@pytest.mark.parametrize("name", names._SOLVERS)
 def test_every_name_gives_a_table(name, grid):
     """Finite rows from the noisy end to a node without noise, also of one step."""
     for num_steps in (1, 5):

@@ -13,8 +13,8 @@ from scipy.interpolate import CubicHermiteSpline
 
 from diffusion import mixture
 from jaxsci import diffusion
+from jaxsci.core.host import to_host
 from jaxsci.diffusion import grids, schedules, solvers, statistics, tables, unified, v3
-from jaxsci.diffusion._namespace import host
 
 PROBLEM = mixture.problem_a()
 VP = PROBLEM.schedule
@@ -33,7 +33,7 @@ def _draw(components, key):
 def _stats_a(num_lams, num_samples, common=True):
     """Statistics of problem A in float64 on the host."""
     draw = Partial(_draw, PROBLEM.mixture)
-    return host(
+    return to_host(
         statistics.estimate(
             jax.random.key(0), DENOISER, VP, draw, lams=num_lams, num_samples=num_samples,
             common_random_numbers=common, batch_size=256,
@@ -307,7 +307,7 @@ def test_ends_of_pure_noise_and_pure_data():
 
 
 def test_presets_are_usable():
-    for name in v3.PUBLISHED["v3"]:
+    for name in v3._PRESETS:
         for num_calls in (1, 5, 6, 8, 10, 12, 25):
             chosen = v3.preset(name, num_calls)
             grid = getattr(grids, chosen.grid)(VP, num_calls, t_min=chosen.t_min)
@@ -401,7 +401,7 @@ def test_problem_b_halves_the_error_of_unipc():
     problem = mixture.digits_mixture()
     denoiser, truth = mixture.denoiser(problem.mixture, problem.schedule), mixture.truth("digits")
     draw = Partial(_draw, problem.mixture)
-    stats = host(statistics.estimate(jax.random.key(0), denoiser, VP, draw, lams=120, num_samples=512))
+    stats = to_host(statistics.estimate(jax.random.key(0), denoiser, VP, draw, lams=120, num_samples=512))
     means = [np.interp(lam, stats.lam, stats.l.mean(1)) for lam in (-0.23, 1.36, 2.96)]
     np.testing.assert_allclose(means, [0.875, 0.418, 0.029], atol=0.005)
 

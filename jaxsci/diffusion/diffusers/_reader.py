@@ -15,10 +15,10 @@ import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
+from jaxsci.core.host import namespace
 from jaxsci.core.static import bind
 from jaxsci.core.types import Size, concrete
 from jaxsci.diffusion import hooks, predictions, schedules, solvers
-from jaxsci.diffusion._namespace import namespace
 from jaxsci.diffusion.diffusers._classes import NEUTRAL, SCHEDULERS
 from jaxsci.diffusion.diffusers._levels import chain, levels, one_of, refuse, steps_of, times_of_chain
 from jaxsci.diffusion.diffusers._rows import SOLVERS, STAGED

@@ -1,31 +1,31 @@
-"""NumPy for concrete host values, jax.numpy for tracers and device arrays: formulas are written once for both.
+"""Formulas written once for the host and for compiled code: NumPy for concrete values, jax.numpy for arrays of JAX.
 
-Tables are built on the host in float64 whatever JAX's precision is; the same formula inside a compiled loop serves
-adaptive steps and learned grids.
+Tables and rules are built on the host in float64 whatever JAX's precision is; the same formula inside a compiled loop
+serves adaptive steps and learned parameters.
 """
 
-import json
-import pathlib
+from types import ModuleType
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PyTree
 
 
-def namespace(*values):
+def namespace(*values: PyTree) -> ModuleType:
     """`jax.numpy` when any leaf of `values` is a JAX array, else `numpy`."""
     return jnp if any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(values)) else np
 
 
-def leaf(value):
+def as_leaf(value: Any) -> Any:
     """A parameter as an array, so that compiled code traces it: NumPy in float64, or the JAX array itself."""
     return value if isinstance(value, jax.Array) else np.asarray(value)[()]
 
 
-def host(tree):
+def to_host(tree: PyTree) -> PyTree:
     """The same tree with float64 (or integer) NumPy leaves."""
     return jax.tree.map(lambda a: np.asarray(a, np.float64) if np.asarray(a).dtype.kind == "f" else np.asarray(a), tree)
 
 
-PUBLISHED = json.loads(pathlib.Path(__file__).with_name("published.json").read_text())
-"""Settings known by name: solvers as image generators call them, and the presets of DPM-Solver-v3's authors."""
+__all__ = ["as_leaf", "namespace", "to_host"]
