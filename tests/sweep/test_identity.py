@@ -7,7 +7,6 @@ import sys
 import textwrap
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -109,7 +108,7 @@ def test_an_accepted_edit_continues_and_both_texts_are_kept(tmp_path):
         sweep.run(first, sweep.product(**AXES), out=tmp_path, lanes=1, devices=1, progress=stop)
     with pytest.raises(sweep.SweepMismatch, match=r"\+ *return x \* 2.0\n.*accept_changes=True to go on") as raised:
         run(tmp_path, second)
-    assert "-     " not in str(raised.value) or "return x * 1.0" in str(raised.value)
+    assert "-    return x * 1.0" in str(raised.value)
     ds = run(tmp_path, second, accept_changes=True)
     assert ds["value"].values.tolist() == [1.0, 4.0, 6.0]
     (edit,) = json.loads(ds.attrs["provenance"])["edits"]
@@ -198,8 +197,7 @@ def test_static_values_are_told_apart_by_label():
     with pytest.raises(ValueError, match="two different values are labelled 'reduce'"):
         sweep.static([np.add.reduce, np.multiply.reduce])
     axis = sweep.static({"sum": np.add.reduce, "product": np.multiply.reduce})
-    ds = sweep.run(lambda x, f: f(jnp.stack([x, x])) if f is None else x * f([2, 3]),
-                   sweep.product(x=[1.0], f=axis), progress=False)  # fmt: skip
+    ds = sweep.run(lambda x, f: x * f([2, 3]), sweep.product(x=[1.0], f=axis), progress=False)
     assert ds["value"].values.ravel().tolist() == [5.0, 6.0]
     assert sweep.static([1, 1, 2]).codes.tolist() == [0, 0, 1]
 
