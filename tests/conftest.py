@@ -26,6 +26,8 @@ import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+pytest_plugins = ["budget"]
+
 # Compiled programs pile up in a long session. Each maps memory of its own, and a process that runs out of maps
 # (65530 on Linux) crashes inside the compiler. glibc keeps what is freed unless it is told to give it back; a process
 # that stays large would drop its programs again and again.

@@ -1,5 +1,5 @@
 """What every room stands on: types, pytree arithmetic, statuses, loops, keys, protocols, what policies share,
-training, checkpoints.
+long loops, training, checkpoints.
 
 Builds on: jax, numpy, jaxtyping and equinox alone; optax is never imported, orbax and tqdm inside the functions that
 need them. Start reading at `status` (how results tell of trouble) and `protocols` (what users plug in).
@@ -15,6 +15,7 @@ __all__ = [  # noqa: F822
     "arrays",
     "check",
     "checkpoint",
+    "drive",
     "explain",
     "extras",
     "files",
@@ -24,6 +25,7 @@ __all__ = [  # noqa: F822
     "policies",
     "precision",
     "program",
+    "progress",
     "protocols",
     "provenance",
     "static",

@@ -2,9 +2,11 @@
 
 Each step is a folder that appears only when it is complete, so a kill in the middle of a save leaves the former one
 usable. The leaves are stored one by one with their names, shapes and dtypes beside them as JSON: nothing is pickled,
-typed keys travel as their data, and what does not fit the tree asked for is named.
+typed keys travel as their data, and what does not fit the tree asked for is named. Checksums of all leaves, and of the
+text that holds them, stand beside: a flipped bit is refused.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,28 +28,30 @@ def save(directory: str | Path, tree: PyTree, step: int, config: Any = None, kee
     Args:
         directory: folder, made if it is not there.
         tree: pytree of arrays, typed keys and numbers; leaves of another kind (functions, strings) are not stored.
-        step: a number not saved yet.
+        step: an integer >= 0 not saved yet.
         config: what must be equal for the checkpoint to be used again: a mapping, a record, a Module or one value,
             made of anything that `provenance.fingerprint` takes (functions count by their source text). Only
             fingerprints and short texts are stored.
         keep: how many steps stay (at least 1).
 
     Raises:
-        ValueError: the step is there already, or `keep` is below 1.
+        ValueError: the step is there already or is no integer >= 0, or `keep` is below 1.
         TypeError: a leaf is traced.
         OSError: the folder cannot be written.
         ImportError: the extra "nets" is missing.
     """
     keep = check_size("checkpoint.save", "keep", keep)
+    step = check_size("checkpoint.save", "step", step, least=0)  # what is no such number would never be found again
     leaves, about = {}, []
     for number, (name, leaf) in enumerate(_stored(tree, "checkpoint.save")):
         data = _data(leaf)
         impl = str(jax.random.key_impl(leaf)) if _is_key(leaf) else None
-        about.append({"name": name, "spec": _spec(leaf), "impl": impl})
+        about.append({"name": name, "spec": _spec(leaf), "impl": impl, "checksum": _checksum(data)})
         if data.size:
             leaves[str(number)] = data
     ocp = _orbax("checkpoint.save")
-    items = {"about": ocp.args.JsonSave({"leaves": about, "config": _describe(config)})}
+    text = json.dumps({"leaves": about, "config": _describe(config)})
+    items = {"about": ocp.args.JsonSave({"text": text, "checksum": hashlib.sha256(text.encode()).hexdigest()})}
     if leaves:
         items["leaves"] = ocp.args.StandardSave(leaves)
     if step in _steps(directory):
@@ -81,7 +85,7 @@ def restore(directory: str | Path, like: PyTree, step: int | None = None, config
 
     Raises:
         FileNotFoundError: no complete checkpoint, or not this step.
-        ValueError: the configuration or a leaf differs; the message says which and how.
+        ValueError: the configuration or a leaf differs, or the step is damaged; the message says which and how.
         ImportError: the extra "nets" is missing.
     """
     ocp = _orbax("checkpoint.restore")
@@ -90,7 +94,7 @@ def restore(directory: str | Path, like: PyTree, step: int | None = None, config
         wanted = "checkpoint" if step is None else f"step {step}"
         raise FileNotFoundError(f"checkpoint.restore: no {wanted} in {directory}; complete steps there: {steps}")
     folder = Path(directory).absolute() / str(steps[-1] if step is None else step)
-    about = json.loads((folder / "about" / "metadata").read_text())
+    about = _about(folder)
     if config is not None:
         _compare_config(about["config"], _describe(config), directory)
     stored = _stored(like, "checkpoint.restore")
@@ -99,8 +103,15 @@ def restore(directory: str | Path, like: PyTree, step: int | None = None, config
     targets = {name: target for name, target in targets.items() if target.size}
     found = {}
     if targets:
-        with ocp.StandardCheckpointer() as reader:
-            found = reader.restore(folder / "leaves", targets)
+        try:
+            with ocp.StandardCheckpointer() as reader:
+                found = reader.restore(folder / "leaves", targets)
+        except Exception as error:  # orbax and what it stands on raise many kinds for files that are not what they were
+            raise _damaged(folder, f"{type(error).__name__}: {error}") from error
+    for i, leaf in enumerate(about["leaves"]):
+        data = found.get(str(i))
+        if data is not None and leaf["checksum"] not in (None, _checksum(data)):
+            raise _damaged(folder, f"{leaf['name']} is not the one that was saved")
     impls = [leaf["impl"] for leaf in about["leaves"]]
     values = iter([_rebuilt(leaf, found.get(str(i)), impls[i]) for i, (_, leaf) in enumerate(stored)])
     return jax.tree.map(lambda leaf: next(values) if _is_stored(leaf) else leaf, like)
@@ -116,6 +127,32 @@ def _steps(directory) -> list[int]:
         return []
     folders = [path for path in Path(directory).iterdir() if path.name.isdecimal()]
     return sorted(int(path.name) for path in folders if (path / "_CHECKPOINT_METADATA").is_file())
+
+
+def _about(folder: Path) -> dict[str, Any]:
+    """Names, shapes and checksums of the leaves of a step, and its configuration."""
+    try:
+        about = json.loads((folder / "about" / "metadata").read_text())
+        text = about["text"]
+        whole = about["checksum"] == hashlib.sha256(text.encode()).hexdigest()
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _damaged(folder, "its description cannot be read") from error
+    if not whole:
+        raise _damaged(folder, "its description is not the one that was saved")
+    return json.loads(text)
+
+
+def _damaged(folder: Path, what: str) -> ValueError:
+    others = [step for step in _steps(folder.parent) if str(step) != folder.name]
+    remedy = f"; step {others[-1]} may be whole: remove this folder to go on from there" if others else ""
+    return ValueError(f"checkpoint: {folder} is damaged ({what}){remedy}")
+
+
+def _checksum(data) -> str | None:
+    """SHA-256 of an array's bytes; None for one that lies on other processes in part."""
+    if not getattr(data, "is_fully_addressable", True):
+        return None
+    return hashlib.sha256(np.ascontiguousarray(np.asarray(data)).tobytes()).hexdigest()
 
 
 def _is_stored(leaf) -> bool:

@@ -25,6 +25,7 @@ DEGENERATE = 1 << 5
 OUT_OF_RANGE = 1 << 6
 SINGULAR = 1 << 7
 NOT_RUN = 1 << 8
+NONFINITE_UPDATE = 1 << 9
 
 FIRST_ROOM_BIT = 16
 _LAST_BIT = 30  # bit 31 is the sign of an int32
@@ -105,6 +106,12 @@ for _bit, _name, _cause, _remedy in (
         "the matrix must be non-singular and, for symmetric methods, positive definite",
     ),
     (8, "not run", "this point has not been computed", "run the sweep again to continue it"),
+    (
+        9,
+        "non-finite update",
+        "loss and gradient were finite, but the new parameters or the new optimiser state were not",
+        "the step was left out: lower the learning rate, clip the gradients, or use a wider dtype",
+    ),
 ):
     register("core", _bit, _name, _cause, _remedy)
 
@@ -269,6 +276,7 @@ __all__ = [
     "MAX_STEPS",
     "NONFINITE_INPUT",
     "NONFINITE_RESULT",
+    "NONFINITE_UPDATE",
     "NOT_RUN",
     "OK",
     "OUT_OF_RANGE",

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 import jax
 
+from jaxsci.core.progress import reporting
 from jaxsci.sweep import _dataset, _points
 from jaxsci.sweep._points import Combination
-from jaxsci.sweep._progress import tracing
 from jaxsci.sweep._space import Space, describe
 from jaxsci.sweep._store import Record
 from jaxsci.sweep._trace import (
@@ -132,8 +132,10 @@ def prepare(caller: str, point: Callable, space: Space, options: Options, record
         if record is not None and record.variables is not None:
             variables = variables_of(record.variables)
     else:
-        silent = record is not None and callable(options.progress)  # its count of points is not known yet
-        with tracing(not silent and options.progress, len(combinations), space.num_points) as report:
+        shown_to = options.progress
+        if callable(shown_to):  # a folder's count of points is not known yet
+            shown_to = record is None and (lambda _, __, text: options.progress(0, space.num_points, text))
+        with reporting(f"sweep.{caller}", shown_to, len(combinations), unit="trace", leave=False) as report:
             traces = trace_all(point, space, combinations, report)
         variables = traces[0].variables
         if batch == "auto":

@@ -13,13 +13,13 @@ import numpy as np
 
 from jaxsci.core import status
 from jaxsci.core.extras import require
+from jaxsci.core.progress import reporting
 from jaxsci.core.provenance import device_description, settings, versions
 from jaxsci.sweep import _dataset, _points
 from jaxsci.sweep._axes import Keys
 from jaxsci.sweep._execute import Batch, Sink, run_points
 from jaxsci.sweep._identity import compare, identify
 from jaxsci.sweep._prepare import Options, Study, prepare
-from jaxsci.sweep._progress import reporting
 from jaxsci.sweep._space import Space, coords_of, describe
 from jaxsci.sweep._store import CHUNKS, RESULTS, Identity, Record, Store, read_chunk, read_chunks, read_record
 from jaxsci.sweep._trace import Variable, check_same, variables_of
@@ -177,7 +177,7 @@ def _compute(study: Study, done: np.ndarray | None, sink: Sink, options: Options
     """Run the points; whatever ends the run, finished points reach the sink's folder."""
     finished = 0 if done is None else int(done.sum())
     try:
-        with reporting(options.progress, study.space.num_points, finished) as report:
+        with reporting("sweep.run", options.progress, study.space.num_points, finished, unit="point") as report:
             run_points(study, done, sink, report, options.fail_fast)
     except BaseException as error:
         if not isinstance(error, status.StatusError):

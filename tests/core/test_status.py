@@ -26,11 +26,12 @@ class Outer(NamedTuple):
 CORE = [
     status.NONFINITE_INPUT, status.NONFINITE_RESULT, status.MAX_STEPS, status.STAGNATED, status.DIVERGED,
     status.DEGENERATE, status.OUT_OF_RANGE, status.SINGULAR, status.NOT_RUN,
+    status.NONFINITE_UPDATE,
 ]  # fmt: skip
 
 
 def test_bits_are_distinct_powers_of_two_with_text():
-    assert CORE == [1 << i for i in range(9)] and status.OK == 0
+    assert CORE == [1 << i for i in range(10)] and status.OK == 0
     for code in CORE:
         name, _, rest = jaxsci.explain(code).partition(": ")
         cause, remedy = rest.split("; ")

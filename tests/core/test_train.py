@@ -42,6 +42,7 @@ def draw(key, i):
 
 PARAMS = {"w": jnp.zeros(3), "b": jnp.float32(0)}
 ADAM = optax.adam(0.1)  # one object: programs are shared between tests
+MESH = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
 
 
 # --- truth -------------------------------------------------------------------------------------------------
@@ -128,6 +129,46 @@ def test_differentiates_through_training():
     np.testing.assert_allclose(jax.grad(final)(0.5), expected, rtol=1e-7)
 
 
+# --- devices -----------------------------------------------------------------------------------------------
+
+
+def with_metrics(params, batch, key):
+    value = square(params, batch, key)
+    return value, {"root": jnp.sqrt(value), "largest": jnp.max(jnp.abs(params["w"]))}
+
+
+def test_two_devices_share_a_batch_and_train_as_one(key):
+    alone = train.run(key, with_metrics, PARAMS, draw, optimizer=ADAM, num_steps=20)
+    shared = train.run(key, with_metrics, PARAMS, draw, optimizer=ADAM, num_steps=20, mesh=MESH)
+    contracts.assert_close(shared.state, alone.state, 1e-5, "state")
+    losses, metrics = shared.history
+    np.testing.assert_allclose(losses, alone.history[0], rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(metrics["largest"], alone.history[1]["largest"], rtol=1e-5)
+    # the mean over devices of what each computes from its rows: the root is below that of the whole
+    assert np.all(metrics["root"] <= alone.history[1]["root"] * (1 + 1e-5))
+    fitted = train.fit(key, with_metrics, PARAMS, draw, optimizer=ADAM, num_steps=20, mesh=MESH, progress=False)
+    contracts.assert_close(fitted.state, shared.state, 1e-6, "fit")
+    np.testing.assert_allclose(fitted.history[1]["largest"], metrics["largest"], rtol=1e-6)
+
+
+def test_each_device_has_half_of_the_batch_and_a_stream_of_its_own(key):
+    seen = []
+
+    def loss(params, batch, key):
+        seen.append(batch.shape)
+        return jnp.mean(batch) * params, {"draw": jax.random.normal(key, ())}
+
+    def run(mesh):
+        return train.run(key, loss, 1.0, lambda key, i: jnp.ones(6), optimizer=DESCENT, num_steps=2, mesh=mesh)
+
+    shared, alone = run(MESH), run(None)
+    assert seen == [(3,), (6,)]
+    np.testing.assert_allclose(shared.value, alone.value)
+    first, second = (jax.random.fold_in(train._keys(key, 0)[1], i) for i in range(2))
+    expected = (jax.random.normal(first, ()) + jax.random.normal(second, ())) / 2
+    np.testing.assert_allclose(shared.history[1]["draw"][0], expected, rtol=1e-6)
+
+
 # --- statuses, dtypes, compilations ------------------------------------------------------------------------
 
 
@@ -151,6 +192,45 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_status(key):
         assert bool(jnp.isnan(at.history[2])) == (function is loss)
         with pytest.raises(status.StatusError, match="non-finite result"):
             status.check(after)
+
+
+@pytest.mark.parametrize(
+    ("slope", "dtype", "optimizer"),
+    [
+        (1e3, "float32", optax.sgd(1e37)),  # the parameters overflow
+        (1e20, "float32", optax.adam(0.1)),  # the second moment overflows: that parameter would never move again
+        (300.0, "float16", optax.adam(0.1)),
+        (1.0, "float16", optax.adam(0.1)),  # Adam's epsilon is zero in half precision: 0/0 from the second step on
+    ],
+)
+def test_an_update_that_overflows_is_left_out(slope, dtype, optimizer, key):
+    start = jnp.ones(2, dtype)
+
+    def loss(p, i, key):
+        return jnp.sum(p[:1] * jnp.where(i < 3, jnp.asarray(slope, dtype), 0))
+
+    options = dict(optimizer=optimizer, num_steps=3)
+    result = train.run(key, loss, start, lambda key, i: i, **options)
+    assert int(result.status) == status.NONFINITE_UPDATE
+    np.testing.assert_array_equal(result.value, start)
+    contracts.assert_close(result.state.opt_state, optimizer.init(start), 0.0, "optimiser")
+    fitted = train.fit(key, loss, start, lambda key, i: i, progress=False, **options)
+    contracts.assert_close(fitted.state, result.state, 0.0, "fit")
+    with pytest.raises(status.StatusError, match="non-finite update"):
+        status.check(result)
+
+
+def test_a_state_that_is_infinite_from_the_start_may_stay_so(key):
+    class State(NamedTuple):
+        best: jax.Array
+
+    keep = Gradient(lambda p: State(jnp.float32(jnp.inf)), lambda g, s, p: (-0.1 * g, s))
+    fall = Gradient(keep.init, lambda g, s, p: (-0.1 * g, State(jnp.abs(g))))
+    for optimizer, best in ((keep, np.inf), (fall, 1.28)):
+        result = train.run(key, lambda p, b, k: p**2, 1.0, lambda key, i: (), optimizer=optimizer, num_steps=3)
+        assert int(result.status) == 0
+        np.testing.assert_allclose(result.value, 0.8**3, rtol=1e-6)
+        np.testing.assert_allclose(result.state.opt_state.best, best, rtol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
@@ -233,7 +313,7 @@ def test_kill_and_resume_give_the_same_bits(tmp_path):
     num_steps = reached + 300
     fit = runpy.run_path(str(script))["fit"]
     resumed, whole = fit(tmp_path / "killed", num_steps, 60.0), fit(tmp_path / "whole", num_steps, 60.0)
-    assert resumed == whole and len(whole[1]) == 8 * num_steps
+    assert resumed == whole and len(whole[1]) == 4 * num_steps
 
 
 def test_fit_continues_refuses_and_extends(key, tmp_path):
@@ -257,6 +337,7 @@ def test_fit_continues_refuses_and_extends(key, tmp_path):
     refused(r"\(step \(loss, optimizer\): saved", loss=lambda p, batch, key: 2 * square(p, batch, key))
     refused(r"\(batches: saved", batches=lambda key, i: jax.tree.map(lambda a: 2 * a, draw(key, i)))
     refused(r"\(width: saved absent, now 3\)", config={"width": 3})
+    refused(r"\(devices that share a batch: saved 1, now 2\)", mesh=MESH)
 
 
 def test_a_schedule_that_changes_its_closure_in_use_is_still_the_same_optimizer(key, tmp_path):
@@ -280,51 +361,13 @@ def test_a_rate_that_the_optimizer_keeps_in_its_state_counts(key, tmp_path):
         fitted(0.2)
 
 
-def test_ctrl_c_saves(key, tmp_path, monkeypatch):
-    calls = []
-
-    class Bar(train._NoBar):
-        """A bar at whose third update somebody presses Ctrl-C."""
-
-        def update(self, count):
-            super().update(count)
-            calls.append(count)
-            if len(calls) > 3:
-                raise KeyboardInterrupt
-
-    monkeypatch.setattr(train, "_bar", lambda progress, total: Bar())
-    with pytest.raises(KeyboardInterrupt):
-        train.fit(key, square, PARAMS, draw, optimizer=DESCENT, num_steps=10_000, checkpoint=tmp_path, save_every=1e9)
-    assert checkpoint.latest(tmp_path) == sum(calls) > 0
-
-
-def test_ctrl_c_between_a_state_and_its_losses_saves_a_pair(key, tmp_path, monkeypatch):
-    calls, append = [], np.append
-
-    def interrupted(*args):
-        calls.append(args)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return append(*args)
-
-    def fit(checkpoint=tmp_path):
-        options = {"optimizer": DESCENT, "num_steps": 300, "progress": False}
-        return train.fit(key, square, PARAMS, draw, checkpoint=checkpoint, **options)
-
-    monkeypatch.setattr(train.np, "append", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        fit()
-    monkeypatch.undo()
-    np.testing.assert_array_equal(fit().history, fit(None).history)
-
-
 # --- messages ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.bad_input
 def test_messages(key):
-    def run(loss=square, params=PARAMS, optimizer=DESCENT, key=key, num_steps=2):
-        return train.run(key, loss, params, draw, optimizer=optimizer, num_steps=num_steps)
+    def run(loss=square, params=PARAMS, optimizer=DESCENT, key=key, num_steps=2, batches=draw, mesh=None):
+        return train.run(key, loss, params, batches, optimizer=optimizer, num_steps=num_steps, mesh=mesh)
 
     with pytest.raises(TypeError, match=r"params\['b'\] must be a floating array, got int32\[\]"):
         run(params={**PARAMS, "b": jnp.int32(1)})
@@ -342,3 +385,12 @@ def test_messages(key):
         run(num_steps=-1)
     with pytest.raises(ValueError, match="num_steps must be an int >= 0, got -1"):
         train.fit(key, square, PARAMS, draw, optimizer=DESCENT, num_steps=-1)
+    with pytest.raises(ValueError, match=r"leading axis of batch\[0\] must be a multiple of the 2 devices .* \(3, 3\)"):
+        run(batches=lambda key, i: (jnp.ones((3, 3)), jnp.ones(3)), mesh=MESH)
+    with pytest.raises(ValueError, match=r"leading axis of batch must be .* got shape \(\)"):
+        run(batches=lambda key, i: i, mesh=MESH)
+    with pytest.raises(ValueError, match="the axes of mesh must be Auto"):
+        explicit = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Explicit,))
+        run(mesh=explicit)
+    with pytest.raises(TypeError, match=r"metrics\['n'\] must be floating to be averaged over devices, got int32\[\]"):
+        run(loss=lambda p, batch, key: (square(p, batch, key), {"n": jnp.int32(1)}), mesh=MESH)

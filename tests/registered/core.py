@@ -7,7 +7,21 @@ from jax.tree_util import Partial
 
 import jaxsci
 from contracts import Bad, Compiled, Driver
-from jaxsci.core import checkpoint, extras, keys, loops, policies, precision, static, status, train, tree, types
+from jaxsci.core import (
+    checkpoint,
+    drive,
+    extras,
+    keys,
+    loops,
+    policies,
+    precision,
+    progress,
+    static,
+    status,
+    train,
+    tree,
+    types,
+)
 from jaxsci.core.protocols import Decision
 
 # --- tree --------------------------------------------------------------------------------------------------
@@ -71,7 +85,7 @@ def _faults(folder):
 
 
 def _bits(folder):
-    assert [bit for bit, _ in status.bits("core")] == list(range(9))
+    assert [bit for bit, _ in status.bits("core")] == list(range(10))
 
 
 def _explain(folder):
@@ -168,6 +182,23 @@ def _fit_works(folder):
     result = _fit(folder)
     assert int(result.state.step) == checkpoint.latest(folder) == len(result.history) == 6
     assert jnp.array_equal(_fit(folder).value["w"], result.value["w"])
+
+
+def _count(state, i):
+    return state + i, state
+
+
+def _drive_works(folder):
+    state, history = drive.scan(_count, jnp.int32(0), 5, checkpoint=folder, progress=False)
+    assert int(state) == 10 and history.tolist() == [0, 0, 1, 3, 6] and checkpoint.latest(folder) == 5
+    assert int(drive.scan(_count, jnp.int32(0), 6, checkpoint=folder, progress=False)[0]) == 15
+
+
+def _progress_works(folder):
+    told = []
+    with progress.reporting("f", lambda *a: told.append(a), 3) as report:
+        report(2, "half")
+    assert told == [(2, 3, "half")]
 
 
 def _other_config(folder):
@@ -376,6 +407,14 @@ ENTRIES = {
         bad=(Bad(_other_config, ValueError, r"belongs to another configuration \(width: saved absent, now 3\)"),),
         works=_fit_works,
     ),
+    "jaxsci.core.drive.scan": Driver(
+        bad=(
+            Bad(lambda folder: drive.scan(_count, 0, -1), ValueError, "drive.scan: num_steps must be an int >= 0"),
+            Bad(lambda folder: drive.scan(lambda s, i: s, 0, 1), TypeError, r"step must return \(state, out\)"),
+        ),
+        works=_drive_works,
+    ),
+    "jaxsci.core.progress.reporting": Driver(works=_progress_works),
     "jaxsci.core.checkpoint.save": Driver(
         bad=(Bad(lambda folder: checkpoint.save(folder, 1.0, 1, keep=0), ValueError, "keep must be an int >= 1"),),
         works=_save_works,
