@@ -4,6 +4,9 @@
 sharded inputs would make all devices meet at every iteration of it.
 """
 
+import collections
+import hashlib
+import threading
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -13,13 +16,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from jaxsci.core import status
+from jaxsci.core import program, status
 from jaxsci.sweep import _points
 from jaxsci.sweep._points import Combination
 from jaxsci.sweep._space import Space
 from jaxsci.sweep._trace import Traced, allowed, is_status, kept
 
 _AXIS = "lanes"
+_MAX_KEPT = 32  # executables of this process, the least recently used goes first
+
+_kept: collections.OrderedDict[tuple, Any] = collections.OrderedDict()
+_lock = threading.Lock()
 
 
 class Program(NamedTuple):
@@ -57,7 +64,7 @@ def _status_of(outputs: dict[str, jax.Array], allow_nan: Sequence[str]) -> jax.A
 def compile_chunk(
     space: Space, combination: Combination, traced: Traced, devices: Sequence[Any], lanes: int, batch: str, allow_nan
 ) -> Program:
-    """Compile one program for all chunks of a combination."""
+    """One program for all chunks of a combination; a process compiles equal ones once."""
     sizes = tuple(len(p) for p in combination.positions)
 
     def lanes_of_one_device(indices, arrays, constants):
@@ -81,5 +88,25 @@ def compile_chunk(
     arguments = (_points.payload(space, combination), list(traced.closed.consts))
     arguments = jax.device_put(arguments, NamedSharding(mesh, whole))
     step = lanes * len(devices)
-    compiled = jax.jit(chunk).lower(jax.ShapeDtypeStruct((step,), jnp.int32), *arguments).compile()
-    return Program(compiled, arguments, step)
+    lowered = jax.jit(chunk).lower(jax.ShapeDtypeStruct((step,), jnp.int32), *arguments)
+    return Program(_compiled(lowered, traced, devices), arguments, step)
+
+
+def _compiled(lowered: Any, traced: Traced, devices: Sequence[Any]) -> Any:
+    """The executable of a lowered chunk: that of an earlier call, if its text and devices are the same.
+
+    The text is all that the compiler sees: lanes, shapes and constants stand in it, captured arrays are arguments.
+    Host functions do not, so what calls one is compiled anew.
+    """
+    if any("callback" in equation.primitive.name for equation in program.equations(traced.closed.jaxpr)):
+        return lowered.compile()
+    text = hashlib.sha256(lowered.as_text().encode()).digest()
+    key = (text, *((device.platform, device.id) for device in devices))
+    with _lock:
+        found = _kept.pop(key, None)
+    found = found or lowered.compile()
+    with _lock:
+        _kept[key] = found
+        if len(_kept) > _MAX_KEPT:
+            _kept.popitem(last=False)
+    return found

@@ -1,5 +1,6 @@
 """`run` against a Python loop, its statuses, modes and messages."""
 
+import collections
 import itertools
 import json
 from typing import NamedTuple
@@ -12,6 +13,7 @@ import pytest
 import jaxsci
 from jaxsci import sweep
 from jaxsci.core import status
+from jaxsci.sweep import _program
 
 
 class Result(NamedTuple):
@@ -61,24 +63,60 @@ def test_static_traced_stacked_keys_gives_the_dataset_of_a_python_loop():
     assert jaxsci.check(ds) is ds
 
 
-def test_one_trace_and_one_compilation_for_every_static_combination():
+def compilations(point, space, **options):
     from contracts import count_compilations
 
+    with count_compilations() as events:
+        ds = sweep.run(point, space, progress=False, **options)
+    return len(events), ds
+
+
+def test_one_trace_and_one_compilation_for_every_static_combination(monkeypatch):
     traces = []
 
     def counted(**axes):
         traces.append(axes["dt"])
         return study(**axes)
 
-    def compiled(num_keys):
-        with count_compilations() as events:
-            sweep.run(counted, study_space(num_keys), lanes=5, progress=False)
-        return len(events)
-
-    compiled(3)  # also compiles the helpers that make keys
+    compilations(counted, study_space(3), lanes=5)  # also compiles the helpers that make keys
+    monkeypatch.setattr(_program, "_kept", collections.OrderedDict())
     traces.clear()
-    assert compiled(3) == 4  # 18 points per combination in dispatches of 10, the last one padded
+    assert compilations(counted, study_space(3), lanes=5)[0] == 4  # dispatches of 10 for 18 points, the last one padded
     assert len(traces) == 4
+
+
+def test_a_process_compiles_a_point_once(monkeypatch):
+    monkeypatch.setattr(_program, "_kept", collections.OrderedDict())
+    monkeypatch.setattr(_program, "_MAX_KEPT", 3)
+
+    def found(scale, values, power=2, **options):
+        shift = jnp.full(3, scale)  # captured
+        space = sweep.product(x=values, n=sweep.static([power]))
+        count, ds = compilations(lambda x, n: {"y": x**n + shift.sum()}, space, devices=1, **options)
+        np.testing.assert_allclose(ds["y"].isel(n=0), np.asarray(values) ** power + 3 * scale, rtol=1e-6)
+        return count
+
+    found(5.0, [1.0, 2.0], lanes=2)  # also compiles the helpers
+    _program._kept.clear()
+    assert found(1.0, [1.0, 2.0], lanes=2) == 1
+    assert found(1.0, [1.0, 2.0], lanes=2) == 0
+    assert found(7.0, [3.0, 4.0], lanes=2) == 0, "values and captured arrays are no part of the program"
+    assert found(1.0, [1.0, 2.0], 3, lanes=2) == 1
+    assert found(1.0, [1.0, 2.0], lanes=1) == 1
+    assert found(1.0, [1.0, 2.0], lanes=2) == 0
+    assert found(1.0, [1.0, 2.0], 4, lanes=2) == 1 and len(_program._kept) == 3
+    assert found(1.0, [1.0, 2.0], 3, lanes=2) == 1, "the least recently used one has gone"
+
+
+def test_host_functions_are_never_taken_from_another_call():
+    def run(function):
+        def point(x):
+            return jax.pure_callback(function, jax.ShapeDtypeStruct((), jnp.float32), x, vmap_method="sequential")
+
+        return sweep.run(point, sweep.product(x=[1.0, 2.0]), lanes=2, devices=1, progress=False)["value"]
+
+    np.testing.assert_array_equal(run(lambda x: np.float32(x + 1)), [2, 3])
+    np.testing.assert_array_equal(run(lambda x: np.float32(x * 5)), [5, 10])
 
 
 @pytest.mark.x64
