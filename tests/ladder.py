@@ -9,7 +9,8 @@
 4. `check_lowers`: lowers for "tpu" and "cuda" on any machine, with the kernel inside; for "cpu" without it.
 5. `check_compiles`: the vendor's compiler accepts it (marker `aot`), in a process of its own with a time limit.
 
-`op` is a public function of `pallas_kernels`; `args` its arrays; comparisons are exact unless `tol` is given.
+`op` is a public function of `pallas_kernels`, or one like it of `tiny_ops`; `args` its arrays; comparisons are exact
+unless `tol` is given.
 """
 
 import contextlib
@@ -33,13 +34,15 @@ from pallas_kernels import _compat
 PLATFORMS = ("tpu", "cuda")
 KERNEL_TEXT = {"tpu": _compat.TPU_TARGET, "cuda": _compat.GPU_TARGET, "gpu": _compat.GPU_TARGET}
 
-DEVICE = pytest.param(
-    "device",
-    marks=[
-        pytest.mark.device,
-        pytest.mark.skipif(jax.default_backend() not in KERNEL_TEXT, reason="needs a GPU or TPU, this is a CPU"),
-    ],
-)
+
+def on_device(*backends: str):
+    """The rung "device" for an op whose kernels run on these backends: "tpu", "gpu"."""
+    here = jax.default_backend()
+    reason = f"needs {' or '.join(b.upper() for b in backends)}, this is {here.upper()}"
+    return pytest.param("device", marks=[pytest.mark.device, pytest.mark.skipif(here not in backends, reason=reason)])
+
+
+DEVICE = on_device("tpu", "gpu")
 RUNGS = ("interpret", "tpu_interpret", DEVICE)
 
 _DEVICES = {
@@ -118,7 +121,9 @@ def check_races(call, args, copies=("on_wait",)) -> None:
 def lowering_for(platform: str):
     """A device of `platform` stands in for the one that this machine lacks."""
     device = _DEVICES.get(platform)
-    mesh = jax.sharding.AbstractMesh((1,), ("d",), abstract_device=device) if device else None
+    # Not an explicit axis, JAX 0.11's default: the loop that vmap makes of prefetched indices does not lower on it.
+    axes = (jax.sharding.AxisType.Auto,)
+    mesh = jax.sharding.AbstractMesh((1,), ("d",), axis_types=axes, abstract_device=device) if device else None
     with jax.sharding.use_abstract_mesh(mesh) if mesh else contextlib.nullcontext(), triton_notice():
         yield
 
@@ -178,8 +183,8 @@ TARGETS = tuple(
 def check_compiles(op: str, spec: str, target: str, limit_s: float = 120) -> None:
     """The compiler of `target` ("v5e", "h200", or "cpu" to try this function itself) accepts op(spec), without spills.
 
-    `op` is the op's name and `spec` a name in its arg_specs. A compiler that aborts or hangs takes only its own
-    process down.
+    `op` is the op's name and `spec` a name in its arg_specs; an op elsewhere is "module.name", its specs the module's
+    SPECS. A compiler that aborts or hangs takes only its own process down.
     """
     environment = {
         **os.environ,
@@ -218,9 +223,10 @@ def compile_for(op: str, spec: str, target: str) -> None:
         ).devices
     mesh = jax.sharding.Mesh(np.array(devices[:1]), ("d",))
     place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-    specs = importlib.import_module(f"pallas_kernels.{op}.arg_specs").SPECS[spec]
+    package, _, op = op.rpartition(".")
+    specs = importlib.import_module(package or f"pallas_kernels.{op}.arg_specs").SPECS[spec]
     args = [jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place) for s in specs]
-    function = getattr(importlib.import_module("pallas_kernels"), op)
+    function = getattr(importlib.import_module(package or "pallas_kernels"), op)
     with jax.set_mesh(mesh):
         lowered = jax.jit(function, out_shardings=place).lower(*args)
         kernel = KERNEL_TEXT.get({"v5e": "tpu", "h200": "cuda"}.get(target))
