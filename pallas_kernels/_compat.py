@@ -101,7 +101,8 @@ def call_gpu(
     """`pallas_call` for a Triton kernel; the parameters name the backend, whose default differs between versions.
 
     `aliases` maps inputs to the outputs that take their place in memory. On a GPU the ref of such an input reads what
-    any program has written meanwhile, in the interpreter the values from before the call: leave it alone.
+    any program has written meanwhile, in the interpreter the values from before the call: read there only what no other
+    program writes, and before this one does.
     """
     return pl.pallas_call(
         body,
