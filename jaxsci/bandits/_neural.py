@@ -178,7 +178,7 @@ def _times_root(exploration, num_arms: int):
     return as_float(exploration) * num_arms**0.5
 
 
-def _tangent(x, kernel, bias):
+def _tangent(name, x, kernel, bias):
     """The product of a layer in the tangent parametrisation. There is no bias, which all arms would share."""
     return x @ kernel * kernel.shape[0] ** -0.5
 

@@ -1,6 +1,7 @@
 """Networks as pure functions: ``init(key, cfg) -> params`` and ``apply(params, cfg, x)``.
 
-Builds on: core. Flax inside; quantised products and kernels enter by the argument ``dense``.
+Builds on: core. Quantised products and kernels enter by the arguments ``dense`` and ``attention``; modules of flax by
+`flax.named_dense`.
 """
 
 from jaxsci.nn import attention, flax, layers, mlp, transformer

@@ -1,13 +1,13 @@
 r"""Multilayer perceptron: $h_{l+1} = \phi(h_l W_l + b_l)$, the last layer without activation.
 
-The network is a flax module inside and two pure functions outside: `init` and `apply`. The product of a layer is the
-argument `dense`, so that another precision, a quantised product or a kernel enters without another network.
+The product of a layer is the argument `dense`, so that another precision, a quantised product or a kernel enters
+without another network.
 
 Reference: D. E. Rumelhart, G. E. Hinton, R. J. Williams, "Learning representations by back-propagating errors", 1986;
 initialisation: Y. LeCun, L. Bottou, G. B. Orr, K.-R. Müller, "Efficient BackProp", 1998, section 4.6.
 """
 
-import functools
+import itertools
 from collections.abc import Callable, Sequence
 
 import equinox as eqx
@@ -15,13 +15,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from jaxsci.core import extras, keys
+from jaxsci.core import keys
 from jaxsci.core.types import KeyArray
+from jaxsci.nn import layers
 
 ACTIVATIONS = {
     "tanh": jnp.tanh,
     "relu": jax.nn.relu,
-    "gelu": jax.nn.gelu,
+    "gelu": layers.gelu,
     "silu": jax.nn.silu,
     "softplus": jax.nn.softplus,
 }
@@ -64,38 +65,8 @@ def config(num_in: int, hidden: Sequence[int], num_out: int, *, activation: str 
     return Config(num_in, tuple(hidden), num_out, activation)
 
 
-def affine(x: Float[Array, "... i"], kernel: Float[Array, "i o"], bias: Float[Array, " o"]) -> Float[Array, "... o"]:
-    """The product of a layer, ``x @ kernel + bias``: what `dense` is unless another one is given."""
-    out = x @ kernel
-    return out + bias.reshape((1,) * (out.ndim - 1) + bias.shape)
-
-
-@functools.cache
-def _module_class():
-    """The flax module; built at first use, because flax is an extra."""
-    linen = extras.require("flax.linen", "nets", "nn.mlp")
-
-    class Perceptron(linen.Module):
-        cfg: Config
-        dense: Callable
-        dtype: object
-
-        @linen.compact
-        def __call__(self, x):
-            act = ACTIVATIONS[self.cfg.activation]
-            for i, size in enumerate((*self.cfg.hidden, self.cfg.num_out)):
-                shape = (x.shape[-1], size)
-                kernel = self.param(f"kernel_{i}", linen.initializers.lecun_normal(), shape, self.dtype)
-                bias = self.param(f"bias_{i}", linen.initializers.zeros_init(), (size,), self.dtype)
-                x = self.dense(x, kernel, bias)
-                x = act(x) if i < len(self.cfg.hidden) else x
-            return x
-
-    return Perceptron
-
-
 def init(key: KeyArray, cfg: Config, *, dtype=None) -> PyTree:
-    """Parameters: kernels of variance 1/fan-in, biases zero.
+    """Parameters: kernels of variance 1/fan-in (normals cut off at two standard deviations), biases zero.
 
     Args:
         key: one typed key.
@@ -104,9 +75,6 @@ def init(key: KeyArray, cfg: Config, *, dtype=None) -> PyTree:
 
     Returns:
         A dict with ``kernel_i`` Float[in, out] and ``bias_i`` Float[out] for every layer i.
-
-    Raises:
-        ImportError: flax is missing.
     """
     dtype = jnp.dtype(dtype) if dtype is not None else jnp.result_type(float)
     return _init(keys.as_typed_key(key, "mlp.init"), cfg, dtype)
@@ -114,11 +82,15 @@ def init(key: KeyArray, cfg: Config, *, dtype=None) -> PyTree:
 
 @eqx.filter_jit
 def _init(key, cfg, dtype):
-    return _module_class()(cfg, affine, dtype).init(key, jnp.zeros((cfg.num_in,), dtype))["params"]
+    draw, sizes, params = jax.nn.initializers.lecun_normal(), (cfg.num_in, *cfg.hidden, cfg.num_out), {}
+    for i, shape in enumerate(itertools.pairwise(sizes)):
+        params[f"kernel_{i}"] = draw(jax.random.fold_in(key, i), shape, dtype)
+        params[f"bias_{i}"] = jnp.zeros(shape[1], dtype)
+    return params
 
 
 def apply(
-    params: PyTree, cfg: Config, x: Float[Array, "*batch num_in"], *, dense: Callable = affine
+    params: PyTree, cfg: Config, x: Float[Array, "*batch num_in"], *, dense: Callable = layers.affine
 ) -> Float[Array, "*batch num_out"]:
     """The network's output for one input; batches by `jax.vmap` (leading axes of `x` pass through as well).
 
@@ -126,7 +98,8 @@ def apply(
         params: from `init`.
         cfg: the same configuration (static).
         x: one input, Float[num_in].
-        dense: ``dense(x, kernel, bias) -> x @ kernel + bias`` in whatever arithmetic (static unless a Partial).
+        dense: ``dense(name, x, kernel, bias) -> x @ kernel + bias`` in whatever arithmetic, with the names
+            ``"layer_0"``, ``"layer_1"``, ... (static unless a Partial); a kernel may be any record that it understands.
 
     Returns:
         Float[num_out], differentiable in `params` and `x`.
@@ -145,8 +118,11 @@ def apply(
     x = jnp.asarray(x)
     if x.ndim == 0 or x.shape[-1] != cfg.num_in:
         raise ValueError(f"mlp.apply: x must have shape ({cfg.num_in},), got {x.shape}")
-    dtype = jax.tree.leaves(params)[0].dtype
-    return _module_class()(cfg, dense, dtype).apply({"params": params}, x)
+    act, last = ACTIVATIONS[cfg.activation], len(cfg.hidden)
+    for i in range(last + 1):
+        x = dense(f"layer_{i}", x, params[f"kernel_{i}"], params[f"bias_{i}"])
+        x = act(x) if i < last else x
+    return x
 
 
-__all__ = ["ACTIVATIONS", "Config", "affine", "apply", "config", "init"]
+__all__ = ["ACTIVATIONS", "Config", "apply", "config", "init"]

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxsci.nn import mlp
+from jaxsci.nn import layers, mlp
 
 
 @pytest.mark.x64
@@ -30,12 +30,19 @@ def test_kernels_start_with_variance_one_over_fan_in(key):
 
 
 def test_another_product_replaces_every_layer(key):
+    names = []
+
+    def coarse(name, x, kernel, bias):
+        names.append(name)
+        return layers.affine(name, x, jnp.round(kernel * 8) / 8, bias)
+
     cfg = mlp.config(2, (4, 4), 1)
     params = mlp.init(key, cfg)
-    rounded = mlp.apply(params, cfg, jnp.ones(2), dense=lambda x, w, b: mlp.affine(x, jnp.round(w * 8) / 8, b))
+    rounded = mlp.apply(params, cfg, jnp.ones(2), dense=coarse)
     grid = jax.tree.map(lambda a: jnp.round(a * 8) / 8, params)
     np.testing.assert_allclose(rounded, mlp.apply(grid, cfg, jnp.ones(2)), rtol=1e-6)
     assert not np.allclose(rounded, mlp.apply(params, cfg, jnp.ones(2)))
+    assert names == ["layer_0", "layer_1", "layer_2"]
 
 
 def test_a_batch_by_vmap_is_the_batch_by_broadcasting(key):

@@ -19,12 +19,6 @@ def _apply(key, dtype):
     return lambda p, x: nn.mlp.apply(p, CFG, x), (params, jax.random.normal(key, (3,), dtype))
 
 
-def _affine(key, dtype):
-    keys = jax.random.split(key, 3)
-    shapes = ((3,), (3, 2), (2,))
-    return nn.mlp.affine, tuple(jax.random.normal(k, s, dtype) for k, s in zip(keys, shapes))
-
-
 DECODER = nn.transformer.config(
     8, 1, 2, num_groups=1, positions="rotary", norm="rms", activation="swiglu", bias=False, max_length=4, hidden=8
 )
@@ -84,7 +78,6 @@ ENTRIES = {
     ),
     "jaxsci.nn.transformer.empty_cache": Compiled(_cached),
     "jaxsci.nn.transformer.init": Compiled(_transformer_init),
-    "jaxsci.nn.mlp.affine": Compiled(_affine, grad=(0, 1, 2)),
     "jaxsci.nn.mlp.apply": Compiled(_apply, grad=(0, 1)),
     "jaxsci.nn.mlp.config": Driver(
         bad=(
