@@ -12,7 +12,7 @@ if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", "")
 if os.environ.get("JAXSCI_TEST_QUICK"):
     # Less optimised programs, compiled several times faster, each by one thread: there is a worker for every core.
     quick = [
-        "--xla_backend_optimization_level=1",
+        "--xla_backend_optimization_level=0",
         "--xla_cpu_parallel_codegen_split_count=1",
         "--xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters,xla_cpu_disable_loop_unrolling",
     ]

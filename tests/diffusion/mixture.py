@@ -99,7 +99,10 @@ def predict(mixture: Mixture, x, alpha, sigma):
     xp = np if isinstance(x, np.ndarray) else jnp
     mixture = mixture if xp is np else _copied(mixture)
     logits, v = _posterior(xp, mixture, x, alpha, sigma)
-    weights = xp.exp(logits - logits.max(-1, keepdims=True))
+    # the shift cancels; differentiated, a maximum compares its operand with itself, computed anew in another kernel: at
+    # XLA's level 0 the two can differ by rounding, no entry is the largest, and the derivative is 0/0
+    largest = logits.max(-1, keepdims=True)
+    weights = xp.exp(logits - (largest if xp is np else jax.lax.stop_gradient(largest)))
     weights = weights / weights.sum(-1, keepdims=True)
     mean = weights / v @ mixture.means if xp is np else jnp.matmul(weights / v, mixture.means, precision="highest")
     keep = xp is np
