@@ -24,7 +24,7 @@ demo: install  ## a real study: pictures, a labelled data set and a page in jaxs
 	@$(CACHE) $(PY) -m jaxsci demo $(ARGS)
 
 test: install  ## the suite: truths, contracts, properties, bad input (<= 10 minutes on 2 cores)
-	@$(QUICK) $(PYTEST) -m "not slow and not aot and not device" $(ARGS)
+	@$(QUICK) $(PYTEST) -m "not full and not slow and not aot and not device" $(ARGS)
 
 test-all: install  ## everything, on both supported Pythons
 	@$(PYTEST) -m "not device" $(ARGS)
@@ -32,7 +32,7 @@ test-all: install  ## everything, on both supported Pythons
 
 # The deselected one compares functions wrapped by the hook here with bare ones in the process that it kills.
 test-types: install  ## truth tests under the jaxtyping + beartype hook, for both packages
-	@$(PYTEST) -m "not slow and not aot and not device and not bad_input" \
+	@$(PYTEST) -m "not full and not slow and not aot and not device and not bad_input" \
 	  --deselect "tests/test_contracts.py::test_driver[jaxsci.demo.resume.demonstrate]" \
 	  --jaxtyping-packages=jaxsci,pallas_kernels,beartype.beartype $(ARGS)
 

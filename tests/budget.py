@@ -2,13 +2,16 @@
 
 Seconds are those of the test's process and of its finished children, all threads; programs are requests to the
 compiler, whether or not the persistent cache answers them, so a warm run counts the same. Contracts count by room.
+Compiling is most of what the suite costs, so a file that asks for more than `MAX_PROGRAMS` fails the run.
 """
 
+import os
 import resource
 
 import jax
 import pytest
 
+MAX_PROGRAMS = 400  # of one file in one worker
 PROGRAM_EVENT = "/jax/core/compile/backend_compile_duration"
 
 _programs = 0
@@ -42,6 +45,7 @@ class Budget:
     def __init__(self):
         self.before = cpu_seconds(), _programs  # of this process, at the last report
         self.parts: dict[str, list[float]] = {}
+        self.programs: dict[str, dict[str, int]] = {}  # file -> worker -> programs: workers that share a file repeat some
         self.others = 0.0  # imports, collection and ends of the workers
 
     @pytest.hookimpl(wrapper=True)
@@ -49,7 +53,8 @@ class Budget:
         """Each phase's report carries what has been spent since the one before; xdist sends attributes along."""
         report = yield
         now = cpu_seconds(), _programs
-        report.spent = [now[0] - self.before[0], now[1] - self.before[1]]
+        worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+        report.spent = [now[0] - self.before[0], now[1] - self.before[1], worker]
         self.before = now
         return report
 
@@ -59,24 +64,36 @@ class Budget:
     def pytest_runtest_logreport(self, report):
         spent = getattr(report, "spent", None)  # a worker that died sends a report without it
         if spent is not None:
+            seconds, programs, worker = spent
             mine = self.parts.setdefault(part(report.nodeid), [0.0, 0])
-            mine[0] += spent[0]
-            mine[1] += spent[1]
+            mine[0] += seconds
+            mine[1] += programs
+            by_worker = self.programs.setdefault(part(report.nodeid), {})
+            by_worker[worker] = by_worker.get(worker, 0) + programs
+
+    def dear(self) -> list[str]:
+        """Files above the ceiling; contracts have as many programs as their room has functions."""
+        most = {name: max(counts.values()) for name, counts in self.programs.items() if "test_contracts" not in name}
+        return [f"{name} asks for {count} programs" for name, count in most.items() if count > MAX_PROGRAMS]
 
     def pytest_sessionfinish(self, session):
         output = getattr(session.config, "workeroutput", None)
         if output is not None:
             output["cpu_seconds"] = cpu_seconds()
+        elif self.dear() and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node):
         self.others += getattr(node, "workeroutput", {}).get("cpu_seconds", 0.0)
 
     def pytest_terminal_summary(self, terminalreporter, config):
+        write = terminalreporter.write_line
+        for line in self.dear():
+            write(f"BUDGET {line}, more than {MAX_PROGRAMS}: stack cases, share one jitted program, set up with NumPy")
         if not config.getoption("budget"):
             return
         total = self.others + cpu_seconds() if self.others else cpu_seconds()
-        write = terminalreporter.write_line
         write(f"{'CPU s':>8} {'programs':>9}  file")
         for name, (seconds, programs) in sorted(self.parts.items(), key=lambda item: -item[1][0]):
             write(f"{seconds:8.1f} {programs:9.0f}  {name}")

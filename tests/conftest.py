@@ -30,8 +30,9 @@ pytest_plugins = ["budget"]
 
 # Compiled programs pile up in a long session. Each maps memory of its own, and a process that runs out of maps
 # (65530 on Linux) crashes inside the compiler. glibc keeps what is freed unless it is told to give it back; a process
-# that stays large would drop its programs again and again.
-_CLEAR_ABOVE_BYTES, _CLEAR_ABOVE_MAPS, _LOOK_EVERY = 3 << 30, 30_000, 8
+# that stays large would drop its programs again and again. Two workers may take two fifths of the machine's memory.
+_MEMORY = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+_CLEAR_ABOVE_BYTES, _CLEAR_ABOVE_MAPS, _LOOK_EVERY = max(2 << 30, _MEMORY // 5), 30_000, 8
 _tests_done = 0
 
 
