@@ -1,4 +1,8 @@
-"""`python -m benchmarks [subject ...] [--fast] [--json FILE]`: all subjects, or those named, one after the other."""
+"""`python -m benchmarks [subject ...] [--fast] [--json FILE]`: all subjects, or those named, one after the other.
+
+`python -m benchmarks --quote` measures nothing: it fills the figures that the README files quote from the newest
+results file.
+"""
 
 import argparse
 import importlib
@@ -6,7 +10,8 @@ import pathlib
 import sys
 import traceback
 
-from benchmarks import _harness
+from benchmarks import _harness, _quotes
+from benchmarks._peers import Peers
 
 
 def subjects() -> list[str]:
@@ -21,21 +26,25 @@ def main(argv: list[str] | None = None) -> int:
     there = ", ".join(subjects())
     parser.add_argument("subjects", nargs="*", metavar="subject", help=f"any of {there}; all by default")
     _harness.add_options(parser)
+    parser.add_argument("--quote", action="store_true", help="only write the newest results into the README files")
     options = parser.parse_args(argv)
+    if options.quote:
+        return _quotes.write()
     unknown = [name for name in options.subjects if name not in subjects()]
     if unknown:
         parser.error(f"no subject {unknown[0]!r}; there are {there}")
-    _harness.check_writable(parser, options)
-    rows, failed = [], []
-    for name in options.subjects or subjects():
-        done = []
-        try:
-            _harness.collect(name, importlib.import_module(f"benchmarks.{name}").rows, options.fast, done)
-        except Exception:  # the other subjects still run; the exit status tells
-            traceback.print_exc()
-            failed.append(name)
-        rows += [{**line, "name": f"{name}: {line['name']}"} for line in done]  # also those before an exception
-    _harness.report(" ".join(["benchmarks", *options.subjects]), rows, options)
+    _harness.check_options(parser, options)
+    failed = []
+    with Peers(options.peer_python) as peers:
+        report = _harness.Report(" ".join(["benchmarks", *options.subjects]), options, peers)
+        for name in options.subjects or subjects():
+            try:
+                rows = importlib.import_module(f"benchmarks.{name}").rows
+                _harness.collect(name, rows, options.fast, report, prefix=f"{name}: ")
+            except Exception:  # the other subjects still run; the exit status tells
+                traceback.print_exc()
+                failed.append(name)
+        report.show()
     if failed:
         print(f"did not run to the end: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0

@@ -1,6 +1,5 @@
 """Continuous-time control: quadrature, Riccati equations, policy evaluation and exploratory control, against peers."""
 
-import contextlib
 import sys
 import time
 import warnings
@@ -9,20 +8,10 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.linalg
 
-from benchmarks._harness import compare, compiled, host, installed, main, row
+from benchmarks._harness import compare, compiled, host, main, row
 from jaxsci import quadrature
 from jaxsci.control import exact, exploratory, martingale, riccati, simulate
-
-
-def _within(bound, result):
-    """The row, ok only if its accuracy is measured and no larger than `bound`, too; the note says so."""
-    if result["accuracy"] is None:
-        return result | {"ok": None}
-    right = result["accuracy"] <= bound
-    return result | {"ok": right and result["ok"] is not False, "note": f"{result['note']}; to be within {bound:.0e}"}
-
 
 # --- quadrature --------------------------------------------------------------------------------------------
 
@@ -31,45 +20,29 @@ def _integrand(t, c):
     return jnp.exp(jnp.sin(3 * t) + c * t)
 
 
-def _quadax(seconds):
+def _quadax(seconds, peers):
     """10^3 integrals with a parameter: weights @ samples against the adaptive call, both right to rounding."""
     c = jnp.linspace(0.0, 1.0, 1000)
     fine = quadrature.rules.gauss_legendre(60)
     truth = np.exp(np.sin(3 * fine.nodes) + np.asarray(c)[:, None] * fine.nodes) @ fine.weights
     rule = quadrature.rules.gauss_legendre(18)
     ours = compiled(jax.vmap(lambda c: quadrature.integrate(lambda t: _integrand(t, c), rule)), c)
-    quadax, peer = installed("quadax"), None
-    if quadax is not None:
-        interval = jnp.array([0.0, 1.0])
-        peer = compiled(jax.vmap(lambda c: quadax.quadgk(_integrand, interval, args=(c,), epsabs=1e-10)[0]), c)
+    found = []
 
     def worst(ours, theirs):
-        return np.abs(np.asarray(ours) - truth).max()
+        errors = [float(np.abs(np.asarray(values) - truth).max()) for values in (ours, theirs) if values is not None]
+        found[:] = errors[1:]
+        return errors[0]
 
-    error = "" if peer is None else f", quadax's {worst(peer.call(), None):.1e}"
-    yield _within(1e-12, compare(
-        "1000 integrals, vmapped", ours, peer, peer_name="quadax quadgk, epsabs 1e-10", accuracy=worst, target=10.0,
-        seconds=seconds, note=f"18 Gauss-Legendre nodes; accuracy: our largest error{error}",
-    ))  # fmt: skip
-
-
-@contextlib.contextmanager
-def _old_numpy_names():
-    """What probnum 0.1 still asks NumPy for, and NumPy 2 no longer has."""
-    names = {"Inf": np.inf, "infty": np.inf, "float_": np.float64, "complex_": np.complex128}
-    missing = {name: value for name, value in names.items() if not hasattr(np, name)}
-    for name, value in missing.items():
-        setattr(np, name, value)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for name in missing:
-            delattr(np, name)
+    line = compare(
+        "1000 integrals, vmapped", ours, peers.find("quadax", "control:quadgk", c=np.asarray(c)),
+        peer_name="quadax quadgk, epsabs 1e-10", accuracy=worst, within=1e-12, target=10.0, seconds=seconds,
+        note="18 Gauss-Legendre nodes; accuracy: our largest error",
+    )  # fmt: skip
+    yield line | {"note": line["note"] + "".join(f"; quadax's largest error {error:.1e}" for error in found)}
 
 
-def _probnum(seconds):
+def _probnum(seconds, peers):
     """Bayesian quadrature from data, Matern 7/2, length .3, jitter 1e-8, of e^-t cos 5t over [0, .1]."""
     kernel = quadrature.embeddings.matern(3.5, 0.3)
 
@@ -79,27 +52,13 @@ def _probnum(seconds):
             rule = quadrature.rules.bayesian(n, 0.0, 0.1, kernel=kernel, jitter=1e-8)
         return rule.weights @ (np.exp(-rule.nodes) * np.cos(5 * rule.nodes))
 
-    with _old_numpy_names():
-        probnum = installed("probnum")
-        peer = None
-        if probnum is not None:
-            from probnum.quad import bayesquad_from_data
-            from probnum.randprocs.kernels import Matern
-
-            covariance = Matern(input_shape=(1,), lengthscales=0.3, nu=3.5)
-
-            def peer(n):
-                nodes = np.linspace(0.0, 0.1, n)
-                values = np.exp(-nodes) * np.cos(5 * nodes)
-                return bayesquad_from_data(nodes[:, None], values, kernel=covariance, domain=(0.0, 0.1))[0].mean
-
-        for n in (5, 9):
-            yield _within(1e-12, compare(
-                f"Bayesian quadrature, {n} nodes", host(ours, n), None if peer is None else host(peer, n),
-                peer_name="probnum bayesquad_from_data", seconds=seconds,
-                accuracy=lambda a, b: abs(a - b) if b is not None else np.nan,
-                note="nodes, weights and integral; accuracy: difference of the two means",
-            ))  # fmt: skip
+    for n in (5, 9):
+        yield compare(
+            f"Bayesian quadrature, {n} nodes", host(ours, n), peers.find("probnum", "control:bayesquad", n=n),
+            peer_name="probnum bayesquad_from_data", seconds=seconds, within=1e-12,
+            accuracy=lambda a, b: None if b is None else abs(a - b),
+            note="nodes, weights and integral; accuracy: difference of the two means",
+        )  # fmt: skip
 
 
 # --- Riccati equations -------------------------------------------------------------------------------------
@@ -114,24 +73,23 @@ def _systems(num, d, m):
 
 
 def _largest(ours, peer):
-    return np.nan if peer is None else np.abs(np.asarray(ours) - peer).max() / np.abs(peer).max()
+    return None if peer is None else np.abs(np.asarray(ours) - peer).max() / np.abs(peer).max()
 
 
-def _riccati(fast, seconds):
+def _riccati(fast, seconds, peers):
     num = 100 if fast else 1000
     A, B, Q, R = _systems(num, 4, 2)
     ours = compiled(jax.vmap(lambda A, B: riccati.kleinman(A, B, Q, R).P[-1]), jnp.asarray(A), jnp.asarray(B))
-    scipy_loop = host(lambda: np.stack([scipy.linalg.solve_continuous_are(a, b, Q, R) for a, b in zip(A, B)]))
-    yield _within(1e-10, compare(
-        f"{num} Riccati equations, 4 states", ours, scipy_loop, peer_name="scipy solve_continuous_are, loop",
-        accuracy=_largest, seconds=seconds, note="12 Kleinman steps, vmapped; accuracy: largest relative difference",
-    ))  # fmt: skip
-    control = installed("control")
-    peer = None if control is None else host(lambda: control.lqr(A[0], B[0], Q, R)[1])
-    yield _within(1e-10, compare(
-        "one Riccati equation, host", host(lambda: riccati.solve(A[0], B[0], Q, R).P), peer, peer_name="control.lqr",
-        accuracy=_largest, seconds=seconds, note="accuracy: largest relative difference",
-    ))  # fmt: skip
+    yield compare(
+        f"{num} Riccati equations, 4 states", ours, peers.find("scipy", "control:riccati_loop", A=A, B=B, Q=Q, R=R),
+        peer_name="scipy solve_continuous_are, loop", accuracy=_largest, within=1e-10, seconds=seconds,
+        note="12 Kleinman steps, vmapped; accuracy: largest relative difference",
+    )  # fmt: skip
+    yield compare(
+        "one Riccati equation, host", host(lambda: riccati.solve(A[0], B[0], Q, R).P),
+        peers.find("control", "control:lqr", A=A[0], B=B[0], Q=Q, R=R), peer_name="control.lqr", accuracy=_largest,
+        within=1e-10, seconds=seconds, note="accuracy: largest relative difference",
+    )  # fmt: skip
 
 
 # --- policy evaluation -------------------------------------------------------------------------------------
@@ -153,7 +111,7 @@ def _stream(key, num_steps):
     return simulate.transitions(path._replace(rs=path.xs[:-1]))
 
 
-def _rlax(fast, seconds):
+def _rlax(fast, seconds, peers):
     """The sum of trace times delta at fixed parameters, A theta + b with the sums that CLSTD(lambda) keeps."""
     num_steps, decay = (2000 if fast else 20_000), 0.6
     condition = martingale.condition(_value(), discount=_DISCOUNT, discounting="multiplicative")
@@ -165,22 +123,17 @@ def _rlax(fast, seconds):
         sums = martingale.run(method, theta, steps).state
         return sums.matrix @ theta + sums.vector
 
-    rlax, peer = installed("rlax"), None
-    if rlax is not None:
-
-        def theirs(theta, steps):
-            now = jax.vmap(_features)(steps.t, steps.x)
-            then = jax.vmap(_features)(steps.t_next, steps.x_next)
-            gamma = jnp.full(num_steps, jnp.exp(-_DISCOUNT * _DT))
-            errors = rlax.td_lambda(now @ theta, steps.reward * _DT, gamma, then @ theta, decay**_DT)
-            return now.T @ errors
-
-        peer = compiled(theirs, theta, steps)
-    yield _within(1e-12, compare(
+    peer = peers.find(
+        "rlax", "control:td_lambda", theta=np.asarray(theta), now=np.asarray(jax.vmap(_features)(steps.t, steps.x)),
+        then=np.asarray(jax.vmap(_features)(steps.t_next, steps.x_next)), rewards=np.asarray(steps.reward * _DT),
+        gamma=float(np.exp(-_DISCOUNT * _DT)), decay=decay**_DT,
+    )  # fmt: skip
+    yield compare(
         f"TD(lambda) update, {num_steps} steps", compiled(ours, theta, steps), peer, peer_name="rlax td_lambda",
-        accuracy=_largest, seconds=seconds, note="accuracy: largest relative difference; ours is the update at every"
-        " theta, from traces of the features, rlax's that at one, from a scan of scalars backward over the stored path",
-    ))  # fmt: skip
+        accuracy=_largest, within=1e-12, seconds=seconds, note="accuracy: largest relative difference; ours is the"
+        " update at every theta, from traces of the features, rlax's that at one, from a scan of scalars backward over"
+        " the stored path and its features",
+    )  # fmt: skip
 
 
 def _numpy_ctd(xs, rate):
@@ -319,15 +272,15 @@ def _exploratory(fast):
         )  # fmt: skip
 
 
-def rows(fast):
+def rows(fast, peers):
     """Quadrature, Riccati, policy evaluation, exploratory control. Needs float64, which is switched on here."""
     jax.config.update("jax_enable_x64", True)
     seconds = 0.3 if fast else 2.0
     for part in (
-        partial(_quadax, seconds),
-        partial(_probnum, seconds),
-        partial(_riccati, fast, seconds),
-        partial(_rlax, fast, seconds),
+        partial(_quadax, seconds, peers),
+        partial(_probnum, seconds, peers),
+        partial(_riccati, fast, seconds, peers),
+        partial(_rlax, fast, seconds, peers),
         partial(_online_ctd, fast),
         partial(_exploratory, fast),
     ):

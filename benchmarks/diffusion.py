@@ -1,6 +1,7 @@
 """Diffusion samplers: accuracy and overhead beside diffusers, sweeps over seeds and NFE, cost over the model calls."""
 
 import importlib.util
+import json
 import pathlib
 import sys
 import time
@@ -10,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from benchmarks._harness import Candidate, compare, compiled, host, installed, main, row
+from benchmarks._harness import Candidate, compare, compiled, host, main, row
+from benchmarks._peers import Failed, Missing, PeerError
 from jaxsci import diffusion
 from jaxsci.diffusion import grids, interop, predictions, schedules, search, solvers, tables
 
@@ -56,65 +58,45 @@ def _final(golden, case, peer):
     return interop.run_plain(denoise, it.table, golden.initial_noise() * float(it.init_scale), noise=noise)
 
 
-def _parity():
-    """Largest final difference per family: to the library here, or to its recorded trajectories."""
-    golden, here = _golden(), installed("diffusers")
+def _parity(peers):
+    """Largest final difference per family: to the library, or to its recorded trajectories where it is missing."""
+    golden = _golden()
     if golden is None:
         return
     for name in _FAMILIES:
-        case = golden.CASES[name]
-        if here is not None:
-            peer, source = golden.run(case), f"diffusers {here.__version__}"
-        else:
-            with np.load(golden.FILE) as file:
-                peer = {key.split("/", 1)[1]: file[key] for key in file.files if key.startswith(f"{name}/")}
-                source = f"recorded: {file['versions']}"
-        worst = float(np.abs(_final(golden, case, peer) - peer["final"]).max())
+        case, worst = golden.CASES[name], None
+        peer, trouble = peers.find(("diffusers", "torch"), "diffusion:trajectory", case=name), None
+        try:
+            if isinstance(peer, Missing):
+                with np.load(golden.FILE) as file:
+                    arrays = {key.split("/", 1)[1]: file[key] for key in file.files if key.startswith(f"{name}/")}
+                    source = f"recorded: {file['versions']}"
+            else:
+                source = "diffusers"
+                arrays = None if isinstance(peer, Failed) else peer.call()
+                trouble = peer if arrays is None else None
+        except PeerError as error:
+            arrays, trouble = None, Failed(str(error))
+        if arrays is not None:
+            worst = float(np.abs(_final(golden, case, arrays) - arrays["final"]).max())
         yield row(
-            f"parity: {name}", worst, unit="abs", peer_name=source, accuracy=worst, ok=worst <= case["tol"],
-            note=f"largest final difference, at most {case['tol']:.1e}; the peer works in single precision",
+            f"parity: {name}", worst, unit="abs", peer_name=source, accuracy=worst, within=case["tol"], trouble=trouble,
+            note="accuracy: largest final difference; the peer works in single precision",
         )  # fmt: skip
 
 
 # --- overhead -----------------------------------------------------------------------------------------------
 
 
-def _steps_of(scheduler):
-    """A call that runs the scheduler's arithmetic once, from a fresh state, with a model that scales by .1."""
-    import torch
-
-    start, order = torch.ones(64, 64), scheduler.config.solver_order
-
-    def run():
-        scheduler._step_index, scheduler.lower_order_nums, scheduler.last_sample = None, 0, None
-        scheduler.model_outputs = [None] * order
-        x = start
-        for t in scheduler.timesteps:
-            x = scheduler.step(0.1 * x, t, x, return_dict=False)[0]
-        return x
-
-    return run
-
-
-def _overhead(seconds):
+def _overhead(seconds, peers):
     """Everything but the model: 10 calls, a batch of 64 x 64, a model that scales by .1."""
-    diffusers = installed("diffusers")
     for name, config in (("DPM++ 2M", _MULTISTEP), ("UniPC-3", _UNIPC)):
         it = interop.from_diffusers(config, 10)
         denoiser = interop.denoiser(it, lambda x, t, cond: 0.1 * x)
         batch = jax.vmap(lambda x, table, d=denoiser: diffusion.sample(None, d, table, x).value, (0, None))
         table = jax.tree.map(jnp.asarray, it.table)
-        ours, peer = compiled(batch, jnp.ones((64, 64)), table), None
-        if diffusers is not None:
-            import torch
-
-            torch.set_num_threads(1)
-            options = {key: value for key, value in config.items() if not key.startswith("_")}
-            scheduler = getattr(diffusers, config["_class_name"])(**options)
-            scheduler.set_timesteps(10)
-            with torch.no_grad():
-                steps = _steps_of(scheduler)
-                peer = host(lambda steps=steps: steps().numpy())
+        ours = compiled(batch, jnp.ones((64, 64)), table)
+        peer = peers.find(("diffusers", "torch"), "diffusion:steps", config=json.dumps(config), num=10)
         yield compare(
             f"overhead: {name}, 10 calls, 64 x 64", ours, peer, peer_name="diffusers", target=10.0, seconds=seconds,
             accuracy=_difference,
@@ -123,7 +105,7 @@ def _overhead(seconds):
 
 
 def _difference(ours, peer):
-    return float("nan") if peer is None else float(np.abs(np.asarray(ours) / np.asarray(peer) - 1).max())
+    return None if peer is None else float(np.abs(np.asarray(ours) / np.asarray(peer) - 1).max())
 
 
 # --- sweeps -------------------------------------------------------------------------------------------------
@@ -138,7 +120,7 @@ def _mixture_noise(weights, means, widths, x, t, cond):
     return sigma * ((r / v)[:, None] * gap).sum(0)
 
 
-def _sweep(seconds, seeds):
+def _sweep(seconds, seeds, peers):
     """Seeds x NFE 5 to 20 of UniPC-3 on the mixture: one compiled call against the library's loop over NFE."""
     golden = _golden()
     if golden is None:
@@ -155,36 +137,14 @@ def _sweep(seconds, seeds):
 
         return jax.lax.map(seeds_of, stack)  # a map and not a vmap: padding rows are skipped
 
-    amount, peer = len(nfes) * seeds, None
-    diffusers = installed("diffusers")
-    if diffusers is not None:
-        import torch
-
-        options = {key: value for key, value in _UNIPC.items() if not key.startswith("_")}
-        parts = [torch.from_numpy(np.asarray(a, np.float32)) for a in (golden.WEIGHTS, golden.MEANS, golden.WIDTHS)]
-        start = torch.from_numpy(np.array(noise))[..., None]
-
-        def loop():
-            last = []
-            for n in nfes:
-                scheduler = diffusers.UniPCMultistepScheduler(**options)
-                scheduler.set_timesteps(n)
-                x = start
-                for i, t in enumerate(scheduler.timesteps):
-                    rho = float(scheduler.sigmas[i])
-                    alpha, sigma = 1 / np.hypot(1, rho), rho / np.hypot(1, rho)
-                    v = alpha**2 * parts[2] ** 2 + sigma**2
-                    gap = x[:, None, :, 0] - alpha * parts[1]
-                    r = torch.softmax(torch.log(parts[0]) - torch.log(v) - (gap**2).sum(-1) / (2 * v), -1)
-                    eps = (sigma * ((r / v)[..., None] * gap).sum(1))[..., None]
-                    x = scheduler.step(eps, t, x, return_dict=False)[0]
-                last.append(x.numpy()[..., 0])
-            return np.stack(last)
-
-        peer = host(loop)
+    peer = peers.find(
+        ("diffusers", "torch"), "diffusion:sweep", config=json.dumps(_UNIPC), nfes=np.asarray(nfes),
+        noise=np.asarray(noise, np.float32), weights=golden.WEIGHTS, means=golden.MEANS, widths=golden.WIDTHS,
+    )  # fmt: skip
     yield compare(
         f"sweep: {seeds} seeds x NFE 5..20, UniPC-3", compiled(all_nfes, noise, stack), peer, peer_name="diffusers",
-        amount=amount, unit="samples/s", seconds=seconds, note="mixture in the plane; one program for all NFE",
+        amount=len(nfes) * seeds, unit="samples/s", seconds=seconds,
+        note="mixture in the plane; one program for all NFE",
     )  # fmt: skip
 
 
@@ -230,7 +190,7 @@ def _processor_share(ours, peer):
 
 def _model_calls(seconds, batch):
     """Sampling against nothing but its model calls; a short run in a long padded table against its own calls."""
-    if installed("flax") is None:
+    if importlib.util.find_spec("flax") is None:
         yield row("sampling over model calls", None, unit="s", note="flax is not installed here")
         return
     model = _network()
@@ -293,12 +253,12 @@ def _search(evaluations):
     )  # fmt: skip
 
 
-def rows(fast: bool):
+def rows(fast, peers):
     """All rows."""
     seconds = 0.5 if fast else 2.0
-    yield from _parity()
-    yield from _overhead(seconds)
-    yield from _sweep(seconds, 256 if fast else 4096)
+    yield from _parity(peers)
+    yield from _overhead(seconds, peers)
+    yield from _sweep(seconds, 256 if fast else 4096, peers)
     yield from _model_calls(seconds, 1024)
     yield from _search(64 if fast else 400)
 

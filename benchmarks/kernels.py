@@ -5,9 +5,8 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.sparse as sp
 
-from benchmarks._harness import compare, compiled, host, installed, main
+from benchmarks._harness import compare, compiled, main
 from jaxsci import linear
 from pallas_kernels import extrema, sor
 from pallas_kernels.extrema import arg_specs
@@ -74,27 +73,11 @@ def _natural(u, b, coefficients):
     return out.value, out.residual
 
 
-def _amg(n, b):
-    """pyamg's sweep in natural order with the residual norm after each, as a Python user counts sweeps."""
-    line = sp.diags([-np.ones(n - 1), 2 * np.ones(n), -np.ones(n - 1)], [-1, 0, 1])
-    a, b = (sp.kron(sp.eye(n), line) + sp.kron(line, sp.eye(n))).tocsr(), b.ravel()
-    relax = installed("pyamg").relaxation.relaxation.sor
-
-    def run():
-        x, norms = np.zeros_like(b), []
-        for _ in range(_SWEEPS):
-            relax(a, x, b, omega=_OMEGA)
-            norms.append(np.linalg.norm(b - a @ x))
-        return x, norms
-
-    return run
-
-
 def _norms_apart(ours, peer):
     return float(np.max(np.abs(ours[1] / peer[1] - 1)))
 
 
-def _sor(fast):
+def _sor(fast, peers):
     """`sor`: sweeps with their residual norms, against pyamg, masked sweeps, natural order and a copy."""
     elsewhere = "; the TPU and GPU kernels: not measured here" if jax.default_backend() == "cpu" else ""
     seconds = 0.5 if fast else 3.0
@@ -104,10 +87,10 @@ def _sor(fast):
         args = (jnp.zeros((n, n)), jnp.asarray(b), jnp.asarray(_LAPLACIAN))
         ours, name = compiled(_ours, *args), f"{_SWEEPS} SOR sweeps with residuals, {n} x {n}, float64"
         common = dict(seconds=seconds, note="accuracy: largest relative difference of the norms")
-        peer = host(_amg(n, b)) if installed("pyamg") else None
-        if peer is not None or not fast:
-            target = 4.0 if n == 100 else None
-            yield compare(name, ours, peer, peer_name="pyamg, natural order", target=target, seconds=seconds)
+        grid = dict(rows=n, cols=n, shift=0.0, b=b.ravel())
+        peer = peers.find("pyamg", "linear:sor_sweeps", omega=_OMEGA, count=_SWEEPS, **grid)
+        target = 4.0 if n == 100 else None
+        yield compare(name, ours, peer, peer_name="pyamg, natural order", target=target, seconds=seconds)
         yield compare(name, ours, compiled(_masked, *args), peer_name="masked sweeps", accuracy=_norms_apart, **common)
         yield compare(name, ours, compiled(_natural, *args), peer_name="jaxsci wavefront", seconds=seconds)
     for name in ("medium", "medium_variable") if fast else sor_specs.TIMED:
@@ -122,10 +105,10 @@ def _sor(fast):
         yield line | {"peer": peer, "ratio": line["ours"] / peer, "note": note}
 
 
-def rows(fast):
+def rows(fast, peers):
     """All ops. The last ones need float64, which is switched on there."""
     yield from _extrema(fast)
-    yield from _sor(fast)
+    yield from _sor(fast, peers)
 
 
 if __name__ == "__main__":

@@ -5,11 +5,9 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.sparse.linalg as spla
 from jax.tree_util import Partial
 
-from benchmarks import _linear_loops as loops
-from benchmarks._harness import compare, compiled, host, installed, main, row
+from benchmarks._harness import compare, compiled, host, main, row
 from jaxsci import bandits, linear
 from jaxsci.core import policies
 from jaxsci.core.static import bind
@@ -124,19 +122,10 @@ _SWEEPS = 20
 
 
 def _difference(ours, peer):
-    return float(np.abs(np.ravel(ours) - np.ravel(peer)).max())
+    return None if peer is None else float(np.abs(np.ravel(ours) - np.ravel(peer)).max())
 
 
-def _amg_sweeps(amg, a, b, count: int = _SWEEPS):
-    """What a Python user writes to count sweeps: relax, recompute the residual, look at its norm."""
-    x = np.zeros_like(b)
-    for _ in range(count):
-        amg.relaxation.relaxation.sor(a, x, b, omega=1.5)
-        np.linalg.norm(b - a @ x)
-    return x
-
-
-def _cg_steps(op, grid, steps: int, name: str, common):
+def _cg_steps(op, grid, steps: int, shift: float, name: str, peers, common):
     """As many steps on both sides: the packages' stopping tests differ, and so would their counts."""
     note = f"{steps} steps each, all stopping tests computed and none met; accuracy: largest difference"
     within = {"target": 1 / 1.2, "note": note, **common}
@@ -147,24 +136,17 @@ def _cg_steps(op, grid, steps: int, name: str, common):
     def jaxs(op, g):
         return jax.scipy.sparse.linalg.cg(op.mv, g, tol=0.0, maxiter=steps)[0]
 
+    def difference(x, found):
+        if found is None:
+            return None
+        if found[1] != steps:
+            raise RuntimeError(f"it took {found[1]} steps instead of {steps}")
+        return _difference(x, found[0])
+
     mine = compiled(ours, op, grid)
     yield compare(name, mine, compiled(jaxs, op, grid), peer_name="jax.scipy cg", **within)
-    lx = installed("lineax")
-    if lx is None:
-        return
-
-    def theirs(op, g):
-        operator = lx.FunctionLinearOperator(op.mv, jax.eval_shape(lambda: g), lx.positive_semidefinite_tag)
-        solver = lx.CG(rtol=1e-30, atol=1e-30, max_steps=steps)
-        found = lx.linear_solve(operator, g, solver, throw=False)
-        return found.value, found.stats["num_steps"]
-
-    peer = compiled(theirs, op, grid)
-    taken = int(peer.call()[1])
-    if taken != steps:
-        raise RuntimeError(f"lineax took {taken} steps instead of {steps}")
-    within["accuracy"] = lambda x, found: _difference(x, found[0])
-    yield compare(name, mine, peer, peer_name="lineax CG", **within)
+    peer = peers.find("lineax", "linear:lineax_cg", shift=shift, b=np.asarray(grid), steps=steps)
+    yield compare(name, mine, peer, peer_name="lineax CG", **within | {"accuracy": difference})
 
 
 def _batching(fast):
@@ -192,32 +174,44 @@ def _batching(fast):
             yield line | {"ok": line["accuracy"] == 0}
 
 
-def _speed_at(n: int, seconds: float):
-    a, b = loops.laplacian(n, n, 0.1), np.random.default_rng(0).normal(size=n * n)
-    op, grid = linear.operators.shifted_laplacian((n, n), 0.1), jnp.asarray(b).reshape(n, n)
+def _speed_at(n: int, peers, seconds: float):
+    shift, b = 0.1, np.random.default_rng(0).normal(size=n * n)
+    op, grid = linear.operators.shifted_laplacian((n, n), shift), jnp.asarray(b).reshape(n, n)
     common = {"accuracy": _difference, "seconds": seconds}
     note = "one solve at tolerance 1e-8; accuracy: largest difference"
     solved = compiled(lambda op, g: linear.solve(op, g, method=linear.methods.cg())[:2], op, grid)
     steps = int(solved.call()[1])
-    scipys = host(lambda: spla.cg(a, b, rtol=1e-8)[0])
+    scipys = peers.find("scipy", "linear:cg", rows=n, cols=n, shift=shift, b=b, tol=1e-8)
     yield compare(
         f"CG, {n} x {n}", solved, scipys, peer_name="scipy cg", note=note, seconds=seconds,
         accuracy=lambda ours, peer: _difference(ours[0], peer),
     )  # fmt: skip
-    yield from _cg_steps(op, grid, steps, f"{steps} steps of CG, {n} x {n}", common)
-
-    method = linear.methods.sor(1.5)
-    ours = compiled(lambda op, g: linear.solve(op, g, method=method, tol=0.0, max_steps=_SWEEPS).value, op, grid)
-    name, amg = f"{_SWEEPS} SOR sweeps with residuals, {n} x {n}", installed("pyamg")
-    if amg is None:
-        yield compare(name, ours, peer_name="pyamg", seconds=seconds)
-    else:
-        yield compare(name, ours, host(lambda: _amg_sweeps(amg, a, b)), peer_name="pyamg", **common)
+    yield from _cg_steps(op, grid, steps, shift, f"{steps} steps of CG, {n} x {n}", peers, common)
+    yield _sweeps(peers, f"{_SWEEPS} SOR sweeps with residuals, {n} x {n}", n, _SWEEPS, seconds=seconds)
 
 
-def _orderings(fast):
+def _sweeps(peers, name, n, count, method=None, ordered=lambda op: op, target=None, seconds=1.0):
+    """So many sweeps with their residuals against pyamg's in natural order; other orders have other iterates."""
+    b = np.random.default_rng(0).normal(size=n * n)
+    op, grid = ordered(linear.operators.shifted_laplacian((n, n), 0.1)), jnp.asarray(b).reshape(n, n)
+    method = linear.methods.sor(1.5) if method is None else method
+
+    def sweeps(op, g):
+        return linear.solve(op, g, method=method, tol=0.0, max_steps=count).value
+
+    peer = peers.find("pyamg", "linear:sor_sweeps", rows=n, cols=n, shift=0.1, b=b, omega=1.5, count=count)
+    return compare(
+        name, compiled(sweeps, op, grid), peer, peer_name="pyamg", accuracy=_after_sweeps,
+        target=target, seconds=seconds, note="accuracy: largest difference, zero if the order is the same",
+    )  # fmt: skip
+
+
+def _after_sweeps(ours, peer):
+    return None if peer is None else _difference(ours, peer[0])
+
+
+def _orderings(fast, peers):
     """Sweeps in the orders meant for large grids."""
-    amg, seconds = installed("pyamg"), 0.5 if fast else 3.0
     red_black = lambda op: linear.operators.reordered(op, "red-black")  # noqa: E731
     natural, pipelined = linear.methods.sor(1.5), linear.methods.pipelined_sor(1.5)
     cases = (
@@ -226,20 +220,11 @@ def _orderings(fast):
         ("pipelined natural order", 400, 4 * _SWEEPS, pipelined, lambda op: op, 2.0),
     )
     for name, n, count, method, ordered, target in cases:
-        a, b = loops.laplacian(n, n, 0.1), np.random.default_rng(0).normal(size=n * n)
-        op, grid = ordered(linear.operators.shifted_laplacian((n, n), 0.1)), jnp.asarray(b).reshape(n, n)
-
-        def sweeps(op, g, method=method, count=count):
-            return linear.solve(op, g, method=method, tol=0.0, max_steps=count).value
-
-        peer = None if amg is None else host(lambda a=a, b=b, count=count: _amg_sweeps(amg, a, b, count))
-        yield compare(
-            f"{count} sweeps with residuals, {n} x {n}: {name}", compiled(sweeps, op, grid), peer,
-            peer_name="pyamg", target=target, seconds=seconds,
-        )  # fmt: skip
+        name = f"{count} sweeps with residuals, {n} x {n}: {name}"
+        yield _sweeps(peers, name, n, count, method, ordered, target, 0.5 if fast else 3.0)
 
 
-def _tuned_stream(fast):
+def _tuned_stream(fast, peers):
     """The same systems and parameters in Python; only the sweeps are timed there, not the choice and the drawing."""
     rounds, few, key = 20 if fast else 1000, 20, jax.random.key(0)
     stream, policy = linear.streams.shifted_laplacian((10, 10)), bandits.policies.tsallis_inf(20, floor=1.0)
@@ -256,27 +241,25 @@ def _tuned_stream(fast):
     long = tuned(rounds)
     record = long.call()
     drawn = jax.jit(lambda i: jax.lax.map(lambda i: (problem(i).b, problem(i).context), i))(jnp.arange(rounds))
-    systems = [
-        (loops.laplacian(10, 10, float(c)), np.asarray(b).ravel(), float(w))
-        for b, c, w in zip(*drawn, record.parameter)
-    ]
+
+    def counts(sweep, num):
+        systems = dict(shifts=drawn[1][:num], bs=drawn[0].reshape(rounds, -1)[:num], omegas=record.parameter[:num])
+        return peers.find(sweep, "linear:sor_counts", rows=10, cols=10, tol=1e-8, sweep=sweep, **systems)
 
     def difference(ours, counts):
         return None if counts is None else float(np.abs(np.asarray(ours.steps) - counts).max())
 
     note = "choice, drawing and learning included in ours; accuracy: largest difference of a count"
-    amg, peer, name = installed("pyamg"), None, f"tuned stream, {rounds} rounds"
-    if amg is not None:
-        peer = host(lambda: loops.sor_counts(systems, loops.pyamg_sweep(amg.relaxation.relaxation)))
-    accuracy = difference if peer else None
-    yield compare(name, long, peer, peer_name="pyamg loop", target=5.0, accuracy=accuracy, note=note)
+    name, accuracy = f"tuned stream, {rounds} rounds", difference
+    yield compare(
+        name, long, counts("pyamg", rounds), peer_name="pyamg loop", target=5.0, accuracy=accuracy, note=note
+    )
     short = long if few == rounds else tuned(few)
-    peer = host(lambda: loops.sor_counts(systems[:few], loops.triangular_sweep))
-    name = f"tuned stream, {few} rounds"
+    name, peer = f"tuned stream, {few} rounds", counts("scipy", few)
     yield compare(name, short, peer, peer_name="spsolve_triangular", target=50.0, accuracy=difference, note=note)
 
 
-def _heat_speed(fast):
+def _heat_speed(fast, peers):
     steps, one = 100 if fast else 1000, bandits.policies.fixed(1, arm=0)
     for name, method, omega, target in (("CG", _cg, None, 2.0), ("SSOR-PCG, omega 1.4", _BACKWARD, 1.4, 4.0)):
 
@@ -287,32 +270,39 @@ def _heat_speed(fast):
             return result.history.steps, result.value
 
         ours = compiled(run, jnp.asarray([1.0 if omega is None else omega]))
-        peer = host(lambda omega=omega: loops.heat(25, steps, omega))
-        counts, expected = np.asarray(ours.call()[0]), peer.call()[0]
-        yield compare(
+        peer = peers.find("scipy", "linear:heat_loop", num_cells=25, steps=steps, omega=omega or 0.0)
+        found = []
+
+        def difference(a, b, found=found):
+            if b is None:
+                return None
+            found[:] = np.sum(a[0]), b[0].sum(), np.sum(np.asarray(a[0]) != b[0])
+            return _difference(a[1], b[1])
+
+        line = compare(
             f"heat, 25 cells, {steps} steps: {name}", ours, peer, peer_name="scipy cg", target=target,
-            accuracy=lambda a, b: _difference(a[1], b[1]),
-            note=f"{counts.sum()} iterations, the peer {expected.sum()}, {np.sum(counts != expected)} counts differ; "
-            "accuracy: largest difference of the last solution",
+            accuracy=difference, note="accuracy: largest difference of the last solution",
         )  # fmt: skip
+        told = "{} iterations, the peer {}, {} counts differ; ".format(*found) if found else ""
+        yield line | {"note": told + line["note"]}
 
 
-def _speed(fast):
+def _speed(fast, peers):
     for n in (25,) if fast else (10, 25, 50, 100):
-        yield from _speed_at(n, 0.5 if fast else 3.0)
+        yield from _speed_at(n, peers, 0.5 if fast else 3.0)
     yield from _batching(fast)
-    yield from _orderings(fast)
-    yield from _tuned_stream(fast)
-    yield from _heat_speed(fast)
+    yield from _orderings(fast, peers)
+    yield from _tuned_stream(fast, peers)
+    yield from _heat_speed(fast, peers)
 
 
-def rows(fast):
+def rows(fast, peers):
     """Totals, policies, speed. Needs float64, which is switched on here."""
     jax.config.update("jax_enable_x64", True)
     yield from _heat_totals()
     yield from _heat_policy(fast)
     yield from _policies(fast)
-    yield from _speed(fast)
+    yield from _speed(fast, peers)
 
 
 if __name__ == "__main__":

@@ -71,7 +71,7 @@ def _many_points(fast):
     return row("many small points", points / seconds, unit="points/s", accuracy=error, note=note)
 
 
-def rows(fast):
+def rows(fast, peers):
     """Scaling and throughput."""
     yield _two_devices(fast)
     yield _many_points(fast)

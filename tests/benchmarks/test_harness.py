@@ -14,6 +14,7 @@ import pytest
 
 from benchmarks import __main__ as everything
 from benchmarks import _harness
+from benchmarks._peers import Failed, Missing
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -79,10 +80,56 @@ def test_one_slow_sample_does_not_move_the_median(monkeypatch):
 
 def test_a_missing_peer_gives_no_figure(monkeypatch):
     clock = Clock(monkeypatch)
-    line = _harness.compare("x", clock.candidate("a", 0.01), None, peer_name="lineax", target=1.0)
+    line = _harness.compare("x", clock.candidate("a", 0.01), Missing(("lineax",)), peer_name="lineax CG", target=1.0)
     assert line["peer"] is line["ratio"] is line["ok"] is None and line["ours"] == pytest.approx(0.01)
-    assert line["note"].startswith("lineax is not installed here")
-    assert _harness.installed("no_such_peer.sub") is None and _harness.installed("json") is json
+    expected = "not measured: no lineax here; name an interpreter that has it: --peer-python PYTHON;"
+    assert line["note"].startswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (dict(), None),  # nothing promised
+        (dict(ratio=2.0, target=1.5), True),
+        (dict(ratio=1.0, target=1.5), False),
+        (dict(target=1.5), None),  # nothing to compare with
+        (dict(accuracy=1e-9, within=1e-8), True),
+        (dict(accuracy=1e-7, within=1e-8), False),
+        (dict(accuracy=float("nan"), within=1e-8), False),
+        (dict(accuracy=1e-9, within=1e-8, target=1.5), None),  # right, but how fast is not known
+        (dict(accuracy=1e-7, within=1e-8, target=1.5), False),  # wrong, however fast
+        (dict(ratio=2.0, target=1.5, within=1e-8), None),  # fast, but whether right is not known
+        (dict(ratio=2.0, target=1.5, accuracy=1e-9, within=1e-8), True),
+        (dict(accuracy=1e-9, within=1e-8, trouble=Missing(("p",))), True),  # right by itself, without the peer
+        (dict(trouble=Missing(("p",))), None),
+        (dict(trouble=Failed("e")), False),
+        (dict(accuracy=1e-9, within=1e-8, trouble=Failed("e")), False),
+        (dict(ratio=1.0, target=1.5, ok=True), True),  # said by the subject
+    ],
+)
+def test_what_ok_means(given, expected):
+    assert _harness.row("x", 1.0, unit="s", **given)["ok"] is expected
+
+
+def test_outputs_that_cannot_be_compared_are_not_ok(monkeypatch):
+    clock = Clock(monkeypatch)
+    for accuracy in (lambda a, b: float("nan"), lambda a, b: 1 / 0):
+        line = _harness.compare("x", clock.candidate("a", 1), clock.candidate("b", 2), peer_name="p", accuracy=accuracy)
+        assert line["ok"] is False and line["accuracy"] is None and line["ratio"] == pytest.approx(2)
+        assert line["note"].startswith("the peer failed: its output cannot be compared (")
+
+
+def test_rows_are_counted_by_how_they_came_out():
+    rows = [
+        _harness.row("a", 1.0, unit="s", ok=True),
+        _harness.row("b", 1.0, unit="s", ok=False, peer_name="p"),
+        _harness.row("c", 1.0, unit="s", peer_name="p"),
+        _harness.row("d", None, unit="s"),
+        _harness.row("e", 1.0, unit="s", peer_name="p", peer=2.0),
+    ]
+    expected = "5 rows: 1 ok, 1 not ok, 2 not measured, 1 without a target (missing: p, q)"
+    assert _harness.closing(rows, ["p", "q"]) == expected
+    assert _harness.closing(rows[:1]) == "1 rows: 1 ok, 0 not ok, 0 not measured"
 
 
 def test_compilation_is_timed_apart_and_happens_once():
@@ -102,7 +149,7 @@ def test_figures_that_are_not_finite_become_null():
     assert line["ours"] == 2.0 and type(line["ours"]) is float and line["accuracy"] is line["ratio"] is None
 
 
-def _rows(fast):
+def _rows(fast, peers):
     ours = 1.0 if fast else 2.0
     yield _harness.row("first", ours, unit="s", peer_name="p", peer=3.0, ratio=3.0, target=2.0, note="n")
     yield _harness.row("second", 12345.678, unit="GB/s", ok=False)
@@ -112,25 +159,26 @@ def test_table_and_json(tmp_path, capsys):
     file = tmp_path / "deep" / "out.json"
     assert _harness.main("subject", _rows, ["--fast", "--json", str(file)]) == 0, "0 whatever the figures"
     out, err = capsys.readouterr()
-    head, rule, first, second, note = out.splitlines()
+    head, rule, first, second, note, closing = out.splitlines()
     assert head.split() == [key for key in _harness.KEYS if key != "note"] and set(rule) == {"-", " "}
     assert first.split() == ["first", "1", "p", "3", "3", "s", "-", "2", "yes"] and note == "  first: n"
     assert second.split() == ["second", "1.235e+04", "-", "-", "-", "GB/s", "-", "-", "NO"]
-    assert "[subject] first: 1 s" in err
+    assert "[subject] first: 1 s" in err and closing == "2 rows: 1 ok, 1 not ok, 0 not measured"
     found = json.loads(file.read_text())
-    assert found["rows"] == list(_rows(True)) and found["command"] == "python -m benchmarks.subject --fast"
+    assert found["rows"] == list(_rows(True, None)) and found["command"] == "python -m benchmarks.subject --fast"
+    assert found["peers"] == {} and set(found) == {"machine", "command", "peers", "rows"}
     assert {"platform", "kind", "processor", "cores", "jax", "jaxlib", "python", "date"} <= set(found["machine"])
     assert list(tmp_path.rglob("*.tmp")) == []
 
 
 def test_a_row_with_other_keys_is_refused():
     with pytest.raises(ValueError, match="a row must have the keys"):
-        _harness.main("subject", lambda fast: [{"name": "x"}], [])
+        _harness.main("subject", lambda fast, peers: [{"name": "x"}], [])
 
 
 def test_rows_before_an_exception_are_kept(tmp_path, monkeypatch, capsys):
-    def breaks(fast):
-        yield from _rows(fast)
+    def breaks(fast, peers):
+        yield from _rows(fast, peers)
         raise RuntimeError("half-way")
 
     file = tmp_path / "out.json"
@@ -145,7 +193,7 @@ def test_rows_before_an_exception_are_kept(tmp_path, monkeypatch, capsys):
 
 
 def test_a_file_that_cannot_be_written_is_refused_before_anything_runs(tmp_path, monkeypatch, capsys):
-    def never(fast):
+    def never(fast, peers):
         raise AssertionError("ran")
 
     (tmp_path / "taken").touch()
@@ -159,7 +207,7 @@ def test_a_file_that_cannot_be_written_is_refused_before_anything_runs(tmp_path,
 
 
 def test_all_subjects_run_and_a_failing_one_is_told(monkeypatch, capsys, tmp_path):
-    def broken(fast):
+    def broken(fast, peers):
         raise RuntimeError("no such luck")
 
     modules = {f"benchmarks.{n}": types.SimpleNamespace(rows=f) for n, f in (("one", _rows), ("two", broken))}

@@ -8,7 +8,7 @@ import scipy.sparse as sp
 import scipy.sparse.linalg as spla
 from jax.tree_util import Partial
 
-from benchmarks import _linear_loops as loops
+from benchmarks.peers import linear as loops
 from jaxsci import bandits, linear
 from jaxsci.core.static import bind
 
