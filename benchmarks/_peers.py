@@ -187,7 +187,7 @@ class _Worker:
         answer = json.loads(line)
         if "error" in answer:
             print(answer["trace"], file=sys.stderr)
-            raise PeerError(_without_paths(answer["error"]))
+            raise PeerError(without_paths(answer["error"]))
         return answer
 
     def _end(self):
@@ -198,7 +198,7 @@ class _Worker:
         told = log.read_text(errors="replace") if log.exists() else ""
         print(told, file=sys.stderr)
         last = told.strip().splitlines()[-1:]
-        return _without_paths("; ".join([how, *last]))
+        return without_paths("; ".join([how, *last]))
 
     def prepare(self, function, inputs):
         file, name = function.split(":")
@@ -219,6 +219,6 @@ class _Worker:
         return Outside(call, made["compile_seconds"], sample)
 
 
-def _without_paths(text: str) -> str:
-    """Folders cut from paths, so that what is published does not tell where things lie on this machine."""
-    return re.sub(r"(?<![\w.:/])(/[^\s/'\":,;()]+)+/", "", text)
+def without_paths(text: str) -> str:
+    """In one line, folders cut from paths: what is published does not tell where things lie on this machine."""
+    return re.sub(r"(?<![\w.:/])(/[^\s/'\":,;()]+)+/", "", " ".join(text.split()))

@@ -30,6 +30,9 @@ _FAMILIES = (
 )  # fmt: skip
 
 
+_PARITY = ("diffusers", "torch", "scipy")  # one of the schedulers needs the last
+
+
 def _golden():
     """The generator of the recorded trajectories, None where the tests are not at hand."""
     path = pathlib.Path(__file__).parent.parent / "tests" / "diffusion" / "golden" / "make.py"
@@ -65,7 +68,7 @@ def _parity(peers):
         return
     for name in _FAMILIES:
         case, worst = golden.CASES[name], None
-        peer, trouble = peers.find(("diffusers", "torch"), "diffusion:trajectory", case=name), None
+        peer, trouble = peers.find(_PARITY, "diffusion:trajectory", case=name), None
         try:
             if isinstance(peer, Missing):
                 with np.load(golden.FILE) as file:
@@ -253,6 +256,20 @@ def _search(evaluations):
     )  # fmt: skip
 
 
+def _training(num_steps):
+    """Seconds of an optimiser step of the network that the package ships a command for; it takes 6000 of them."""
+    if importlib.util.find_spec("flax") is None or importlib.util.find_spec("sklearn") is None:
+        yield row("training the digits network, one step", None, unit="s", note="flax or scikit-learn is not installed")
+        return
+    from jaxsci.models import digits
+
+    first, second = (digits.train(jax.random.key(0), num_steps=num_steps, progress=False) for _ in range(2))
+    yield row(
+        "training the digits network, one step", second.seconds / num_steps, unit="s",
+        note=f"batch 256; {num_steps} steps, with compilation {first.seconds:.1f} s",
+    )  # fmt: skip
+
+
 def rows(fast, peers):
     """All rows."""
     seconds = 0.5 if fast else 2.0
@@ -260,6 +277,7 @@ def rows(fast, peers):
     yield from _overhead(seconds, peers)
     yield from _sweep(seconds, 256 if fast else 4096, peers)
     yield from _model_calls(seconds, 1024)
+    yield from _training(100 if fast else 1000)
     yield from _search(64 if fast else 400)
 
 

@@ -40,7 +40,7 @@ def slow():  # four seconds a call, by this process's clock alone
     return call
 
 def raises():
-    raise OSError("cannot open /secret/folder/lib.so")
+    raise OSError("cannot open\\n/secret/folder/lib.so")
 
 def raises_later():
     return lambda: 1 / 0
