@@ -3,7 +3,7 @@
 Holds for JAX 0.10.2 to 0.11.2. The Triton backend of Pallas is announced to go one day; kernels therefore reach it
 through `call_gpu`, `masked_load`, `gather`, `scatter` and `atomic_add` only, and where it is missing the ops fall back
 on their references.
-Importing this module imports Pallas (.3 s), so only the kernel modules do so.
+Importing this module imports Pallas, which takes time, so only the kernel modules do so.
 """
 
 import functools

@@ -80,7 +80,7 @@ def run(op: str, *arrays: jax.Array, implementation: str | None, **static: Any):
 
 
 def _module(*path: str):
-    # Imported at first use: Pallas costs .3 s and `import pallas_kernels` shall not pay for it.
+    # Imported at first use: Pallas takes time to import, and `import pallas_kernels` shall not pay for it.
     return importlib.import_module(".".join(("pallas_kernels", *path)))
 
 

@@ -136,7 +136,7 @@ def ssor_pcg(omega: ArrayLike, *, sweep_first: str = "forward", form: str = "pla
         sweep_first: which triangle is solved first, static.
         form: ``"plain"``, or ``"eisenstat"``, which replaces the product with A by one with the strict triangle L; that
             one is needed only for the residual E r_hat of the stopping test. Both stop at the same iteration. On CPU,
-            where the triangular solves cost most, Eisenstat's form was measured no faster. Static.
+            where the triangular solves cost most, Eisenstat's form need not be the faster one. Static.
 
     Raises:
         ValueError: an unknown `sweep_first` or `form`.

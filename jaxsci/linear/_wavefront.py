@@ -155,7 +155,7 @@ def _upper(op: Wavefront, omega):
 
 def _substitute(triangle: Triangle, r, *, by: int):
     """Forward (by = 1) or backward (by = -1) substitution. The scan is never unrolled: XLA compiles the small
-    rolled body into one kernel on CPU, and unrolling it was measured 10 times slower."""
+    rolled body into one kernel on CPU; an unrolled one is far slower there."""
 
     def step(y, x):
         scaled, coefficients = x

@@ -57,8 +57,8 @@ def sor(
     (i + j even), then the black ones: u_c <- u_c + omega (b - A u)_c / d_c.
 
     Residual norms read nothing that a sweep does not: the red residual after a sweep is what the next one starts with,
-    and relaxing multiplies a black one by 1 - omega. The last norm is computed from `value` itself. On a CPU they still
-    double the time of a sweep or more, because XLA computes a residual once for the update and once for the norm.
+    and relaxing multiplies a black one by 1 - omega. The last norm is computed from `value` itself. On a CPU they are
+    not free all the same, because XLA computes a residual once for the update and once for the norm.
     They are never understated: what squares lose below the smallest normal number is added, 1e-19 times the root of the
     number of cells in float32, and where squares overflow a norm is infinite.
 
@@ -66,7 +66,7 @@ def sor(
     other colour, right-hand side, each half the grid, twice), for variable ones 48 bytes more: bound by memory
     bandwidth wherever the grid is not on chip. TPU: on chip for all sweeps of a call, so HBM moves 12 bytes a cell a
     call (constant) and the vector unit is the bound; the padding to 128 packed lanes counts as cells. GPU: one launch
-    a half-sweep, some microseconds each, which is the bound below about 1024 x 1024 cells.
+    a half-sweep, which is the bound on small grids (an estimate, below about 1024 x 1024 cells; not measured here).
 
     Args:
         u: (rows, cols), start; traced. Any size, also 1 x n and none at all.

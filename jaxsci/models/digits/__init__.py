@@ -1,4 +1,4 @@
-"""A real model on real data: a class-conditional denoiser of scikit-learn's digits, trained in two minutes on a CPU.
+"""A real model on real data: a class-conditional denoiser of scikit-learn's digits, trained on a CPU.
 
 ``python -m jaxsci.models.digits --out DIR`` trains it; `load` reads it, `denoiser` makes it ready for `sample`:
 

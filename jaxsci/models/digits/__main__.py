@@ -19,7 +19,7 @@ def main(argv: list[str] | None = None) -> int:
     """Parse the arguments, train (or continue), write the picture; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m jaxsci.models.digits", description=__doc__)
     parser.add_argument("--out", type=pathlib.Path, required=True, help="folder of checkpoints, network and picture")
-    parser.add_argument("--steps", type=int, default=6000, help="optimiser steps (default: 6000, about two minutes)")
+    parser.add_argument("--steps", type=int, default=6000, help="optimiser steps (default: 6000)")
     parser.add_argument("--seed", type=int, default=0, help="of initialisation, batches and noise")
     arguments = parser.parse_args(argv)
     try:
