@@ -45,7 +45,7 @@ class Budget:
     def __init__(self):
         self.before = cpu_seconds(), _programs  # of this process, at the last report
         self.parts: dict[str, list[float]] = {}
-        self.programs: dict[str, dict[str, int]] = {}  # file -> worker -> programs: workers that share a file repeat some
+        self.programs: dict[str, dict[str, int]] = {}  # by worker: two that share a file repeat some
         self.others = 0.0  # imports, collection and ends of the workers
 
     @pytest.hookimpl(wrapper=True)
