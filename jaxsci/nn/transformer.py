@@ -230,6 +230,7 @@ def empty_cache(cfg: Config, *, dtype=None) -> Cache:
     return Cache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype), jnp.int32(0))
 
 
+@eqx.filter_jit
 def apply(
     params: PyTree,
     cfg: Config,

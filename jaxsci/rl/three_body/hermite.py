@@ -159,6 +159,7 @@ def _init(mass, position, velocity):
     return Bodies(mass, position, velocity, *forces(mass, position, velocity))
 
 
+@jax.jit
 def forces(
     mass: Float[Array, " N"], position: Float[Array, "N d"], velocity: Float[Array, "N d"]
 ) -> tuple[Float[Array, "N d"], Float[Array, "N d"], Float[Array, ""]]:
@@ -281,6 +282,7 @@ def _integrate(start: Bodies, duration, parameter, max_steps) -> Result:
     return Result(end, steps, jnp.where(jnp.isfinite(change), change, jnp.inf), code)
 
 
+@jax.jit
 def energy(bodies: Bodies) -> Float[Array, ""]:
     r"""$\sum_i m_i |v_i|^2/2 - \sum_{i<j} m_i m_j/|r_{ij}|$."""
     mass, x, v = bodies[:3]
@@ -290,11 +292,13 @@ def energy(bodies: Bodies) -> Float[Array, ""]:
     return kinetic - jnp.sum(mass[i] * mass[j] / jnp.sqrt(jnp.sum(r * r, -1)))
 
 
+@jax.jit
 def momentum(bodies: Bodies) -> Float[Array, " d"]:
     r"""$\sum_i m_i v_i$."""
     return jnp.sum(bodies.mass[:, None] * bodies.velocity, 0)
 
 
+@jax.jit
 def angular_momentum(bodies: Bodies) -> Float[Array, ""] | Float[Array, " 3"]:
     r"""$\sum_i m_i\, x_i \times v_i$: a scalar in two dimensions, a vector in three."""
     mass, x, v = bodies[:3]
@@ -303,6 +307,7 @@ def angular_momentum(bodies: Bodies) -> Float[Array, ""] | Float[Array, " 3"]:
     return jnp.sum(mass[:, None] * jnp.cross(x, v), 0)
 
 
+@jax.jit
 def center_of_mass(bodies: Bodies) -> Float[Array, " d"]:
     r"""$\sum_i m_i x_i / \sum_i m_i$."""
     return jnp.sum(bodies.mass[:, None] * bodies.position, 0) / jnp.sum(bodies.mass)
