@@ -15,7 +15,7 @@ PYTEST := $(CACHE) JAX_PLATFORMS=cpu $(PY) -m pytest -n 2 --dist worksteal
 # it is the default one, which `make test-all`, `make test-types` and the gate's double-precision truths use.
 QUICK ?= JAXSCI_TEST_QUICK=1
 
-.PHONY: install demo test test-all test-types lint bench wheel-smoke notebooks clean
+.PHONY: install demo test test-full test-all test-types lint bench wheel-smoke notebooks clean
 
 install:  ## the environment with pinned packages and jaxsci itself, editable
 	@python3 requirements/install.py $(VENV) --python $(PYTHON)
@@ -25,6 +25,9 @@ demo: install  ## a real study: pictures, a labelled data set and a page in jaxs
 
 test: install  ## the suite: truths, contracts, properties, bad input (<= 10 minutes on 2 cores)
 	@$(QUICK) $(PYTEST) -m "not full and not slow and not aot and not device" $(ARGS)
+
+test-full: install  ## what `make test` leaves to the gate: notebooks, long truths
+	@$(QUICK) $(PYTEST) -m "full and not slow and not aot and not device" $(ARGS)
 
 test-all: install  ## everything, on both supported Pythons
 	@$(PYTEST) -m "not device" $(ARGS)

@@ -45,6 +45,7 @@ def test_the_example_of_the_readme(capsys):
     assert capsys.readouterr().out.startswith("[1.")
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_notebook_at_small_size(path, tmp_path, monkeypatch):
     monkeypatch.setenv("JAXSCI_FAST", "1")
