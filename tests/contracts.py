@@ -102,6 +102,29 @@ def stacked(trees):
     return jax.tree.map(leaf, *trees)
 
 
+def _rng(key):
+    """NumPy's generator from a typed key; None while tracing, where the key has no value."""
+    if isinstance(key, jax.core.Tracer):
+        return None
+    return np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel().tolist())
+
+
+def normal(key, shape=(), dtype=None):
+    """`jax.random.normal` drawn by NumPy: compiling a draw for each shape costs more than most checks."""
+    rng = _rng(key)
+    if rng is None:
+        return jax.random.normal(key, shape, dtype)
+    return jnp.asarray(rng.standard_normal(shape), dtype)
+
+
+def uniform(key, shape=(), dtype=None, low=0.0, high=1.0):
+    """`jax.random.uniform` drawn by NumPy."""
+    rng = _rng(key)
+    if rng is None:
+        return jax.random.uniform(key, shape, dtype, low, high)
+    return jnp.asarray(rng.uniform(low, high, shape), dtype)
+
+
 def is_float(a) -> bool:
     """Whether an array holds real or complex floating numbers."""
     return jnp.issubdtype(a.dtype, jnp.inexact)

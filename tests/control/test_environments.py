@@ -10,13 +10,13 @@ from jaxsci import control
 from jaxsci.control import environments
 from jaxsci.core import status
 
-gymnax = pytest.importorskip("gymnax")
-from gymnax.environments.classic_control import continuous_mountain_car, pendulum  # noqa: E402
-
 
 @pytest.mark.x64
 def test_pendulum_equals_gymnax_at_its_step(key):
     """States of 100 random (state, torque), and the reward rate; also where torque and speed are clipped."""
+    gymnax = pytest.importorskip("gymnax")  # slow to import, so not while tests are collected
+    from gymnax.environments.classic_control import pendulum
+
     peer, params = gymnax.make("Pendulum-v1")
     walled = environments.pendulum()
     keys = jax.random.split(key, 4)
@@ -38,6 +38,9 @@ def test_pendulum_equals_gymnax_at_its_step(key):
 
 @pytest.mark.x64
 def test_mountain_car_equals_gymnax_at_unit_step(key):
+    gymnax = pytest.importorskip("gymnax")
+    from gymnax.environments.classic_control import continuous_mountain_car
+
     peer, params = gymnax.make("MountainCarContinuous-v0")
     walled = environments.mountain_car()
     keys = jax.random.split(key, 4)
@@ -125,7 +128,7 @@ def test_discount_and_random_starts(key):
 
 
 def test_own_parameters_are_traced():
-    _, params = gymnax.make("Pendulum-v1")
+    _, params = pytest.importorskip("gymnax").make("Pendulum-v1")
 
     def angle(g):
         walled = environments.pendulum(params.replace(g=g))

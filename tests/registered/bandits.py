@@ -1,6 +1,5 @@
 """Entries of jaxsci.bandits."""
 
-import jax
 import jax.numpy as jnp
 
 import contracts
@@ -30,18 +29,18 @@ def _chosen(index, floor):
 
 
 def _probabilities(key, dtype):
-    return bandits.probabilities.tsallis, (3 * jax.random.uniform(key, (6,), dtype), jnp.asarray(0.3, dtype))
+    return bandits.probabilities.tsallis, (3 * contracts.uniform(key, (6,), dtype), jnp.asarray(0.3, dtype))
 
 
 def _weights(key, dtype):
-    return bandits.probabilities.inverse_gap, (jax.random.uniform(key, (6,), dtype), jnp.asarray(20.0, dtype))
+    return bandits.probabilities.inverse_gap, (contracts.uniform(key, (6,), dtype), jnp.asarray(20.0, dtype))
 
 
 def _features(key, dtype):
     def run(context, low, high):
         return bandits.features.chebyshev(context, low, high, num_features=5)
 
-    return run, (jax.random.uniform(key, (), dtype), jnp.asarray(-1.0, dtype), jnp.asarray(2.0, dtype))
+    return run, (contracts.uniform(key, (), dtype), jnp.asarray(-1.0, dtype), jnp.asarray(2.0, dtype))
 
 
 ENTRIES = {

@@ -30,15 +30,15 @@ def _weights(key, dtype):
     def run(losses, eta, mixing):
         return bandits.probabilities.exponential(losses, eta, mixing=mixing)
 
-    return run, (jax.random.uniform(key, (6,), dtype), jnp.asarray(3.0, dtype), jnp.asarray(0.1, dtype))
+    return run, (contracts.uniform(key, (6,), dtype), jnp.asarray(3.0, dtype), jnp.asarray(0.1, dtype))
 
 
 def _replay(key, dtype):
     def run(key, costs, mixing):
         return bandits.replay(key, costs, bandits.policies.exp3(3, mixing=mixing))
 
-    mixing = jax.random.uniform(key, (), dtype, 0, 0.2)
-    return run, (key, jax.random.uniform(key, (9, 3), dtype), mixing)
+    mixing = contracts.uniform(key, (), dtype, 0, 0.2)
+    return run, (key, contracts.uniform(key, (9, 3), dtype), mixing)
 
 
 def _held(key, dtype):
@@ -54,7 +54,7 @@ def _held(key, dtype):
 
 def _hold(key, dtype):
     _, state, decision = _held(key, dtype)
-    return bandits.wrappers.delayed_hold, (state, decision, None, jax.random.uniform(key, (), dtype))
+    return bandits.wrappers.delayed_hold, (state, decision, None, contracts.uniform(key, (), dtype))
 
 
 def _settle(key, dtype):
@@ -63,7 +63,7 @@ def _settle(key, dtype):
     def run(state, ticket, loss):
         return bandits.wrappers.delayed_settle(ucb, state, ticket, loss)
 
-    return run, (state, jax.random.randint(key, (), 0, 3), jax.random.uniform(key, (), dtype))
+    return run, (state, jax.random.randint(key, (), 0, 3), contracts.uniform(key, (), dtype))
 
 
 def _batch(key, dtype):
@@ -74,14 +74,14 @@ def _batch(key, dtype):
     def run(state, decisions, losses):
         return bandits.update_batch(policy, state, decisions, losses)
 
-    return run, (state, decisions, jax.random.uniform(key, (5,), dtype, 0.1, 1.0))
+    return run, (state, decisions, contracts.uniform(key, (5,), dtype, 0.1, 1.0))
 
 
 def _regret(key, dtype):
     def run(actions, costs):
         return bandits.regret(actions, costs)
 
-    return run, (jax.random.randint(key, (7,), 0, 3), jax.random.uniform(key, (7, 3), dtype))
+    return run, (jax.random.randint(key, (7,), 0, 3), contracts.uniform(key, (7, 3), dtype))
 
 
 ENTRIES = {

@@ -85,7 +85,7 @@ def _encoded(exploration):
 
 
 def _disjoint(key, dtype):
-    return DISJOINT, (jax.random.normal(key, (3,), dtype),)
+    return DISJOINT, (contracts.normal(key, (3,), dtype),)
 
 
 ENTRIES = {

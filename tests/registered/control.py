@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+import contracts
 from contracts import Compiled
 from jaxsci import control
 from jaxsci.control import environments, exact, simulate
@@ -37,9 +38,9 @@ def _sde(args, discount):
 def _numbers(key, dtype):
     keys = jax.random.split(key, 3)
     return (
-        jax.random.normal(keys[0], (2,), dtype),
-        jax.random.uniform(keys[1], (), dtype, 0.1, 1.0),
-        jax.random.uniform(keys[2], (), dtype, 0.1, 1.0),
+        contracts.normal(keys[0], (2,), dtype),
+        contracts.uniform(keys[1], (), dtype, 0.1, 1.0),
+        contracts.uniform(keys[2], (), dtype, 0.1, 1.0),
     )
 
 
@@ -79,25 +80,25 @@ def _step(key, dtype):
 
 
 def _init(key, dtype):
-    return simulate.init, (jax.random.normal(key, (2,), dtype),)
+    return simulate.init, (contracts.normal(key, (2,), dtype),)
 
 
 def _transitions(key, dtype):
     def run(key, x0):
         return control.transitions(exact.brownian(key, x0, num_steps=K, dt=0.1))
 
-    return run, (key, jax.random.normal(key, (2,), dtype))
+    return run, (key, contracts.normal(key, (2,), dtype))
 
 
 def _increments(key, dtype):
-    return lambda key, dt: control.increments(key, K, dt, (2,)), (key, jax.random.uniform(key, (), dtype))
+    return lambda key, dt: control.increments(key, K, dt, (2,)), (key, contracts.uniform(key, (), dtype))
 
 
 def _coarsen(key, dtype):
     def run(fine, factor):
         return control.coarsen(fine, factor, num_steps=4)
 
-    return run, (jax.random.normal(key, (6, 2), dtype), jax.random.randint(key, (), 2, 4))
+    return run, (contracts.normal(key, (6, 2), dtype), jax.random.randint(key, (), 2, 4))
 
 
 def _rollout(key, dtype):
@@ -135,7 +136,7 @@ def _maximum(key, dtype):
         zero = jnp.zeros(K, dtype)
         return exact.running_maximum(control.Path(x, x, None, zero, zero, jnp.int32(0))).xs
 
-    return run, (jax.random.normal(key, (K + 1,), dtype),)
+    return run, (contracts.normal(key, (K + 1,), dtype),)
 
 
 def _environment(make):
@@ -145,8 +146,8 @@ def _environment(make):
             out = environments.step(walled, x, u, dt=0.1, num_substeps=2)
             return out, walled.observe(out.x)
 
-        x = jnp.asarray([-0.5, 0.0], dtype) + 0.01 * jax.random.normal(key, (2,), dtype)
-        u = jax.random.uniform(jax.random.fold_in(key, 1), (), dtype, -0.9, 0.9)
+        x = jnp.asarray([-0.5, 0.0], dtype) + 0.01 * contracts.normal(key, (2,), dtype)
+        u = contracts.uniform(jax.random.fold_in(key, 1), (), dtype, -0.9, 0.9)
         return run, (x, u, jnp.asarray(0.1, dtype))
 
     return entry
@@ -157,7 +158,7 @@ def _episode(key, dtype):
         walled = environments.pendulum(discount=discount)
         return environments.rollout(key, walled, _torque, x, num_steps=4, dt=0.05)
 
-    return run, (key, 0.1 * jax.random.normal(key, (2,), dtype), jnp.asarray(0.1, dtype))
+    return run, (key, 0.1 * contracts.normal(key, (2,), dtype), jnp.asarray(0.1, dtype))
 
 
 def _discrete(key, dtype):
@@ -168,12 +169,12 @@ def _discrete(key, dtype):
         state, first = env.step(key, state, jnp.int32(2))
         return first, env.step(key, state, jnp.int32(0))
 
-    controls = jax.random.uniform(key, (3,), dtype, -1.5, 1.5)
+    controls = contracts.uniform(key, (3,), dtype, -1.5, 1.5)
     return run, (key, controls, jnp.asarray(0.1, dtype), jnp.asarray(0.2, dtype))
 
 
 def _torque(key, t, x):
-    return -x[0] + 0.1 * jax.random.normal(key, (), x.dtype)
+    return -x[0] + 0.1 * contracts.normal(key, (), x.dtype)
 
 ENTRIES = {
     "jaxsci.control.sde": Compiled(_valued, grad=(1, 2, 3)),

@@ -14,11 +14,11 @@ NAMES = ("critic_rate", "value_rate", "scale_rate")
 def _problem(key, dtype):
     """A problem with noise and drift in state and action alike, near the published one."""
     base = jnp.asarray([-1.0, 0.3, 0.2, 0.8, 2.0, 2.0, 1.0, 1.0, 2.0, 0.1, 0.3], dtype)
-    return exploratory.ExploratoryLQ(*(base * (1 + 0.1 * jax.random.uniform(key, (11,), dtype))))
+    return exploratory.ExploratoryLQ(*(base * (1 + 0.1 * contracts.uniform(key, (11,), dtype))))
 
 
 def _gaussian(key, dtype):
-    values = jax.random.uniform(jax.random.fold_in(key, 7), (3,), dtype, -0.5, 0.5)
+    values = contracts.uniform(jax.random.fold_in(key, 7), (3,), dtype, -0.5, 0.5)
     return exploratory.GaussianPolicy(*values)
 
 
@@ -37,12 +37,12 @@ def _power_decay(key, dtype):
     def run(scale, power, t):
         return exploratory.power_decay(scale=scale, power=power)(t)
 
-    values = jax.random.uniform(key, (3,), dtype, 0.5, 1.0)
+    values = contracts.uniform(key, (3,), dtype, 0.5, 1.0)
     return run, (10 * values[0], values[1], 100 * values[2])
 
 
 def _log_decay(key, dtype):
-    return lambda t: exploratory.log_decay()(t), (jax.random.uniform(key, (), dtype, 5.0, 9.0),)
+    return lambda t: exploratory.log_decay()(t), (contracts.uniform(key, (), dtype, 5.0, 9.0),)
 
 
 def _learning(act):
@@ -82,13 +82,13 @@ def _offline(key, dtype):
         sizes = {"num_steps": 6, "batch_size": 4, "record_every": 2}
         return exploratory.run_offline(key, learner, data, temperature=temperature, dt=rate * 0 + 0.1, **sizes)
 
-    data = exploratory.Experience(*jax.random.normal(key, (4, 9), dtype))
+    data = exploratory.Experience(*contracts.normal(key, (4, 9), dtype))
     return run, (key, data, jnp.asarray(0.1, dtype), jnp.asarray(0.2, dtype))
 
 
 def check_learner(make, key, dtype):
     """Increments keep dtype and structure, rates are traced and may be vmapped, and no rate means no change."""
-    transition = exploratory.Experience(*jax.random.normal(key, (4,), dtype))
+    transition = exploratory.Experience(*contracts.normal(key, (4,), dtype))
     scalars = [jnp.asarray(value, dtype) for value in (3.0, 0.1, 0.2, 0.05)]
 
     def change(rate):

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import contracts
 from contracts import Builder, Compiled
 from jaxsci import quadrature
 from jaxsci.control import integral, riccati
@@ -13,12 +14,12 @@ RULE = quadrature.rules.trapezoid(3, 0.0, 0.1)
 
 def _matrices(key, dtype):
     """A stable two-dimensional problem."""
-    A = jnp.asarray([[-1.0, 1.0], [0.0, -2.0]], dtype) + 0.2 * jax.random.normal(key, (2, 2), dtype)
+    A = jnp.asarray([[-1.0, 1.0], [0.0, -2.0]], dtype) + 0.2 * contracts.normal(key, (2, 2), dtype)
     return A, jnp.asarray([[0.0], [1.0]], dtype), jnp.eye(2, dtype=dtype), jnp.eye(1, dtype=dtype)
 
 
 def _start(key, dtype):
-    return jnp.asarray([1.0, -2.0], dtype) + 0.1 * jax.random.normal(key, (2,), dtype)
+    return jnp.asarray([1.0, -2.0], dtype) + 0.1 * contracts.normal(key, (2,), dtype)
 
 
 def _tolerances(dtype):
@@ -47,8 +48,8 @@ def _samples(key, dtype):
         )  # fmt: skip
         return found.weights, found.residual, found.rank, found.status
 
-    samples = jax.random.normal(key, (5, 3, 2), dtype)
-    return run, (jax.random.normal(jax.random.fold_in(key, 1), (3,), dtype), samples, *_matrices(key, dtype))
+    samples = contracts.normal(key, (5, 3, 2), dtype)
+    return run, (contracts.normal(jax.random.fold_in(key, 1), (3,), dtype), samples, *_matrices(key, dtype))
 
 
 def _iteration(key, dtype):
@@ -75,7 +76,7 @@ def _policy(key, dtype):
     def run(weights, x, *matrices):
         return integral.policy(integral.linear_quadratic(*matrices), integral.quadratic, weights, x)
 
-    return run, (jax.random.normal(key, (3,), dtype), _start(key, dtype), *_matrices(key, dtype))
+    return run, (contracts.normal(key, (3,), dtype), _start(key, dtype), *_matrices(key, dtype))
 
 
 def _features(function):
@@ -83,7 +84,7 @@ def _features(function):
 
 
 def _bound(key, dtype):
-    return integral.newton_bound, tuple(jax.random.uniform(key, (2, 3), dtype, 0.1, 0.4))
+    return integral.newton_bound, tuple(contracts.uniform(key, (2, 3), dtype, 0.1, 0.4))
 
 
 def _kleinman(key, dtype):
@@ -107,7 +108,7 @@ def _hjb(key, dtype):
     def run(P, x, *matrices):
         return riccati.hjb_residual(lambda y: y @ P @ y, integral.linear_quadratic(*matrices), x)
 
-    return run, (jax.random.normal(key, (2, 2), dtype), _start(key, dtype), *_matrices(key, dtype))
+    return run, (contracts.normal(key, (2, 2), dtype), _start(key, dtype), *_matrices(key, dtype))
 
 
 def _solve():

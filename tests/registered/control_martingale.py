@@ -34,9 +34,9 @@ def _condition(discount, **kwargs):
 def _inputs(key, dtype):
     return (
         key,
-        jax.random.normal(key, (2,), dtype),
-        jax.random.normal(jax.random.fold_in(key, 1), (), dtype),
-        jax.random.uniform(jax.random.fold_in(key, 2), (), dtype, 0.1, 0.9),
+        contracts.normal(key, (2,), dtype),
+        contracts.normal(jax.random.fold_in(key, 1), (), dtype),
+        contracts.uniform(jax.random.fold_in(key, 2), (), dtype, 0.1, 0.9),
     )
 
 
@@ -110,7 +110,7 @@ def _linear(key, dtype):
         value = martingale.linear_value(_features, terminal=_square, horizon=jnp.ones_like(t))
         return value.apply(params, t, x)
 
-    return run, (jax.random.normal(key, (2,), dtype), jnp.asarray(0.3, dtype), jax.random.normal(key, (), dtype))
+    return run, (contracts.normal(key, (2,), dtype), jnp.asarray(0.3, dtype), contracts.normal(key, (), dtype))
 
 
 CFG = nn.mlp.config(2, (4,), 1)
@@ -121,7 +121,7 @@ def _network(key, dtype):
         value = martingale.mlp_value(CFG, terminal=_square, horizon=jnp.ones_like(t))
         return value.apply(params, t, x)
 
-    return run, (nn.mlp.init(key, CFG, dtype=dtype), jnp.asarray(0.3, dtype), jax.random.normal(key, (), dtype))
+    return run, (nn.mlp.init(key, CFG, dtype=dtype), jnp.asarray(0.3, dtype), contracts.normal(key, (), dtype))
 
 
 def check_martingale_method(make, key, dtype):

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
+import contracts
 import jaxsci
 from contracts import Bad, Compiled, Driver
 from jaxsci.core import (
@@ -29,7 +30,7 @@ from jaxsci.core.protocols import Decision
 
 def _nest(key, dtype):
     a, b = jax.random.split(key)
-    return {"a": jax.random.normal(a, (2, 3), dtype), "b": (jax.random.normal(b, (4,), dtype),)}
+    return {"a": contracts.normal(a, (2, 3), dtype), "b": (contracts.normal(b, (4,), dtype),)}
 
 
 def _two(key, dtype):
@@ -37,7 +38,7 @@ def _two(key, dtype):
 
 
 def _axpy(key, dtype):
-    return tree.axpy, (jax.random.normal(key, (), dtype), *_two(key, dtype))
+    return tree.axpy, (contracts.normal(key, (), dtype), *_two(key, dtype))
 
 
 def _where(key, dtype):
@@ -45,22 +46,22 @@ def _where(key, dtype):
 
 
 def _numbers(key, dtype):
-    return lambda x: tree.as_arrays({"x": x, "n": 2}), (jax.random.normal(key, (), dtype),)
+    return lambda x: tree.as_arrays({"x": x, "n": 2}), (contracts.normal(key, (), dtype),)
 
 
 def _cast(key, dtype):
     other = jnp.ones(3, jnp.float16)
-    return lambda x: tree.cast({"x": x, "y": other, "n": jnp.int32(2)}, x.dtype), (jax.random.normal(key, (3,), dtype),)
+    return lambda x: tree.cast({"x": x, "y": other, "n": jnp.int32(2)}, x.dtype), (contracts.normal(key, (3,), dtype),)
 
 
 def _index(key, dtype):
-    return tree.dynamic_index, (jax.random.normal(key, (5, 2), dtype), jax.random.randint(key, (), 0, 5))
+    return tree.dynamic_index, (contracts.normal(key, (5, 2), dtype), jax.random.randint(key, (), 0, 5))
 
 
 def _product(function, right=(3, 2)):
     def make(key, dtype):
         a, b = jax.random.split(key)
-        return function, (jax.random.normal(a, (2, 3), dtype), jax.random.normal(b, right, dtype))
+        return function, (contracts.normal(a, (2, 3), dtype), contracts.normal(b, right, dtype))
 
     return make
 
@@ -110,7 +111,7 @@ def _while(kind):
         return x, steps
 
     def make(key, dtype):
-        return run, (jax.random.uniform(key, (), dtype, 0.3, 0.6), 5 + jax.random.uniform(key, (3,), dtype))
+        return run, (contracts.uniform(key, (), dtype, 0.3, 0.6), 5 + contracts.uniform(key, (3,), dtype))
 
     return make
 
@@ -124,7 +125,7 @@ def _scan(key, dtype):
     def run(carry, xs):
         return loops.checkpointed_scan(_add, carry, xs, segment=3)
 
-    return run, (jax.random.normal(key, (2,), dtype), jax.random.normal(key, (7, 2), dtype))
+    return run, (contracts.normal(key, (2,), dtype), contracts.normal(key, (7, 2), dtype))
 
 
 # --- train and checkpoint ----------------------------------------------------------------------------------
@@ -148,7 +149,7 @@ def _loss(params, batch, key):
 
 
 def _batches(key, i):
-    return jax.random.normal(key, (3,), jnp.float32)
+    return contracts.normal(key, (3,), jnp.float32)
 
 
 def _init(params):
@@ -156,14 +157,14 @@ def _init(params):
 
 
 def _params(key, dtype):
-    return {"w": jax.random.normal(key, (3,), dtype)}
+    return {"w": contracts.normal(key, (3,), dtype)}
 
 
 def _step(key, dtype):
     def run(key, params, batch):
         return train.step(key, _init(params), batch, loss=_loss, optimizer=_Descent)
 
-    return run, (key, _params(key, dtype), jax.random.normal(key, (3,), dtype))
+    return run, (key, _params(key, dtype), contracts.normal(key, (3,), dtype))
 
 
 def _run(key, dtype):
@@ -213,11 +214,11 @@ def _save_works(folder):
 
 
 def _vector(key, dtype):
-    return jax.random.normal(key, (3,), dtype)
+    return contracts.normal(key, (3,), dtype)
 
 
 def _scalar(key, dtype):
-    return lambda x: types.as_scalar(x, "f", "x"), (jax.random.normal(key, (), dtype),)
+    return lambda x: types.as_scalar(x, "f", "x"), (contracts.normal(key, (), dtype),)
 
 
 def _float_dtype(folder):
@@ -239,12 +240,12 @@ def _as_partial(folder):
 
 def _drawn(key, dtype):
     mask = jnp.array([True, False, True, True])
-    return lambda key, p: policies.draw(key, p, mask), (key, jax.random.uniform(key, (4,), dtype))
+    return lambda key, p: policies.draw(key, p, mask), (key, contracts.uniform(key, (4,), dtype))
 
 
 def _chosen(key, dtype):
     mask = jnp.array([True, False, True, True])
-    return lambda scores: policies.choose_least(scores, mask), (jax.random.normal(key, (4,), dtype),)
+    return lambda scores: policies.choose_least(scores, mask), (contracts.normal(key, (4,), dtype),)
 
 
 def _masks(function):
@@ -256,7 +257,7 @@ def _bad_mask(folder):
 
 
 def _played(key, dtype):
-    return lambda p: policies.played(Decision(jnp.int32(0), p)), (jax.random.normal(key, (), dtype),)
+    return lambda p: policies.played(Decision(jnp.int32(0), p)), (contracts.normal(key, (), dtype),)
 
 
 def _round_keys(key, dtype):

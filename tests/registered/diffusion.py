@@ -7,6 +7,7 @@ import numpy as np
 import scipy.stats
 from jax.tree_util import Partial
 
+import contracts
 from contracts import Bad, Builder, Compiled, Driver
 from jaxsci import diffusion
 from jaxsci.diffusion import grids, predictions, rules, schedules, solvers, tables
@@ -17,12 +18,12 @@ LAMS = np.asarray([-2.0, -1.1, -0.3, 0.8, 1.4])
 
 
 def numbers(key, dtype, num, low=0.1, high=0.9):
-    return tuple(jax.random.uniform(key, (num,), dtype, low, high))
+    return tuple(contracts.uniform(key, (num,), dtype, low, high))
 
 
 def _lams(key, dtype, num=5):
     """Rising nodes, steps of .3 to 1."""
-    return jnp.cumsum(jax.random.uniform(key, (num,), dtype, 0.3, 1.0)) - 2
+    return jnp.cumsum(contracts.uniform(key, (num,), dtype, 0.3, 1.0)) - 2
 
 
 def alpha_sigma(lams):
@@ -42,8 +43,8 @@ def _schedule(build, ranges):
             return lam, schedule.t_of_lam(lam - 0.1), schedule.alpha_sigma(lam), schedule.rate(lam)
 
         keys = jax.random.split(key, len(ranges) + 1)
-        parameters = (jax.random.uniform(k, (), dtype, *r) for k, r in zip(keys[1:], ranges))
-        return run, (jax.random.uniform(keys[0], (), dtype, 0.3, 0.8), *parameters)
+        parameters = (contracts.uniform(k, (), dtype, *r) for k, r in zip(keys[1:], ranges))
+        return run, (contracts.uniform(keys[0], (), dtype, 0.3, 0.8), *parameters)
 
     return Compiled(make, grad=tuple(range(len(ranges) + 1)))
 
@@ -115,7 +116,7 @@ def _start(key, dtype):
     def run(key, image):
         return grids.start(key, grid, image, node=1)
 
-    return run, (key, jax.random.normal(key, (3,), dtype))
+    return run, (key, contracts.normal(key, (3,), dtype))
 
 
 # --- predictions --------------------------------------------------------------------------------------------
@@ -126,8 +127,8 @@ def _convert(key, dtype):
         return [predictions.convert(kind, output, x, alpha, sigma) for kind in predictions.KINDS[:-1]]
 
     keys = jax.random.split(key, 3)
-    pair = jax.random.uniform(keys[2], (2,), dtype, 0.2, 0.9)
-    return run, (jax.random.normal(keys[0], (3,), dtype), jax.random.normal(keys[1], (3,), dtype), *pair)
+    pair = contracts.uniform(keys[2], (2,), dtype, 0.2, 0.9)
+    return run, (contracts.normal(keys[0], (3,), dtype), contracts.normal(keys[1], (3,), dtype), *pair)
 
 
 def _model(scale, x, t, cond):
@@ -145,7 +146,7 @@ def _denoiser(key, dtype):
         return guided(scale)(x, t, cond, w)
 
     scale, t, cond, w = numbers(key, dtype, 4)
-    return run, (scale, jax.random.normal(key, (3,), dtype), t, cond, 3 * w)
+    return run, (scale, contracts.normal(key, (3,), dtype), t, cond, 3 * w)
 
 
 # --- rules and tables in compiled code ----------------------------------------------------------------------
@@ -220,7 +221,7 @@ def _sample(key, dtype):
         return diffusion.sample(key, guided(scale), table, x_T, cond=0.5, guidance_scale=w, save="trajectory")
 
     scale, w = numbers(key, dtype, 2)
-    return run, (key, scale, jax.random.normal(key, (3,), dtype), w)
+    return run, (key, scale, contracts.normal(key, (3,), dtype), w)
 
 
 R = "jaxsci.diffusion."

@@ -1,9 +1,9 @@
 """Entries of jaxsci.diffusion.interop, its diffusers and jaxsci.diffusion.names."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
+import contracts
 from contracts import Bad, Builder, Compiled, Driver
 from jaxsci import diffusion
 from jaxsci.diffusion import grids, interop, names, predictions, schedules, solvers
@@ -31,7 +31,7 @@ def _denoiser(key, dtype):
     def run(x, t, scale):
         return interop.denoiser(it, lambda x, t, cond: scale * x)(x, t, None, 1.0)
 
-    x = jax.random.normal(key, (3,), dtype)
+    x = contracts.normal(key, (3,), dtype)
     return run, (x, jnp.asarray(2.0, dtype) + x[0] ** 2, jnp.asarray(0.5, dtype))
 
 

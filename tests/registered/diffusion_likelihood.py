@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
+import contracts
 from contracts import Compiled
 from jaxsci.diffusion import likelihood, schedules
 
@@ -33,7 +34,7 @@ def _log_prob(trace):
             )  # fmt: skip
             return found.value, found.latent, found.status
 
-        x = jax.random.normal(key, (3,), dtype)
+        x = contracts.normal(key, (3,), dtype)
         return run, (x, 0.1 * x[::-1], jax.random.fold_in(key, 1))
 
     return make
@@ -45,7 +46,7 @@ def _transport(to):
             found = likelihood.transport(Partial(_noise, mean), schedules.vp_linear(), x, to, **_tolerances(dtype))
             return found.value, found.status
 
-        x = jax.random.normal(key, (3,), dtype)
+        x = contracts.normal(key, (3,), dtype)
         return run, (x, 0.1 * x[::-1])
 
     return make
@@ -55,7 +56,7 @@ def _bits(key, dtype):
     def run(log_prob, bin_width):
         return likelihood.bits_per_dimension(log_prob, 5, bin_width=bin_width)
 
-    return run, (jax.random.normal(key, (4,), dtype), jnp.asarray(0.125, dtype))
+    return run, (contracts.normal(key, (4,), dtype), jnp.asarray(0.125, dtype))
 
 
 ENTRIES = {

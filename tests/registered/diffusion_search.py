@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import contracts
 from contracts import Bad, Builder, Compiled, Driver
 from jaxsci.diffusion import grids, schedules, search, solvers, unified
 
@@ -82,7 +83,7 @@ def _model(x, t, cond, w):
 
 def _matching(key, dtype):
     table = solvers.ddim(grids.at_lams(_VP, _LAMS))
-    x = jax.random.normal(key, (4, 2), dtype)
+    x = contracts.normal(key, (4, 2), dtype)
     return lambda x, y: search.matching(_model, x, y)(table), (x, x[::-1])
 
 

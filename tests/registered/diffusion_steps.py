@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import contracts
 from contracts import Builder, Compiled
 from jaxsci import diffusion
 from jaxsci.diffusion import adaptive, dense, grids, hooks, rules
@@ -18,8 +19,8 @@ def _data_hook(build, num):
             return build(*parameters)(data, data, jnp.asarray(0.5, data.dtype), key)
 
         keys = jax.random.split(key, num + 1)
-        parameters = (jax.random.uniform(k, (), dtype, 0.5, 0.9) for k in keys[1:])
-        return run, (2 * jax.random.normal(keys[0], (5,), dtype), *parameters)
+        parameters = (contracts.uniform(k, (), dtype, 0.5, 0.9) for k in keys[1:])
+        return run, (2 * contracts.normal(keys[0], (5,), dtype), *parameters)
 
     return Compiled(make, grad=tuple(range(num + 1)))
 
@@ -28,7 +29,7 @@ def _replace(key, dtype):
     def run(key, x, known, mask):
         return hooks.replace_known(known, mask, VP)(x, jnp.asarray(0.5, x.dtype), key)
 
-    return run, (key, jax.random.normal(key, (3,), dtype), *numbers(key, dtype, 2))
+    return run, (key, contracts.normal(key, (3,), dtype), *numbers(key, dtype, 2))
 
 
 def _compose(low, high):
@@ -53,7 +54,7 @@ def _dense_evaluate(key, dtype):
         return dense.evaluate(points, diffusion.Trajectory(x, data, noise))
 
     keys = jax.random.split(key, 3)
-    return run, tuple(jax.random.normal(k, (n, 3), dtype) for k, n in zip(keys, (5, 4, 4)))
+    return run, tuple(contracts.normal(k, (n, 3), dtype) for k, n in zip(keys, (5, 4, 4)))
 
 
 def _adaptive(key, dtype):
@@ -64,7 +65,7 @@ def _adaptive(key, dtype):
         return result.value, result.status
 
     scale, w = numbers(key, dtype, 2)
-    return run, (scale, jax.random.normal(key, (3,), dtype), w)
+    return run, (scale, contracts.normal(key, (3,), dtype), w)
 
 
 R = "jaxsci.diffusion."

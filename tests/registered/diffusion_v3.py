@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
+import contracts
 from contracts import Bad, Builder, Compiled, Driver
 from jaxsci.diffusion import grids, schedules, statistics, tables, v3
 
@@ -29,14 +30,14 @@ def _estimate(key, dtype):
             key, Partial(_noise, mean), VP, data, lams=LAMS, num_samples=6, num_probes=2, batch_size=4
         )
 
-    return run, (key, jax.random.normal(key, (3,), dtype), jax.random.normal(jax.random.fold_in(key, 1), (5, 3), dtype))
+    return run, (key, contracts.normal(key, (3,), dtype), contracts.normal(jax.random.fold_in(key, 1), (5, 3), dtype))
 
 
 def _constant(key, dtype):
     def run(lams, l, s, b):  # noqa: E741
         return statistics.constant(VP, l, s, b, lams=lams)
 
-    return run, (jnp.asarray(LAMS, dtype), *jax.random.uniform(key, (3, 2), dtype))
+    return run, (jnp.asarray(LAMS, dtype), *contracts.uniform(key, (3, 2), dtype))
 
 
 def _levels(shape=(2,)):
@@ -59,7 +60,7 @@ def _other_file(folder):
 
 def _random_statistics(key, dtype):
     # l, s, b of natural size, smooth enough for differences of step 1e-6
-    l, s, b = jax.random.uniform(key, (3, 5, 2), dtype)  # noqa: E741
+    l, s, b = contracts.uniform(key, (3, 5, 2), dtype)  # noqa: E741
     return statistics.Statistics(jnp.asarray(LAMS, dtype), l, s - 0.5, b)
 
 
@@ -67,7 +68,7 @@ NODES = (-2.6, -1.1, 0.2, 2.3)
 
 
 def _nodes(key, dtype):
-    return jnp.asarray(NODES, dtype) + 0.1 * jax.random.uniform(key, (4,), dtype)
+    return jnp.asarray(NODES, dtype) + 0.1 * contracts.uniform(key, (4,), dtype)
 
 
 def _rule(key, dtype):

@@ -17,14 +17,14 @@ def _gram(make, *hyper):
         def run(*args):
             return kernels.gram(make(*args[:-1]), args[-1], args[-1])
 
-        move = jax.random.uniform(jax.random.fold_in(key, 1), (), dtype, 0.9, 1.1)
-        return run, (*(jnp.asarray(h, dtype) * move for h in hyper), jax.random.normal(key, (4, 2), dtype))
+        move = contracts.uniform(jax.random.fold_in(key, 1), (), dtype, 0.9, 1.1)
+        return run, (*(jnp.asarray(h, dtype) * move for h in hyper), contracts.normal(key, (4, 2), dtype))
 
     return Compiled(entry, grad=tuple(range(len(hyper) + 1)))
 
 
 def _hamming(key, dtype):
-    categories = jnp.round(2 * jax.random.uniform(key, (4, 5), dtype))
+    categories = jnp.round(2 * contracts.uniform(key, (4, 5), dtype))
     return lambda g: kernels.gram(kernels.hamming(g), categories, categories), (jnp.asarray(0.7, dtype),)
 
 
@@ -37,7 +37,7 @@ def _entry(read, grad=(0, 1, 2, 3)):
             return read(process, x[4], y[4])
 
         mask = jnp.asarray([True, False, True, True])
-        x, y = jax.random.normal(key, (5, 2), dtype), jax.random.normal(jax.random.fold_in(key, 1), (5,), dtype)
+        x, y = contracts.normal(key, (5, 2), dtype), contracts.normal(jax.random.fold_in(key, 1), (5,), dtype)
         return run, (jnp.asarray(0.8, dtype), jnp.asarray(0.1, dtype), x, y)
 
     return Compiled(make, grad=grad)
@@ -56,7 +56,7 @@ def _fit(key, dtype):
         x = jnp.linspace(0, 3, 8, dtype=dtype)[:, None]
         return gp.fit(_model, params, x, y, log_prior=_log_prior, max_steps=40, tol=1e-3).value
 
-    y = jnp.sin(2 * jnp.linspace(0, 3, 8, dtype=dtype)) + 0.1 * jax.random.normal(key, (8,), dtype)
+    y = jnp.sin(2 * jnp.linspace(0, 3, 8, dtype=dtype)) + 0.1 * contracts.normal(key, (8,), dtype)
     return run, ({"length": jnp.asarray(1.0, dtype), "noise": jnp.asarray(0.1, dtype)}, y)
 
 
@@ -104,7 +104,7 @@ def _make_surrogate(key, dtype):
         made = bandits.regressors.gp_surrogate(arms, capacity=3, center=center)
         return made.arms, made.center, made.params
 
-    return run, (jax.random.normal(key, (4, 2), dtype), jnp.asarray(0.5, dtype))
+    return run, (contracts.normal(key, (4, 2), dtype), jnp.asarray(0.5, dtype))
 
 
 def _params(dtype):
@@ -117,7 +117,7 @@ def _interface_model(key, dtype):
         inputs = contexts, jnp.asarray(ARMS, dtype)
         return kernels.gram(kernel, inputs, inputs), noise
 
-    return run, (_params(dtype), jax.random.normal(key, (4, 3), dtype))
+    return run, (_params(dtype), contracts.normal(key, (4, 3), dtype))
 
 
 ENTRIES = {

@@ -13,7 +13,7 @@ SHAPE = (4, 5)
 
 
 def _grid(key, dtype, i=0):
-    return jax.random.normal(jax.random.fold_in(key, i), SHAPE, dtype)
+    return contracts.normal(jax.random.fold_in(key, i), SHAPE, dtype)
 
 
 def _solve(key, dtype):
@@ -24,7 +24,7 @@ def _solve(key, dtype):
         result = linear.solve(op, b, method=linear.methods.sor(omega), tol=tol)
         return result.value, result.steps, result.status
 
-    shift = jax.random.uniform(key, (), dtype, 0.1, 0.4)
+    shift = contracts.uniform(key, (), dtype, 0.1, 0.4)
     return run, (_grid(key, dtype), shift, jnp.asarray(1.3, dtype))
 
 
@@ -39,7 +39,7 @@ def _shifted(key, dtype):
     def run(shift, x):
         return linear.operators.shifted_laplacian(SHAPE, shift).mv(x)
 
-    return run, (jax.random.normal(key, (), dtype), _grid(key, dtype))
+    return run, (contracts.normal(key, (), dtype), _grid(key, dtype))
 
 
 def _diffusion(key, dtype):
@@ -47,27 +47,27 @@ def _diffusion(key, dtype):
         return linear.operators.diffusion(down, right, step).mv(x)
 
     keys = jax.random.split(key, 3)
-    down, right = jax.random.uniform(keys[0], (3, 5), dtype), jax.random.uniform(keys[1], (4, 4), dtype)
-    return run, (down, right, jax.random.uniform(keys[2], (), dtype), _grid(key, dtype))
+    down, right = contracts.uniform(keys[0], (3, 5), dtype), contracts.uniform(keys[1], (4, 4), dtype)
+    return run, (down, right, contracts.uniform(keys[2], (), dtype), _grid(key, dtype))
 
 
 def _dense(key, dtype):
     def run(matrix, x):
         return linear.operators.dense(matrix).mv(x)
 
-    return run, (jax.random.normal(key, (5, 5), dtype), jax.random.normal(key, (5,), dtype))
+    return run, (contracts.normal(key, (5, 5), dtype), contracts.normal(key, (5,), dtype))
 
 
 def _radius(key, dtype):
-    return lambda c: linear.theory.laplacian_radius(SHAPE, c), (jax.random.uniform(key, (3,), dtype),)
+    return lambda c: linear.theory.laplacian_radius(SHAPE, c), (contracts.uniform(key, (3,), dtype),)
 
 
 def _young_omega(key, dtype):
-    return linear.theory.young_omega, (jax.random.uniform(key, (3,), dtype, 0.1, 0.95),)
+    return linear.theory.young_omega, (contracts.uniform(key, (3,), dtype, 0.1, 0.95),)
 
 
 def _young_rate(key, dtype):
-    radius = jax.random.uniform(key, (3,), dtype, 0.5, 0.9)
+    radius = contracts.uniform(key, (3,), dtype, 0.5, 0.9)
     return linear.theory.young_rate, (jnp.asarray([1.0, 1.02, 1.9], dtype), radius)
 
 
@@ -75,7 +75,7 @@ def _laplacian_omega(key, dtype):
     def run(shift):
         return linear.streams.laplacian_omega(0, shift, shape=SHAPE)
 
-    return run, (jax.random.uniform(key, (), dtype),)
+    return run, (contracts.uniform(key, (), dtype),)
 
 
 def _stream_entry(make):
@@ -111,7 +111,7 @@ def _stream_args(make, key, dtype):
         return (jnp.asarray(-0.1, dtype),)
     if make is _heat_stream:
         return (jnp.asarray(1e-3, dtype),)
-    return (jax.random.uniform(key, (2, *SHAPE), dtype),)
+    return (contracts.uniform(key, (2, *SHAPE), dtype),)
 
 
 ARMS = (1.0, 1.2, 1.4)
@@ -156,7 +156,7 @@ def _iterations(key, dtype):
         result = linear.Result(residual, jnp.int32(7), residual, jnp.int32(0), residual)
         return linear.iterations(result, None, None)
 
-    return run, (jax.random.uniform(key, (), dtype),)
+    return run, (contracts.uniform(key, (), dtype),)
 
 
 def _method(make):

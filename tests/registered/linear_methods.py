@@ -36,7 +36,7 @@ def _refined():
 
 def _surrogate(key, dtype):
     return linear.theory.surrogate, tuple(
-        jax.random.uniform(jax.random.fold_in(key, i), (3,), dtype, 0.1, 0.9) for i in range(3)
+        contracts.uniform(jax.random.fold_in(key, i), (3,), dtype, 0.1, 0.9) for i in range(3)
     )
 
 
@@ -47,7 +47,7 @@ def _spectral(make):
         def run(shift, start):
             return make(linear.operators.shifted_laplacian(SHAPE, shift), start)
 
-        return run, (jax.random.uniform(key, (), dtype), jax.random.normal(key, SHAPE, dtype))
+        return run, (contracts.uniform(key, (), dtype), contracts.normal(key, SHAPE, dtype))
 
     return entry
 
@@ -74,7 +74,7 @@ def _from_lineax(key, dtype):
     def run(matrix, x):
         return linear.interop.from_lineax(lineax.MatrixLinearOperator(matrix)).mv(x)
 
-    return run, (jax.random.normal(key, (4, 4), dtype), jax.random.normal(key, (4,), dtype))
+    return run, (contracts.normal(key, (4, 4), dtype), contracts.normal(key, (4,), dtype))
 
 
 def _to_lineax(folder):

@@ -19,7 +19,7 @@ INDICES, INDPTR = np.array([1, 0, 2, 2, 0, 3, 3]), np.array([0, 2, 3, 5, 7])  # 
 
 def _normals(key, dtype, *shapes):
     keys = jax.random.split(key, len(shapes))
-    return tuple(jax.random.normal(k, shape, dtype) for k, shape in zip(keys, shapes))
+    return tuple(contracts.normal(k, shape, dtype) for k, shape in zip(keys, shapes))
 
 
 def _entry(run, *shapes):

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import contracts
 from contracts import Bad, Compiled, Driver
 from jaxsci.core import checkpoint
 from jaxsci.diffusion import schedules
@@ -18,7 +19,7 @@ def _params(key, dtype):
 
 
 def _apply(key, dtype):
-    x = jax.random.normal(key, (64,), dtype)
+    x = contracts.normal(key, (64,), dtype)
     return lambda x, lam, params: digits.apply(params, x, lam, 3), (x, x[0], _params(key, dtype))
 
 
@@ -27,7 +28,7 @@ def _denoiser(key, dtype):
         label, t = jnp.int32(3), jnp.asarray(0.3, x.dtype)
         return digits.denoiser(params, guidance="classifier_free")(x, t, label, w)
 
-    x = jax.random.normal(key, (64,), dtype)
+    x = contracts.normal(key, (64,), dtype)
     return run, (x, x[0], _params(key, dtype))
 
 
@@ -35,7 +36,7 @@ def _loss(key, dtype):
     def run(images, labels, params, key):
         return digits.loss(params, (images, labels), key)
 
-    images, labels = jax.random.normal(key, (4, 64), dtype), jnp.arange(4, dtype=jnp.int32)
+    images, labels = contracts.normal(key, (4, 64), dtype), jnp.arange(4, dtype=jnp.int32)
     return run, (images, labels, _params(key, dtype), jax.random.fold_in(key, 1))
 
 

@@ -16,7 +16,7 @@ def _init(key, dtype):
 
 def _apply(key, dtype):
     params = nn.mlp.init(key, CFG, dtype=dtype)
-    return lambda p, x: nn.mlp.apply(p, CFG, x), (params, jax.random.normal(key, (3,), dtype))
+    return lambda p, x: nn.mlp.apply(p, CFG, x), (params, contracts.normal(key, (3,), dtype))
 
 
 DECODER = nn.transformer.config(
@@ -25,7 +25,7 @@ DECODER = nn.transformer.config(
 
 
 def _normal(key, dtype, *shapes):
-    return tuple(jax.random.normal(jax.random.fold_in(key, i), shape, dtype) for i, shape in enumerate(shapes))
+    return tuple(contracts.normal(jax.random.fold_in(key, i), shape, dtype) for i, shape in enumerate(shapes))
 
 
 def _layer(function, *shapes):

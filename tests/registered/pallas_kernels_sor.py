@@ -12,10 +12,10 @@ def _sor(key, dtype):
         return pallas_kernels.sor(u, b, coefficients, omega, num_sweeps=3, residuals=False)
 
     keys = jax.random.split(key, 5)
-    u, b = (jax.random.normal(k, (3, 4), dtype) for k in keys[:2])
-    around = -jax.random.uniform(keys[2], (4, 3, 4), dtype, 0.5, 1.0)
-    diagonal = jax.random.uniform(keys[3], (1, 3, 4), dtype, 4.2, 5.0)
-    return run, (u, b, jnp.concatenate([diagonal, around]), jax.random.uniform(keys[4], (), dtype, 1.0, 1.6))
+    u, b = (contracts.normal(k, (3, 4), dtype) for k in keys[:2])
+    around = -contracts.uniform(keys[2], (4, 3, 4), dtype, 0.5, 1.0)
+    diagonal = contracts.uniform(keys[3], (1, 3, 4), dtype, 4.2, 5.0)
+    return run, (u, b, jnp.concatenate([diagonal, around]), contracts.uniform(keys[4], (), dtype, 1.0, 1.6))
 
 
 ENTRIES = {

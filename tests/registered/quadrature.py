@@ -1,11 +1,11 @@
 """Entries of jaxsci.quadrature."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.integrate
 import scipy.special
 
+import contracts
 from contracts import Builder, Compiled
 from jaxsci import quadrature
 
@@ -16,27 +16,27 @@ def _integrate(key, dtype):
     def run(a, b, c):
         return quadrature.integrate(lambda t: {"f": jnp.sin(c * t)}, RULES.simpson(5), a, b)
 
-    return run, tuple(jax.random.uniform(key, (3,), dtype))
+    return run, tuple(contracts.uniform(key, (3,), dtype))
 
 
 def _apply(key, dtype):
     def run(weights, samples):
         return quadrature.apply(weights, samples, axis=1)
 
-    return run, (jax.random.normal(key, (4,), dtype), jax.random.normal(key, (2, 4, 3), dtype))
+    return run, (contracts.normal(key, (4,), dtype), contracts.normal(key, (2, 4, 3), dtype))
 
 
 def _trapezoid(key, dtype):
     return quadrature.cumulative_trapezoid, (
-        jax.random.normal(key, (4, 2), dtype),
-        jnp.cumsum(jax.random.uniform(key, (4,), dtype)),
+        contracts.normal(key, (4, 2), dtype),
+        jnp.cumsum(contracts.uniform(key, (4,), dtype)),
     )
 
 
 def _simpson(key, dtype):
     return quadrature.cumulative_simpson, (
-        jax.random.normal(key, (5, 2), dtype),
-        jax.random.uniform(key, (), dtype, 0.1, 1.0),
+        contracts.normal(key, (5, 2), dtype),
+        contracts.uniform(key, (), dtype, 0.1, 1.0),
     )
 
 

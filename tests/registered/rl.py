@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+import contracts
 from contracts import Bad, Compiled, Driver
 from jaxsci.core.protocols import Environment, TimeStep
 from jaxsci.rl import dqn, replay_buffer
@@ -55,12 +56,12 @@ def _greedy(key, dtype):
     def run(key, params, x):
         return dqn.greedy(net, params)(key, x)
 
-    return run, (key, net.init(key), jax.random.normal(key, (3,), dtype))
+    return run, (key, net.init(key), contracts.normal(key, (3,), dtype))
 
 
 def _network(key, dtype):
     net = dqn.network(3, 2, hidden=(4, 4), repeats=3, dueling=True, activation="tanh", dtype=dtype)
-    return net.apply, (net.init(key), jax.random.normal(key, (3,), dtype))
+    return net.apply, (net.init(key), contracts.normal(key, (3,), dtype))
 
 
 def _epsilon(key, dtype):
@@ -74,9 +75,9 @@ def _target(key, dtype):
         return dqn.target_of((reward, following, kept, no, no.at[1].set(True)), jnp.sum, discount)
 
     keys = jax.random.split(key, 3)
-    reward, following = jax.random.normal(keys[0], (3,), dtype), jax.random.normal(keys[1], (3, 2), dtype)
-    kept = jax.random.uniform(jax.random.fold_in(key, 1), (3,), dtype, 0.5, 1.0)
-    return run, (reward, following, jax.random.uniform(keys[2], (), dtype), kept)
+    reward, following = contracts.normal(keys[0], (3,), dtype), contracts.normal(keys[1], (3, 2), dtype)
+    kept = contracts.uniform(jax.random.fold_in(key, 1), (3,), dtype, 0.5, 1.0)
+    return run, (reward, following, contracts.uniform(keys[2], (), dtype), kept)
 
 
 def _buffer(dtype):
@@ -84,11 +85,11 @@ def _buffer(dtype):
 
 
 def _replay_init(key, dtype):
-    return lambda x: replay_buffer.init(x, 3), (jax.random.normal(key, (2,), dtype),)
+    return lambda x: replay_buffer.init(x, 3), (contracts.normal(key, (2,), dtype),)
 
 
 def _replay_add(key, dtype):
-    row = {"x": jax.random.normal(key, (2, 2), dtype), "i": jnp.arange(2, dtype=jnp.int32)}
+    row = {"x": contracts.normal(key, (2, 2), dtype), "i": jnp.arange(2, dtype=jnp.int32)}
     return lambda row: replay_buffer.add(_buffer(dtype), row), (row,)
 
 
@@ -99,7 +100,7 @@ def _replay_sample(key, dtype):
             buffer = replay_buffer.add(buffer, {"x": x + i, "i": jnp.full(2, i, jnp.int32)})
         return replay_buffer.sample(key, buffer, 5, length=2)
 
-    return run, (key, jax.random.normal(key, (2, 2), dtype))
+    return run, (key, contracts.normal(key, (2, 2), dtype))
 
 
 def _a_working_optimizer(folder):

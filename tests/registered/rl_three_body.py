@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import contracts
 from contracts import Bad, Builder, Compiled, Driver
 from jaxsci.rl import three_body
 from jaxsci.rl.three_body import hermite
@@ -14,10 +15,10 @@ from jaxsci.rl.three_body import hermite
 def _bodies(key, dtype, num=3, dim=2):
     """Well apart, so that single precision holds."""
     keys = jax.random.split(key, 3)
-    mass = jax.random.uniform(keys[0], (num,), dtype, 0.2, 0.5)
+    mass = contracts.uniform(keys[0], (num,), dtype, 0.2, 0.5)
     position = 3 * jnp.arange(num * dim, dtype=dtype).reshape(num, dim) ** 1.2
-    position = position + jax.random.uniform(keys[1], (num, dim), dtype)
-    return mass, position, 0.3 * jax.random.normal(keys[2], (num, dim), dtype)
+    position = position + contracts.uniform(keys[1], (num, dim), dtype)
+    return mass, position, 0.3 * contracts.normal(keys[2], (num, dim), dtype)
 
 
 def _forces(key, dtype):
@@ -44,7 +45,7 @@ def _integrate(key, dtype):
         result = hermite.integrate(_made(*args), 2.0, parameter)
         return result.value.position, result.steps, result.status  # the energy error is all rounding
 
-    return run, (jax.random.uniform(key, (), dtype, 0.02, 0.04), *_bodies(key, dtype))
+    return run, (contracts.uniform(key, (), dtype, 0.02, 0.04), *_bodies(key, dtype))
 
 
 def _units_truth(length, mass):
@@ -61,7 +62,7 @@ def _config(dtype, **kwargs):
 
 
 def _corners(key, dtype):
-    return jnp.asarray((8.0, 3.0, -4.0, 9.0), dtype) + jax.random.uniform(key, (4,), dtype)
+    return jnp.asarray((8.0, 3.0, -4.0, 9.0), dtype) + contracts.uniform(key, (4,), dtype)
 
 
 def _start(key, dtype):
@@ -120,7 +121,7 @@ def _environment(key, dtype):
         _, answer = env.step(key, state, jnp.int32(3))
         return answer.reward, answer.observation[:-1]
 
-    return run, (key, jax.random.uniform(key, (), dtype))
+    return run, (key, contracts.uniform(key, (), dtype))
 
 
 def _published_truth(seed):
