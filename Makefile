@@ -26,8 +26,8 @@ demo: install  ## a real study: pictures, a labelled data set and a page in jaxs
 test: install  ## the suite: truths, contracts, properties, bad input (<= 10 minutes on 2 cores)
 	@$(QUICK) $(PYTEST) -m "not full and not slow and not aot and not device" $(ARGS)
 
-test-full: install  ## what `make test` leaves to the gate: notebooks, long truths
-	@$(QUICK) $(PYTEST) -m "full and not slow and not aot and not device" $(ARGS)
+test-full: install  ## what `make test` leaves to the gate: notebooks, long truths; through the default pipeline
+	@$(PYTEST) -m "full and not slow and not aot and not device" $(ARGS)
 
 test-all: install  ## everything, on both supported Pythons
 	@$(PYTEST) -m "not device" $(ARGS)

@@ -58,6 +58,7 @@ def test_notebook_at_small_size(path, tmp_path, monkeypatch):
         plt.close("all")
 
 
+@pytest.mark.full
 def test_the_demo_runs_and_runs_again(tmp_path):
     """The fast demo in a process of its own: everything is written; a second run continues instead of starting over."""
     command = [sys.executable, "-m", "jaxsci", "demo", "--fast", "--out", "out"]

@@ -4,6 +4,7 @@ import dataclasses
 from functools import cached_property, lru_cache
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
@@ -56,10 +57,14 @@ def split(size: int, rows, cols, data: Float[Array, " given"]):
     target = np.where(on, rows, 0)
     target[~on] = size + slot
     values = _add_up(data, target, size + len(places))
-    return pattern, values[:size], values[size:]
+    return pattern, jnp.asarray(values[:size]), jnp.asarray(values[size:])
 
 
 def _add_up(data, target: np.ndarray, size: int):
+    if not isinstance(data, jax.core.Tracer):  # on the host nothing has to be compiled for these shapes
+        values = np.zeros(size, data.dtype)
+        np.add.at(values, target, np.asarray(data))
+        return values
     if len(np.unique(target)) < len(target):
         return jnp.zeros(size, data.dtype).at[target].add(data)
     source = np.full(size, len(target))

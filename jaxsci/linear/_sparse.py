@@ -186,17 +186,19 @@ def banded(bands: Float[Array, "k n"], offsets: tuple[int, ...], *, symmetric: b
         >>> [float(v) for v in op.mv(jnp.array([1.0, 2.0, 3.0]))]
         [0.0, 0.0, 4.0]
     """
-    bands, offsets = jnp.asarray(bands, real_dtype("banded", bands)), tuple(operator.index(o) for o in offsets)
+    # on the host, unless traced, nothing has to be compiled for these shapes
+    xp = jnp if any(isinstance(band, jax.core.Tracer) for band in jax.tree.leaves(bands)) else np
+    bands, offsets = xp.asarray(bands, real_dtype("banded", bands)), tuple(operator.index(o) for o in offsets)
     if bands.ndim != 2 or bands.shape[1] < 1 or len(offsets) != bands.shape[0] or len(set(offsets)) < len(offsets):
         raise ValueError(
             f"banded: expected bands (k, n) with n >= 1 and k different offsets, got {bands.shape} and {offsets}"
         )
     size = bands.shape[1]
-    main = bands[offsets.index(0)] if 0 in offsets else jnp.zeros(size, bands.dtype)
+    main = bands[offsets.index(0)] if 0 in offsets else xp.zeros(size, bands.dtype)
     others = [k for k, offset in enumerate(offsets) if offset != 0 and abs(offset) < size]
     place = np.arange(size) + np.asarray([offsets[k] for k in others], np.int64)[:, None].reshape(len(others), 1)
-    held = jnp.where((place >= 0) & (place < size), bands[np.asarray(others, np.int32)], 0)
-    return Banded(main, held, tuple(offsets[k] for k in others), symmetric=symmetric)
+    held = xp.where((place >= 0) & (place < size), bands[np.asarray(others, np.int32)], xp.zeros((), bands.dtype))
+    return Banded(jnp.asarray(main), jnp.asarray(held), tuple(offsets[k] for k in others), symmetric=symmetric)
 
 
 def banded_as_sparse(op: Banded) -> Sparse:

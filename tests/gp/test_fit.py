@@ -68,7 +68,7 @@ def test_without_data_the_fit_is_the_mode_of_the_prior():
 def test_bad_starts_are_reported():
     x, y = jnp.asarray(X[:, None], "float32"), jnp.asarray(Y, "float32")
     run = jax.jit(jax.vmap(lambda start: gp.fit(model, start, x, y, max_steps=5)))
-    found = run(params(*np.array([[1, 1, 0.1], [-1, 1, 0.1], [1, np.nan, 0.1], [1e-38, 1, 0.1]], "float32").T))
+    found = run(params(*np.array([[1, 1, 0.1], [-1, 1, 0.1], [1, np.nan, 0.1], [1.2e-38, 1, 0.1]], "float32").T))
     assert np.all(found.status[1:3] == status.OUT_OF_RANGE) and np.all(found.steps[1:3] == 0)
     assert float(found.value["length"][1]) == -1 and float(found.objective[1]) == -np.inf
     assert int(found.status[3]) & (status.NONFINITE_RESULT | status.SINGULAR)
