@@ -1,5 +1,6 @@
 """Contract entries of the kernel package."""
 
+import jax.numpy as jnp
 
 import contracts
 import pallas_kernels
@@ -9,4 +10,16 @@ def _extrema(key, dtype):
     return pallas_kernels.extrema, (contracts.normal(key, (37,), dtype),)
 
 
-ENTRIES = {"pallas_kernels.extrema": contracts.Compiled(_extrema, grad=(0,))}
+def _log_weight_stats(key, dtype):
+    def run(log_weights):
+        # `largest` is held constant by the derivative, so what does not depend on it is compared.
+        largest, total, squares, trouble = pallas_kernels.log_weight_stats(log_weights)
+        return largest + jnp.log(total), total**2 / squares, trouble
+
+    return run, (contracts.normal(key, (37,), dtype),)
+
+
+ENTRIES = {
+    "pallas_kernels.extrema": contracts.Compiled(_extrema, grad=(0,)),
+    "pallas_kernels.log_weight_stats": contracts.Compiled(_log_weight_stats, grad=(0,)),
+}
