@@ -89,7 +89,8 @@ def test_corner_values(case, implementation, corners):
         np.testing.assert_allclose(a[i], b, rtol=TOL)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.full
+@pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("rung", INTERPRETED)
 def test_random_shapes(rung, seed):
     rng = np.random.default_rng(seed)

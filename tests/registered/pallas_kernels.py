@@ -19,7 +19,16 @@ def _log_weight_stats(key, dtype):
     return run, (contracts.normal(key, (37,), dtype),)
 
 
+def _resample(key, dtype):
+    def run(log_weights, offset):
+        return pallas_kernels.resample(log_weights, offset, 29)
+
+    key, other = jax.random.split(key)
+    return run, (jax.random.normal(key, (37,), dtype), jax.random.uniform(other, (), jnp.float32))
+
+
 ENTRIES = {
     "pallas_kernels.extrema": contracts.Compiled(_extrema, grad=(0,)),
     "pallas_kernels.log_weight_stats": contracts.Compiled(_log_weight_stats, grad=(0,)),
+    "pallas_kernels.resample": contracts.Compiled(_resample),
 }

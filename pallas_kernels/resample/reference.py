@@ -1,0 +1,127 @@
+r"""The meaning of `resample`, and what runs on a CPU; its parts `prefix` and `ancestors` serve other schemes.
+
+With corrected shares e' (`_fixed`) and :math:`P_i = \sum_{j \le i} e'_j`, particle i owns the slots k with
+:math:`P_{i-1} \le k + u < P_i`, so its offspring end at :math:`C_i = \lceil P_i - u \rceil`. From the last particle
+with a weight on, P is M exactly. A particle without weight has P unchanged, hence no offspring.
+
+A CPU scans element after element. Measured on two cores, ms at 1e6 and 1e7 elements and for 64 x 1e3 under vmap:
+4.4, 69, .35; by blocks of four 6.6, 202, .42; `lax.associative_scan` 10.9, 248, .58; rows of 128 side by side 10.8,
+273, .49; two `jnp.cumsum` 11.1, 238, .68. Elsewhere it is two `lax.cumsum` and a `lax.cummax`; sums are exact, so the
+bits are the same. (A tree of pairs takes minutes to compile for TPU at 2^24.) Ancestors by scatter and running maximum
+take 4 ms at 1e6, by binary search 68.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from pallas_kernels.resample import _fixed
+
+
+def prefix(weights: jax.Array, num_out: int) -> tuple[jax.Array, jax.Array]:
+    r"""Ends of the particles' shares in units of offspring, :math:`P_i = M \sum_{j \le i} w_j / \sum_j w_j`.
+
+    Each share is rounded by itself, as a float of the weights' dtype and then to 2^-31; their sums are exact. So
+    whole + fraction never decreases, stays the same where a weight is zero, and is `num_out` from the last positive
+    weight on (one below 2^-32 offspring counts as zero). Floor and ceiling of differences are those of the shares.
+    Measured against float64 for float32 weights of seven laws: off by at most 1.8e-4 offspring at n = 1e6, 1e-3 at 1e7.
+
+    Args:
+        weights: (n,), not negative, in sum between 1e-30 and 1e30. Where all are zero the first gets all offspring.
+        num_out: M, below 2^30; static.
+
+    Returns:
+        (whole (n,) int32, fraction (n,) float32 in [0, 1), a multiple of 2^-24).
+    """
+    weights = weights.astype(jnp.promote_types(weights.dtype, jnp.float32))
+    return _scan(weights, *_plan(weights, num_out), num_out, _fixed.rounded)
+
+
+def ancestors(ends: jax.Array, num_out: int) -> jax.Array:
+    r"""The particle that owns each slot: :math:`a_k = \min \{i : k < C_i\}`.
+
+    Args:
+        ends: (n,) int32, C: cumulative offspring, from 0 on never decreasing, the last one num_out.
+        num_out: number of slots; static.
+
+    Returns:
+        (num_out,) int32, never decreasing. A particle without offspring (C_i = C_{i-1}) owns none.
+    """
+    return _by_platform(_running_max, lax.cummax, first_slots(ends, num_out))
+
+
+def first_slots(ends, num_out: int):
+    """(num_out,) int32: the index of each particle with offspring at the first of its slots, 0 elsewhere."""
+    n = ends.shape[0]
+    starts = jnp.concatenate([jnp.zeros(1, ends.dtype), ends[:-1]])
+    # Of the particles that start at one slot the last alone has offspring; those that start at num_out are dropped.
+    return jnp.zeros(num_out, jnp.int32).at[starts].max(jnp.arange(n, dtype=jnp.int32), mode="drop")
+
+
+def call(log_weights: jax.Array, offset: jax.Array, *, num_out: int) -> jax.Array:
+    """Ancestors (num_out,) int32 of log-weights (n,)."""
+    x, largest, usable = prepare(log_weights)
+    weights = jnp.exp(x - largest)
+    plan = _plan(weights, num_out)
+    ends = _scan(weights, *plan, num_out, lambda pair: _fixed.offspring_before(pair, offset, num_out))
+    return choose(ancestors(ends, num_out), usable, log_weights.shape[0], num_out)
+
+
+def prepare(log_weights):
+    """(log-weights in at least float32 with NaN as -inf, what to subtract, whether any is finite and none +inf)."""
+    x = log_weights.astype(jnp.promote_types(log_weights.dtype, jnp.float32))
+    x = jnp.where(jnp.isnan(x), -jnp.inf, x)
+    largest = jnp.max(x)
+    usable = jnp.isfinite(largest)
+    return x, jnp.where(usable, largest, 0), usable
+
+
+def choose(drawn, usable, n: int, num_out: int):
+    """The ancestors, or k modulo n where the weights are of no use."""
+    return jnp.where(usable, drawn, jnp.arange(num_out, dtype=jnp.int32) % np.int32(n))
+
+
+def _plan(weights, num_out):
+    """(scale, excess, index of the last share that is not zero): what makes the shares sum to num_out."""
+    scale = _fixed.coarse_scale(jnp.sum(weights), num_out).astype(weights.dtype)
+    pairs = _fixed.shares(weights, scale)
+    start = (np.int32(0), np.int32(0))
+    total = lax.reduce(pairs, start, _fixed.add, (0,))
+    index = jnp.arange(weights.shape[0], dtype=jnp.int32)
+    last = jnp.max(jnp.where((pairs[0] > 0) | (pairs[1] > 0), index, 0))
+    return scale, _fixed.excess_of(total, num_out, weights.dtype), last
+
+
+def _scan(weights, scale, excess, last, num_out: int, finish):
+    """finish(pair) of the running sums of corrected shares, whose end is (num_out, 0) from `last` on."""
+
+    def in_order(*pairs):
+        def step(pair, x):
+            pair = _fixed.add(pair, x)
+            return pair, finish(pair)
+
+        return lax.scan(step, _fixed.zeros(), pairs)[1]
+
+    def as_tree(*pairs):
+        return finish(_fixed.running(pairs, lax.cumsum))
+
+    running = _by_platform(in_order, as_tree, *_fixed.corrected(weights, scale, excess))
+    at_end = finish((np.int32(num_out), np.int32(0)))
+    ended = jnp.arange(weights.shape[0], dtype=jnp.int32) >= last
+    return jax.tree.map(lambda r, e: jnp.where(ended, e, r), running, at_end)
+
+
+def _running_max(x):
+    def step(largest, x):
+        largest = jnp.maximum(largest, x)
+        return largest, largest
+
+    return lax.scan(step, np.int32(0), x)[1]
+
+
+def _by_platform(on_cpu, elsewhere, *arrays):
+    return lax.platform_dependent(*arrays, cpu=on_cpu, default=elsewhere)
+
+
+__all__: list[str] = []
