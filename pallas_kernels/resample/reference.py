@@ -35,7 +35,12 @@ def prefix(weights: jax.Array, num_out: int) -> tuple[jax.Array, jax.Array]:
         (whole (n,) int32, fraction (n,) float32 in [0, 1), a multiple of 2^-24).
     """
     weights = weights.astype(jnp.promote_types(weights.dtype, jnp.float32))
-    return _scan(weights, *_plan(weights, num_out), num_out, _fixed.rounded)
+
+    def at_most(pair):
+        whole, fraction = _fixed.rounded(pair)
+        return jnp.minimum(whole, num_out), jnp.where(whole < num_out, fraction, 0)
+
+    return _scan(weights, *_plan(weights, num_out), num_out, at_most)
 
 
 def ancestors(ends: jax.Array, num_out: int) -> jax.Array:
