@@ -8,8 +8,10 @@ import numpy as np
 
 from benchmarks._harness import compare, compiled, main
 from jaxsci import linear
-from pallas_kernels import extrema, sor
+from pallas_kernels import extrema, log_weight_stats, sor
 from pallas_kernels.extrema import arg_specs
+from pallas_kernels.log_weight_stats import arg_specs as stats_specs
+from pallas_kernels.resample import arg_specs as resample_specs
 from pallas_kernels.sor import arg_specs as sor_specs
 
 
@@ -38,6 +40,81 @@ def _extrema(fast):
         line = compare(f"extrema {name} against a copy", ours, copy, peer_name="copy", **common)
         peer, ratio = 2 * line["peer"], line["ratio"] / 2
         yield line | {"peer": peer, "ratio": ratio, "note": f"ratio: share of the copy's bandwidth; {line['note']}"}
+
+
+def _stats_by_softmax(x):
+    """The same numbers as one writes them first."""
+    largest = jnp.max(x)
+    weights = jnp.exp(x - largest)
+    return largest, jnp.sum(weights), jnp.sum(weights**2), jnp.any(jnp.isnan(x)).astype(jnp.int32)
+
+
+def _relative(ours, theirs):
+    return max(abs(float(a) - float(b)) / max(abs(float(b)), 1e-30) for a, b in zip(ours[:3], theirs[:3]))
+
+
+def _by_search(x, offset):
+    """Systematic resampling as every float32 package writes it: prefix sums of the weights, then a binary search."""
+    points = (jnp.arange(x.shape[0]) + offset) / x.shape[0]
+    return jnp.clip(jnp.searchsorted(jnp.cumsum(jax.nn.softmax(x)), points, side="right"), 0, x.shape[0] - 1)
+
+
+def _violations(x):
+    """A function of ancestors: the share of particles whose offspring are off by one or more."""
+    weights = np.exp(np.asarray(x, np.float64) - float(np.max(x)))
+    shares = x.size * (weights / weights.sum())
+
+    def share(ancestors):
+        counts = np.bincount(np.asarray(ancestors), minlength=x.size)
+        return float(np.mean((counts < np.floor(shares)) | (counts > np.ceil(shares))))
+
+    return share
+
+
+def _clouds(fast):
+    """`log_weight_stats` and `resample` against the usual jax.numpy, and against a copy as the ceiling."""
+    here = "the TPU and GPU kernels: not measured here" if jax.default_backend() == "cpu" else ""
+    seconds = 0.5 if fast else 3.0
+    on_device = jax.default_backend() != "cpu"
+    for name in ("several_steps",) if fast else ("several_steps", *stats_specs.TIMED):
+        args = stats_specs.make(jax.random.key(0), name)
+        ours = compiled(lambda x: log_weight_stats(x), *args)
+        common = dict(amount=stats_specs.cost(name)[0] / 1e9, unit="GB/s", seconds=seconds)
+        note = "; ".join(filter(None, ["accuracy: largest relative difference of the results", here]))
+        peer = compiled(_stats_by_softmax, *args)
+        yield compare(
+            f"log_weight_stats {name}",
+            ours,
+            peer,
+            peer_name="jnp.max, exp, sum",
+            accuracy=_relative,
+            note=note,
+            **common,
+        )
+        yield _share_of_copy(f"log_weight_stats {name}", ours, args[0], common, 0.8 if on_device else None, here)
+    for name in ("several_steps",) if fast else ("several_steps", *resample_specs.TIMED):
+        args = resample_specs.make(jax.random.key(0), name)
+        ours = compiled(lambda x, u: resample_specs.as_many(x, u), *args)
+        common = dict(amount=resample_specs.cost(name)[0] / 1e9, unit="GB/s", seconds=seconds)
+        share = _violations(args[0])
+        peer = compiled(_by_search, *args)
+        theirs = share(_by_search(*args))
+        note = f"accuracy: share of particles whose offspring are off by one or more, {theirs:.1e} by the peer"
+        yield compare(
+            f"resample {name}", ours, peer, peer_name="cumsum, searchsorted", target=1.0, within=0.0,
+            accuracy=lambda a, b, share=share: share(a), note="; ".join(filter(None, [note, here])), **common,
+        )  # fmt: skip
+        yield _share_of_copy(f"resample {name}", ours, args[0], common, 0.5 if on_device else None, here)
+
+
+def _share_of_copy(name, ours, x, common, target, here):
+    """The row of `ours` against the bandwidth of a copy, which reads and writes: twice the bytes of x."""
+    line = compare(f"{name} against a copy", ours, compiled(lambda x: x + jnp.ones((), x.dtype), x), **common)
+    peer = line["peer"] * 2 * x.nbytes / 1e9 / common["amount"]  # its own bytes
+    ratio = line["ours"] / peer
+    note = "; ".join(filter(None, ["ratio: share of the copy's bandwidth", line["note"], here]))
+    ok = None if target is None else ratio >= target
+    return line | {"peer_name": "copy", "peer": peer, "ratio": ratio, "target": target, "ok": ok, "note": note}
 
 
 _SWEEPS, _OMEGA = 20, 1.5
@@ -108,6 +185,7 @@ def _sor(fast, peers):
 def rows(fast, peers):
     """All ops. The last ones need float64, which is switched on there."""
     yield from _extrema(fast)
+    yield from _clouds(fast)
     yield from _sor(fast, peers)
 
 
