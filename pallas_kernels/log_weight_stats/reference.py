@@ -1,11 +1,13 @@
-"""The meaning of `log_weight_stats`, and what runs on a CPU: a maximum, then two sums of exponentials.
+"""The meaning of `log_weight_stats`, and what runs on a CPU: a maximum, then the weights and two sums of them.
 
-Measured on two cores at 1e6 and 1e7 elements: these plain reductions, which XLA adds up by a tree of its own, are
-faster than blocks of rows, one complex sum, or sums kept apart by barriers, and off by 5e-8 from float64.
+Measured on two cores, ms at 3e5, 1e6 elements and for 64 x 1e3 under vmap: .58, 1.5, .13; with the weights computed in
+each sum .63, 1.6, .21. Sums by blocks of rows or of complex numbers are slower. XLA adds up by a tree: off by 7e-8
+from float64 at 1e6 and 1e7.
 """
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 ANY_NAN, ANY_INFINITE, ALL_ZERO = 1, 2, 4
 
@@ -16,8 +18,8 @@ def call(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     nan = jnp.isnan(x)
     x = jnp.where(nan, -jnp.inf, x)
     largest = jnp.max(x)
-    shifted = x - shift(largest)
-    return finish(largest, jnp.sum(jnp.exp(shifted)), jnp.sum(jnp.exp(2 * shifted)), jnp.any(nan))
+    weights = lax.optimization_barrier(jnp.exp(x - shift(largest)))  # kept, or each sum would compute it anew
+    return finish(largest, jnp.sum(weights), jnp.sum(weights * weights), jnp.any(nan))
 
 
 def shift(largest):

@@ -67,7 +67,7 @@ def first_slots(ends, num_out: int):
 def call(log_weights: jax.Array, offset: jax.Array, *, num_out: int) -> jax.Array:
     """Ancestors (num_out,) int32 of log-weights (n,)."""
     x, largest, usable = prepare(log_weights)
-    weights = jnp.exp(x - largest)
+    weights = lax.optimization_barrier(jnp.exp(x - largest))  # kept, or each of its readers would compute it anew
     plan = _plan(weights, num_out)
     ends = _scan(weights, *plan, num_out, lambda pair: _fixed.offspring_before(pair, offset, num_out))
     return choose(ancestors(ends, num_out), usable, log_weights.shape[0], num_out)

@@ -92,15 +92,15 @@ def test_ancestors_are_those_of_a_search_in_float64_and_unbiased():
     rng = np.random.default_rng(0)
     x = rng.standard_normal(50).astype(np.float32)
     offsets = (np.arange(256, dtype=np.float32) + 0.5) / 256
-    for num_out in (50, 333):
-        op = functools.partial(resample, num_out=num_out)
-        got = np.asarray(jax.jit(jax.vmap(op, (None, 0)))(x, offsets))
-        weights = np.exp(x.astype(np.float64))
-        shares = num_out * weights / weights.sum()
-        points = np.arange(num_out) + offsets[:, None].astype(np.float64)
-        np.testing.assert_array_equal(got, np.searchsorted(np.cumsum(shares), points, side="right"))
-        mean = np.stack([np.bincount(a, minlength=50) for a in got]).mean(0)
-        np.testing.assert_allclose(mean, shares, atol=2 / 256)
+    num_out = 333
+    op = functools.partial(resample, num_out=num_out)
+    got = np.asarray(jax.jit(jax.vmap(op, (None, 0)))(x, offsets))
+    weights = np.exp(x.astype(np.float64))
+    shares = num_out * weights / weights.sum()
+    points = np.arange(num_out) + offsets[:, None].astype(np.float64)
+    np.testing.assert_array_equal(got, np.searchsorted(np.cumsum(shares), points, side="right"))
+    mean = np.stack([np.bincount(a, minlength=50) for a in got]).mean(0)
+    np.testing.assert_allclose(mean, shares, atol=2 / 256)
 
 
 def test_ancestors_of_ends():
@@ -236,7 +236,7 @@ def test_tpu_kernel_is_free_of_races():
 
 
 @pytest.mark.parametrize("platform", ladder.PLATFORMS)
-@pytest.mark.parametrize("name", ["prime_bfloat16", "large_ragged"])
+@pytest.mark.parametrize("name", [*(pytest.param(n, marks=pytest.mark.full) for n in arg_specs.TESTED), "large_ragged"])
 def test_lowers(name, platform):
     ladder.check_lowers(arg_specs.as_many, arg_specs.SPECS[name], platform)
 
