@@ -24,7 +24,7 @@ def _resample(key, dtype):
         return pallas_kernels.resample(log_weights, offset, 29)
 
     key, other = jax.random.split(key)
-    return run, (jax.random.normal(key, (37,), dtype), jax.random.uniform(other, (), jnp.float32))
+    return run, (contracts.normal(key, (37,), dtype), contracts.uniform(other, (), jnp.float32))
 
 
 ENTRIES = {
