@@ -16,6 +16,7 @@ floor  room                holds                                                
 2      gp                  Gaussian processes of fixed size: kernels, condition,       -
                            append, predict, sample, fit
 2      quadrature          rules as (nodes, weights): classical, Bayesian              -
+2      smc                 Feynman-Kac models, resampling, particle filters            -
 2      nn                  networks as init and apply: perceptron                      -
 2      sweep               spaces x devices x checkpoints -> labelled results          -
 2      plot                one-call figures from Datasets and results                  -
@@ -49,6 +50,7 @@ __all__ = [  # noqa: F822
     "plot",
     "quadrature",
     "rl",
+    "smc",
     "sweep",
 ]
 _FUNCTIONS = {"check": "core.status", "explain": "core.status"}
