@@ -411,6 +411,50 @@ def check_method(make: Callable, key, dtype, *, tol: float):
     assert int(capped.status) & status.MAX_STEPS and int(capped.steps) == 1
 
 
+def check_resampler(resampler: Callable, key, dtype, *, least=None, most=None, repeats: int = 4000):
+    """A resampler keeps its promises, over weight laws that share one program.
+
+    Ancestors are int32, in range, sorted and a function of the key; a weight of zero has no offspring; the mean number
+    of offspring is M W_i within standard errors; a constant added to log-weights changes nothing; the numbers of
+    particles that come in and go out may differ. ``least(share)`` and ``most(share)`` bound the offspring of a particle
+    with share M W_i; shares lie off whole numbers, where rounding decides. Weights without a law give all in turn.
+    """
+    num_in, num_out = 12, 20
+    rng = np.random.default_rng(0)
+    weights = np.stack([np.exp(rng.standard_normal(num_in) * spread) for spread in (1, 1, 4)])
+    weights[1, [0, 3, 4, 5, 11]] = 0
+    one = np.where(np.arange(num_in) == 7, 1.0, 0.0)
+    with np.errstate(divide="ignore"):
+        good = np.log(np.stack([*weights, one]))
+    good = np.round(good * 256) / 256
+    nan = np.where(np.arange(num_in) == 2, np.nan, good[0])
+    without = [np.full(num_in, -np.inf), np.where(np.arange(num_in) == 2, np.inf, good[0])]
+    rows = jnp.asarray(np.stack([*good, good[0] + 512, nan, *without]), dtype)
+    keys = jax.random.split(key, repeats)
+    many = jax.jit(jax.vmap(lambda row: jax.vmap(lambda k: resampler(k, row, num_out))(keys)))
+    drawn = np.asarray(many(rows))
+    assert drawn.dtype == np.int32 and drawn.min() >= 0 and drawn.max() < num_in
+    assert np.all(np.diff(drawn[:-2], axis=-1) >= 0), "ancestors are sorted"
+    counts = (drawn[..., None] == np.arange(num_in)).sum(-2)
+    shares = np.exp(good - good.max(-1, keepdims=True))
+    shares = num_out * shares / shares.sum(-1, keepdims=True)
+    for row, share in enumerate(shares):
+        found = counts[row]
+        assert not found[:, share == 0].any(), "a weight of zero has no offspring"
+        error = np.maximum(found.std(0), 1e-3) / np.sqrt(repeats)
+        assert np.all(np.abs(found.mean(0) - share) <= tolerances.STANDARD_ERRORS * error + 1e-5), "unbiased"
+        assert least is None or np.all(found >= least(share)), "too few offspring"
+        assert most is None or np.all(found <= most(share)), "too many offspring"
+    np.testing.assert_array_equal(drawn[4], drawn[0], err_msg="a constant added to the log-weights changes nothing")
+    assert not counts[5][:, 2].any() and np.all(drawn[6:] == np.arange(num_out) % num_in)
+    single = resampler(keys[3], rows[1], num_out)
+    assert_close(single, drawn[1, 3], 0.0, "vmap = one call, a function of the key")
+    np.testing.assert_array_equal(resampler(key, rows[0, :1], 3), [0, 0, 0])
+    for wrong, match in (((rows, 3), "vector"), ((rows[0, :0], 3), "at least one"), ((rows[0], 0), "num_out")):
+        with pytest.raises(ValueError, match=match):
+            resampler(key, *wrong)
+
+
 # --- records -----------------------------------------------------------------------------------------------
 
 

@@ -4,25 +4,38 @@ Builds on: core. Start reading at `_model.py` (what a model is), then `_step.py`
 """
 
 from jaxsci.smc import resamplers
+from jaxsci.smc._filters import StateSpace, auxiliary, bootstrap, forecast, guided, state_space
 from jaxsci.smc._model import FeynmanKac, Model, lift
 from jaxsci.smc._run import Result, finish, init, run, step
 from jaxsci.smc._step import UNEVEN_LOOK_AHEAD, Cloud, State, Step
+from jaxsci.smc._variance import COALESCED, Variance, log_z_variance, mean_variance, resample_to_uniform
 from jaxsci.smc._weights import effective_sample_size, log_mean_exp
 
 __all__ = [
+    "COALESCED",
     "UNEVEN_LOOK_AHEAD",
     "Cloud",
     "FeynmanKac",
     "Model",
     "Result",
     "State",
+    "StateSpace",
     "Step",
+    "Variance",
+    "auxiliary",
+    "bootstrap",
     "effective_sample_size",
     "finish",
+    "forecast",
+    "guided",
     "init",
     "lift",
     "log_mean_exp",
+    "log_z_variance",
+    "mean_variance",
+    "resample_to_uniform",
     "resamplers",
     "run",
+    "state_space",
     "step",
 ]
