@@ -60,7 +60,7 @@ def search(
     point_whole: Int[Array, " M"],
     point_fraction: Float[Array, " M"],
 ) -> Int[Array, " M"]:
-    """How many P_i are at most each point: the particle whose cell [P_{i-1}, P_i) holds it; a binary search in pairs."""
+    """How many P_i are at most each point: the particle whose cell holds it; a binary search in pairs."""
     size = whole.shape[0]
 
     def halve(_, bounds):

@@ -77,7 +77,8 @@ class Step(NamedTuple):
         resampled: whether the cloud was resampled before it moved; False at the first step.
         status: int32 bits of this step alone, 0 = ok.
         statistics: what the caller's function made of particles and weights after the step, before any resampling.
-        particles, log_weights: the cloud after the step, on request.
+        particles: the cloud after the step, on request.
+        log_weights: its log-weights, of mean weight 1, on request.
         ancestors: of which particle of the step before each is the offspring, on request.
         aux: what the model's `move` returned beside; of the steps after the first, on request.
     """
@@ -229,7 +230,9 @@ def _pair(name, value, count):
 def _check_vector(name, what, value, num):
     if value.shape != (num,) or not jnp.issubdtype(value.dtype, jnp.floating):
         got = f"{value.dtype}{list(value.shape)}"
-        raise TypeError(f"smc.run: {what} from {name} of the model must be a float for each of {num} particles, got {got}")
+        raise TypeError(
+            f"smc.run: {what} from {name} of the model must be a float for each of {num} particles, got {got}"
+        )
 
 
 def _check_cloud(name, particles, num, before=None):

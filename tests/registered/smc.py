@@ -1,5 +1,7 @@
 """Entries of jaxsci.smc."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,7 @@ from contracts import Compiled, Family
 from jaxsci import smc
 
 R = smc.resamplers
+STORED = ("particles", "log_weights", "ancestors")
 
 
 class Normal:
@@ -25,7 +28,7 @@ class Normal:
 
     def log_prob(self, x):
         """Log-density of each component."""
-        return -0.5 * ((x - self.loc) / self.scale) ** 2 - jnp.log(self.scale) - 0.5 * np.log(2 * np.pi)
+        return -0.5 * ((x - self.loc) / self.scale) ** 2 - jnp.log(self.scale) - 0.5 * math.log(2 * math.pi)
 
 
 def _first(theta, y):
@@ -79,10 +82,7 @@ def _filter(model, y, **options):
 
 def _run(theta, y):
     options = dict(num_particles=8, ess_threshold=1.0, statistics=_moments)
-    return smc.run(jax.random.key(7), smc.bootstrap(space(theta)), y, store=R_STORED, **options)
-
-
-R_STORED = ("particles", "log_weights", "ancestors")
+    return smc.run(jax.random.key(7), smc.bootstrap(space(theta)), y, store=STORED, **options)
 
 
 def _steps(theta, y):
