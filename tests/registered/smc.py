@@ -24,7 +24,8 @@ class Normal:
 
     def sample(self, *, seed, sample_shape=()):
         """Draws of shape ``sample_shape + batch_shape``."""
-        return self.loc + self.scale * jax.random.normal(seed, (*sample_shape, *self.loc.shape), self.loc.dtype)
+        noise = jax.random.normal(seed, (*sample_shape, *self.loc.shape), self.loc.dtype)
+        return jnp.broadcast_to(self.loc, noise.shape) + jnp.broadcast_to(self.scale, noise.shape) * noise
 
     def log_prob(self, x):
         """Log-density of each component."""

@@ -64,14 +64,14 @@ def test_statistics_and_what_is_stored_are_those_of_the_exact_filter(key):
 
 
 def test_the_standard_deviation_of_log_z_is_the_published_one(key):
-    """Linear-Gaussian series, N = 1000, 100 seeds: sd .84, and the single-run estimate of it."""
+    """Linear-Gaussian series, N = 1000, 60 seeds: sd .84, and the single-run estimate of it."""
     run = jax.jit(jax.vmap(lambda k: smc.run(k, linear(), series(), num_particles=1000)))
-    result = run(jax.random.split(key, 100))
+    result = run(jax.random.split(key, 60))
     log_z = np.asarray(result.log_z, np.float64)
     assert 0.75 * 0.84 < log_z.std() < 1.25 * 0.84
-    assert abs(log_z.mean() + 146.70) < 0.4
+    assert abs(log_z.mean() + 146.70) < 0.5
     ratio = np.exp(log_z - LINEAR_LOG_Z)
-    assert abs(ratio.mean() - 1) < STANDARD_ERRORS * ratio.std() / 10
+    assert abs(ratio.mean() - 1) < STANDARD_ERRORS * ratio.std() / np.sqrt(60)
     assert not np.any(result.status)
 
 
@@ -103,13 +103,13 @@ def test_a_million_particles_in_float32(key):
 
 def test_a_sweep_over_parameters_is_a_vmap(key):
     """64 draws of the parameters at N = 1000: log Z of each against Kalman's; one lane equals its own run."""
-    rng = np.random.default_rng(0)
+    rng, y = np.random.default_rng(0), series()[:50]
     thetas = np.stack([rng.uniform(0.8, 0.95, 64), rng.uniform(0.9, 1.2, 64), rng.uniform(0.3, 0.6, 64)])
     keys = jax.random.split(key, 64)
     run = jax.jit(jax.vmap(lambda k, theta: smc.run(k, linear(theta), series(), num_particles=1000)))
     result = run(keys, tuple(jnp.asarray(row, jnp.float32) for row in thetas))
-    exact = np.array([kalman(series(), theta)[1] for theta in thetas.T])
+    exact = np.array([kalman(y, theta)[1] for theta in thetas.T])
     miss = np.asarray(result.log_z) - exact
     assert np.abs(miss).max() < 3 and abs(miss.mean() + miss.var() / 2) < STANDARD_ERRORS * miss.std() / 8
-    one = smc.run(keys[5], linear(thetas[:, 5]), series(), num_particles=1000)
+    one = smc.run(keys[5], linear(thetas[:, 5]), y, num_particles=1000)
     np.testing.assert_allclose(one.log_z, result.log_z[5], atol=1e-3)

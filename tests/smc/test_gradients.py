@@ -1,0 +1,71 @@
+"""What differentiating log Z gives in each gradient mode, against the exact score of a linear-Gaussian series."""
+
+import distrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxsci import smc
+from smc.known import kalman, series
+from tolerances import STANDARD_ERRORS
+
+
+def _theta_space(theta):
+    slope, state, seen = theta
+    return smc.state_space(
+        lambda y: distrax.Normal(0.0, state / jnp.sqrt(1 - slope**2)),
+        lambda x, y: distrax.Normal(slope * x, state),
+        lambda x, y: distrax.Normal(x, seen),
+        batched=True,
+    )
+
+
+def _scores(key, runs, num, y, gradient, frozen, threshold=1.0):
+    def log_z(theta, key):
+        model = smc.bootstrap(_theta_space(theta), frozen=frozen)
+        return smc.run(key, model, y, num_particles=num, ess_threshold=threshold, gradient=gradient).log_z
+
+    theta = tuple(jnp.float32(a) for a in (0.9, 1.0, 0.2))
+    keys = jax.random.split(key, runs)
+    return np.stack(jax.jit(jax.vmap(jax.grad(log_z), (None, 0)))(theta, keys), 1)
+
+
+def _exact_score(y):
+    at, scores = np.array([0.9, 1.0, 0.2]), []
+    for step in 1e-5 * np.eye(3):
+        scores.append((kalman(y, at + step)[1] - kalman(y, at - step)[1]) / 2e-5)
+    return np.array(scores)
+
+
+@pytest.mark.parametrize("gradient", ["none", "soft"])
+def test_the_gradient_through_resampling_is_wrong_as_documented(gradient, key):
+    """Reparameterised noise and discrete ancestors: far from the score, by many standard errors."""
+    y = series()[:20]
+    scores = _scores(key, 24, 1000, y, gradient, frozen=False)
+    error = scores.std(0) / np.sqrt(24)
+    assert np.any(np.abs(scores.mean(0) - _exact_score(y)) > 6 * error)
+
+
+def test_stop_gradient_gives_the_score(key):
+    y = series()[:10]
+    scores = _scores(key, 48, 2000, y, "stop_gradient", frozen=True)
+    error = scores.std(0) / np.sqrt(48)
+    miss = np.abs(scores.mean(0) - _exact_score(y))
+    assert np.all(miss[:2] < STANDARD_ERRORS * error[:2] + 0.1), (scores.mean(0), _exact_score(y), error)
+
+
+@pytest.mark.full
+def test_stop_gradient_gives_the_published_score(key):
+    """The whole series: exact (1.785, .380, .0022) in slope, scale of the states, scale of the observations."""
+    exact = _exact_score(series())
+    np.testing.assert_allclose(exact, [1.785, 0.380, 0.0022], atol=2e-3)
+    scores = _scores(key, 48, 2000, series(), "stop_gradient", frozen=True)
+    error = scores.std(0) / np.sqrt(48)
+    assert np.all(np.abs(scores.mean(0) - exact)[:2] < STANDARD_ERRORS * error[:2] + 0.3)
+
+
+def test_without_resampling_every_gradient_is_that_of_importance_sampling(key):
+    y = series()[:3]
+    plain, stopped = (_scores(key, 4, 50, y, g, False, 0.0) for g in ("none", "stop_gradient"))
+    np.testing.assert_allclose(plain, stopped, rtol=1e-5)
