@@ -77,8 +77,11 @@ def log_z_variance(result: Result) -> Variance:
         >>> def init(key, num, y):
         ...     x = jax.random.normal(key, (num,))
         ...     return x, -x * x
-        >>> run = smc.run(jax.random.key(0), smc.Model(init, init), jnp.zeros(1), num_particles=1000)
-        >>> bool(abs(run.log_z + 0.5 * jnp.log(3.0)) < 5 * jnp.sqrt(smc.log_z_variance(run).value))
+        >>> def move(key, x, log_weights, y):
+        ...     return x, -x * x, None
+        >>> result = smc.run(jax.random.key(0), smc.Model(init, move), jnp.zeros(2), num_particles=1000)
+        >>> error = jnp.sqrt(smc.log_z_variance(result).value)
+        >>> bool(abs(result.log_z + 0.5 * jnp.log(5.0)) < 5 * error)
         True
     """
     weights = _normalised(result)

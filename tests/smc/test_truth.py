@@ -106,7 +106,7 @@ def test_a_sweep_over_parameters_is_a_vmap(key):
     rng, y = np.random.default_rng(0), series()[:50]
     thetas = np.stack([rng.uniform(0.8, 0.95, 64), rng.uniform(0.9, 1.2, 64), rng.uniform(0.3, 0.6, 64)])
     keys = jax.random.split(key, 64)
-    run = jax.jit(jax.vmap(lambda k, theta: smc.run(k, linear(theta), series(), num_particles=1000)))
+    run = jax.jit(jax.vmap(lambda k, theta: smc.run(k, linear(theta), y, num_particles=1000)))
     result = run(keys, tuple(jnp.asarray(row, jnp.float32) for row in thetas))
     exact = np.array([kalman(y, theta)[1] for theta in thetas.T])
     miss = np.asarray(result.log_z) - exact
