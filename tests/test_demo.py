@@ -7,7 +7,7 @@ import pytest
 
 from jaxsci import __main__, demo, linear, sweep
 from jaxsci.core import provenance
-from jaxsci.demo import _shared, diffusion, solvers
+from jaxsci.demo import _shared, diffusion, filters, solvers
 
 
 @pytest.fixture(autouse=True)
@@ -51,7 +51,9 @@ def test_the_identity_holds_the_source_of_the_study(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name, scene", [("_study.py", solvers), ("_diffusion_study.py", diffusion)], ids=["solvers", "diffusion"]
+    "name, scene",
+    [("_study.py", solvers), ("_diffusion_study.py", diffusion), ("_smc_study.py", filters)],
+    ids=["solvers", "diffusion", "filters"],
 )
 def test_what_is_shown_under_fast_is_what_ran(name, scene):
     text = _shared.source(name, {scene._SETTINGS: scene._FAST})

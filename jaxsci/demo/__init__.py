@@ -8,7 +8,11 @@ import importlib
 import pathlib
 import sys
 
-SCENES = {"solvers": "jaxsci.demo.solvers", "diffusion": "jaxsci.demo.diffusion"}
+SCENES = {
+    "solvers": "jaxsci.demo.solvers",
+    "diffusion": "jaxsci.demo.diffusion",
+    "filters": "jaxsci.demo.filters",
+}
 
 
 def run(scene: str, folder: pathlib.Path, *, fast: bool = False) -> int:

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 
 from contracts import Bad, Compiled, Driver
 from jaxsci import demo
-from jaxsci.demo import diffusion, page, photographs, resume, solvers
+from jaxsci.demo import diffusion, filters, page, photographs, resume, solvers
 
 
 def _pictures(folder):
@@ -57,6 +57,14 @@ def _diffusion(folder):
     assert text.count("data:image/png;base64,") == 2 and " 0 failed" in text and "DPM-v3" in text
 
 
+def _filters(folder):
+    filters.scene(folder / "out", True)
+    written = {path.name for path in (folder / "out").iterdir()}
+    assert {"index.html", "results.nc", "study.py", "likelihood.png"} <= written
+    text = (folder / "out" / "index.html").read_text()
+    assert text.count("data:image/png;base64,") == 1 and " 0 failed" in text and "standard errors" in text
+
+
 ENTRIES = {
     "jaxsci.demo.run": Driver(
         bad=(
@@ -69,6 +77,9 @@ ENTRIES = {
     ),
     "jaxsci.demo.diffusion.scene": Driver(
         bad=(Bad(_scene_into_a_file(diffusion.scene), OSError, "choose another folder with --out"),), works=_diffusion
+    ),
+    "jaxsci.demo.filters.scene": Driver(
+        bad=(Bad(_scene_into_a_file(filters.scene), OSError, "choose another folder with --out"),), works=_filters
     ),
     "jaxsci.demo.page.Page": Driver(works=_page),
     "jaxsci.demo.photographs.clean": Driver(works=_pictures),
