@@ -5,6 +5,7 @@ Builds on: core. Start reading at `_model.py` (what a model is), then `_step.py`
 
 from jaxsci.smc import resamplers
 from jaxsci.smc._filters import StateSpace, auxiliary, bootstrap, forecast, guided, state_space
+from jaxsci.smc._lag import Remembering, with_lag
 from jaxsci.smc._model import FeynmanKac, Model, lift
 from jaxsci.smc._run import Result, finish, init, run, step
 from jaxsci.smc._step import UNEVEN_LOOK_AHEAD, Cloud, State, Step
@@ -17,6 +18,7 @@ __all__ = [
     "Cloud",
     "FeynmanKac",
     "Model",
+    "Remembering",
     "Result",
     "State",
     "StateSpace",
@@ -38,4 +40,5 @@ __all__ = [
     "run",
     "state_space",
     "step",
+    "with_lag",
 ]

@@ -137,6 +137,24 @@ def test_single_components_may_be_missing(name, batched, key):
         np.testing.assert_allclose(log_z, exact, rtol=1e-5, atol=1e-6)
 
 
+class Keyed(Normal):
+    """A law that calls its key `key`, as those of numpyro do."""
+
+    def sample(self, key, sample_shape=()):
+        return super().sample(seed=key, sample_shape=sample_shape)
+
+
+def test_laws_that_name_their_key_otherwise_give_the_same_run(key):
+    def run(law):
+        space = smc.state_space(
+            lambda y: law(0.0, 1.0), lambda x, y: law(x, 1.0), lambda x, y: law(x, 0.5), batched=True
+        )
+        return smc.run(key, smc.bootstrap(space), series()[:4], num_particles=20).log_z
+
+    seeded, keyed = jax.jit(lambda: (run(Normal), run(Keyed)))()
+    assert seeded == keyed and np.isfinite(seeded)
+
+
 def test_an_uneven_look_ahead_is_told_and_costs_accuracy(key):
     """An eta five times too sure of itself: unbiased all the same, but far noisier; a notice, no fault."""
     y = series()[:30]

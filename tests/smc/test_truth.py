@@ -17,6 +17,16 @@ def occupancy(x, weights):
     return jnp.zeros(3).at[x].add(weights)
 
 
+def test_particles_that_remember_give_the_smoother(key):
+    """P(x_t = 0) given all six observations, by enumeration of 729 paths."""
+    exact = [0.710460, 0.299518, 0.164549, 0.146624, 0.379146, 0.226176]
+    result = smc.run(key, smc.with_lag(HMM, 5), SYMBOLS, num_particles=20_000, ess_threshold=1.0)
+    weights = np.exp(np.asarray(result.value.log_weights)) / 20_000
+    now, past = jax.device_get(result.value.particles)
+    path = np.concatenate([past[:, ::-1], now[:, None]], axis=1)
+    np.testing.assert_allclose(weights @ (path == 0), exact, atol=STANDARD_ERRORS * 0.008)
+
+
 @pytest.mark.parametrize("runs", [1500, pytest.param(50_000, marks=pytest.mark.full)])
 @pytest.mark.parametrize("name", ["systematic", "stratified", "multinomial", "residual", "ssp"])
 def test_the_constant_of_a_hidden_markov_chain_is_unbiased(name, runs, key):
