@@ -7,6 +7,7 @@ from jaxsci.smc import resamplers
 from jaxsci.smc._filters import StateSpace, auxiliary, bootstrap, forecast, guided, state_space
 from jaxsci.smc._lag import Remembering, with_lag
 from jaxsci.smc._model import FeynmanKac, Model, lift
+from jaxsci.smc._pareto import pareto_k
 from jaxsci.smc._run import Result, finish, init, run, step
 from jaxsci.smc._step import UNEVEN_LOOK_AHEAD, Cloud, State, Step
 from jaxsci.smc._variance import COALESCED, Variance, log_z_variance, mean_variance, resample_to_uniform
@@ -35,6 +36,7 @@ __all__ = [
     "log_mean_exp",
     "log_z_variance",
     "mean_variance",
+    "pareto_k",
     "resample_to_uniform",
     "resamplers",
     "run",

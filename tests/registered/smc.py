@@ -161,6 +161,9 @@ ENTRIES = {
     "jaxsci.smc.resamplers.conditional_systematic": Compiled(_conditional),
     "jaxsci.smc.effective_sample_size": _log_weights(smc.effective_sample_size),
     "jaxsci.smc.log_mean_exp": _log_weights(smc.log_mean_exp),
+    "jaxsci.smc.pareto_k": Compiled(
+        lambda key, dtype: (smc.pareto_k, (3 * jax.random.normal(key, (60,), dtype),)), tol=1e-4
+    ),
     "jaxsci.smc.run": _entry(_run, grad=()),
     "jaxsci.smc.init": _entry(_steps),
     "jaxsci.smc.step": _entry(_steps),
