@@ -69,3 +69,38 @@ def test_without_resampling_every_gradient_is_that_of_importance_sampling(key):
     y = series()[:3]
     plain, stopped = (_scores(key, 4, 50, y, g, False, 0.0) for g in ("none", "stop_gradient"))
     np.testing.assert_allclose(plain, stopped, rtol=1e-5)
+
+
+def _normal(x, mean, scale):
+    return -0.5 * ((x - mean) / scale) ** 2 - jnp.log(scale) - 0.5 * np.log(2 * np.pi).astype(np.float32)
+
+
+def _single(theta):
+    slope, state, seen = theta
+    return smc.FeynmanKac(
+        init=lambda key, y: state / jnp.sqrt(1 - slope**2) * jax.random.normal(key),
+        propagate=lambda key, x, y: slope * x + state * jax.random.normal(key),
+        log_potential=lambda before, x, y: _normal(y, x, seen),
+        log_init=lambda x, y: _normal(x, 0.0, state / jnp.sqrt(1 - slope**2)),
+        log_propagate=lambda before, x, y: _normal(x, slope * before, state),
+        log_auxiliary=lambda x, y: _normal(y, slope * x, jnp.sqrt(state**2 + seen**2)),
+    )
+
+
+def test_a_lifted_model_gives_the_score_and_the_constant(key):
+    """Functions of one particle, with a look-ahead: log Z and its score from frozen particles."""
+    y, runs = series()[:6], 24
+
+    def log_z(theta, key):
+        model = smc.lift(_single(theta), frozen=True)
+        return smc.run(key, model, y, num_particles=1000, ess_threshold=1.0, gradient="stop_gradient").log_z
+
+    theta = tuple(jnp.float32(a) for a in (0.9, 1.0, 0.2))
+    values, scores = jax.jit(jax.vmap(jax.value_and_grad(log_z), (None, 0)))(theta, jax.random.split(key, runs))
+    miss, error = np.asarray(values) - kalman(y)[1], values.std() / np.sqrt(runs)
+    assert abs(miss.mean()) < STANDARD_ERRORS * error + 0.01
+    scores = np.stack(scores, 1)
+    error = scores.std(0) / np.sqrt(runs)
+    assert np.all(np.abs(scores.mean(0) - _exact_score(y))[:2] < STANDARD_ERRORS * error[:2] + 0.1)
+    with pytest.raises(ValueError, match="log-densities of their draws"):
+        smc.lift(_single(theta)._replace(log_init=None), frozen=True)
