@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from jaxsci.smc._weights import NO_MASS, PLUS_INF, as_log_weights, log_weight_stats, shift
+from jaxsci.smc._weights import NO_MASS, PLUS_INF, as_log_weights, shift
+from pallas_kernels import log_weight_stats
 
 _SCALE, _WEIGHT = 3, 10  # of the priors for scale and shape
 _FEWEST = 5

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from jaxsci.core import status
 from jaxsci.smc import _weights
+from pallas_kernels import log_weight_stats
 
 UNEVEN_LOOK_AHEAD = status.register(
     "smc",
@@ -142,7 +143,7 @@ def _resampled(options, key, model, state, input):
         _check_vector("look_ahead", "log_eta", eta, num)
         eta = eta.astype(dtype)
         law = cloud.log_weights + eta
-        largest, total, squares, trouble = _weights.log_weight_stats(law)
+        largest, total, squares, trouble = log_weight_stats(law)
         possible = trouble & (_weights.NO_MASS | _weights.PLUS_INF) == 0
         ess = _weights.ess(total, squares, trouble)
         code = _weights.code(trouble) | _unevenness(cloud.log_weights, eta)
@@ -188,7 +189,7 @@ def _unevenness(log_weights, eta):
 def _weighed(options, state, resampled, ancestors, code, aux) -> tuple[State, Step]:
     """Add the mean weight to log Z and divide by it; tell of weights that hold no law."""
     particles, log_weights = state.cloud
-    largest, total, squares, trouble = _weights.log_weight_stats(log_weights)
+    largest, total, squares, trouble = log_weight_stats(log_weights)
     good = trouble & (_weights.NO_MASS | _weights.PLUS_INF) == 0
     log_num = jnp.log(jnp.asarray(log_weights.shape[0], log_weights.dtype))
     mean = _weights.log_total(largest, jnp.where(good, total, 1)) - log_num

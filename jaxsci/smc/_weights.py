@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from jaxsci.core import status
+from pallas_kernels import log_weight_stats
 
 NAN, PLUS_INF, NO_MASS = 1, 2, 4
 """Bits of `trouble`: some log-weight is NaN, some is +inf, all are -inf (those that are NaN included)."""
@@ -22,29 +23,6 @@ def as_log_weights(function: str, log_weights: ArrayLike) -> Float[Array, " N"]:
             "use jax.vmap over clouds"
         )
     return log_weights.astype(jnp.promote_types(log_weights.dtype, jnp.float32))
-
-
-def log_weight_stats(log_weights: Float[Array, " N"]) -> tuple[Array, Array, Array, Int[Array, ""]]:
-    """``(largest, total, squares, trouble)`` of N log-weights; a NaN counts as -inf.
-
-    Args:
-        log_weights: unnormalised, any range.
-
-    Returns:
-        largest: the largest log-weight m, -inf if there is none above.
-        total, squares: sums of exp(l - m) and of exp(2 (l - m)); m is taken as 0 where it is not finite.
-        trouble: bits of this module, 0 = none.
-    """
-    nan = jnp.isnan(log_weights)
-    clean = jnp.where(nan, -jnp.inf, log_weights)
-    largest = jnp.max(clean)
-    weights = jnp.exp(clean - shift(largest))
-    trouble = (
-        status.flag(jnp.any(nan), NAN)
-        | status.flag(largest == jnp.inf, PLUS_INF)
-        | status.flag(largest == -jnp.inf, NO_MASS)
-    )
-    return largest, jnp.sum(weights), jnp.sum(weights * weights), trouble
 
 
 def shift(largest: Float[Array, ""]) -> Float[Array, ""]:
@@ -126,4 +104,4 @@ def ess(total: Array, squares: Array, trouble: Array) -> Float[Array, ""]:
     return jnp.where(trouble & PLUS_INF != 0, jnp.nan, value)
 
 
-__all__ = ["effective_sample_size", "log_mean_exp", "log_weight_stats"]
+__all__ = ["effective_sample_size", "log_mean_exp"]

@@ -4,9 +4,9 @@ A resampler is ``(key, log_weights, num_out) -> ancestors`` with $E[O_i] = M W_i
 particle i, $W$ the normalised weights, and $\sum_i O_i = M$. Ancestors come out sorted, so places are not
 exchangeable: who needs independent draws in independent order asks `multinomial` for them, or permutes.
 
-All stand on running sums in integers (`_prefix.py`), so that at ten million particles in float32 a zero weight has no
-offspring and a systematic count differs from $M W_i$ by less than one. If no weight is positive, or one is infinite,
-place k copies particle k mod N; a NaN counts as zero. The statuses are those of the caller, `smc.run`.
+All stand on the exact running sums of `pallas_kernels.resample`: at ten million particles in float32 a zero weight has
+no offspring, and a systematic count differs from $M W_i$ by less than one. If no weight is positive, or one is
+infinite, place k copies particle k mod N; a NaN counts as zero. The statuses are those of the caller, `smc.run`.
 
 ==================  =====================================  =========================================================
 scheme              offspring                              remarks
@@ -31,8 +31,10 @@ from jaxtyping import Array, ArrayLike, Float, Int
 from jaxsci.core.keys import as_typed_key
 from jaxsci.core.static import check_size
 from jaxsci.core.types import KeyArray, Size
-from jaxsci.smc._prefix import ancestors, prefix, search
-from jaxsci.smc._weights import NO_MASS, PLUS_INF, as_log_weights, log_weight_stats, shift
+from jaxsci.smc._search import search
+from jaxsci.smc._weights import NO_MASS, PLUS_INF, as_log_weights, shift
+from pallas_kernels import log_weight_stats, resample
+from pallas_kernels.resample import ancestors, prefix
 
 
 def _checked(name, key, log_weights, num_out):
@@ -81,10 +83,7 @@ def systematic(key: KeyArray, log_weights: Float[ArrayLike, " N"], num_out: Size
 
 @eqx.filter_jit
 def _systematic(key, log_weights, num_out):
-    weights, good = _weights(log_weights)
-    whole, fraction = prefix(weights, num_out)
-    ends = whole + (fraction > jax.random.uniform(key))
-    return _or_in_turn(good, ancestors(ends, num_out), log_weights.size, num_out)
+    return resample(log_weights, jax.random.uniform(key), num_out)
 
 
 def stratified(key: KeyArray, log_weights: Float[ArrayLike, " N"], num_out: Size) -> Int[Array, " M"]:
@@ -166,7 +165,7 @@ def _residual(key, log_weights, num_out):
     weights, good = _weights(log_weights)
     counts, rest = _shares(weights, num_out)
     left = num_out - jnp.sum(counts, dtype=jnp.int32)
-    drawn = search(*prefix(rest, left), *_uniform_points(key, num_out, jnp.maximum(left, 1)))
+    drawn = search(*prefix(rest, num_out), *_uniform_points(key, num_out, num_out))
     counts = counts.at[drawn].add((jnp.arange(num_out) < left).astype(jnp.int32))
     found = ancestors(jnp.cumsum(counts, dtype=jnp.int32), num_out)
     return _or_in_turn(good, found, log_weights.size, num_out)

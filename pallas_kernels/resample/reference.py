@@ -11,6 +11,8 @@ bits are the same. (A tree of pairs takes minutes to compile for TPU at 2^24.) A
 take 4 ms at 1e6, by binary search 68.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,6 +21,7 @@ from jax import lax
 from pallas_kernels.resample import _fixed
 
 
+@functools.partial(jax.jit, static_argnums=1)
 def prefix(weights: jax.Array, num_out: int) -> tuple[jax.Array, jax.Array]:
     r"""Ends of the particles' shares in units of offspring, :math:`P_i = M \sum_{j \le i} w_j / \sum_j w_j`.
 
@@ -43,6 +46,7 @@ def prefix(weights: jax.Array, num_out: int) -> tuple[jax.Array, jax.Array]:
     return _scan(weights, *_plan(weights, num_out), num_out, at_most)
 
 
+@functools.partial(jax.jit, static_argnums=1)
 def ancestors(ends: jax.Array, num_out: int) -> jax.Array:
     r"""The particle that owns each slot: :math:`a_k = \min \{i : k < C_i\}`.
 

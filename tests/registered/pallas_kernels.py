@@ -1,9 +1,12 @@
 """Contract entries of the kernel package."""
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 
 import contracts
 import pallas_kernels
+from pallas_kernels.resample import reference
 
 
 def _extrema(key, dtype):
@@ -27,8 +30,20 @@ def _resample(key, dtype):
     return run, (contracts.normal(key, (37,), dtype), contracts.uniform(other, (), jnp.float32))
 
 
+def _prefix(key, dtype):
+    return lambda weights: reference.prefix(weights, 29), (contracts.uniform(key, (37,), dtype),)
+
+
+def _ancestors(key, dtype):
+    ends = np.sort(np.asarray(29 * contracts.uniform(key, (37,)), np.int32))
+    ends[-1] = 29
+    return lambda ends: reference.ancestors(ends, 29), (jnp.asarray(ends),)
+
+
 ENTRIES = {
     "pallas_kernels.extrema": contracts.Compiled(_extrema, grad=(0,)),
     "pallas_kernels.log_weight_stats": contracts.Compiled(_log_weight_stats, grad=(0,)),
     "pallas_kernels.resample": contracts.Compiled(_resample),
+    "pallas_kernels.resample.ancestors": contracts.Compiled(_ancestors),
+    "pallas_kernels.resample.prefix": contracts.Compiled(_prefix, skip={"dtype": "fractions are float32"}),
 }

@@ -24,7 +24,7 @@ class Normal:
 
     def sample(self, *, seed, sample_shape=()):
         """Draws of shape ``sample_shape + batch_shape``."""
-        noise = jax.random.normal(seed, (*sample_shape, *self.loc.shape), self.loc.dtype)
+        noise = contracts.normal(seed, (*sample_shape, *self.loc.shape), self.loc.dtype)
         return jnp.broadcast_to(self.loc, noise.shape) + jnp.broadcast_to(self.scale, noise.shape) * noise
 
     def log_prob(self, x):
@@ -62,8 +62,8 @@ def space(theta, batched=True):
 
 
 def _data(key, dtype):
-    theta = jnp.asarray([0.9, 1.0, 0.5], dtype) + 0.05 * jax.random.normal(key, (3,), dtype)
-    return theta, jax.random.normal(jax.random.fold_in(key, 1), (4,), dtype)
+    theta = jnp.asarray([0.9, 1.0, 0.5], dtype) + 0.05 * contracts.normal(key, (3,), dtype)
+    return theta, contracts.normal(jax.random.fold_in(key, 1), (4,), dtype)
 
 
 def _entry(read, grad=(0, 1)):
@@ -93,11 +93,11 @@ def _steps(theta, y):
 
 
 def _single_first(theta, key, y):
-    return theta[1] * jax.random.normal(key, (), theta.dtype)
+    return theta[1] * contracts.normal(key, (), theta.dtype)
 
 
 def _single_next(theta, key, x, y):
-    return theta[0] * x + theta[1] * jax.random.normal(key, (), theta.dtype)
+    return theta[0] * x + theta[1] * contracts.normal(key, (), theta.dtype)
 
 
 def _single_weight(theta, before, x, y):
@@ -137,11 +137,11 @@ def _conditional(key, dtype):
         return R.conditional_systematic(jax.random.key(3), log_weights, 6, pivot=pivot, slot=slot)
 
     pivot, slot = jax.random.randint(key, (2,), 0, 5)
-    return run, (jax.random.normal(key, (5,), dtype), pivot, slot)
+    return run, (contracts.normal(key, (5,), dtype), pivot, slot)
 
 
 def _log_weights(function):
-    return Compiled(lambda key, dtype: (function, (3 * jax.random.normal(key, (5,), dtype),)), grad=(0,))
+    return Compiled(lambda key, dtype: (function, (3 * contracts.normal(key, (5,), dtype),)), grad=(0,))
 
 
 def _resampler(function, **bounds):
@@ -162,7 +162,7 @@ ENTRIES = {
     "jaxsci.smc.effective_sample_size": _log_weights(smc.effective_sample_size),
     "jaxsci.smc.log_mean_exp": _log_weights(smc.log_mean_exp),
     "jaxsci.smc.pareto_k": Compiled(
-        lambda key, dtype: (smc.pareto_k, (3 * jax.random.normal(key, (60,), dtype),)), tol=1e-4
+        lambda key, dtype: (smc.pareto_k, (3 * contracts.normal(key, (60,), dtype),)), tol=1e-4
     ),
     "jaxsci.smc.run": _entry(_run, grad=()),
     "jaxsci.smc.init": _entry(_steps),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxsci import smc
-from jaxsci.smc._prefix import ancestors, prefix
+from pallas_kernels.resample import ancestors, prefix
 from tolerances import STANDARD_ERRORS
 
 R = smc.resamplers
