@@ -159,7 +159,7 @@ def faults(code: int | np.ndarray | Array, room: str | None = None) -> int | np.
     for bit, text in bits(room):
         kinds[bit] = kinds.get(bit, True) and text.notice
     mask = sum(1 << bit for bit, notice in kinds.items() if notice)
-    return code & ~mask if isinstance(code, int) else np.asarray(code).astype(np.int64) & ~np.int64(mask)
+    return code & ~mask if isinstance(code, int) else np.asarray(np.asarray(code).astype(np.int64) & ~np.int64(mask))
 
 
 def explain(code: int | Array, room: str | None = None) -> str:
