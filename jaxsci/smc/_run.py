@@ -74,7 +74,7 @@ def init(
     *,
     num_particles: Size,
     statistics: Callable | None = None,
-    store: tuple[str, ...] = (),
+    store: str | tuple[str, ...] = (),
 ) -> tuple[State, Step]:
     """The cloud at time 0, weighted by the first input. Arguments as for `run`, but one input of T.
 
@@ -101,7 +101,7 @@ def step(
     gradient: str = "none",
     soft_share: ArrayLike = 0.5,
     statistics: Callable | None = None,
-    store: tuple[str, ...] = (),
+    store: str | tuple[str, ...] = (),
 ) -> tuple[State, Step]:
     """One step more: resample if need be, move, weigh by one more input. Arguments as for `run`, but one input of T.
 
@@ -146,7 +146,7 @@ def run(
     gradient: str = "none",
     soft_share: ArrayLike = 0.5,
     statistics: Callable[[PyTree, Array], PyTree] | None = None,
-    store: tuple[str, ...] = (),
+    store: str | tuple[str, ...] = (),
     state: State | None = None,
     checkpoint: str | Path | None = None,
     progress: bool | Callable = False,
