@@ -28,7 +28,7 @@ def prefix(weights: jax.Array, num_out: int) -> tuple[jax.Array, jax.Array]:
     Each share is rounded by itself, as a float of the weights' dtype and then to 2^-31; their sums are exact. So
     whole + fraction never decreases, stays the same where a weight is zero, and is `num_out` from the last positive
     weight on (one below 2^-32 offspring counts as zero). Floor and ceiling of differences are those of the shares.
-    Measured against float64 for float32 weights of seven laws: off by at most 1.8e-4 offspring at n = 1e6, 1e-3 at 1e7.
+    Measured against float64 for float32 weights of seven laws: off by at most 2.4e-4 offspring at n = 1e6, 1e-3 at 1e7.
 
     Args:
         weights: (n,), not negative, in sum between 1e-30 and 1e30. Where all are zero the first gets all offspring.
