@@ -88,7 +88,8 @@ def test_every_scene_has_a_folder_of_its_own(monkeypatch, capsys):
     monkeypatch.setattr(demo, "run", lambda scene, folder, fast: folders.setdefault(scene, os.fspath(folder)) and 0)
     for scene in demo.SCENES:
         assert __main__.main(["demo", scene]) == 0
-    assert folders == {"solvers": "jaxsci-demo", "diffusion": "jaxsci-demo-diffusion"}
+    others = {scene: f"jaxsci-demo-{scene}" for scene in ("diffusion", "filters")}
+    assert folders == {"solvers": "jaxsci-demo"} | others
     with pytest.raises(SystemExit):
         __main__.main(["demo", "--help"])
-    assert "{solvers,diffusion}" in capsys.readouterr().out
+    assert "{solvers,diffusion,filters}" in capsys.readouterr().out

@@ -224,6 +224,7 @@ def test_all_subjects_run_and_a_failing_one_is_told(monkeypatch, capsys, tmp_pat
     assert "no subject 'three'; there are one, two" in capsys.readouterr().err
 
 
+@pytest.mark.full
 def test_the_kernels_benchmark_runs_from_the_command_line(tmp_path):
     file = tmp_path / "kernels.json"
     command = [sys.executable, "-m", "benchmarks", "kernels", "--fast", "--json", str(file)]
