@@ -1,0 +1,139 @@
+"""Particle filters: one run, seeds as lanes, large clouds, resampling alone, and what float32 does to offspring."""
+
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks._harness import compare, compiled, main, row
+from benchmarks._peers import Outside, PeerError
+from jaxsci import smc
+
+RHO, SCALE_X, SCALE_Y = 0.9, 1.0, 0.2
+EXACT = -146.32293396051224  # Kalman's filter on the series below
+
+
+def series():
+    """100 observations of x_t = .9 x_{t-1} + e_t with noise of scale .2."""
+    rng = np.random.default_rng(0)
+    e, n = rng.standard_normal((2, 100))
+    x = np.zeros(100)
+    x[0] = SCALE_X * e[0] / np.sqrt(1 - RHO**2)
+    for t in range(1, 100):
+        x[t] = RHO * x[t - 1] + SCALE_X * e[t]
+    return x + SCALE_Y * n
+
+
+def _weigh(y, x):
+    return -0.5 * ((y - x) / SCALE_Y) ** 2 - np.log(SCALE_Y) - 0.5 * np.log(2 * np.pi)
+
+
+def _init(key, num, y):
+    x = SCALE_X / np.sqrt(1 - RHO**2) * jax.random.normal(key, (num,), jnp.float32)
+    return x, _weigh(y, x)
+
+
+def _move(key, x, log_weights, y):
+    x = RHO * x + SCALE_X * jax.random.normal(key, x.shape, x.dtype)
+    return x, _weigh(y, x), None
+
+
+def _filter(key, y, num):
+    return smc.run(key, smc.Model(_init, _move), y, num_particles=num).log_z
+
+
+def _spread_apart(mine, theirs):
+    """Standard deviation of log Z over that of the peer's, as a distance from 1 in standard errors of the ratio."""
+    if theirs is None or np.size(theirs) < 8:
+        return None
+    mine, theirs = np.ravel(mine), np.ravel(theirs)
+    error = np.sqrt(0.5 / len(mine) + 0.5 / len(theirs))
+    return abs(np.log(np.std(mine) / np.std(theirs))) / error
+
+
+def _filters(fast, peers):
+    y, seconds = series(), 0.5 if fast else 3.0
+    given = {"y": y, "rho": RHO, "scale_x": SCALE_X, "scale_y": SCALE_Y}
+    observed = jnp.asarray(y, jnp.float32)
+    keys = jax.random.split(jax.random.key(0), 64)
+    lanes = jax.vmap(_filter, (0, None, None))
+    for runs, target in ((1, 5.0), (64, 20.0)):
+        peer = peers.find("particles", "smc:particles_filter", num=1000, runs=runs, **given)
+        ours = compiled(lambda k, y: lanes(k, y, 1000), keys[:runs], observed)
+        yield compare(
+            f"bootstrap filter, 1000 particles, 100 steps, {runs} seed{'s' * (runs > 1)}", ours, peer,
+            peer_name="particles", amount=runs, unit="runs/s", accuracy=_spread_apart, target=target, within=5.0,
+            seconds=seconds, note="accuracy: log of the ratio of the spreads of log Z, in standard errors",
+        )  # fmt: skip
+    for num, runs in ((10_000, 16), (100_000, 8), (1_000_000, 1))[: 2 if fast else 3]:
+        ours = compiled(lambda k, y, num=num: lanes(k, y, num), keys[:runs], observed)
+        for package in ("smcx", "cuthbert"):
+            peer = peers.find(package, f"smc:{package}_filter", num=num, runs=runs, **given)
+            yield compare(
+                f"bootstrap filter, {num:,} particles, 100 steps, {runs} seeds | {package}", ours, peer,
+                peer_name=package, amount=runs, unit="runs/s", accuracy=_spread_apart, target=1.0, within=5.0,
+                seconds=seconds, note="accuracy: log of the ratio of the spreads of log Z, in standard errors",
+            )  # fmt: skip
+
+
+def _violations(log_weights, ancestors):
+    """Particles whose number of copies is neither floor nor ceiling of their share."""
+    weights = np.exp(log_weights.astype(np.float64))
+    shares = weights * (len(weights) / weights.sum())
+    copies = np.bincount(np.asarray(ancestors), minlength=len(weights))
+    return int(np.sum((copies < np.floor(shares)) | (copies > np.ceil(shares))))
+
+
+def _resampling(fast, peers):
+    rng = np.random.default_rng(0)
+    for num in (10_000, 1_000_000):
+        log_weights = np.log(rng.gamma(0.1, size=num) + 1e-30).astype(np.float32)
+        ours = compiled(
+            lambda key, w, num=num: smc.resamplers.systematic(key, w, num), jax.random.key(0), jnp.asarray(log_weights)
+        )
+        for package, function in (("blackjax", "blackjax"), ("smcx", "smcx"), ("cuthbertlib", "cuthbert")):
+            peer = peers.find(package, f"smc:{function}_systematic", log_weights=log_weights)
+            yield compare(
+                f"systematic resampling, {num:,} particles | {package}", ours, peer, peer_name=package,
+                accuracy=lambda mine, theirs, w=log_weights: _violations(w, mine), target=1.0, within=0.0,
+                seconds=0.5 if fast else 2.0, note="accuracy: particles with a wrong number of copies, ours",
+            )  # fmt: skip
+
+
+def _offspring(fast, peers):
+    """Wrong numbers of copies in float32 at a million particles, four laws of weights: ours and the peers'."""
+    num, rng = 1_000_000, np.random.default_rng(1)
+    half = rng.random(num)
+    half[rng.random(num) < 0.5] = 0
+    laws = {
+        "uniform": np.ones(num), "gamma": rng.gamma(0.1, size=num), "half zero": half,
+        "tilted": np.exp(-2 * (rng.standard_normal(num) - 2) ** 2),
+    }  # fmt: skip
+    for law, weights in laws.items():
+        with np.errstate(divide="ignore"):
+            log_weights = np.log(weights.astype(np.float32))
+        mine = _violations(log_weights, smc.resamplers.systematic(jax.random.key(0), log_weights, num))
+        for package, function in (("smcx", "smcx"), ("cuthbertlib", "cuthbert")):
+            peer = peers.find(package, f"smc:{function}_systematic", log_weights=log_weights)
+            theirs, trouble = None, peer
+            if isinstance(peer, Outside):
+                try:
+                    theirs, trouble = _violations(log_weights, peer.call()), None
+                except PeerError as error:
+                    trouble = str(error)
+            yield row(
+                f"wrong numbers of copies, {law} weights | {package}", mine, peer=theirs, peer_name=package,
+                unit="particles", accuracy=mine, within=0.0, trouble=trouble, note=f"of {num:,}, float32",
+            )  # fmt: skip
+
+
+def rows(fast, peers):
+    """All rows."""
+    yield from _filters(fast, peers)
+    yield from _resampling(fast, peers)
+    yield from _offspring(fast, peers)
+
+
+if __name__ == "__main__":
+    sys.exit(main("smc", rows))
