@@ -25,6 +25,7 @@ import numpy as np
 import pytest
 
 import tolerances
+from budget import PROGRAM_EVENT
 
 
 class Compiled(NamedTuple):
@@ -149,7 +150,7 @@ def count_compilations():
     events: list[str] = []
 
     def listener(name: str, seconds: float, **_):
-        if name == "/jax/core/compile/backend_compile_duration":
+        if name == PROGRAM_EVENT:
             events.append(name)
 
     jax.monitoring.register_event_duration_secs_listener(listener)

@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from jaxsci.smc._weights import NO_MASS, PLUS_INF, as_log_weights, shift
-from pallas_kernels import log_weight_stats
+from jaxsci.smc._weights import as_log_weights, shift
+from pallas_kernels.log_weight_stats import ALL_ZERO, ANY_INFINITE, log_weight_stats
 
 _SCALE, _WEIGHT = 3, 10  # of the priors for scale and shape
 _FEWEST = 5
@@ -66,7 +66,7 @@ def _pareto_k(log_weights, tail):
     shape = jnp.mean(jnp.log1p(-rate * x))
     shape = (tail * shape + 0.5 * _WEIGHT) / (tail + _WEIGHT)
     known = jnp.where(there, shape, -jnp.inf)
-    return jnp.where(trouble & (NO_MASS | PLUS_INF) == 0, known, jnp.nan)
+    return jnp.where(trouble & (ALL_ZERO | ANY_INFINITE) == 0, known, jnp.nan)
 
 
 __all__ = ["pareto_k"]

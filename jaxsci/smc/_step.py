@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from jaxsci.core import status
 from jaxsci.smc import _weights
-from pallas_kernels import log_weight_stats
+from pallas_kernels.log_weight_stats import ALL_ZERO, ANY_INFINITE, log_weight_stats
 
 UNEVEN_LOOK_AHEAD = status.register(
     "smc",
@@ -144,7 +144,7 @@ def _resampled(options, key, model, state, input):
         eta = eta.astype(dtype)
         law = cloud.log_weights + eta
         largest, total, squares, trouble = log_weight_stats(law)
-        possible = trouble & (_weights.NO_MASS | _weights.PLUS_INF) == 0
+        possible = trouble & (ALL_ZERO | ANY_INFINITE) == 0
         ess = _weights.ess(total, squares, trouble)
         code = _weights.code(trouble) | _unevenness(cloud.log_weights, eta)
         law = law - jnp.where(possible, _weights.log_total(largest, total) - log_num, 0)
@@ -190,10 +190,10 @@ def _weighed(options, state, resampled, ancestors, code, aux) -> tuple[State, St
     """Add the mean weight to log Z and divide by it; tell of weights that hold no law."""
     particles, log_weights = state.cloud
     largest, total, squares, trouble = log_weight_stats(log_weights)
-    good = trouble & (_weights.NO_MASS | _weights.PLUS_INF) == 0
+    good = trouble & (ALL_ZERO | ANY_INFINITE) == 0
     log_num = jnp.log(jnp.asarray(log_weights.shape[0], log_weights.dtype))
     mean = _weights.log_total(largest, jnp.where(good, total, 1)) - log_num
-    increment = jnp.where(trouble & _weights.PLUS_INF != 0, jnp.nan, mean)
+    increment = jnp.where(trouble & ANY_INFINITE != 0, jnp.nan, mean)
     clean = jnp.where(jnp.isnan(log_weights), -jnp.inf, log_weights)
     log_weights = jnp.where(good, clean - jnp.where(good, mean, 0), 0)
     ess = jnp.where(good, _weights.ess(total, squares, trouble), 0)

@@ -8,10 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from jaxsci.core import status
-from pallas_kernels import log_weight_stats
-
-NAN, PLUS_INF, NO_MASS = 1, 2, 4
-"""Bits of `trouble`: some log-weight is NaN, some is +inf, all are -inf (those that are NaN included)."""
+from pallas_kernels.log_weight_stats import ALL_ZERO, ANY_INFINITE, ANY_NAN, log_weight_stats
 
 
 def as_log_weights(function: str, log_weights: ArrayLike) -> Float[Array, " N"]:
@@ -31,11 +28,11 @@ def shift(largest: Float[Array, ""]) -> Float[Array, ""]:
 
 
 def code(trouble: Int[Array, ""]) -> Int[Array, ""]:
-    """The bits of `trouble` as house statuses."""
+    """The bits that `log_weight_stats` tells of trouble, as house statuses."""
     return (
-        status.flag(trouble & NAN != 0, status.NONFINITE_INPUT)
-        | status.flag(trouble & PLUS_INF != 0, status.NONFINITE_RESULT)
-        | status.flag(trouble & NO_MASS != 0, status.DEGENERATE)
+        status.flag(trouble & ANY_NAN != 0, status.NONFINITE_INPUT)
+        | status.flag(trouble & ANY_INFINITE != 0, status.NONFINITE_RESULT)
+        | status.flag(trouble & ALL_ZERO != 0, status.DEGENERATE)
     )
 
 
@@ -64,7 +61,7 @@ def log_mean_exp(log_weights: Float[ArrayLike, " N"]) -> Float[Array, ""]:
     log_weights = as_log_weights("smc.log_mean_exp", log_weights)
     largest, total, _, trouble = log_weight_stats(log_weights)
     value = log_total(largest, total) - jnp.log(jnp.asarray(log_weights.size, log_weights.dtype))
-    return jnp.where(trouble & (NAN | PLUS_INF) != 0, jnp.nan, value)
+    return jnp.where(trouble & (ANY_NAN | ANY_INFINITE) != 0, jnp.nan, value)
 
 
 def log_total(largest: Float[Array, ""], total: Float[Array, ""]) -> Float[Array, ""]:
@@ -99,9 +96,9 @@ def effective_sample_size(log_weights: Float[ArrayLike, " N"]) -> Float[Array, "
 
 def ess(total: Array, squares: Array, trouble: Array) -> Float[Array, ""]:
     """s1^2 / s2; 0 without mass, NaN if a weight is infinite."""
-    some = trouble & (NO_MASS | PLUS_INF) == 0
+    some = trouble & (ALL_ZERO | ANY_INFINITE) == 0
     value = jnp.where(some, total, 0) ** 2 / jnp.where(some, squares, 1)
-    return jnp.where(trouble & PLUS_INF != 0, jnp.nan, value)
+    return jnp.where(trouble & ANY_INFINITE != 0, jnp.nan, value)
 
 
 __all__ = ["effective_sample_size", "log_mean_exp"]

@@ -32,8 +32,9 @@ from jaxsci.core.keys import as_typed_key
 from jaxsci.core.static import check_size
 from jaxsci.core.types import KeyArray, Size
 from jaxsci.smc._search import search
-from jaxsci.smc._weights import NO_MASS, PLUS_INF, as_log_weights, shift
-from pallas_kernels import log_weight_stats, resample
+from jaxsci.smc._weights import as_log_weights, shift
+from pallas_kernels import resample
+from pallas_kernels.log_weight_stats import ALL_ZERO, ANY_INFINITE, log_weight_stats
 from pallas_kernels.resample import ancestors, prefix
 
 
@@ -46,7 +47,7 @@ def _checked(name, key, log_weights, num_out):
 def _weights(log_weights):
     """Weights of which the largest is 1, all 1 where the log-weights hold no law, and whether they do."""
     largest, _, _, trouble = log_weight_stats(log_weights)
-    good = trouble & (NO_MASS | PLUS_INF) == 0
+    good = trouble & (ALL_ZERO | ANY_INFINITE) == 0
     clean = jnp.where(jnp.isnan(log_weights), -jnp.inf, log_weights)
     return jnp.where(good, jnp.exp(clean - shift(largest)), 1), good
 
@@ -62,7 +63,7 @@ def systematic(key: KeyArray, log_weights: Float[ArrayLike, " N"], num_out: Size
     Args:
         key: one typed key.
         log_weights: of N particles, unnormalised, traced.
-        num_out: M, static, at most 10^8.
+        num_out: M, static, below 2^30.
 
     Returns:
         Sorted ancestors. No gradient: they are integers.
