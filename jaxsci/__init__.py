@@ -17,7 +17,7 @@ floor  room                holds                                                
                            append, predict, sample, fit
 2      quadrature          rules as (nodes, weights): classical, Bayesian              -
 2      smc                 Feynman-Kac models, resampling, particle filters            -
-2      nn                  networks as init and apply: perceptron                      -
+2      nn                  networks as init and apply: perceptron, transformer         -
 2      sweep               spaces x devices x checkpoints -> labelled results          -
 2      plot                one-call figures from Datasets and results                  -
 3      bandits             policies: (init, select, update)                            gp, nn
@@ -25,9 +25,13 @@ floor  room                holds                                                
                            integral RL, linear-quadratic truths
 3      diffusion           schedules, predictions, grids, solvers as tables,           nn
                            statistics, search, guidance, likelihood
+3      pfn                 prior-data fitted networks: priors, bar distribution,       gp, nn
+                           training, learning curves, shipped weights
+3      quantization        formats, optimal grids, quantisation-aware training         nn, linear
 4      rl                  learning in discrete time: replay buffer, deep Q-learning,   bandits, nn
                            step sizes of a three-body integrator
-4      models              small real models on real data that ships with packages     nn, diffusion
+4      models              small real models on real data that ships with packages     nn, diffusion,
+                                                                                       quantization
 top    demo                scenes and the command line; nothing imports it             all
 =====  ==================  ==========================================================  =============
 """
@@ -47,8 +51,10 @@ __all__ = [  # noqa: F822
     "linear",
     "models",
     "nn",
+    "pfn",
     "plot",
     "quadrature",
+    "quantization",
     "rl",
     "smc",
     "sweep",

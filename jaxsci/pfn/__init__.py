@@ -1,0 +1,6 @@
+"""Prior-data fitted networks: a network trained on data sets drawn from a prior predicts the posterior in one pass.
+
+Builds on: core, gp, nn. Start reading at `priors` (what a data set is), then `_bars.py` (what is predicted).
+"""
+
+__all__ = []
