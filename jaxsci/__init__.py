@@ -6,9 +6,9 @@ loops have kernels. Rooms load lazily: ``import jaxsci`` costs little and ``jaxs
 A room imports ``core``, the kernels, and the rooms its row names; rows name only lower floors
 (``tests/test_layers.py`` enforces this table):
 
-=====  ==================  ==========================================================  =============
+=====  ==================  ==========================================================  ===========================
 floor  room                holds                                                       builds on
-=====  ==================  ==========================================================  =============
+=====  ==================  ==========================================================  ===========================
 0      pallas_kernels      hot loops: reference, TPU and GPU kernels, custom_vjp       -
 1      core                types, pytree arithmetic, status, loops, protocols,         -
                            training loop, checkpoints
@@ -30,10 +30,9 @@ floor  room                holds                                                
 3      quantization        formats, optimal grids, quantisation-aware training         nn, linear
 4      rl                  learning in discrete time: replay buffer, deep Q-learning,   bandits, nn
                            step sizes of a three-body integrator
-4      models              small real models on real data that ships with packages     nn, diffusion,
-                                                                                       quantization
+4      models              small real models on real data that ships with packages     nn, diffusion, quantization
 top    demo                scenes and the command line; nothing imports it             all
-=====  ==================  ==========================================================  =============
+=====  ==================  ==========================================================  ===========================
 """
 
 import importlib
