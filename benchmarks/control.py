@@ -243,9 +243,7 @@ def _exploratory(fast):
     for name, learner in learners.items():
 
         def one(key, learner=learner):
-            result = exploratory.run(
-                key, problem, learner, num_steps=num_steps, dt=0.01, record_every=num_steps // 100
-            )
+            result = exploratory.run(key, problem, learner, num_steps=num_steps, dt=0.01, record_every=num_steps // 100)
             return result.value, result.status, result.history.reward[-10:]
 
         program = compiled(jax.vmap(one), seeds)

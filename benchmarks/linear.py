@@ -255,9 +255,7 @@ def _tuned_stream(fast, peers):
 
     note = "choice, drawing and learning included in ours; accuracy: largest difference of a count"
     name, accuracy = f"tuned stream, {rounds} rounds", difference
-    yield compare(
-        name, long, counts("pyamg", rounds), peer_name="pyamg loop", target=5.0, accuracy=accuracy, note=note
-    )
+    yield compare(name, long, counts("pyamg", rounds), peer_name="pyamg loop", target=5.0, accuracy=accuracy, note=note)
     short = long if few == rounds else tuned(few)
     name, peer = f"tuned stream, {few} rounds", counts("scipy", few)
     yield compare(name, short, peer, peer_name="spsolve_triangular", target=50.0, accuracy=difference, note=note)

@@ -174,9 +174,7 @@ def _spread_over(mesh: Mesh, function: Callable) -> Callable:
         return jax.lax.pmean(((value, out), grads), mesh.axis_names)
 
     whole = PartitionSpec()
-    return jax.shard_map(
-        local, mesh=mesh, in_specs=(whole, _rows(mesh), whole), out_specs=whole, check_vma=False
-    )
+    return jax.shard_map(local, mesh=mesh, in_specs=(whole, _rows(mesh), whole), out_specs=whole, check_vma=False)
 
 
 def run(

@@ -61,7 +61,7 @@ def require_double(function: str, dtype: Any, allow_float32: bool, reason: str) 
     """
     if dtype != np.dtype("float64") and not allow_float32:
         raise ValueError(
-            f"{function}: expected float64, got {dtype}, {reason}; add jax.config.update(\"jax_enable_x64\", True) and "
+            f'{function}: expected float64, got {dtype}, {reason}; add jax.config.update("jax_enable_x64", True) and '
             "pass float64 arrays, or pass allow_float32=True"
         )
 

@@ -168,9 +168,7 @@ def _multistep(grid, i, *, order, kind, relaxation, second, lower_order_final, c
         fix = _Expansion(1, kind, ((0, *range(2, n + 1)),) * n, relaxation if n == 1 else "exact")
     n = num_points(i)
     stencils = (tuple(range(1, n)),) * (n - 1)
-    return _step(
-        grid, i, _Expansion(0, kind, stencils, relaxation if n == 2 else "exact", second=second), fix, tau=tau
-    )
+    return _step(grid, i, _Expansion(0, kind, stencils, relaxation if n == 2 else "exact", second=second), fix, tau=tau)
 
 
 def multistep(
@@ -211,8 +209,14 @@ def multistep(
         raise ValueError("rules.multistep: tau > 0 needs kind='data' and no corrector")
     return Partial(
         bind(
-            _multistep, order=order, kind=kind, relaxation=relaxation, second=0.5 if half_second else 1.0,
-            lower_order_final=lower_order_final, corrector=corrector, tau=float(tau),
+            _multistep,
+            order=order,
+            kind=kind,
+            relaxation=relaxation,
+            second=0.5 if half_second else 1.0,
+            lower_order_final=lower_order_final,
+            corrector=corrector,
+            tau=float(tau),
         )  # fmt: skip
     )
 

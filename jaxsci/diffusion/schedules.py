@@ -301,9 +301,7 @@ def _flow_model_time(shift, scale, t):
     return scale * shift * t / (1 + (shift - 1) * t)
 
 
-def flow(
-    shift: ArrayLike = 1.0, *, t_min: float = 1e-3, t_max: float = 1.0, time_scale: float = 1.0
-) -> NoiseSchedule:
+def flow(shift: ArrayLike = 1.0, *, t_min: float = 1e-3, t_max: float = 1.0, time_scale: float = 1.0) -> NoiseSchedule:
     r"""$\alpha = 1 - s,\ \sigma = s$ with $s = kt/(1 + (k-1)t)$, that is $\lambda' = \lambda - \log k$.
 
     Args:

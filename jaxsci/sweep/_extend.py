@@ -80,9 +80,7 @@ def _grow(study, identity: Identity, folder: pathlib.Path, old: Record, store: S
     number = int(old.chunks.removeprefix(CHUNKS).lstrip("-") or 0) + 1
     # programs of new combinations are none that the old points could differ from
     grown = old._replace(
-        identity=identity._replace(
-            programs=identity.programs | old.identity.programs, function=old.identity.function
-        ),
+        identity=identity._replace(programs=identity.programs | old.identity.programs, function=old.identity.function),
         batch=study.batch,
         lanes=study.lanes,
         chunks=f"{CHUNKS}-{number}",

@@ -13,9 +13,7 @@ from jaxsci.core import status
 # The published setting: no drift through the action, noise through the action alone.
 PUBLISHED = ex.ExploratoryLQ(A=-1.0, B=0.0, C=0.0, D=1.0, M=2.0, N=2.0, R=1.0, P=1.0, Q=2.0, temperature=0.1)
 # One in which every coefficient acts.
-FULL = ex.ExploratoryLQ(
-    A=-0.6, B=0.7, C=0.3, D=0.5, M=1.5, N=1.0, R=0.4, P=-0.6, Q=0.8, temperature=0.3, discount=0.0
-)
+FULL = ex.ExploratoryLQ(A=-0.6, B=0.7, C=0.3, D=0.5, M=1.5, N=1.0, R=0.4, P=-0.6, Q=0.8, temperature=0.3, discount=0.0)
 BEHAVIOUR = ex.GaussianPolicy(1.0, 1.0, 0.0)
 LEARNERS = {"actor_critic": ex.actor_critic, "q_learning": ex.q_learning}
 
@@ -295,6 +293,7 @@ def test_q_learning_is_actor_critic_with_rates_over_the_temperature(key):
     twin = ex.q_learning(q_rate=0.1, scale_rate=3.0, start=start._replace(log_scale=-1.0 - np.log(temperature)))
     gaps = []
     for dt in (0.04, 0.01):
+
         def end(learner, dt=dt):
             found = jax.vmap(lambda k: short(k, learner, num_steps=round(40 / dt), dt=dt))(jax.random.split(key, 8))
             policy = learner.policy(found.value, temperature)

@@ -78,9 +78,7 @@ def test_parameters_may_be_whole_numbers(key):
 def test_states_may_be_whole_numbers():
     """A walk on the integers as int32: the discount, the step and the time to the horizon stay fractions."""
     xs = jnp.array([0, 1, 2, 1, 3])
-    whole = control.Path(
-        0.25 * jnp.arange(5), xs, None, jnp.ones(4, jnp.int32), jnp.full(4, 0.25), jnp.int32(0)
-    )
+    whole = control.Path(0.25 * jnp.arange(5), xs, None, jnp.ones(4, jnp.int32), jnp.full(4, 0.25), jnp.int32(0))
     real = whole._replace(xs=xs.astype(jnp.float32), rs=jnp.ones(4))
     assert whole.xs.dtype == jnp.int32
     theta = jnp.array([0.3, 0.4])
@@ -111,9 +109,7 @@ def test_the_mean_square_td_error_is_weighted_as_well(key):
     path, found = ou(key), []
     for weight in (False, True):
         condition = martingale.condition(VALUE, discount=0.5, weight_by_discount=weight)
-        best = martingale.run(
-            martingale.least_squares_mstde(condition), jnp.zeros(2), control.transitions(path)
-        ).value
+        best = martingale.run(martingale.least_squares_mstde(condition), jnp.zeros(2), control.transitions(path)).value
 
         def loss(theta, condition=condition):
             return martingale.losses.mean_square_td_error(condition, theta, path)

@@ -87,9 +87,7 @@ def test_ctd_written_out(key):
     condition = martingale.condition(VALUE, discount=beta)
     s = arrays(steps)
     for decay, scale in ((None, "dt"), (0.3, "dt"), (0.3, "unit")):
-        method = martingale.ctd(
-            condition, learning_rate=Partial(_falling, 0.2), trace_decay=decay, trace_scale=scale
-        )
+        method = martingale.ctd(condition, learning_rate=Partial(_falling, 0.2), trace_decay=decay, trace_scale=scale)
         found = martingale.run(method, jnp.array([0.1, 0.2]), steps)
         theta, trace, elapsed = np.array([0.1, 0.2]), np.zeros(2), 0.0
         for x, x_next, reward, dt in zip(s["x"], s["x_next"], s["reward"], s["dt"]):

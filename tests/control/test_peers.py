@@ -45,9 +45,7 @@ def test_rlax_finds_the_same_update_in_single_precision(key):
 @pytest.mark.x64
 def test_python_control_finds_the_same_regulator():
     # By a module of it: this folder alone, called control, would do for the package.
-    peer = pytest.importorskip(
-        "control.statefbk", reason='python-control is not installed; the extra "peers" holds it'
-    )
+    peer = pytest.importorskip("control.statefbk", reason='python-control is not installed; the extra "peers" holds it')
     rng = np.random.default_rng(0)
     A, B = rng.normal(size=(4, 4)) - 3 * np.eye(4), rng.normal(size=(4, 2))
     K, P, _ = peer.lqr(A, B, np.eye(4), np.eye(2))

@@ -162,14 +162,12 @@ def test_dt_is_a_vmapped_axis(key):
     paths = jax.vmap(run)(factors)
     for i, factor in enumerate((1, 2, 3)):
         steps = 12 // factor
-        np.testing.assert_allclose(paths.xs[i, :: 1][: steps + 1], paths.xs[0, ::factor], atol=1e-12)
+        np.testing.assert_allclose(paths.xs[i, ::1][: steps + 1], paths.xs[0, ::factor], atol=1e-12)
         np.testing.assert_allclose(paths.ts[i, steps:], 1.0, rtol=0, atol=0)
         np.testing.assert_array_equal(paths.dts[i, steps:], 0)
         np.testing.assert_allclose(paths.dts[i].sum(), 1.0, rtol=1e-12)
         np.testing.assert_array_equal(paths.xs[i, steps:], paths.xs[i, -1])
-    alone = control.euler_maruyama(
-        None, problem, None, 0.0, num_steps=4, dt=0.25, increments=control.coarsen(fine, 3)
-    )
+    alone = control.euler_maruyama(None, problem, None, 0.0, num_steps=4, dt=0.25, increments=control.coarsen(fine, 3))
     padded = control.discounted_return(problem, jax.tree.map(lambda a: a[2], paths))
     np.testing.assert_allclose(padded, control.discounted_return(problem, alone), rtol=1e-12)
 

@@ -115,9 +115,7 @@ def test_all_tableaux_have_their_order():
     build["taylor2"] = functools.partial(solvers.dpm_singlestep, order=2, solver="taylor")
     build["taylor3"] = functools.partial(solvers.dpm_singlestep, order=3, solver="taylor")
     on = [grids.logsnr(PROBLEM.schedule, n) for n in (160, 320)]
-    found = _errors(
-        [build[name](g) for name in orders for g in on], PROBLEM.schedule, PROBLEM.x_T, mixture.truth("a")
-    )
+    found = _errors([build[name](g) for name in orders for g in on], PROBLEM.schedule, PROBLEM.x_T, mixture.truth("a"))
     for i, (name, order) in enumerate(orders.items()):
         assert np.log2(found[2 * i] / found[2 * i + 1]) > order - 0.15, name
 

@@ -132,9 +132,7 @@ def test_batch_size_changes_nothing_but_rounding(key):
 def test_common_random_numbers_are_smooth_in_lam(key):
     lams, rough = np.linspace(0.0, 0.1, 9), {}
     for common in (True, False):
-        stats = statistics.estimate(
-            key, DENOISER, VP, DRAW, lams=lams, num_samples=64, common_random_numbers=common
-        )
+        stats = statistics.estimate(key, DENOISER, VP, DRAW, lams=lams, num_samples=64, common_random_numbers=common)
         np.testing.assert_allclose(stats.lam, lams)
         rough[common] = np.sqrt((np.diff(np.asarray(stats.l), 2, axis=0) ** 2).mean())
     assert rough[True] < 0.05 * rough[False]
@@ -143,9 +141,7 @@ def test_common_random_numbers_are_smooth_in_lam(key):
 @pytest.mark.x64
 def test_rows_and_samplers_are_alike(key):
     rows = jax.vmap(DRAW)(jax.random.split(key, 4096))
-    first = statistics.estimate(
-        key, DENOISER, VP, rows, lams=24, num_samples=1024, batch_size=128, variance=VARIANCE
-    )
+    first = statistics.estimate(key, DENOISER, VP, rows, lams=24, num_samples=1024, batch_size=128, variance=VARIANCE)
     # l is a mean over 1024 draws of e^{2 lam} Var(x0|x), between 0 and 1 here: standard error <= .5/32 each
     np.testing.assert_allclose(first.l, _stats(exact=True).l, atol=tolerances.STANDARD_ERRORS * np.sqrt(2) / 64)
 

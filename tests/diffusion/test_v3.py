@@ -35,8 +35,14 @@ def _stats_a(num_lams, num_samples, common=True):
     draw = Partial(_draw, PROBLEM.mixture)
     return to_host(
         statistics.estimate(
-            jax.random.key(0), DENOISER, VP, draw, lams=num_lams, num_samples=num_samples,
-            common_random_numbers=common, batch_size=256,
+            jax.random.key(0),
+            DENOISER,
+            VP,
+            draw,
+            lams=num_lams,
+            num_samples=num_samples,
+            common_random_numbers=common,
+            batch_size=256,
         )  # fmt: skip
     )
 

@@ -176,6 +176,7 @@ def _discrete(key, dtype):
 def _torque(key, t, x):
     return -x[0] + 0.1 * contracts.normal(key, (), x.dtype)
 
+
 ENTRIES = {
     "jaxsci.control.sde": Compiled(_valued, grad=(1, 2, 3)),
     "jaxsci.control.ode": Compiled(_ode, grad=(0, 1)),

@@ -252,7 +252,7 @@ ENTRIES = {
     ),
     R + "grids.from_timesteps": Builder(
         lambda: (_steps, (np.asarray([999.0, 499.0]),)),
-        lambda steps: np.asarray([1.0, 0.5, (1 - np.log1p(-1e-4) / np.log1p(-_SECOND_BETA)) / 1000])
+        lambda steps: np.asarray([1.0, 0.5, (1 - np.log1p(-1e-4) / np.log1p(-_SECOND_BETA)) / 1000]),
     ),
     R + "grids.spacing": Builder(
         lambda: ((lambda n: grids.spacing("leading", n, offset=1)), (4,)),

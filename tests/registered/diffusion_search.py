@@ -98,9 +98,7 @@ def _search(folder):
 
 def _files(folder):
     start, options = search.starting_population(_VP, _where())[:2], {"num_evaluations": 2, "predictor": False}
-    found = search.search(
-        jax.random.key(0), _objective, _where(), _VP, start=start, out=folder / "h.npz", **options
-    )
+    found = search.search(jax.random.key(0), _objective, _where(), _VP, start=start, out=folder / "h.npz", **options)
     again = search.load_history(folder / "h.npz")
     chex.assert_trees_all_equal(again, found.history)
     np.testing.assert_array_equal(again.decisions.lam, [d.lam for d in start])

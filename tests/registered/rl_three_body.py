@@ -158,9 +158,7 @@ ENTRIES = {
     "jaxsci.rl.three_body.environment": Compiled(_environment, grad=(1,), skip=_DOUBLE),
     "jaxsci.rl.three_body.fixed_actions": Compiled(_fixed, skip=_DOUBLE),
     "jaxsci.rl.three_body.observe": Compiled(_observe, grad=(0,)),
-    "jaxsci.rl.three_body.published_start": Builder(
-        lambda: (three_body.published_start, (7,)), truth=_published_truth
-    ),
+    "jaxsci.rl.three_body.published_start": Builder(lambda: (three_body.published_start, (7,)), truth=_published_truth),
     "jaxsci.rl.three_body.reset": Compiled(_reset),
     "jaxsci.rl.three_body.rollout": Compiled(_rollout, skip=_DOUBLE),
     "jaxsci.rl.three_body.start": Compiled(_start, grad=(0,)),

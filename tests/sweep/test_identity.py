@@ -15,7 +15,6 @@ from jaxsci import sweep
 AXES = {"x": [1.0, 2.0, 3.0]}
 
 
-
 def run(folder, point, space=None, **options):
     return sweep.run(point, space or sweep.product(**AXES), out=folder, progress=False, **options)
 

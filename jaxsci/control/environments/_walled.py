@@ -152,9 +152,7 @@ def _step(walled, x, u, dt, t, num_substeps: int):
     code = code | status.flag(~tree.all_finite((new, reward)), status.NONFINITE_RESULT)
     lost = code != status.OK
     discount = jnp.where(over, 0, jnp.exp(-problem.discount * dt))
-    return Step(
-        jnp.where(lost, x, new), jnp.where(lost, 0, reward), jnp.where(lost, 0, discount), ~lost & over, code
-    )
+    return Step(jnp.where(lost, x, new), jnp.where(lost, 0, reward), jnp.where(lost, 0, discount), ~lost & over, code)
 
 
 def rollout(

@@ -101,9 +101,7 @@ def _update(cond, rate, auxiliary_rate, state: GTDState, step, *, kind: str):
     new = flat + rate_at(rate, elapsed) * way
     code = trouble(step, cond, new, new_u)
     good = code == status.OK
-    return GTDState(
-        unravel(jnp.where(good, new, flat)), jnp.where(good, new_u, u), tick(state.clock, step.dt, code)
-    )
+    return GTDState(unravel(jnp.where(good, new, flat)), jnp.where(good, new_u, u), tick(state.clock, step.dt, code))
 
 
 def _finish(state: GTDState) -> Result:

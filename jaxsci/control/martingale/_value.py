@@ -69,9 +69,7 @@ def linear_value(
     return Value(Partial(_linear, features, fixed), features, fixed)
 
 
-def mlp_value(
-    cfg: nn.mlp.Config, *, terminal: Callable | None = None, horizon: ArrayLike | None = None
-) -> Value:
+def mlp_value(cfg: nn.mlp.Config, *, terminal: Callable | None = None, horizon: ArrayLike | None = None) -> Value:
     r"""Perceptron family: net(x), or $h(x) + (T - t)\,\mathrm{net}(t, x)$ when h and T are given.
 
     Args:

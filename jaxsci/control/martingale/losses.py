@@ -119,9 +119,7 @@ def _temporal_difference(cond, unknowns, path, decay, trace_scale: str):
     return jnp.sum(jax.vmap(one)(steps, at.test, weights))
 
 
-def orthogonality(
-    cond: Condition, params: PyTree, paths: Path, *, metric: str = "identity"
-) -> Float[Array, ""]:
+def orthogonality(cond: Condition, params: PyTree, paths: Path, *, metric: str = "identity") -> Float[Array, ""]:
     r"""GTD, offline: $\frac12 m^\top\mathcal{A}m$ with $m = \frac1N\sum_{paths}\sum_k\xi_k\delta_k$, tests held fixed.
 
     Args:

@@ -157,9 +157,7 @@ def euler_maruyama(
     if times is not None:
         num_steps = num_intervals(times, "euler_maruyama")
     num_steps = check_size("euler_maruyama", "num_steps", num_steps, least=0)
-    x0, times, dt, increments = (
-        None if a is None else jnp.asarray(a, dtype) for a in (x0, times, dt, increments)
-    )
+    x0, times, dt, increments = (None if a is None else jnp.asarray(a, dtype) for a in (x0, times, dt, increments))
     if increments is not None and (increments.ndim == 0 or increments.shape[0] != num_steps):
         raise ValueError(f"euler_maruyama: increments need the leading axis {num_steps}, got shape {increments.shape}")
     return _simulate(key, problem, policy, x0, num_steps, dt, times, increments)

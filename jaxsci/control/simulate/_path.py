@@ -67,9 +67,7 @@ class Transition(NamedTuple):
 def transitions(path: Path) -> Transition:
     """The K steps of a path, stacked along the leading axis."""
     first = jnp.arange(path.dts.shape[0]) == 0
-    return Transition(
-        path.ts[:-1], path.xs[:-1], path.us, path.rs, path.dts, path.ts[1:], path.xs[1:], first
-    )
+    return Transition(path.ts[:-1], path.xs[:-1], path.us, path.rs, path.dts, path.ts[1:], path.xs[1:], first)
 
 
 def rewarded(problem: SDE | ODE, path: Path) -> Path:

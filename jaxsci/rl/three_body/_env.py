@@ -132,9 +132,7 @@ def config(
             `allow_float32`.
     """
     if observation not in _OBSERVATIONS:
-        raise ValueError(
-            f"three_body.config: observation must be one of {sorted(_OBSERVATIONS)}, got {observation!r}"
-        )
+        raise ValueError(f"three_body.config: observation must be one of {sorted(_OBSERVATIONS)}, got {observation!r}")
     index = _reward.index_of(reward)
     numbers = (step_parameters, weights, interval, max_error)
     dtype = float_dtype(*(a for a in numbers if hasattr(a, "dtype")))
