@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import ArrayLike
 
-from jaxsci.core import tree
-from jaxsci.core.policies import as_select, as_update
+from jaxsci.core import status, tree
+from jaxsci.core.policies import as_context, as_select, as_update
 from jaxsci.core.protocols import Decision, Policy
 from jaxsci.core.static import bind, check_size
 from jaxsci.core.types import Size, float_dtype
@@ -35,6 +35,7 @@ def binned(policy: Policy, num_bins: Size, *, low: ArrayLike, high: ArrayLike) -
         Partial(bind(_init, num_bins=num_bins), policy),
         as_select(Partial(bind(_select, num_bins=num_bins), policy, low, high)),
         as_update(Partial(bind(_update, num_bins=num_bins), policy, low, high), small=False),
+        Partial(_status, policy),
     )
 
 
@@ -43,8 +44,7 @@ def _init(policy: Policy, key, *, num_bins):
 
 
 def _bin(low, high, context, num_bins):
-    if context is None or jnp.shape(context) != ():
-        raise ValueError(f"binned: needs a scalar context, got {context if context is None else jnp.shape(context)}")
+    context = as_context("binned", context, ())
     span = high - low
     position = jnp.where(span != 0, (context - low) / jnp.where(span != 0, span, 1), 0.5) * num_bins
     # ceil - 1 rather than floor: the border between two bins belongs to the lower one.
@@ -60,6 +60,10 @@ def _update(policy: Policy, low, high, state, decision, loss, context, weight, *
     j = _bin(low, high, context, num_bins)
     after = policy.update(tree.dynamic_index(state, j), decision, loss, None, weight)
     return jax.tree.map(lambda a, b: a.at[j].set(b), state, after)
+
+
+def _status(policy: Policy, state):
+    return status.reduce(jax.vmap(policy.status)(state))
 
 
 __all__ = ["binned"]

@@ -20,8 +20,9 @@ from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float
 
 from jaxsci.bandits import features, probabilities
+from jaxsci.bandits._rotations import append_row
 from jaxsci.core import precision
-from jaxsci.core.policies import as_select, as_update, check_num_arms, draw
+from jaxsci.core.policies import as_context, as_select, as_update, check_num_arms, draw
 from jaxsci.core.protocols import Decision, Policy
 from jaxsci.core.static import bind, check_size
 from jaxsci.core.types import Size, float_dtype
@@ -114,8 +115,7 @@ def _init(floor, key, *, num_arms, num_features) -> ChebyshevState:
 
 
 def _features(low, high, context, num_features):
-    if context is None or jnp.shape(context) != ():
-        raise ValueError(f"cheb_cb: needs a scalar context, got {context if context is None else jnp.shape(context)}")
+    context = as_context("cheb_cb", context, ())
     return features.chebyshev(context, low, high, num_features=num_features)
 
 
@@ -131,8 +131,9 @@ def _learn(
     dtype = state.eta.dtype
     arm, phi = decision.action, _features(low, high, context, num_features)
     root = jnp.sqrt(weight)
-    factor, target, rest = _givens(state.factor[arm], state.target[arm], root * phi, root * (loss - floor))
-    factors, targets = state.factor.at[arm].set(factor), state.target.at[arm].set(target)
+    before = jnp.concatenate([state.factor[arm], state.target[arm][:, None]], axis=1)
+    after, _, rest = append_row(before, jnp.zeros_like(before), root * jnp.append(phi, loss - floor))
+    factors, targets = state.factor.at[arm].set(after[:, :-1]), state.target.at[arm].set(after[:, -1])
     leftover = state.leftover.at[arm].add(rest**2)
 
     largest = jnp.maximum(state.largest, loss)
@@ -150,7 +151,8 @@ def _learn(
     theta = jax.lax.fori_loop(first, last, refit, state.theta)
 
     rounds = state.rounds + weight
-    predicted = decision.aux.astype(dtype)
+    # A decision from a log has no aux: what would be predicted now takes the place of what was predicted then.
+    predicted = state.theta[arm] @ phi if decision.aux is None else decision.aux.astype(dtype)
     sum_predicted2 = state.sum_predicted2 + weight * predicted**2
     sum_product = state.sum_product + weight * predicted * loss
     sum_loss2 = state.sum_loss2 + weight * loss**2
@@ -165,31 +167,6 @@ def _learn(
     return ChebyshevState(
         factors, targets, leftover, theta, eta, largest, sum_predicted2, sum_product, sum_loss2, rounds
     )
-
-
-def _givens(factor, target, row, y):
-    """Rotate the row [phi, y] into the triangular system [R, z]; returns R, z and the part of y that is left over.
-
-    Equal to a QR factorisation of all rows so far, by m small rotations instead of a LAPACK call.
-    """
-
-    def rotate(j, carry):
-        factor, target, row, y = carry
-        a, b = factor[j, j], row[j]
-        length = jnp.hypot(a, b)
-        nonzero = length > 0
-        c = jnp.where(nonzero, a / jnp.where(nonzero, length, 1), 1)
-        s = jnp.where(nonzero, b / jnp.where(nonzero, length, 1), 0)
-        above, z = factor[j], target[j]
-        return (
-            factor.at[j].set(c * above + s * row),
-            target.at[j].set(c * z + s * y),
-            c * row - s * above,
-            c * y - s * z,
-        )
-
-    factor, target, _, rest = jax.lax.fori_loop(0, row.shape[0], rotate, (factor, target, row, y))
-    return factor, target, rest
 
 
 def _box_least_squares(factor, target, theta, box):

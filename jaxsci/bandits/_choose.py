@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import ArrayLike
 
+from jaxsci.core import status
 from jaxsci.core.policies import as_select, as_update
 from jaxsci.core.protocols import Decision, Policy
 
@@ -37,6 +38,7 @@ def choose(policies: Sequence[Policy], index: ArrayLike) -> Policy:
         Partial(_init, policies),
         as_select(Partial(_select, policies, index)),
         as_update(Partial(_update, policies, index), small=False),
+        Partial(_status, policies),
     )
 
 
@@ -67,13 +69,18 @@ def _select(policies, index, key, state, context, mask) -> Decision:
 def _update(policies, index, state, decision: Decision, loss, context, weight):
     def branch(j):
         def run(state):
-            own = decision._replace(aux=decision.aux[j])
+            own = decision if decision.aux is None else decision._replace(aux=decision.aux[j])
             after = policies[j].update(state[j], own, loss, context, weight)
             return (*state[:j], after, *state[j + 1 :])
 
         return run
 
     return jax.lax.switch(index, [branch(j) for j in range(len(policies))], state)
+
+
+def _status(policies, state):
+    # Of the policies that are not played only their initial states are looked at, in which nothing went wrong.
+    return status.merge(*(policy.status(own) for policy, own in zip(policies, state)))
 
 
 __all__ = ["choose"]

@@ -86,6 +86,7 @@ def delayed(policy: Policy, capacity: Size, *, delay: ArrayLike = 1, context: Py
         Partial(bind(_init, capacity=capacity), policy, context),
         as_select(Partial(_select, policy)),
         as_update(Partial(_advance, policy, delay), small=False),
+        Partial(_stored.status_inside, policy),
     )
 
 

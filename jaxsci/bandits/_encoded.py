@@ -35,6 +35,7 @@ def encoded(policy: Policy, features: Callable) -> Policy:
         policy.init,
         as_select(Partial(_select, policy, features)),
         as_update(Partial(_update, policy, features), small=False),
+        policy.status,
     )
 
 

@@ -137,7 +137,8 @@ def _select_p(horizon, key, state: ExponentialState, context, mask) -> Decision:
 
 
 def _learn_weighted(state: ExponentialState, decision: Decision, loss, context, weight) -> ExponentialState:
-    added, sleeping = decision.aux
+    # A decision from a log has no aux: then the estimate is importance weighting, and all arms were awake.
+    added, sleeping = (0, False) if decision.aux is None else decision.aux
     share = jnp.where(played(decision), jnp.exp(decision.log_prob) + added, 1)
     estimate = (weight * loss / share).astype(state.losses.dtype)
     charged = state.losses + jnp.where(sleeping, weight * loss, 0)
@@ -145,6 +146,11 @@ def _learn_weighted(state: ExponentialState, decision: Decision, loss, context, 
 
 
 def _learn_p(horizon, failure, state: ExponentialState, decision: Decision, loss, context, weight) -> ExponentialState:
+    if decision.aux is None:
+        raise ValueError(
+            "exp3_p: its update needs the probabilities of all arms, which its own select keeps in decision.aux; got a "
+            "decision without aux, e.g. from a log. Learn logs with exp3, exp3_ix or tsallis_inf"
+        )
     num_arms, (p, sleeping) = state.losses.shape[0], decision.aux
     bonus = jnp.minimum(jnp.sqrt(jnp.log(num_arms / failure) / (num_arms * horizon)), 1)
     gain = jnp.full(num_arms, bonus).at[decision.action].add(1 - loss)

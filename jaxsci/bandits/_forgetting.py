@@ -74,6 +74,7 @@ def discounted(policy: Policy, *, discount: ArrayLike = 0.99) -> Policy:
         Partial(_init_discounted, policy),
         as_select(Partial(_select_wrapped, policy)),
         as_update(Partial(_learn_discounted, policy, discount)),
+        Partial(_stored.status_inside, policy),
     )
 
 
@@ -98,6 +99,7 @@ def windowed(policy: Policy, length: Size, *, context: PyTree = None) -> Policy:
         Partial(bind(_init_windowed, length=length), policy, context),
         as_select(Partial(_select_wrapped, policy)),
         as_update(Partial(_slide, policy)),
+        Partial(_stored.status_inside, policy),
     )
 
 

@@ -30,7 +30,7 @@ from jaxtyping import Array, ArrayLike, Float, Int, PyTree, Real
 from jaxsci import gp
 from jaxsci.core import status, tree
 from jaxsci.core.keys import as_typed_key
-from jaxsci.core.policies import allowed_arms, as_select, as_update, draw
+from jaxsci.core.policies import allowed_arms, as_context, as_select, as_update, draw
 from jaxsci.core.protocols import Decision, Policy
 from jaxsci.core.static import bind, check_size
 from jaxsci.core.types import Size, float_dtype
@@ -221,7 +221,12 @@ def gp_ts(surrogate: GPSurrogate, *, marginal_max: Size | None = None) -> Policy
 
 def _policy(surrogate, select):
     learn = as_update(Partial(_learn, surrogate), small=False, unlearns=False)
-    return Policy(Partial(_init, surrogate), as_select(select), learn)
+    return Policy(Partial(_init, surrogate), as_select(select), learn, Partial(_status))
+
+
+def _status(state: GPState) -> Int[Array, ""]:
+    """The bits of the Gaussian process: appended rows, factorisations, fits, and `gp.FULL`."""
+    return state.process.status
 
 
 @eqx.filter_jit
@@ -237,10 +242,11 @@ def _init(surrogate: GPSurrogate, key) -> GPState:
 
 def _context(surrogate: GPSurrogate, context):
     size = surrogate.context_size
-    context = jnp.zeros(0) if context is None else jnp.atleast_1d(jnp.asarray(context))
-    if context.shape != (size,):
-        raise ValueError(f"gp policy: context must have shape ({size},), got {context.shape}; see context_size")
-    return context.astype(surrogate.arms.dtype)
+    if context is None and size == 0:
+        context = jnp.zeros(0)
+    elif size == 1 and eqx.is_array_like(context):
+        context = jnp.atleast_1d(context)
+    return as_context("gp policy", context, (size,), surrogate.arms.dtype)
 
 
 def _candidates(surrogate: GPSurrogate, context):

@@ -107,7 +107,7 @@ def greedy_cb(regressor: Regressor, *, epsilon: ArrayLike = 0.0) -> Policy:
         epsilon: in [0, 1], traced; 0 never explores.
     """
     epsilon = as_float(epsilon)
-    return Policy(Partial(_init, regressor), as_select(Partial(_select_greedy, regressor, epsilon)), _learns(regressor))
+    return _over(regressor, Partial(_select_greedy, regressor, epsilon))
 
 
 def _policy(function, regressor, exploration, exponent, floor, eliminate, *, relative) -> Policy:
@@ -115,7 +115,15 @@ def _policy(function, regressor, exploration, exponent, floor, eliminate, *, rel
         raise ValueError(f"{function}: eliminate needs a regressor with leverage, such as ridge; got one without")
     numbers = [None if v is None else as_float(v) for v in (exploration, exponent, floor, eliminate)]
     select = Partial(bind(_select, relative=relative), regressor, *numbers)
-    return Policy(Partial(_init, regressor), as_select(select), _learns(regressor))
+    return _over(regressor, select)
+
+
+def _over(regressor: Regressor, select) -> Policy:
+    return Policy(Partial(_init, regressor), as_select(select), _learns(regressor), Partial(_status, regressor))
+
+
+def _status(regressor: Regressor, state: InverseGapState) -> Int[Array, ""]:
+    return regressor.status(state.regressor)
 
 
 def _init(regressor: Regressor, key) -> InverseGapState:

@@ -27,7 +27,7 @@ def lin_ucb(num_arms: Size, num_features: Size, *, alpha: ArrayLike = 1.0, **opt
         num_arms: K, static.
         num_features: d, static.
         alpha: width of the confidence bound, >= 0, traced.
-        options: further arguments of `ridge`: regularization (traced), shared, refresh_every (static). With
+        options: further arguments of `ridge`: regularization (traced), shared (static). With
             ``shared=True`` there is one $\theta$ for all arms and the context is Float[K, d]; else Float[d].
 
     Losses have any range. The fit starts from the prediction 0. If losses are positive, an unknown arm thus looks
@@ -53,7 +53,8 @@ def lin_ucb(num_arms: Size, num_features: Size, *, alpha: ArrayLike = 1.0, **opt
     """
     alpha = as_float(alpha)
     regressor = ridge(num_arms, num_features, **options)
-    return Policy(regressor.init, as_select(Partial(_select_optimistic, regressor, alpha)), learns(regressor))
+    select = as_select(Partial(_select_optimistic, regressor, alpha))
+    return Policy(regressor.init, select, learns(regressor), regressor.status)
 
 
 def lin_ts(num_arms: Size, num_features: Size, *, alpha: ArrayLike = 1.0, **options) -> Policy:
@@ -75,7 +76,8 @@ def lin_ts(num_arms: Size, num_features: Size, *, alpha: ArrayLike = 1.0, **opti
     """
     alpha = as_float(alpha)
     regressor = ridge(num_arms, num_features, **options)
-    return Policy(regressor.init, as_select(Partial(_select_sampled, regressor, alpha)), learns(regressor))
+    select = as_select(Partial(_select_sampled, regressor, alpha))
+    return Policy(regressor.init, select, learns(regressor), regressor.status)
 
 
 def _select_optimistic(regressor: Regressor, alpha, key, state, context, mask) -> Decision:

@@ -21,12 +21,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
-from jaxtyping import Array, ArrayLike, Float, PyTree
+from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
 from jaxsci.bandits._inverse_gap import fast_cb, square_cb
-from jaxsci.bandits._ridge import Regressor, as_features
-from jaxsci.core import tree
-from jaxsci.core.policies import check_num_arms
+from jaxsci.bandits._ridge import Regressor
+from jaxsci.core import status, tree
+from jaxsci.core.policies import as_context, check_num_arms
 from jaxsci.core.protocols import Policy
 from jaxsci.core.static import bind, check_size
 from jaxsci.core.types import Size, as_float, float_dtype
@@ -43,11 +43,13 @@ class NetworkState(NamedTuple):
         start: initial parameters $\theta_0$.
         signs: S sign vectors $\varepsilon$, int8, of the structure of the parameters with a leading axis S; None for
             the closed form.
+        status: NONFINITE_UPDATE once a step was not finite and left out; 0 = ok.
     """
 
     params: PyTree
     start: PyTree
     signs: PyTree
+    status: Int[Array, ""]
 
 
 def network(
@@ -77,7 +79,8 @@ def network(
             Static: the state holds S numbers for each parameter.
 
     Returns:
-        A `Regressor` without leverage; its state is a `NetworkState`. A step that is not finite is not taken.
+        A `Regressor` without leverage; its state is a `NetworkState`. A step that is not finite is not taken, and the
+        status says so.
 
     Raises:
         ValueError: a size below 1, an unknown loss or activation; a context of another shape, when it is used.
@@ -108,6 +111,7 @@ def network(
         Partial(bind(_init, cfg=cfg, num_perturbations=num_perturbations, dtype=dtype)),
         Partial(bind(_predict, **sizes), perturbation),
         Partial(bind(_update, **sizes), learning_rate, perturbation, radius),
+        status=Partial(_status),
     )
 
 
@@ -200,7 +204,7 @@ def _init(key, *, cfg, num_perturbations, dtype) -> NetworkState:
             for i, a in enumerate(leaves)
         ]
         signs = structure.unflatten(drawn)
-    return NetworkState(start, start, signs)
+    return NetworkState(start, start, signs, jnp.int32(status.OK))
 
 
 def _shifts(moved, signs, scale):
@@ -216,7 +220,7 @@ def _width(cfg) -> int:
 
 
 def _predict(perturbation, state: NetworkState, context, *, num_arms, cfg, log) -> Float[Array, " K"]:
-    x = as_features("network", context, (num_arms, cfg.num_in), perturbation.dtype)
+    x = as_context("network", context, (num_arms, cfg.num_in), perturbation.dtype)
     z = _output(state.params, cfg, x) - _output(state.start, cfg, x)
     moved = tree.sub(state.params, state.start)
     shifts = _shifts(moved, state.signs, perturbation / _width(cfg) ** 0.25)
@@ -242,13 +246,19 @@ def _loss(z, y, log):
 def _update(
     learning_rate, perturbation, radius, state: NetworkState, context, action, loss, weight=1.0, *, num_arms, cfg, log
 ) -> NetworkState:
-    x = as_features("network", context, (num_arms, cfg.num_in), perturbation.dtype)[action]
+    x = as_context("network", context, (num_arms, cfg.num_in), perturbation.dtype)[action]
     slope = jax.grad(_objective)(state.params, state.start, state.signs, x, loss, perturbation, cfg=cfg, log=log)
     moved = tree.sub(tree.axpy(-learning_rate * weight, slope, state.params), state.start)
     length = tree.norm(moved)
     inside = jnp.where(length > radius, radius / jnp.where(length > 0, length, 1), 1)
     params = tree.axpy(inside, moved, state.start)
-    return state._replace(params=tree.where((weight > 0) & jnp.isfinite(length), params, state.params))
+    taken = (weight > 0) & jnp.isfinite(length)
+    bits = state.status | status.flag((weight > 0) & ~taken, status.NONFINITE_UPDATE)
+    return state._replace(params=tree.where(taken, params, state.params), status=bits)
+
+
+def _status(state: NetworkState) -> Int[Array, ""]:
+    return state.status
 
 
 __all__ = ["NetworkState", "network", "neu_fast_cb", "neu_square_cb"]

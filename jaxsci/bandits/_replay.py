@@ -41,12 +41,14 @@ class ReplayRecord(NamedTuple):
         log_prob: log-probability of the choice, as in `Decision`; -inf where the mask left no arm.
         status: NONFINITE_INPUT (cost or context), DEGENERATE (no arm allowed), OUT_OF_RANGE (no such arm in the table);
             0 = ok.
+        policy_status: ``policy.status`` of the state after the round: bits of what went wrong in the policy.
     """
 
     action: Int[Array, " T"]
     cost: Float[Array, " T"]
     log_prob: Float[Array, " T"]
     status: Int[Array, " T"]
+    policy_status: Int[Array, " T"]
 
 
 class ReplayResult(NamedTuple):
@@ -133,7 +135,8 @@ def _run(key, costs, policy, contexts, masks, state):
         )
         learnt = policy.update(state.policy, decision, jnp.where(fine, cost, 0), context, fine.astype(cost.dtype))
         paid = jnp.where(real, cost, 0)
-        return ReplayState(learnt, state.round + 1), ReplayRecord(decision.action, paid, decision.log_prob, trouble)
+        record = ReplayRecord(decision.action, paid, decision.log_prob, trouble, policy.status(learnt))
+        return ReplayState(learnt, state.round + 1), record
 
     state, record = jax.lax.scan(step, state, (costs, contexts, masks))
     return ReplayResult(jnp.sum(record.cost), state, record, status.reduce(record.status))

@@ -1,14 +1,12 @@
 r"""The `Regressor` protocol, with which contextual policies predict losses, and ridge regression.
 
-Ridge keeps, for each arm or for all together, $A = \lambda I + \sum \phi\phi^\top$, $b = \sum y\phi$ and
-$\hat\theta = A^{-1}b$; a round costs $d^2$, because $A^{-1}$ loses a rank-one term (Sherman and Morrison):
+Ridge keeps, for each arm or for all together, the upper triangular root R of $A = \lambda I + \sum \phi\phi^\top =
+R^\top R$ and $z = R^{-\top}\sum y\phi$; the coefficients are $\hat\theta = R^{-1}z$, and a play costs $d^2$
+(`_rotations.py`). A itself is never formed: in single precision a ridge over features of the sizes 1 and $10^4$ would
+lose all digits of A, while R keeps half of them.
 
-$$A^{-1} \leftarrow A^{-1} - \frac{vv^\top}{1 + \phi^\top v}, \qquad v = A^{-1}\phi.$$
-
-Rounding errors of these steps add up in float32, so $A^{-1}$ is computed anew from $A$ every `refresh_every` rounds.
-
-References: J. Sherman, W. J. Morrison 1950; Abbasi-Yadkori, Pál, Szepesvári 2011, Improved algorithms for linear
-stochastic bandits, section 4; Foster and Rakhlin 2020, Beyond UCB (regression oracles).
+References: Abbasi-Yadkori, Pál, Szepesvári 2011, Improved algorithms for linear stochastic bandits, section 4; Foster
+and Rakhlin 2020, Beyond UCB (regression oracles).
 """
 
 from collections.abc import Callable
@@ -21,8 +19,11 @@ from jax.scipy.linalg import solve_triangular
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
-from jaxsci.core.policies import as_update, check_num_arms
+from jaxsci.bandits._rotations import append_row
+from jaxsci.core import status, tree
+from jaxsci.core.policies import as_context, as_update, check_num_arms
 from jaxsci.core.precision import matmul
+from jaxsci.core.protocols import finite_status
 from jaxsci.core.static import bind, check_size
 from jaxsci.core.types import Size, as_float
 
@@ -39,6 +40,7 @@ class Regressor(NamedTuple):
             in units of the noise; None where there is none.
         sample: ``sample(key, state, context, scale)``: losses predicted by parameters drawn from $N(\hat\theta,
             \mathrm{scale}^2 A^{-1})$.
+        status: ``status(state)``: bits of what went wrong, as of a policy; policies over a regressor hand it on.
     """
 
     init: Callable[..., PyTree]
@@ -46,24 +48,26 @@ class Regressor(NamedTuple):
     update: Callable[..., PyTree]
     leverage: Callable[..., Float[Array, " K"]] | None = None
     sample: Callable[..., Float[Array, " K"]] | None = None
+    status: Callable[[PyTree], Int[Array, ""]] = Partial(finite_status)
 
 
 class RidgeState(NamedTuple):
     r"""Ridge regression of M models: one for each arm, or a single one for all arms; w is the weight of a play.
 
     Attributes:
-        gram: $A = \lambda I + \sum w\,\phi\phi^\top$.
-        inverse: $A^{-1}$.
-        moment: $b = \sum w\,y\,\phi$ of losses y.
-        theta: coefficients $\hat\theta = A^{-1}b$.
-        rounds: losses learnt by all models together; $A^{-1}$ is computed anew at multiples of `refresh_every`.
+        factor: (R, z): R is upper triangular with a diagonal >= 0, $R^\top R = \lambda I + \sum w\,\phi\phi^\top$, and
+            $z = R^{-\top}\sum w\,y\,\phi$ of losses y is its last column.
+        rest: what rounding has left of the sums in `factor`.
+        theta: coefficients $\hat\theta = R^{-1}z$.
+        rounds: losses learnt by all models together.
+        status: NONFINITE_UPDATE once a play was left out because its sums overflowed; 0 = ok.
     """
 
-    gram: Float[Array, "M d d"]
-    inverse: Float[Array, "M d d"]
-    moment: Float[Array, "M d"]
+    factor: Float[Array, "M d d+1"]
+    rest: Float[Array, "M d d+1"]
     theta: Float[Array, "M d"]
     rounds: Int[Array, ""]
+    status: Int[Array, ""]
 
 
 def learns(regressor: Regressor) -> Partial:
@@ -81,7 +85,6 @@ def ridge(
     *,
     regularization: ArrayLike = 1.0,
     shared: bool = False,
-    refresh_every: Size = 1000,
 ) -> Regressor:
     r"""Ridge regression of losses on features: $\hat\theta = A^{-1}\sum y\phi$, $A = \lambda I + \sum\phi\phi^\top$.
 
@@ -91,11 +94,11 @@ def ridge(
         regularization: $\lambda$ > 0, traced.
         shared: False, one $\theta$ for each arm and a context Float[d] common to them; True, one $\theta$ for all
             and a context Float[K, d] of features of the arms. Static.
-        refresh_every: rounds after which $A^{-1}$ is computed anew, static. Under `vmap`, if it is due in one lane, all
-            lanes compute it.
 
     Returns:
-        A `Regressor` with leverage and sample; its state is a `RidgeState`. Losses have any range.
+        A `Regressor` with leverage and sample; its state is a `RidgeState`. Losses have any range. Its status says
+        SINGULAR where some feature is, to rounding, a combination of the others and the regularisation is too small to
+        tell them apart: then the coefficients mean nothing, and predictions hold only for features like those seen.
 
     Raises:
         ValueError: a size below 1; a context of another shape, when it is used.
@@ -111,15 +114,15 @@ def ridge(
     References: Abbasi-Yadkori, Pál, Szepesvári 2011, section 4.
     """
     num_arms, num_features = check_num_arms("ridge", num_arms), check_size("ridge", "num_features", num_features)
-    refresh_every = check_size("ridge", "refresh_every", refresh_every)
     regularization = as_float(regularization)
     sizes = {"num_arms": num_arms, "num_features": num_features, "shared": bool(shared)}
     return Regressor(
         Partial(bind(_init, **sizes), regularization),
         Partial(bind(_predict, **sizes)),
-        Partial(bind(_update, refresh_every=refresh_every, **sizes)),
+        Partial(bind(_update, **sizes)),
         Partial(bind(_leverage, **sizes)),
         Partial(bind(_sample, **sizes)),
+        Partial(_status),
     )
 
 
@@ -128,20 +131,13 @@ def _init(regularization, key, *, num_arms, num_features, shared) -> RidgeState:
     models, dtype = 1 if shared else num_arms, regularization.dtype
     unit = jnp.broadcast_to(jnp.eye(num_features, dtype=dtype), (models, num_features, num_features))
     zeros = jnp.zeros((models, num_features), dtype)
-    return RidgeState(regularization * unit, unit / regularization, zeros, zeros, jnp.int32(0))
-
-
-def as_features(function: str, context, shape: tuple[int, ...], dtype) -> Array:
-    """The context as an array, or a ValueError that names the expected shape."""
-    if context is None or jnp.shape(context) != shape:
-        got = "none" if context is None else f"shape {jnp.shape(context)}"
-        raise ValueError(f"{function}: expects a context of shape {shape}, got {got}")
-    return jnp.asarray(context, dtype)
+    factor = jnp.concatenate([jnp.sqrt(regularization) * unit, zeros[..., None]], axis=2)
+    return RidgeState(factor, jnp.zeros_like(factor), zeros, jnp.int32(0), jnp.int32(status.OK))
 
 
 def _features(state: RidgeState, context, num_arms, num_features, shared):
     shape = (num_arms, num_features) if shared else (num_features,)
-    return as_features("ridge", context, shape, state.theta.dtype)
+    return as_context("ridge", context, shape, state.theta.dtype)
 
 
 def _predict(state: RidgeState, context, **sizes):
@@ -150,12 +146,13 @@ def _predict(state: RidgeState, context, **sizes):
 
 
 def _leverage(state: RidgeState, context, **sizes):
+    """phi^T A^{-1} phi = |R^{-T} phi|^2 for each arm."""
     phi = _features(state, context, **sizes)
     if sizes["shared"]:
-        square = jnp.sum(matmul(phi, state.inverse[0]) * phi, axis=1)
+        half = solve_triangular(state.factor[0, :, :-1], phi.T, trans="T").T
     else:
-        square = matmul(matmul(state.inverse, phi), phi)
-    return jnp.maximum(square, 0)
+        half = jax.vmap(lambda factor: solve_triangular(factor[:, :-1], phi, trans="T"))(state.factor)
+    return jnp.sum(half**2, axis=1)
 
 
 def _sample(key, state: RidgeState, context, scale, **sizes):
@@ -165,55 +162,53 @@ def _sample(key, state: RidgeState, context, scale, **sizes):
         spread = jnp.sqrt(_leverage(state, context, **sizes))
         return predicted + scale * spread * jax.random.normal(key, predicted.shape, predicted.dtype)
     normal = jax.random.normal(key, state.theta.shape[1:], predicted.dtype)
-    around = solve_triangular(jnp.linalg.cholesky(state.gram[0]), normal, trans="T", lower=True)
+    around = solve_triangular(state.factor[0, :, :-1], normal)
     return predicted + scale * matmul(_features(state, context, **sizes), around)
 
 
-def _update(state: RidgeState, context, action, loss, weight=1.0, *, refresh_every, **sizes) -> RidgeState:
+def _update(state: RidgeState, context, action, loss, weight=1.0, **sizes) -> RidgeState:
     phi = _features(state, context, **sizes)
     model, row = (0, phi[action]) if sizes["shared"] else (action, phi)
     weight = jnp.asarray(weight, row.dtype)
     useful = (weight > 0) & jnp.isfinite(weight)
-    root = jnp.sqrt(jnp.where(useful, weight, 0))
-    row, target = jnp.where(useful, root * row, 0), root * loss
-    gram = state.gram.at[model].add(jnp.outer(row, row))
-    moment = state.moment.at[model].add(row * target)
-    # The term subtracted is symmetric to the last bit, so the inverse stays symmetric after any number of rounds.
-    v = matmul(state.inverse[model], row)
-    one = state.inverse[model] - jnp.outer(v, v) / (1 + jnp.sum(row * v))
-    inverse = state.inverse.at[model].set(one)
-    theta = state.theta.at[model].set(jnp.where(useful, matmul(one, moment[model]), state.theta[model]))
-    rounds = state.rounds + useful
+    measured = jnp.append(row, jnp.asarray(loss, row.dtype)) * jnp.sqrt(jnp.where(useful, weight, 0))
+    before = state.factor[model], state.rest[model], state.theta[model]
+    factor, rest, _ = append_row(*before[:2], jnp.where(useful, measured, 0))
+    after = factor, rest, _coefficients(factor)
+    taken = useful & tree.all_finite(after)
+    factor, rest, theta = tree.where(taken, after, before)
+    return RidgeState(
+        state.factor.at[model].set(factor),
+        state.rest.at[model].set(rest),
+        state.theta.at[model].set(theta),
+        state.rounds + taken,
+        state.status | status.flag(useful & ~taken, status.NONFINITE_UPDATE),
+    )
 
-    # A while loop of at most one pass. Under vmap a `cond` would compute the inverses in every round.
-    def refresh(_):
-        return jnp.bool_(False), *_solved(gram, moment)
 
-    due = useful & (rounds % refresh_every == 0)
-    _, inverse, theta = jax.lax.while_loop(lambda carry: carry[0], refresh, (due, inverse, theta))
-    return RidgeState(gram, inverse, moment, theta, rounds)
+def _coefficients(factor):
+    """R^{-1} z."""
+    return solve_triangular(factor[:, :-1], factor[:, -1])
+
+
+def _status(state: RidgeState) -> Int[Array, ""]:
+    """A column of R whose part off the columns before it is below rounding depends on them."""
+    eps, root = jnp.finfo(state.factor.dtype).eps, state.factor[..., :-1]
+    own = jnp.diagonal(root, axis1=1, axis2=2)
+    dependent = own <= eps * own.shape[1] * jnp.max(jnp.abs(root), axis=1)
+    return state.status | status.flag(jnp.any(dependent), status.SINGULAR)
 
 
 def faded(state: RidgeState, start: RidgeState, discount) -> RidgeState:
-    r"""$A \leftarrow \gamma A + (1 - \gamma)\lambda I$, $b \leftarrow \gamma b$, where $\lambda I$ is the A of
-    `start`."""
-    gram, moment = discount * state.gram + (1 - discount) * start.gram, discount * state.moment
-    inverse, theta = _solved(gram, moment)
-    return state._replace(gram=gram, inverse=inverse, moment=moment, theta=theta)
+    r"""$A \leftarrow \gamma A + (1 - \gamma)\lambda I$ and $\sum y\phi \leftarrow \gamma\sum y\phi$; the A of
+    `start` is $\lambda I$.
 
-
-def _solved(gram, moment):
-    """Inverses and coefficients of all models."""
-    inverse = jax.vmap(_inverse)(gram)
-    return inverse, jax.vmap(matmul)(inverse, moment)
-
-
-def _inverse(gram):
-    """The inverse of a positive definite matrix, exactly symmetric."""
-    identity = jnp.eye(gram.shape[0], dtype=gram.dtype)
-    half = solve_triangular(jnp.linalg.cholesky(gram), identity, lower=True)
-    inverse = matmul(half.T, half)
-    return (inverse + inverse.T) / 2
+    The new root is that of the rows $\sqrt\gamma\,(R, z)$ above $\sqrt{(1-\gamma)\lambda}\,(I, 0)$.
+    """
+    kept, prior = jnp.sqrt(discount) * state.factor, jnp.sqrt(1 - discount) * start.factor
+    factor = jnp.triu(jnp.linalg.qr(jnp.concatenate([kept, prior], axis=1), mode="r")[:, :-1])
+    factor = jnp.where(jnp.diagonal(factor, axis1=1, axis2=2)[..., None] < 0, -factor, factor)
+    return state._replace(factor=factor, rest=jnp.zeros_like(factor), theta=jax.vmap(_coefficients)(factor))
 
 
 __all__ = ["Regressor", "RidgeState", "ridge"]

@@ -1,10 +1,10 @@
-"""Rounds kept in arrays of fixed size, to be learnt or taken back later; used by `delayed` and `windowed`."""
+"""What wrappers share: rounds kept in arrays of fixed size, to be learnt or taken back later, and the inner status."""
 
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 from jaxsci.core.protocols import Decision, Policy
 
@@ -40,6 +40,11 @@ def put(stored: Stored, place, decision: Decision, loss, context, weight) -> Sto
         ValueError: a decision or a context of another structure, shape or kind of dtype than the places hold.
     """
     new = Stored(decision, loss, context, weight)
+    if decision.aux is None and stored.decision.aux is not None:
+        raise ValueError(
+            "update: this wrapper stores decisions as the policy's own select makes them, with their aux; got one "
+            "without, e.g. from a log. Learn the log with the policy itself, then wrap it"
+        )
     if jax.tree.structure(new) != jax.tree.structure(stored):
         raise ValueError(
             "update: decision and context must have the structure of those the policy was built for; name an example "
@@ -56,4 +61,9 @@ def put(stored: Stored, place, decision: Decision, loss, context, weight) -> Sto
     return jax.tree.map(lambda kept, a: kept.at[place].set(a), stored, new)
 
 
-__all__ = ["Stored", "empty", "put"]
+def status_inside(policy: Policy, state) -> Int[Array, ""]:
+    """The status of the wrapped policy, whose state the wrapper keeps in its field ``policy``."""
+    return policy.status(state.policy)
+
+
+__all__ = ["Stored", "empty", "put", "status_inside"]

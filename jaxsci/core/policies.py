@@ -114,6 +114,24 @@ def as_select(select: Callable) -> Partial:
     return Partial(_choose, as_partial(select, "as_select", "select"))
 
 
+def as_context(function: str, context, shape: tuple[int, ...], dtype=None) -> Array:
+    """The context as an array of `shape`, of its own dtype unless one is given.
+
+    Raises:
+        ValueError: no array or number, or one of another shape: names `function`, what it expects and what it got.
+    """
+    if eqx.is_array_like(context) and jnp.shape(context) == shape:
+        return jnp.asarray(context, dtype)
+    expected = f"an array of shape {shape}" if shape else "a number"
+    if context is None:
+        got = "none"
+    elif eqx.is_array_like(context):
+        got = f"one of shape {jnp.shape(context)}"
+    else:
+        got = f"a {type(context).__name__}; put it through jnp.asarray" if shape else f"a {type(context).__name__}"
+    raise ValueError(f"{function}: context must be {expected}, got {got}")
+
+
 # --- learning ----------------------------------------------------------------------------------------------
 
 
@@ -215,6 +233,7 @@ def check_num_arms(function: str, num_arms: Size) -> int:
 
 __all__ = [
     "allowed_arms",
+    "as_context",
     "as_select",
     "as_update",
     "check_num_arms",

@@ -9,7 +9,10 @@ Symbols: ``K`` arms; "record" means any pytree of arrays whose structure, shapes
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
+from jax.tree_util import Partial
 from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from jaxsci.core import status, tree
 
 
 class Decision(NamedTuple):
@@ -29,6 +32,11 @@ class Decision(NamedTuple):
     aux: PyTree = None
 
 
+def finite_status(state: PyTree) -> Int[Array, ""]:
+    """NONFINITE_RESULT where a floating leaf of `state` holds a NaN or an infinity, else 0."""
+    return status.flag(~tree.all_finite(state), status.NONFINITE_RESULT)
+
+
 class Policy(NamedTuple):
     """A bandit policy; losses, never rewards; their range is declared by the policy's factory.
 
@@ -39,11 +47,15 @@ class Policy(NamedTuple):
         update: ``update(state, decision, loss, context=None, weight=1.) -> state``: `loss` is a scalar;
             `context` is what `select` saw; a `weight` of w counts as w plays. The state comes back unchanged, leaf for
             leaf, if nothing was played, if loss, weight or context is not finite, or if the weight is 0.
+        status: ``status(state) -> int32``: bits of what went wrong in the state, 0 = ok. Drivers keep them in a field
+            ``policy_status``; wrappers add those of the policies that they wrap. By default NONFINITE_RESULT where a
+            floating leaf of the state is not finite.
     """
 
     init: Callable[..., PyTree]
     select: Callable[..., Decision]
     update: Callable[..., PyTree]
+    status: Callable[[PyTree], Int[Array, ""]] = Partial(finite_status)
 
 
 class Problem(NamedTuple):
@@ -185,4 +197,5 @@ __all__ = [
     "Stream",
     "StreamCarry",
     "TimeStep",
+    "finite_status",
 ]

@@ -194,22 +194,29 @@ class StatusError(RuntimeError):
     """Raised by `check`: some entry of a result carries a fault."""
 
 
+def names_status(name: str) -> bool:
+    """Whether a field of this name holds status bits: ``status``, or one that came through a protocol and keeps a field
+    of its own, such as ``policy_status``; the last part of a dotted name counts."""
+    last = name.split(".")[-1]
+    return last == "status" or last.endswith("_status")
+
+
 def _statuses(x: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Every field called ``status`` in a nest of records, mappings and sequences, with its path."""
+    """Every field that `names_status` in a nest of records, mappings and sequences, with its path."""
     if hasattr(x, "data_vars"):  # an xarray.Dataset, recognised without importing xarray
         for name in x.data_vars:
-            if str(name).split(".")[-1] == "status":
+            if names_status(str(name)):
                 yield str(name), x[name]
     elif hasattr(x, "_fields"):
         for name in x._fields:
             value = getattr(x, name)
-            if name == "status":
+            if names_status(str(name)):
                 yield f"{path}{name}", value
             else:
                 yield from _statuses(value, f"{path}{name}.")
     elif isinstance(x, dict):
         for name, value in x.items():
-            if name == "status":
+            if names_status(str(name)):
                 yield f"{path}{name}", value
             else:
                 yield from _statuses(value, f"{path}{name}.")
@@ -238,7 +245,8 @@ def check(x: Any, *, room: str | None = None, max_listed: int = 5) -> Any:
     Notices pass: `explain` tells them.
 
     Args:
-        x: a result (a record with a field ``status``), a batch of them, a nest of them, or an `xarray.Dataset`.
+        x: a result (a record with a field ``status`` or, e.g., ``policy_status``), a batch of them, a nest of them, or
+            an `xarray.Dataset`.
         room: passed to `explain`.
         max_listed: how many failing entries the message names.
 
@@ -290,6 +298,7 @@ __all__ = [
     "faults",
     "flag",
     "merge",
+    "names_status",
     "reduce",
     "register",
 ]

@@ -37,7 +37,7 @@ def study(**options):
     """All problems, policies and seeds as one labelled data set; `options` are those of `sweep.run`."""
     labels = sweep.stack({name: i for i, name in enumerate(POLICIES)}, dims=("policy",))
     space = sweep.product(problem=sweep.static(list(PROBLEMS)), policy=labels, key=sweep.keys(SEEDS))
-    dims = {name.replace("status", "point.status"): ("round",) for name in linear.TunedRecord._fields}
+    dims = {"point.status" if name == "status" else name: ("round",) for name in linear.TunedRecord._fields}
     units = {"steps": "iterations", "cost": "iterations", "parameter": "1", "residual": "1"}
     return sweep.run(point, space, dims=dims, units=units, **options)
 

@@ -33,10 +33,10 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
-from jaxsci.core import tree
+from jaxsci.core import status, tree
 from jaxsci.core.keys import as_typed_key
-from jaxsci.core.policies import allowed_arms, as_select, as_update
-from jaxsci.core.protocols import Decision, Policy
+from jaxsci.core.policies import allowed_arms, as_context, as_select, as_update
+from jaxsci.core.protocols import Decision, Policy, finite_status
 from jaxsci.core.static import bind, check_size
 from jaxsci.core.types import float_dtype
 from jaxsci.linear.theory import young_rate
@@ -160,6 +160,7 @@ def physics_policy(
         Partial(bind(_init, method=method, num_members=num_members, num_bins=num_bins), theory, tol),
         as_select(Partial(bind(_select, method=method), theory)),
         as_update(Partial(bind(_learn, method=method), theory), unlearns=False, tolerates=("infinite loss", "context")),
+        Partial(_status, fallback),
     )
 
 
@@ -230,12 +231,15 @@ def _init(theory, tol, key, *, method, num_members, num_bins) -> PhysicsState:
     )
 
 
+def _status(fallback, state: PhysicsState) -> Int[Array, ""]:
+    own = finite_status(state._replace(fallback=None))
+    return own if fallback is None else status.merge(own, fallback.status(state.fallback))
+
+
 def _place(theory, context, num_bins):
     """Context scaled to [0, 1], and its bin."""
-    if context is None or jnp.shape(context) != ():
-        got = context if context is None else jnp.shape(context)
-        raise ValueError(f"physics_policy: needs a scalar context, got {got}")
-    x = (jnp.asarray(context, theory["low"].dtype) - theory["low"]) / (theory["high"] - theory["low"])
+    context = as_context("physics_policy", context, (), theory["low"].dtype)
+    x = (context - theory["low"]) / (theory["high"] - theory["low"])
     x = jnp.clip(jnp.where(jnp.isnan(x), 0.5, x), 0, 1)
     return x, jnp.minimum((x * num_bins).astype(jnp.int32), num_bins - 1)
 
@@ -286,7 +290,9 @@ def _learn(theory, state: PhysicsState, decision: Decision, loss, context, weigh
 
     variance = _cell_variance(visits, jnp.maximum(weight, 1e-9), misfit, noise)
     members = _kalman(state.members, _predict(method, state.members, x, omega), y, variance)
-    if theory["fallback"] is not None:
+    # A decision from a log has no aux: it teaches the theory, and says nothing of how theory and fallback compare.
+    advised = theory["fallback"] is not None and decision.aux is not None
+    if advised:
         # The theory need only hold near the arms that it would choose: rounds of the fallback do not teach it.
         members = jnp.where(decision.aux.by_fallback, state.members, members)
 
@@ -308,7 +314,7 @@ def _learn(theory, state: PhysicsState, decision: Decision, loss, context, weigh
         repeats=repeats,
         rounds=state.rounds + 1,
     )
-    if theory["fallback"] is not None:
+    if advised:
         paid = theory["unit"] * jnp.exp(y)
         learnt = _compare(theory["fallback"], theory["unit"], learnt, decision.aux, paid, context, weight)
     return learnt

@@ -52,6 +52,7 @@ class TunedRecord(NamedTuple):
         status: bits of the solve, and NONFINITE_INPUT where the cost is not finite; 0 = ok.
         log_prob: log-probability of the choice, as in `Decision`.
         context: what the policy saw; None where the stream gives none.
+        policy_status: ``policy.status`` of the policy's state after the round: what went wrong in the policy.
     """
 
     action: Int[Array, " T"]
@@ -62,6 +63,7 @@ class TunedRecord(NamedTuple):
     status: Int[Array, " T"]
     log_prob: Float[Array, " T"]
     context: PyTree
+    policy_status: Int[Array, " T"]
 
 
 class TunedResult(NamedTuple):
@@ -151,6 +153,7 @@ def _step(key, state, stream, method, policy, arms, cost, tol, max_steps, norm_r
         result.status | status.flag(~jnp.isfinite(paid), status.NONFINITE_INPUT),
         decision.log_prob,
         problem.context,
+        policy.status(learnt),
     )
     return TunedState(learnt, carry._replace(solution=result.value), state.round + 1), record
 
@@ -189,7 +192,7 @@ def tuned_sequence(
     Returns:
         A `TunedResult` of the last solution, the final `TunedState`, a `TunedRecord` of all rounds and the status of
         all rounds together. A solve that failed and a cost that is not finite set their bits in the round's status,
-        and the sequence goes on.
+        trouble inside the policy sets its bits in ``history.policy_status``, and the sequence goes on.
 
     Raises:
         ValueError: `num_rounds` negative; arms with unequal or no leading axes.

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxsci.core.status import names_status
 from jaxsci.sweep import _points
 from jaxsci.sweep._cost import Cost, cost_of
 from jaxsci.sweep._points import Combination
@@ -134,8 +135,8 @@ def host_dtype(dtype: Any) -> np.dtype:
 
 
 def is_status(name: str, dtype: Any) -> bool:
-    """True for an integer output called ``status``, at any depth."""
-    return name.split(".")[-1] == "status" and np.dtype(dtype).kind in "iu"
+    """True for an integer output called ``status`` or ``..._status``, at any depth."""
+    return names_status(name) and np.dtype(dtype).kind in "iu"
 
 
 def kept(outputs: dict[str, Any]) -> dict[str, Any]:

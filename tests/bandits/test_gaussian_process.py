@@ -173,7 +173,7 @@ def test_regret_of_the_interface_bandit(name, low, high):
             lambda: bandits.policies.gp_ts(bandits.regressors.gp_surrogate(ARMS, capacity=3), marginal_max=0),
             "marginal_max must be",
         ),
-        (lambda: _select(2), r"context must have shape \(2,\)"),
+        (lambda: _select(2), r"context must be an array of shape \(2,\)"),
     ],
 )
 def test_static_misuse_raises(call, match):

@@ -260,7 +260,10 @@ def _update_lowered(policy, state, decision, loss, context=None, weight=1.0):
         (lambda: bandits.regressors.network(2, 2, loss="hinge"), "loss must be one of"),
         (lambda: bandits.regressors.network(2, 2, activation="sine"), "activation must be one of"),
         (lambda: bandits.regressors.network(2, 2, num_perturbations=-1), "num_perturbations must be an int >= 0"),
-        (lambda: _select(bandits.policies.neu_square_cb(3, 2, hidden=(2,)), jnp.ones(2)), r"context of shape \(3, 2\)"),
+        (
+            lambda: _select(bandits.policies.neu_square_cb(3, 2, hidden=(2,)), jnp.ones(2)),
+            r"an array of shape \(3, 2\)",
+        ),
         (lambda: _select(bandits.policies.neu_fast_cb(3, 2, hidden=(2,)), None), "got none"),
     ],
 )

@@ -197,14 +197,15 @@ def test_cheb_cb_state_equals_least_squares_from_scratch(key):
 
 @pytest.mark.x64
 def test_givens_rows_equal_a_qr_factorisation(key):
-    from jaxsci.bandits._chebyshev import _givens
+    from jaxsci.bandits._rotations import append_row
 
     rows = np.asarray(jax.random.normal(key, (9, 4)))
     y = np.asarray(jax.random.normal(jax.random.fold_in(key, 1), (9,)))
-    factor, target, left = jnp.zeros((4, 4)), jnp.zeros(4), 0.0
+    both, rest, left = jnp.zeros((4, 5)), jnp.zeros((4, 5)), 0.0
     for row, value in zip(rows, y):
-        factor, target, rest = _givens(factor, target, jnp.asarray(row), jnp.asarray(value))
-        left += float(rest) ** 2
+        both, rest, unexplained = append_row(both, rest, jnp.append(row, value))
+        left += float(unexplained) ** 2
+    factor, target = both[:, :-1], both[:, -1]
     np.testing.assert_allclose(factor.T @ factor, rows.T @ rows, atol=1e-12)
     np.testing.assert_allclose(jnp.tril(factor, -1), 0, atol=1e-13)
     solution, residual, *_ = np.linalg.lstsq(rows, y)
@@ -375,8 +376,11 @@ def test_probabilities_of_integer_losses():
         (lambda: bandits.policies.cheb_cb(3, low=0.0, high=1.0, num_features=0), "num_features"),
         (lambda: bandits.wrappers.choose([], 0), "at least one policy"),
         (lambda: bandits.wrappers.binned(bandits.policies.uniform(2), 0, low=0.0, high=1.0), "num_bins"),
-        (lambda: _select(bandits.policies.cheb_cb(3, low=0.0, high=1.0)), "scalar context"),
-        (lambda: _select(bandits.wrappers.binned(bandits.policies.uniform(2), 3, low=0.0, high=1.0)), "scalar context"),
+        (lambda: _select(bandits.policies.cheb_cb(3, low=0.0, high=1.0)), "context must be a number"),
+        (
+            lambda: _select(bandits.wrappers.binned(bandits.policies.uniform(2), 3, low=0.0, high=1.0)),
+            "context must be a number",
+        ),
         (lambda: _select(bandits.policies.uniform(3), mask=jnp.ones(2, bool)), "mask must be Bool"),
         (lambda: _select(bandits.policies.uniform(3), mask=jnp.ones(3)), "mask must be Bool"),
     ],

@@ -34,11 +34,10 @@ def test_inpainting_draws_the_rest_to_match():
     """Two far modes on the diagonal: knowing one coordinate decides the other, for four fifths of the starts."""
     modes = mixture.Mixture(np.full(2, 0.5), np.asarray([(-1.0, -1.0), (1.0, 1.0)]), np.full(2, 0.2))
     denoiser, table = mixture.denoiser(modes, VP), solvers.unipc(grids.with_zero(GRID))
-    run = lambda x, known: (
-        diffusion.sample(  # noqa: E731
-            None, denoiser, table, x, denoised_hook=hooks.inpaint(known, MASK)
-        ).value
-    )
+
+    def run(x, known):
+        return diffusion.sample(None, denoiser, table, x, denoised_hook=hooks.inpaint(known, MASK)).value
+
     ends = jax.vmap(jax.vmap(run, (0, None)), (None, 0))(PROBLEM.x_T, np.asarray([[1.0, 0.0], [-1.0, 0.0]]))
     assert np.mean(ends[0, :, 1] > 0) > 0.75 and np.mean(ends[1, :, 1] < 0) > 0.75  # measured .82; by chance .5
 

@@ -245,8 +245,8 @@ def test_static_misuse_raises(small, key):
         (lambda: linear.physics_policy(1.5, low=0.0, high=1.0), "shape"),
         (lambda: linear.physics_policy(GRID, low=0.0, high=1.0, method="jacobi"), "one of"),
         (lambda: linear.physics_policy(GRID, low=0.0, high=1.0, num_members=1), "num_members"),
-        (lambda: policy.select(key, state), "scalar context"),
-        (lambda: policy.select(key, state, jnp.zeros(2)), "scalar context"),
+        (lambda: policy.select(key, state), "context must be a number"),
+        (lambda: policy.select(key, state, jnp.zeros(2)), "context must be a number"),
         (lambda: policy.select(key, state, jnp.float32(0), jnp.ones(3, bool)), "mask"),
     ):
         with pytest.raises(ValueError, match=match):

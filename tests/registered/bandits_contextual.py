@@ -49,7 +49,7 @@ def _regressor(make, *, hyper, rows=ROWS):
 
 
 def _lin(make, alpha, regularization):
-    return make(4, 2, alpha=alpha, regularization=regularization, refresh_every=16)
+    return make(4, 2, alpha=alpha, regularization=regularization)
 
 
 def _shared(alpha, regularization):

@@ -17,6 +17,7 @@ from jaxsci.core import (
     policies,
     precision,
     progress,
+    protocols,
     static,
     status,
     train,
@@ -252,6 +253,19 @@ def _masks(function):
     return lambda key, dtype: (lambda mask: function(mask, 5), (jax.random.bernoulli(key, shape=(5,)),))
 
 
+def _context(key, dtype):
+    return lambda x: policies.as_context("f", x, (3,), x.dtype), (contracts.normal(key, (3,), dtype),)
+
+
+def _finite_status(key, dtype):
+    return lambda x: protocols.finite_status({"sum": x, "rounds": 3}), (contracts.normal(key, (3,), dtype),)
+
+
+def _names_status(folder):
+    names = "status", "state.process.status", "history.policy_status", "statuses", "status.x", "mystatus"
+    assert [status.names_status(name) for name in names] == [True, True, True, False, False, False]
+
+
 def _bad_mask(folder):
     policies.allowed_arms(jnp.ones(3), 3)
 
@@ -310,6 +324,8 @@ ENTRIES = {
     "jaxsci.core.status.flag": Compiled(
         lambda key, dtype: (lambda c: status.flag(c, status.DIVERGED), (jax.random.bernoulli(key),))
     ),
+    "jaxsci.core.protocols.finite_status": Compiled(_finite_status),
+    "jaxsci.core.status.names_status": Driver(works=_names_status),
     "jaxsci.core.status.merge": Compiled(_codes(lambda c: status.merge(c, c + 1))),
     "jaxsci.core.status.reduce": Compiled(_codes(status.reduce)),
     "jaxsci.core.status.bits": Driver(works=_bits),
@@ -367,6 +383,7 @@ ENTRIES = {
     "jaxsci.core.policies.draw": Compiled(_drawn),
     "jaxsci.core.policies.choose_least": Compiled(_chosen),
     "jaxsci.core.policies.allowed_arms": Compiled(_masks(policies.allowed_arms)),
+    "jaxsci.core.policies.as_context": Compiled(_context, grad=(0,)),
     "jaxsci.core.policies.sleeping_arms": Compiled(_masks(policies.sleeping_arms)),
     "jaxsci.core.policies.played": Compiled(_played),
     "jaxsci.core.policies.round_key": Compiled(_round_keys),
