@@ -28,6 +28,8 @@ from jaxsci.core.precision import matmul, tensordot
 from jaxsci.core.static import check_size
 from jaxsci.core.types import concrete, require_double
 
+_SOLVED = 1e-8  # largest residual of the Riccati equation relative to its terms that `solve` accepts
+_AT_REST = 1e-6  # real parts above minus this share of the fastest mode: double precision cannot tell them from 0
 _NEGATIVE = 1e-6  # an eigenvalue of P below minus this share of the largest: the policy before was not stable
 
 
@@ -104,13 +106,24 @@ def solve(A: Matrix, B: Matrix, Q: Matrix, R: Matrix) -> Solution:
         )
     if np.isfinite(R).all() and np.array_equal(R, R.T) and not np.linalg.eigvalsh(R).min(initial=1) > 0:
         raise ValueError(f"riccati.solve: R must be positive definite, got eigenvalues {np.linalg.eigvalsh(R)}")
+    missing = (
+        "riccati.solve: found no stabilising solution; (A, B) must be stabilisable, Q must weigh every mode of A "
+        "that is not stable, and R must be positive"
+    )
     try:
         P = scipy.linalg.solve_continuous_are(A, B, Q, R)
-    except np.linalg.LinAlgError as error:
-        raise ValueError(
-            "riccati.solve: found no stabilising solution; (A, B) must be stabilisable, Q not negative and R positive"
-        ) from error
-    return Solution(P, np.linalg.solve(R, B.T @ P))
+    except (np.linalg.LinAlgError, ValueError) as error:
+        raise ValueError(missing) from error
+    K = np.linalg.solve(R, B.T @ P)
+    # The library's answer is looked at: near a mode at rest that Q does not weigh, it returns numbers of no meaning.
+    terms = A.T @ P + P @ A, P @ B @ K, Q
+    residual, size = (np.linalg.norm(v) for v in (terms[0] - terms[1] + Q, sum(map(np.abs, terms))))
+    modes = np.linalg.eigvals(A - B @ K)
+    if not residual <= _SOLVED * size:
+        raise ValueError(f"{missing}; SciPy's P has a relative residual of {residual / size:.1e}")
+    if modes.size and not modes.real.max() < -_AT_REST * max(np.abs(modes).max(), np.linalg.norm(A)):
+        raise ValueError(f"{missing}; SciPy's P leaves a closed-loop eigenvalue of real part {modes.real.max():.1e}")
+    return Solution(P, K)
 
 
 def kleinman(
@@ -124,10 +137,10 @@ def kleinman(
         num_iterations: static.
 
     Returns:
-        A `History`, entry i after i + 1 evaluations. Status: non-finite input or result; out of range (Q or R not
-        symmetric, R negative); singular (R); unstable policy when some P is not positive: with Q positive, exactly
-        when the gain before did not stabilise; step cap when the last residual is above the square root of the
-        rounding unit, relative to the terms of the equation.
+        A `History`, entry i after i + 1 evaluations. Status: non-finite input or result; unfit costs (Q or R not
+        symmetric, R negative); singular (R); unstable policy when some P is not positive, or not finite: with Q
+        positive, exactly when the gain before did not stabilise; step cap when the last residual is above the square
+        root of the rounding unit, relative to the terms of the equation.
 
     Raises:
         ValueError: shapes that do not fit, or no iteration.
@@ -162,7 +175,7 @@ def _kleinman(A, B, Q, R, K0, num_iterations: int) -> History:
         return K, (P, K, residual, _indefinite(P), size)
 
     _, (P, K, residual, negative, size) = jax.lax.scan(step, K0, None, length=num_iterations)
-    code = _trouble((A, B, K0), P) | cost_trouble(Q, R) | status.flag(jnp.any(negative), UNSTABLE)
+    code = _trouble((A, B, K0), (Q, R), P) | status.flag(jnp.any(negative), UNSTABLE)
     far = residual[-1] > jnp.sqrt(jnp.finfo(A.dtype).eps) * size[-1]
     return History(P, K, residual, code | status.flag(far & (code == status.OK), status.MAX_STEPS))
 
@@ -195,8 +208,9 @@ def integral_fixed_point(
         allow_float32: run in float32 nevertheless, static.
 
     Returns:
-        A `FixedPoint`; status: non-finite input or result, out of range (an interval that is not positive, nodes that
-        are not increasing or leave it, weights whose sum misses it by more than a tenth; Q or R not symmetric, R
+        A `FixedPoint`; status: non-finite input or result, out of range (an interval that is not positive), rule
+        elsewhere (nodes that are not increasing or leave it, weights whose sum misses it by more than a tenth), unfit
+        costs (Q or R not symmetric, R
         negative), singular (R), unstable policy, step cap.
 
     Raises:
@@ -218,7 +232,7 @@ def integral_fixed_point(
     A, B, Q, R = checked_matrices("integral_fixed_point", A, B, Q, R)
     reason = "in which the costs of a short interval drown in rounding errors"
     require_double("integral_fixed_point", A.dtype, allow_float32, reason)
-    rule = checked_rule("integral_fixed_point", rule, A.dtype)
+    rule = checked_rule("integral_fixed_point", rule, A.dtype, interval)
     numbers = (jnp.asarray(interval, A.dtype), jnp.asarray(tol, A.dtype), jnp.asarray(max_steps, jnp.int32))
     return _fixed_point(A, B, Q, R, _first_gain("integral_fixed_point", B, K0), rule, numbers)
 
@@ -253,7 +267,8 @@ def _fixed_point(A, B, Q, R, K0, rule, numbers) -> FixedPoint:
         E = flows[-1]
         operator = jnp.eye(A.size, dtype=A.dtype) - jnp.kron(E.T, E.T)
         P = _symmetric(jnp.linalg.solve(operator, cost.reshape(-1)).reshape(A.shape))
-        change = jnp.linalg.norm(P - loop.P) / jnp.linalg.norm(P)
+        change, size = jnp.linalg.norm(P - loop.P), jnp.linalg.norm(P)
+        change = jnp.where(change > 0, change / jnp.where(size > 0, size, 1), jnp.where(change == 0, 0, change))
         return _Loop(P, jnp.linalg.solve(R, matmul(B.T, P)), change, loop.negative | _indefinite(P))
 
     _, misplaced = rule_trouble(rule, interval)
@@ -264,8 +279,8 @@ def _fixed_point(A, B, Q, R, K0, rule, numbers) -> FixedPoint:
 
     first = _Loop(jnp.zeros_like(A), K0, jnp.asarray(jnp.inf, A.dtype), jnp.asarray(False))
     end, steps = loops.bounded_while(unfinished, step, first, max_steps=max_steps)
-    code = _trouble((A, B, K0, rule, interval, tol), end.P) | status.flag(end.negative, UNSTABLE)
-    code = code | cost_trouble(Q, R) | misplaced
+    code = _trouble((A, B, K0, rule, interval, tol), (Q, R), end.P) | status.flag(end.negative, UNSTABLE)
+    code = code | misplaced
     code = code | status.flag(~(end.change <= tol) & (code == status.OK), status.MAX_STEPS)
     return FixedPoint(end.P, end.K, steps, end.change, code)
 
@@ -307,10 +322,15 @@ def _indefinite(P):
     return values[0] < -_NEGATIVE * jnp.maximum(jnp.abs(values[0]), jnp.abs(values[-1]))
 
 
-def _trouble(inputs, result):
-    finite = tree.all_finite(inputs)
+def _trouble(inputs, costs, result):
+    """Bits of inputs that are not finite, of the cost matrices, and of a result that is not finite.
+
+    Where the inputs are sound, it is the equation for P that has no solution: two modes of the closed loop, or one
+    twice, sum to 0, so the gain does not stabilise.
+    """
+    code = status.flag(~tree.all_finite(inputs), status.NONFINITE_INPUT) | cost_trouble(*costs)
     lost = ~jnp.all(jnp.isfinite(result))
-    return status.flag(~finite, status.NONFINITE_INPUT) | status.flag(lost, status.NONFINITE_RESULT)
+    return code | status.flag(lost, jnp.where(code == status.OK, UNSTABLE, status.NONFINITE_RESULT))
 
 
 def _first_gain(function, B, K0):

@@ -66,6 +66,11 @@ def require_double(function: str, dtype: Any, allow_float32: bool, reason: str) 
         )
 
 
+def is_concrete(value: Any) -> bool:
+    """Whether no leaf of `value` is a tracer, so that its numbers can be looked at before anything is compiled."""
+    return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(value))
+
+
 def concrete(value: Any, function: str, argument: str, alternative: str) -> Any:
     """`value` as NumPy, for a function that runs on the host; a traced one is refused.
 
@@ -78,7 +83,7 @@ def concrete(value: Any, function: str, argument: str, alternative: str) -> Any:
     Raises:
         TypeError: a leaf of `value` is a tracer.
     """
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(value)):
+    if not is_concrete(value):
         raise TypeError(
             f"{function}: {argument} must be concrete because this function runs on the host, got a traced value; "
             f"{alternative}"
@@ -86,4 +91,4 @@ def concrete(value: Any, function: str, argument: str, alternative: str) -> Any:
     return jax.tree.map(np.asarray, value)
 
 
-__all__ = ["KeyArray", "Size", "as_float", "as_scalar", "concrete", "float_dtype", "require_double"]
+__all__ = ["KeyArray", "Size", "as_float", "as_scalar", "concrete", "float_dtype", "is_concrete", "require_double"]

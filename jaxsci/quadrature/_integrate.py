@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from jaxsci.core import precision
-from jaxsci.core.types import as_float, concrete, float_dtype
+from jaxsci.core.types import as_float, concrete, float_dtype, is_concrete
 from jaxsci.quadrature._rule import ConditioningWarning, Rule, checked_nodes, interval
 
 # Condition of the Legendre-Vandermonde matrix above which interpolation through the nodes is noise.
@@ -44,8 +44,9 @@ def integrate(
         The pytree of f, integrated, in the dtype of a and b where they are arrays, else of the rule.
 
     Raises:
-        ValueError: only one end is given; nodes and weights of other shapes than (n,); `source` is two equal numbers
-            (equal arrays give an infinity or NaN).
+        TypeError: a rule that is no pair (nodes, weights).
+        ValueError: only one end is given; an end that is not finite (a traced one gives NaN); nodes and weights of
+            other shapes than (n,); `source` is two equal numbers (equal arrays give an infinity or NaN).
 
     Differentiable in a, b, `source`, the rule, and the variables that f closes over or its Partial holds.
 
@@ -59,6 +60,10 @@ def integrate(
         >>> print(f"{jax.grad(lambda b: area(b)['sine'])(1.0):.5f} {jnp.sin(1.0):.5f}")
         0.84147 0.84147
     """
+    if not isinstance(rule, (tuple, list)) or len(rule) != 2:
+        raise TypeError(
+            f"integrate: rule must be a pair (nodes, weights), e.g. quadrature.rules.simpson(5), got {rule!r}"
+        )
     nodes, weights = rule
     if np.ndim(nodes) != 1 or np.shape(nodes) != np.shape(weights):
         raise ValueError(
@@ -68,6 +73,11 @@ def integrate(
     if (a is None) != (b is None):
         raise ValueError("integrate: expected both ends or none, got one of a and b")
     moved = a is not None
+    if moved and is_concrete((a, b)) and not (np.all(np.isfinite(a)) and np.all(np.isfinite(b))):
+        raise ValueError(
+            f"integrate: a and b must be finite, got {a} and {b}; map an infinite range to a finite one first, e.g. "
+            "t = s / (1 - s) with dt = ds / (1 - s)^2 takes [0, 1) to [0, infinity)"
+        )
     if moved and not any(isinstance(x, jax.Array) for x in source) and source[0] == source[1]:
         raise ValueError(f"integrate: source must be an interval of some length, got {source}")
     typed = [x for x in (a, b, *source) if hasattr(x, "dtype")] if moved else []

@@ -343,6 +343,11 @@ def test_ill_posed_problems_carry_a_status():
     assert int(ex.solution(PUBLISHED._replace(D=0.0)).status) == 0
 
 
+def test_an_average_that_overflows_carries_a_status():
+    found = ex.average_reward(PUBLISHED, ex.GaussianPolicy(1.0, 1.0, 1000.0))
+    assert int(found.status) == status.NONFINITE_RESULT
+
+
 def test_average_reward_of_an_unstable_policy_carries_a_status():
     result = ex.average_reward(PUBLISHED, ex.GaussianPolicy(1.5, 0.0, 0.0))
     assert int(result.status) == ex.NO_STATIONARY_LAW and bool(jnp.isnan(result.value))

@@ -342,19 +342,34 @@ def test_a_start_that_excites_too_little_is_rank_lost():
 
 
 @pytest.mark.x64
-@pytest.mark.parametrize(
-    ("nodes", "bit"),
-    [
-        ([0.0, 0.1, 0.05], status.OUT_OF_RANGE),
-        ([0.0, 0.05, 0.2], status.OUT_OF_RANGE),
-        ([-0.1, 0.05, 0.1], status.OUT_OF_RANGE),
-        ([0.0, np.nan, 0.1], status.NONFINITE_INPUT),
-    ],
-)
-def test_times_that_are_not_in_order_or_leave_the_interval_are_reported(nodes, bit):
-    found = nonlinear(padded((np.array(nodes), np.full(3, DELTA / 3))))
-    assert int(found.status) & bit and int(found.steps) == 1
-    np.testing.assert_array_equal(found.value, START)
+def test_times_that_are_not_in_order_or_leave_the_interval_are_reported():
+    nodes = np.array([[0.0, 0.1, 0.05], [0.0, 0.05, 0.2], [-0.1, 0.05, 0.1], [0.0, np.nan, 0.1]])
+    rules = [padded((row, np.full(3, DELTA / 3))) for row in nodes]
+    stack = jax.tree.map(lambda *rows: jnp.stack([jnp.asarray(a) for a in rows]), *rules)
+    found = jax.vmap(nonlinear)(stack)
+    assert found.status.tolist()[:3] == [integral.MISPLACED_RULE] * 3 and found.status[3] & status.NONFINITE_INPUT
+    np.testing.assert_array_equal(found.steps, 1)
+    np.testing.assert_array_equal(found.value, np.broadcast_to(START, found.value.shape))
+
+
+@pytest.mark.x64
+def test_a_double_integrator_without_control_is_unstable():
+    """From weights 0 the position runs away, and the rows it leaves span two directions of three."""
+    problem = integral.linear_quadratic([[0.0, 1.0], [0.0, 0.0]], [[0.0], [1.0]], np.eye(2), [[1.0]])
+    rule = RULES.simpson(3, 0.0, DELTA)
+    found = integral.policy_iteration(
+        problem, integral.quadratic, jnp.zeros(3), jnp.ones(2), rule=rule, interval=DELTA, num_rows=8
+    )
+    assert int(found.status) == integral.UNSTABLE | integral.RANK_LOST
+
+
+@pytest.mark.x64
+def test_samples_of_an_unknown_input_matrix_carry_a_status():
+    problem = integral.linear_quadratic([[-1.0]], [[np.nan]], [[1.0]], [[1.0]])
+    ends = {"starts": jnp.ones((2, 1)), "ends": 0.9 * jnp.ones((2, 1))}
+    weights = np.full(3, 1 / 30)
+    found = integral.evaluate_samples(problem, integral.quadratic, jnp.zeros(1), jnp.ones((2, 3, 1)), weights, **ends)
+    assert int(found.status) & status.NONFINITE_RESULT and bool(jnp.isfinite(found.weights).all())
 
 
 @pytest.mark.x64

@@ -119,6 +119,51 @@ def test_a_gain_that_does_not_stabilise_is_reported(gain):
     assert int(found.status) & integral.UNSTABLE and int(found.steps) == 1
 
 
+def test_the_librarys_answer_is_looked_at():
+    """300 systems with a mode at rest, or an oscillation, that Q does not weigh: no stabilising solution exists."""
+    rng = np.random.default_rng(0)
+    rest, spin = np.zeros((1, 1)), np.array([[0.0, 1.0], [-1.0, 0.0]])
+    for i in range(300):
+        d, core = rng.integers(2, 6), (rest, spin)[i % 2]
+        size, basis = core.shape[0], rng.standard_normal((d + core.shape[0],) * 2)
+        A, Q = np.zeros((d + size,) * 2), np.zeros((d + size,) * 2)
+        A[:size, :size], A[size:, size:] = core, rng.standard_normal((d, d)) - 2 * np.eye(d)
+        Q[size:, size:] = np.eye(d)
+        A, Q = basis @ A @ np.linalg.inv(basis), np.linalg.inv(basis).T @ Q @ np.linalg.inv(basis)
+        with pytest.raises(ValueError, match="no stabilising solution"):
+            riccati.solve(A, basis @ rng.standard_normal((d + size, 1)), (Q + Q.T) / 2, [[1.0]])
+    for A, B, Q in (
+        ([[0, 1, 0], [-1, 0, 0], [0, 0, -1]], [[0], [0], [1]], np.eye(3)),  # a pair of modes out of reach of B
+        ([[0, 1], [0, 0]], [[0], [1]], np.diag([0.0, 1.0])),
+    ):
+        with pytest.raises(ValueError, match="no stabilising solution"):
+            riccati.solve(A, B, Q, [[1.0]])
+
+
+def test_random_systems_are_solved():
+    """The check refuses none of 300 ordinary systems, time scales from 1e-2 to 1e2 among them."""
+    rng = np.random.default_rng(1)
+    for _ in range(300):
+        d = rng.integers(1, 7)
+        A = rng.standard_normal((d, d)) * np.exp(rng.uniform(-2, 2, d))[:, None]
+        P, K = riccati.solve(A, rng.standard_normal((d, 2)), np.eye(d), np.eye(2))
+        assert np.linalg.eigvals(P).real.min() > 0
+
+
+@pytest.mark.x64
+def test_a_start_that_leaves_modes_at_rest_is_unstable_and_a_free_state_costs_nothing():
+    """The double integrator under K0 = 0 has no value; A = -1 at Q = 0 has the value 0, exactly."""
+    double = [[0.0, 1.0], [0.0, 0.0]], [[0.0], [1.0]], np.eye(2), [[1.0]]
+    assert int(riccati.kleinman(*double).status) == integral.UNSTABLE
+    rule = quadrature.rules.trapezoid(5, 0.0, DELTA)
+    assert int(riccati.integral_fixed_point(*double, rule, DELTA).status) == integral.UNSTABLE
+    free = [[-1.0]], [[1.0]], [[0.0]], [[1.0]]
+    found = riccati.kleinman(*free)
+    assert int(found.status) == 0 and not found.P.any() and not found.residual.any()
+    found = riccati.integral_fixed_point(*free, rule, DELTA)
+    assert (int(found.status), float(found.value[0, 0]), float(found.residual), int(found.steps)) == (0, 0, 0, 1)
+
+
 @pytest.mark.x64
 def test_nonfinite_matrices_and_a_low_cap_are_reported():
     bad = np.where(A == -0.1, np.nan, A)

@@ -431,6 +431,9 @@ def test_a_nan_reward_or_control_ends_the_path(what, key):
 def test_statuses_of_inputs(key):
     problem = control.sde(_nothing, _unit)
 
+    def code_at(problem):
+        return control.euler_maruyama(key, problem, None, 0.0, num_steps=3).status
+
     def code(problem=problem, x0=0.0, **kwargs):
         path = control.euler_maruyama(key, problem, None, x0, **kwargs)
         chex.assert_tree_all_finite((path.xs, path.ts))
@@ -439,7 +442,9 @@ def test_statuses_of_inputs(key):
     assert code(x0=jnp.nan, num_steps=3, dt=0.1) & status.NONFINITE_INPUT
     assert code(times=jnp.array([0.0, 0.2, 0.1])) & status.OUT_OF_RANGE
     assert code(num_steps=3, dt=-0.1) & status.OUT_OF_RANGE
-    assert code(num_steps=3) & status.OUT_OF_RANGE  # no dt and no horizon
+    assert jax.jit(lambda end: code_at(control.sde(_nothing, _unit, horizon=end)))(jnp.inf) & status.OUT_OF_RANGE
+    with pytest.raises(ValueError, match="dt must be given"):  # no dt and no horizon, and nothing is traced
+        code(num_steps=3)
     assert code(control.sde(_nothing, _unit, discount=-0.1), num_steps=3, dt=0.1) & status.OUT_OF_RANGE
     assert code(num_steps=3, dt=0.1, increments=jnp.array([0.1, jnp.nan, 0.1])) & status.NONFINITE_RESULT
     assert code(num_steps=3, dt=0.1) == 0

@@ -145,6 +145,18 @@ def test_static_misuse_raises(call, message):
 
 
 @pytest.mark.bad_input
+def test_infinite_ends_and_rules_that_are_none_are_refused():
+    rule = quadrature.rules.simpson(5)
+    for a, b in ((0.0, np.inf), (-np.inf, 0.0), (jnp.nan, 1.0)):
+        with pytest.raises(ValueError, match="a and b must be finite"):
+            quadrature.integrate(jnp.sin, rule, a, b)
+    assert np.isnan(jax.jit(lambda b: quadrature.integrate(jnp.sin, rule, 0.0, b))(np.inf))  # traced: no status to set
+    for name in ("simpson", 3.0, (rule.nodes,)):
+        with pytest.raises(TypeError, match=r"integrate: rule must be a pair \(nodes, weights\)"):
+            quadrature.integrate(jnp.sin, name, 0.0, 1.0)
+
+
+@pytest.mark.bad_input
 def test_rules_and_spacings_that_are_none():
     nodes = np.linspace(0.0, 1.0, 3)
     for rule in ((nodes, nodes[:2]), (nodes[None], nodes[None]), (nodes[:0], nodes[:0])):

@@ -266,6 +266,13 @@ def _names_status(folder):
     assert [status.names_status(name) for name in names] == [True, True, True, False, False, False]
 
 
+def _is_concrete(folder):
+    assert types.is_concrete(({"a": 1.0, "b": jnp.ones(2)}, None, "text"))
+    seen = []
+    jax.jit(lambda x: seen.append(types.is_concrete((1.0, x))))(1.0)
+    assert seen == [False]
+
+
 def _bad_mask(folder):
     policies.allowed_arms(jnp.ones(3), 3)
 
@@ -357,6 +364,7 @@ ENTRIES = {
         ),
         works=lambda folder: types.require_double("f", jnp.dtype("float32"), True, "which is coarse"),
     ),
+    "jaxsci.core.types.is_concrete": Driver(works=_is_concrete),
     "jaxsci.core.types.concrete": Driver(
         bad=(
             Bad(

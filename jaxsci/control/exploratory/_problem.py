@@ -221,7 +221,8 @@ def average_reward(
         entropy: add temperature times the entropy of the policy. Static.
 
     Returns:
-        A `Stationary`. Status bits: `NO_STATIONARY_LAW` when second moments grow; out of range, non-finite input.
+        A `Stationary`. Status bits: `NO_STATIONARY_LAW` when second moments grow; out of range, non-finite input or
+        result.
 
     Raises:
         ValueError: a field of `problem` or `policy` is not a scalar.
@@ -261,6 +262,7 @@ def _average(problem: ExploratoryLQ, policy: GaussianPolicy, dt, entropy: bool) 
     value = -(M * second / 2 + R * cross + N * action_second / 2 + P * mean + Q * action_mean)
     if entropy:
         value = value + temperature * entropy_of(log_variance)
+    bad = bad | status.flag(~wrong & ~jnp.isfinite(value), status.NONFINITE_RESULT)
     return Stationary(*(jnp.where(wrong, jnp.nan, x) for x in (value, mean, second)), bad)
 
 

@@ -5,12 +5,21 @@ Builds on: core, quadrature's rules as plain (nodes, weights). Start reading at 
 a value, `policy_iteration` alternates them, and `newton_bound` says what an integration error does to the limit.
 """
 
-from jaxsci.control.integral._evaluate import RANK_LOST, UNSTABLE, Evaluation, evaluate, evaluate_samples
+from jaxsci.control.integral._evaluate import (
+    MISPLACED_RULE,
+    RANK_LOST,
+    UNSTABLE,
+    Evaluation,
+    evaluate,
+    evaluate_samples,
+)
 from jaxsci.control.integral._iterate import Result, newton_bound, policy_iteration
-from jaxsci.control.integral._problem import ControlAffine, kronecker, linear_quadratic, policy, quadratic
+from jaxsci.control.integral._problem import UNFIT_COSTS, ControlAffine, kronecker, linear_quadratic, policy, quadratic
 
 __all__ = [
+    "MISPLACED_RULE",
     "RANK_LOST",
+    "UNFIT_COSTS",
     "UNSTABLE",
     "ControlAffine",
     "Evaluation",

@@ -15,12 +15,13 @@ from typing import NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from jaxsci.control.integral._problem import ControlAffine, cost_trouble, policy
 from jaxsci.core import precision, status, tree
 from jaxsci.core.extras import require
-from jaxsci.core.types import float_dtype, require_double
+from jaxsci.core.types import float_dtype, is_concrete, require_double
 
 UNSTABLE = status.register(
     "control",
@@ -35,6 +36,13 @@ RANK_LOST = status.register(
     "rank lost",
     "the rows span fewer directions than the features have",
     "more rows, reset_state, scale_rows, another start, or rank= the number of independent features",
+)
+MISPLACED_RULE = status.register(
+    "control",
+    22,
+    "rule elsewhere",
+    "the nodes of the rule leave [0, interval] or are not in order, or its weights do not sum to the interval",
+    "build the rule on the interval, e.g. quadrature.rules.simpson(5, 0.0, interval)",
 )
 
 _ROWS_DROWN = "in which the rows drown in rounding errors"
@@ -126,12 +134,14 @@ def evaluate(
 
     Returns:
         An `Evaluation`; its weights are finite, 0 where a solve failed. Status bits: non-finite input, out of range
-        (an interval that is not positive, nodes that are not increasing or leave it, weights whose sum misses it by
-        more than a tenth; costs that are not symmetric, R negative), singular (R), step cap, unstable policy, rank
-        lost.
+        (an interval that is not positive), rule elsewhere (nodes that are not increasing or leave it, weights whose sum
+        misses it by more than a tenth), unfit costs (not symmetric, or R negative), singular (R), step cap, unstable
+        policy, rank lost.
 
     Raises:
-        ValueError: shapes that do not fit; fewer rows than `rank`; float32 without `allow_float32`.
+        TypeError: a rule that is no pair (nodes, weights).
+        ValueError: shapes that do not fit; fewer rows than `rank`; float32 without `allow_float32`; a concrete rule
+            that does not stand on the interval.
         ImportError: the extra "ode" is missing.
 
     Forward-differentiable only (the solver runs in forward mode).
@@ -180,7 +190,7 @@ def prepare(function, problem, features, weights, x, rule, numbers, num_rows, ra
         if jnp.shape(got) != expected:
             raise ValueError(f"{function}: {name} must have shape {expected}, got {jnp.shape(got)}")
     if rule is not None:
-        rule = checked_rule(function, rule, dtype)
+        rule = checked_rule(function, rule, dtype, numbers[0])
     rank = p if rank is None else rank
     if not 1 <= rank <= p:
         raise ValueError(f"{function}: rank must lie in [1, {p}], the number of features, got {rank}")
@@ -189,14 +199,32 @@ def prepare(function, problem, features, weights, x, rule, numbers, num_rows, ra
     return weights, x, rule, Settings(*(jnp.asarray(v, dtype) for v in numbers)), rank
 
 
-def checked_rule(function, rule, dtype):
-    """Nodes and weights of one rule as arrays, or the ValueError that says which shapes they have."""
+def checked_rule(function, rule, dtype, interval):
+    """Nodes and weights of one rule on [0, interval] as arrays.
+
+    Raises:
+        TypeError: no pair of arrays.
+        ValueError: other shapes, or concrete numbers that show that the rule stands elsewhere.
+    """
+    if isinstance(rule, str) or not isinstance(rule, (tuple, list)) or len(rule) != 2:
+        raise TypeError(
+            f"{function}: rule must be a pair (nodes, weights), e.g. quadrature.rules.simpson(5, 0.0, interval), "
+            f"got {rule!r}"
+        )
     nodes, weights = (jnp.asarray(a, dtype) for a in rule)
     if nodes.ndim != 1 or nodes.shape != weights.shape:
         raise ValueError(
             f"{function}: rule must be (nodes, weights) of one shape (n,), got {nodes.shape} and {weights.shape}; "
             "use jax.vmap over a stack of rules"
         )
+    if is_concrete((nodes, weights, interval)) and np.isfinite([*nodes, *weights, np.asarray(interval)]).all():
+        _, code = rule_trouble((nodes, weights), jnp.asarray(interval, dtype))
+        if code:
+            raise ValueError(
+                f"{function}: rule must stand on [0, interval] with interval = {float(interval):g} > 0, nodes in order "
+                f"and weights that sum to it; got nodes in [{float(jnp.min(nodes)):g}, {float(jnp.max(nodes)):g}] and a "
+                f"sum of weights of {float(jnp.sum(weights)):g}; build it as quadrature.rules.simpson(5, 0.0, interval)"
+            )
     return nodes, weights
 
 
@@ -210,8 +238,10 @@ def rule_trouble(rule, interval):
         return None, code
     nodes, weights = rule
     ordered = jnp.sort(jnp.clip(nodes, 0, interval))
+    # Nodes that were computed by other steps than the interval miss its ends by a rounding error.
+    moved = jnp.abs(ordered - nodes) > 8 * jnp.finfo(nodes.dtype).eps * interval
     missed = jnp.abs(jnp.sum(weights) - interval) > _WEIGHED * interval
-    return ordered, code | status.flag(jnp.any(ordered != nodes) | missed, status.OUT_OF_RANGE)
+    return ordered, code | status.flag(jnp.any(moved) | missed, MISPLACED_RULE)
 
 
 @eqx.filter_jit
@@ -248,7 +278,10 @@ def evaluation(problem, features, weights, x, rule, settings: Settings, static) 
         return (jnp.where(usable, end, x), code), (row, jnp.where(usable, cost, 0), features(x) - origin)
 
     (end, code), (rows, costs, visited) = jax.lax.scan(interval, (x, code), None, length=num_rows)
-    return _solve_rows(features, rows, costs, visited, end, code, settings.cutoff, rank, scale_rows)
+    found = _solve_rows(features, rows, costs, visited, end, code, settings.cutoff, rank, scale_rows)
+    # A state that moves away leaves rows that span too little: that is the cause, and the lost rank its sign.
+    leaves = (found.status & RANK_LOST != 0) & (jnp.linalg.norm(end) > jnp.linalg.norm(x))
+    return found._replace(status=found.status | status.flag(leaves, UNSTABLE))
 
 
 def _solve_rows(features, rows, costs, visited, end, code, cutoff, rank: int, scale_rows: bool) -> Evaluation:
@@ -294,8 +327,8 @@ def evaluate_samples(
         rank, scale_rows, cutoff, allow_float32: as for `evaluate`.
 
     Returns:
-        An `Evaluation` whose x is the last end. Status bits: non-finite input, out of range (costs that are not
-        symmetric, R negative), singular (R), unstable policy, rank lost.
+        An `Evaluation` whose x is the last end. Status bits: non-finite input or result, unfit costs (not symmetric,
+        or R negative), singular (R), unstable policy, rank lost.
 
     Raises:
         ValueError: shapes that do not fit; fewer rows than `rank`; float32 without `allow_float32`.
@@ -348,6 +381,8 @@ def _evaluate_samples(problem, features, numbers, rank: int, scale_rows: bool) -
     # A NaN would reach the decomposition: run it on zeros and report.
     samples, starts, ends = (jnp.where(code == status.OK, a, 0) for a in (samples, starts, ends))
     paid = jax.vmap(jax.vmap(lambda x: _running_cost(problem, policy(problem, features, weights, x), x)))(samples)
+    lost = (code == status.OK) & ~jnp.all(jnp.isfinite(paid))
+    code = code | status.flag(lost, status.NONFINITE_RESULT)
     costs = jnp.where(code == status.OK, precision.matmul(paid, rule_weights), 0)
     at_start, at_end = jax.vmap(features)(starts), jax.vmap(features)(ends)
     visited = at_start - features(jnp.zeros_like(starts[0]))[None]
@@ -408,6 +443,7 @@ def _least_squares(rows, costs, cutoff, scale_rows: bool):
 
 
 __all__ = [
+    "MISPLACED_RULE",
     "RANK_LOST",
     "UNSTABLE",
     "Evaluation",

@@ -18,6 +18,14 @@ from jaxtyping import Array, ArrayLike, Float, PyTree
 from jaxsci.core import precision, status
 from jaxsci.core.types import float_dtype
 
+UNFIT_COSTS = status.register(
+    "control",
+    23,
+    "unfit costs",
+    "the cost matrix Q or R is not symmetric, or R has a negative eigenvalue",
+    "pass symmetric matrices, (M + M.T) / 2, and a positive R",
+)
+
 Matrix: TypeAlias = ArrayLike | Sequence
 
 
@@ -87,7 +95,7 @@ def cost_trouble(Q, R):
     negative = jnp.any(values < -few * size)
     singular = ~negative & jnp.any(values <= few * size)
     code = status.flag(~finite, status.NONFINITE_INPUT)
-    code = code | status.flag(finite & (skewed(Q) | skewed(R) | negative), status.OUT_OF_RANGE)
+    code = code | status.flag(finite & (skewed(Q) | skewed(R) | negative), UNFIT_COSTS)
     return code | status.flag(finite & singular, status.SINGULAR)
 
 
@@ -150,6 +158,7 @@ def _constant_input(x, args):
 
 
 __all__ = [
+    "UNFIT_COSTS",
     "ControlAffine",
     "Matrix",
     "checked_matrices",

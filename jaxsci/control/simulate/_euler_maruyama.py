@@ -12,6 +12,7 @@ from typing import NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from jaxsci.control.problems import SDE
@@ -19,7 +20,7 @@ from jaxsci.control.simulate._brownian import drawn, normal, root
 from jaxsci.control.simulate._path import SNAP, Path, Transition, num_intervals, shaped
 from jaxsci.core import keys, precision, status, tree
 from jaxsci.core.static import check_size
-from jaxsci.core.types import KeyArray, float_dtype
+from jaxsci.core.types import KeyArray, float_dtype, is_concrete
 
 
 class SimulationState(NamedTuple):
@@ -143,7 +144,8 @@ def euler_maruyama(
         discount, a horizon that is NaN or negative, no dt and no finite horizon).
 
     Raises:
-        ValueError: a function or `increments` of the wrong shape, or no grid (both or neither of its two forms).
+        ValueError: a function or `increments` of the wrong shape, or no grid (both or neither of its two forms, or no
+            dt where the horizon is not finite).
         TypeError: an untyped key, or none where one is drawn from.
 
     Differentiable in everything that is traced, given the draws.
@@ -153,6 +155,11 @@ def euler_maruyama(
     key = _checked(key, "euler_maruyama")
     if (times is None) == (num_steps is None) or (times is not None and dt is not None):
         raise ValueError("euler_maruyama: expected either num_steps (and dt) or times alone")
+    if times is None and dt is None and is_concrete(problem.horizon) and np.any(np.isinf(problem.horizon)):
+        raise ValueError(
+            "euler_maruyama: dt must be given for a problem whose horizon is infinite; name dt=, or horizon= in "
+            "control.sde"
+        )
     dtype = float_dtype(x0, *([] if increments is None else [increments]))
     if times is not None:
         num_steps = num_intervals(times, "euler_maruyama")
