@@ -222,8 +222,8 @@ def checked_rule(function, rule, dtype, interval):
         if code:
             raise ValueError(
                 f"{function}: rule must stand on [0, interval] with interval = {float(interval):g} > 0, nodes in order "
-                f"and weights that sum to it; got nodes in [{float(jnp.min(nodes)):g}, {float(jnp.max(nodes)):g}] and a "
-                f"sum of weights of {float(jnp.sum(weights)):g}; build it as quadrature.rules.simpson(5, 0.0, interval)"
+                f"and weights that sum to it; got nodes in [{float(jnp.min(nodes)):g}, {float(jnp.max(nodes)):g}] and "
+                f"a sum of weights of {float(jnp.sum(weights)):g}; see quadrature.rules.simpson(5, 0.0, interval)"
             )
     return nodes, weights
 
