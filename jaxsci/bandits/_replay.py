@@ -15,7 +15,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree, Real
 
 from jaxsci.core import status, tree
 from jaxsci.core.keys import as_typed_key
-from jaxsci.core.policies import played, round_key
+from jaxsci.core.policies import played, round_key, select_among
 from jaxsci.core.protocols import Decision, Policy
 from jaxsci.core.types import as_float
 
@@ -125,7 +125,8 @@ def _run(key, costs, policy, contexts, masks, state):
 
     def step(state, row):
         costs, context, mask = row
-        decision = policy.select(round_key(key, "policy", state.round), state.policy, context, mask)
+        key_now, num_arms = round_key(key, "policy", state.round), costs.shape[0]
+        decision = select_among("replay", policy, key_now, state.policy, context, num_arms, mask)
         real, cost = played(decision), costs[jnp.minimum(decision.action, costs.shape[0] - 1)]
         fine = jnp.isfinite(cost) & tree.all_finite(context)
         trouble = status.merge(

@@ -21,7 +21,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree
 
 from jaxsci.core import tree
 from jaxsci.core.keys import as_typed_key
-from jaxsci.core.protocols import Decision
+from jaxsci.core.protocols import Decision, Policy
 from jaxsci.core.static import as_partial, bind, check_size
 from jaxsci.core.types import KeyArray, Size, float_dtype
 
@@ -130,6 +130,24 @@ def as_context(function: str, context, shape: tuple[int, ...], dtype=None) -> Ar
     else:
         got = f"a {type(context).__name__}; put it through jnp.asarray" if shape else f"a {type(context).__name__}"
     raise ValueError(f"{function}: context must be {expected}, got {got}")
+
+
+def select_among(function: str, policy: Policy, key, state, context, num_arms: int | None, mask=None) -> Decision:
+    """``policy.select`` where `num_arms` things are to be chosen from; None where nobody knows how many.
+
+    Raises:
+        ValueError: the policy was made for another number of arms; some would never be tried, or do not exist.
+    """
+    if mask is None and num_arms is not None:
+        mask = jnp.ones(num_arms, bool)
+    try:
+        return policy.select(key, state, context, mask)
+    except ValueError as error:
+        if num_arms is None or "select: mask must be Bool of shape" not in str(error):
+            raise
+        raise ValueError(
+            f"{function}: the policy must play as many arms as there are to choose from, {num_arms}; {error}"
+        ) from error
 
 
 # --- learning ----------------------------------------------------------------------------------------------
@@ -241,5 +259,6 @@ __all__ = [
     "draw",
     "played",
     "round_key",
+    "select_among",
     "sleeping_arms",
 ]

@@ -1,4 +1,4 @@
-r"""Products at full precision, for residuals, Gram matrices and error control.
+r"""Products at full precision, for residuals, Gram matrices and error control, and scaling that rounds nothing.
 
 On accelerators a plain product of float32 matrices rounds its factors to fewer bits: bfloat16 on TPUs, TF32 on recent
 GPUs. These functions are jax.numpy's, with `Precision.HIGHEST`, in which the factors keep all of their bits. On a CPU
@@ -32,4 +32,27 @@ def einsum(subscripts: str, *operands: Inexact[ArrayLike, "..."]) -> Inexact[Arr
     return jnp.einsum(subscripts, *operands, precision=_HIGHEST)
 
 
-__all__ = ["einsum", "matmul", "tensordot", "vdot"]
+def largest(x: Inexact[Array, "..."]) -> Inexact[Array, ""]:
+    """The largest modulus of the entries, 0 where there are none."""
+    return jnp.max(jnp.abs(x), initial=0)
+
+
+def powers_of_two(size: Inexact[Array, ""]) -> tuple[Inexact[Array, ""], Inexact[Array, ""]]:
+    """The power of two that brings `size` near 1, and its inverse: scaling by them rounds nothing.
+
+    For sums of squares and products that would over- or underflow although their result fits the dtype. Both are 1 for
+    size 0. An infinite size, which has overflowed, is treated as the largest number of the dtype.
+
+    Example:
+        >>> from jaxsci.core import precision
+        >>> [float(p) for p in precision.powers_of_two(jnp.float32(5.0))]
+        [0.125, 8.0]
+    """
+    limits = jnp.finfo(size.dtype)
+    exponent = jnp.frexp(jnp.where(size > 0, jnp.minimum(size, limits.max), jnp.where(size == 0, 1, limits.max)))[1]
+    most = -limits.minexp
+    exponent = jnp.clip(exponent, -most, most)
+    return jnp.ldexp(jnp.ones_like(size), -exponent), jnp.ldexp(jnp.ones_like(size), exponent)
+
+
+__all__ = ["einsum", "largest", "matmul", "powers_of_two", "tensordot", "vdot"]

@@ -7,7 +7,7 @@ Builds on: core and the kernel `sor`. Start reading at `_solve.py` (the driver),
 
 from jaxsci.linear import bounds, interop, lanczos, methods, operators, streams, theory
 from jaxsci.linear._physics import PhysicsState, physics_policy
-from jaxsci.linear._solve import Result, solve
+from jaxsci.linear._solve import OUT_OF_REACH, Result, solve
 from jaxsci.linear._tuned import (
     TunedRecord,
     TunedResult,
@@ -20,6 +20,7 @@ from jaxsci.linear._tuned import (
 )
 
 __all__ = [
+    "OUT_OF_REACH",
     "PhysicsState",
     "Result",
     "TunedRecord",

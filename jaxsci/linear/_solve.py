@@ -25,9 +25,19 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
 from jaxsci.core import loops, status, tree
+from jaxsci.core.precision import largest, powers_of_two
 from jaxsci.core.protocols import Solver
 from jaxsci.core.static import check_size
-from jaxsci.linear._system import real_dtype
+from jaxsci.linear._system import default_tol, real_dtype
+
+OUT_OF_REACH = status.register(
+    "linear",
+    16,
+    "out of reach",
+    "the residual stopped falling far above what rounding explains",
+    "cg, pcg and chebyshev need a symmetric positive definite matrix, the sweeps one that they converge for, and a "
+    "singular system a right-hand side in its range; a slow method needs more patience=",
+)
 
 # A residual this many times its reference will not come back, and float32 still holds its square.
 _DIVERGED = 1e10
@@ -35,6 +45,8 @@ _DIVERGED = 1e10
 _PROGRESS = 0.999
 # The recursive residual of a Krylov method may drift from b - A x; beyond this factor that is reported.
 _DRIFT = 1.1
+# Norms of two runs of one loop may differ by rounding.
+_NEAR = 1.001
 
 
 class Result(NamedTuple):
@@ -94,7 +106,7 @@ def solve(
     x0: PyTree | None = None,
     *,
     method: Solver,
-    tol: ArrayLike = 1e-8,
+    tol: ArrayLike | None = None,
     max_steps: ArrayLike = 10_000,
     norm_ref: str = "b",
     patience: ArrayLike = 500,
@@ -110,8 +122,8 @@ def solve(
         x0: initial guess, zeros by default; when it already meets the tolerance, 0 steps are taken. b = 0 with
             ``norm_ref="b"`` gives x = 0 in 0 steps, whatever x0 is.
         method: from `linear.methods`; its hyper-parameters are traced.
-        tol: relative tolerance >= 0, traced. float32 reaches about 1e-6; below what the dtype reaches the result says
-            stagnated.
+        tol: relative tolerance >= 0, traced; by default 1e-8 in float64 and 1e-5 in float32, which reaches about 1e-6.
+            Below what the dtype reaches the result says stagnated.
         max_steps: step cap, traced.
         norm_ref: what `tol` is relative to, static: ``"b"`` for ||b|| or ``"r0"`` for ||b - A x0||.
         patience: in every so many steps the smallest residual must fall by 0.1 %, or the solve counts as stagnated;
@@ -125,7 +137,9 @@ def solve(
 
     Returns:
         A `Result`. Status bits: non-finite input, omega or `tol` out of range, singular (zero diagonal, or negative
-        curvature) take 0 further steps; cap reached, stagnated, diverged end the loop. `value` is always finite.
+        curvature) take 0 further steps; cap reached, stagnated, out of reach, diverged end the loop. Out of
+            reach is a residual that stopped falling far above rounding: the system is another one than the method is
+            for. After a failure `value` is the iterate of the least residual; it is always finite.
 
     Raises:
         ValueError: b or x0 does not have the operator's shape; unknown `norm_ref` or `batching`; negative
@@ -155,7 +169,8 @@ def solve(
     # Looked up without reading it: a property may do work.
     if inspect.getattr_static(op, "mv", None) is None:
         raise TypeError(
-            f"solve: op must be an operator, got {type(op).__name__}; wrap a matrix by linear.operators.dense"
+            f"solve: op must be an operator, got {type(op).__name__}; wrap a matrix by linear.operators.dense, a sparse "
+            "one of SciPy by linear.interop.from_scipy"
         )
     if not hasattr(method, "prepare"):
         raise TypeError(
@@ -165,7 +180,7 @@ def solve(
     b = jax.tree.map(lambda a: jnp.asarray(a, dtype), b)
     x0 = tree.zeros_like(b) if x0 is None else jax.tree.map(lambda a: jnp.asarray(a, dtype), x0)
     limits = _Limits(
-        jnp.asarray(tol, dtype),
+        jnp.asarray(default_tol(dtype) if tol is None else tol, dtype),
         jnp.asarray(max_steps, jnp.int32),
         jnp.maximum(jnp.asarray(patience, jnp.int32), 1),
     )
@@ -177,10 +192,10 @@ def solve(
 def _solve(op, b, x0, method, limits, adjoint_tol, norm_ref: str, max_history: int, one_by_one: bool) -> Result:
     expected = eqx.filter_eval_shape(lambda op: op.diagonal, op).shape
     for name, value in (("b", b), ("x0", x0)):
-        got = jnp.shape(value) if isinstance(value, jax.Array) else None
+        got = jnp.shape(value) if isinstance(value, jax.Array) else f"a {type(value).__name__}"
         if got != expected:
             raise ValueError(
-                f"solve: {name} must have the operator's shape {expected}, got {got}; one system at a time, "
+                f"solve: {name} must be an array of the operator's shape {expected}, got {got}; one system at a time, "
                 "use jax.vmap for a batch"
             )
     op = tree.cast(op, b.dtype)
@@ -261,12 +276,12 @@ def _one_by_one(run, arguments):
 def _iterate(op, b, x0, method: Solver, limits: _Limits, norm_ref: str, max_history: int) -> Result:
     tol, max_steps, patience = limits
     bad = ~tree.all_finite(eqx.filter((op, b, x0), eqx.is_array))
-    size = _largest(b)
+    size = largest(b)
     # With a NaN or an infinity in the data the loop runs on zeros, for no steps, and the status says why. A tolerance
     # relative to b = 0 is met by x = 0 alone, so x0 is then replaced by 0.
     blank = bad | (size == 0) if norm_ref == "b" else bad
     b, x0 = tree.where(bad, tree.zeros_like(b), b), tree.where(blank, tree.zeros_like(x0), x0)
-    down, up = _powers(jnp.maximum(size, _largest(b - op.mv(x0))))
+    down, up = powers_of_two(jnp.maximum(size, largest(b - op.mv(x0))))
     b, x0 = down * b, down * x0
     system = method.prepare(op)
     rhs, guess = system.pack(b), system.pack(x0)
@@ -311,10 +326,19 @@ def _iterate(op, b, x0, method: Solver, limits: _Limits, norm_ref: str, max_hist
     end, stagnated = jax.lax.while_loop(unfinished, stretch, (start, jnp.asarray(False)))
     steps = end.k
 
-    value = system.unpack(system.iterate(end.state.x))
+    # After a failure the iterate of the least residual is wanted. To keep it would cost a copy in every step, so the few
+    # solves that fail run again, up to the step that had it; the others do no step here.
+    def above_best(loop: _Loop):
+        return (end.norm > target) & (loop.norm > _NEAR * end.best) & (end.norm > _NEAR * end.best)
+
+    again, _ = loops.bounded_while(above_best, body, start, max_steps=jnp.where(code == status.OK, steps, 0))
+    kept = tree.where((end.norm > target) & (again.norm <= _NEAR * end.best), again.state.x, end.state.x)
+    value = system.unpack(system.iterate(kept))
     code = code | method.broken(system, end.state)
     code = code | status.flag(~(end.norm <= ceiling), status.DIVERGED)
-    code = code | status.flag(stagnated & (end.norm > target), status.STAGNATED)
+    far = end.best > jnp.sqrt(jnp.finfo(end.norm.dtype).eps) * _norm(rhs)
+    stuck = stagnated & (end.norm > target)
+    code = code | status.flag(stuck, jnp.where(far, OUT_OF_REACH, status.STAGNATED))
     lost = ~tree.all_finite(up * value)
     value = tree.where(lost, x0, value)
     code = code | status.flag(lost, status.NONFINITE_RESULT | status.DIVERGED)
@@ -334,23 +358,7 @@ def _iterate(op, b, x0, method: Solver, limits: _Limits, norm_ref: str, max_hist
     return Result(up * value, steps, given(residual), code, given(end.history))
 
 
-def _largest(x):
-    return jnp.max(jnp.abs(x), initial=0)
-
-
 def _norm(x):
     """The norm, also where squares do not fit the dtype."""
-    down, up = _powers(_largest(x))
+    down, up = powers_of_two(largest(x))
     return up * tree.norm(down * x)
-
-
-def _powers(size):
-    """The power of two that brings `size` near 1, and its inverse.
-
-    Both are 1 for size 0. An infinite size, which has overflowed, is treated as the largest number of the dtype.
-    """
-    limits = jnp.finfo(size.dtype)
-    exponent = jnp.frexp(jnp.where(size > 0, jnp.minimum(size, limits.max), jnp.where(size == 0, 1, limits.max)))[1]
-    most = -limits.minexp
-    exponent = jnp.clip(exponent, -most, most)
-    return jnp.ldexp(jnp.ones_like(size), -exponent), jnp.ldexp(jnp.ones_like(size), exponent)

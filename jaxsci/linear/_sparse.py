@@ -15,7 +15,7 @@ from jaxsci.core.types import concrete
 from jaxsci.linear._levels import Leveled, leveled
 from jaxsci.linear._pattern import Pattern, fill, rows_of, split, transposed
 from jaxsci.linear._shift import shift
-from jaxsci.linear._system import real_dtype
+from jaxsci.linear._system import as_operand, real_dtype
 
 
 class Sparse(eqx.Module):
@@ -59,10 +59,12 @@ class Sparse(eqx.Module):
 
 
 def _mv_by_row(diagonal, padded, x, *, pattern: Pattern):
+    x = as_operand("Sparse.mv", x, diagonal.shape)
     return diagonal * x + (padded * x.at[rows_of(pattern).cols].get(mode="promise_in_bounds")).sum(0)
 
 
 def _mv_by_entry(diagonal, entries, x, *, pattern: Pattern):
+    x = as_operand("Sparse.mv", x, diagonal.shape)
     products = entries * x.at[pattern.cols].get(mode="promise_in_bounds")
     return diagonal * x + jax.ops.segment_sum(products, pattern.rows, pattern.size, indices_are_sorted=True)
 
@@ -163,6 +165,7 @@ class Banded(eqx.Module):
 
 
 def _mv_banded(diagonal, bands, x, *, offsets: tuple[int, ...]):
+    x = as_operand("Banded.mv", x, diagonal.shape)
     return diagonal * x + sum((band * shift(x, 0, -offset) for band, offset in zip(bands, offsets)), jnp.zeros_like(x))
 
 

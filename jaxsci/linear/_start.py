@@ -1,8 +1,10 @@
-"""Start vectors of the iterations that look for eigenvalues."""
+"""Start vectors of the iterations that look for eigenvalues, and the scale on which they run."""
 
 import equinox as eqx
 import jax.numpy as jnp
 
+from jaxsci.core import tree
+from jaxsci.core.precision import largest, powers_of_two
 from jaxsci.core.types import float_dtype
 
 
@@ -14,3 +16,16 @@ def as_start(op, start, function: str):
     if diagonal is not None and diagonal.shape != start.shape:
         raise ValueError(f"{function}: start must have the operator's shape {diagonal.shape}, got {start.shape}")
     return start
+
+
+def scaled(op, start):
+    """(product, v, up): the product of the operator divided by `up`, a power of two, and the start at length 1.
+
+    `up` is about the size of A v, so that squares of products neither over- nor underflow where eigenvalues do not; a
+    start of zeros stays.
+    """
+    start = start * powers_of_two(largest(start))[0]
+    length = tree.norm(start).astype(start.dtype)
+    v = start / jnp.where(length > 0, length, 1)
+    down, up = powers_of_two(largest(op.mv(v)))
+    return lambda x: down * op.mv(x), v, up

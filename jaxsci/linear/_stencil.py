@@ -11,7 +11,7 @@ from jaxtyping import Array, ArrayLike, Float, Real
 from jaxsci.core.types import as_scalar
 from jaxsci.linear._checkerboard import checkerboard
 from jaxsci.linear._shift import shift
-from jaxsci.linear._system import real_dtype
+from jaxsci.linear._system import as_operand, real_dtype
 from jaxsci.linear._wavefront import wavefront
 
 _ORDERS = {"natural": wavefront, "red-black": checkerboard}
@@ -58,6 +58,7 @@ class Stencil(eqx.Module):
 
 
 def _mv(op: Stencil, u):
+    u = as_operand("Stencil.mv", u, op.diagonal.shape)
     out = op.diagonal * u
     for axis, (before, after) in enumerate(zip(op.before, op.after)):
         out = out + before * shift(u, axis, 1) + after * shift(u, axis, -1)

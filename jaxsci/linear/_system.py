@@ -78,6 +78,22 @@ def real_dtype(name: str, *trees: PyTree):
     return dtype
 
 
+def default_tol(dtype) -> float:
+    """What a solve asks for if nobody says: 1e-8 in double precision, 1e-5 in single, where 1e-6 is about the limit."""
+    return 1e-8 if jnp.finfo(dtype).eps < 1e-12 else 1e-5
+
+
+def as_operand(function: str, x, shape: tuple[int, ...]):
+    """`x` as an array of the operator's shape; a shape that broadcasts is none of it.
+
+    Raises:
+        ValueError: another shape.
+    """
+    if jnp.shape(x) != shape:
+        raise ValueError(f"{function}: expected an array of the operator's shape {shape}, got {jnp.shape(x)}")
+    return jnp.asarray(x)
+
+
 def over(omega, diagonal):
     """omega / diagonal in the dtype of the diagonal, 0 where the diagonal is 0."""
     zero = diagonal == 0

@@ -18,7 +18,7 @@ from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
 from jaxsci.core import status, tree
 from jaxsci.core.keys import as_typed_key
-from jaxsci.core.policies import round_key
+from jaxsci.core.policies import round_key, select_among
 from jaxsci.core.protocols import Policy, Stream, StreamCarry
 from jaxsci.core.static import check_size
 from jaxsci.linear._solve import solve
@@ -120,7 +120,7 @@ def tuned_step(
     arms: Any,
     *,
     cost=iterations,
-    tol: ArrayLike = 1e-8,
+    tol: ArrayLike | None = None,
     max_steps: ArrayLike = 10_000,
     norm_ref: str = "b",
 ) -> tuple[TunedState, TunedRecord]:
@@ -130,14 +130,17 @@ def tuned_step(
     and going on changes nothing, and policies that are compared at one key meet the same problems.
     """
     key = as_typed_key(key, "tuned_step")
-    tol, max_steps = jnp.asarray(tol, float), jnp.asarray(max_steps, jnp.int32)
+    tol, max_steps = None if tol is None else jnp.asarray(tol, float), jnp.asarray(max_steps, jnp.int32)
     return _step(key, state, stream, method, policy, _as_arms(arms, "tuned_step"), cost, tol, max_steps, norm_ref)
 
 
 @eqx.filter_jit
 def _step(key, state, stream, method, policy, arms, cost, tol, max_steps, norm_ref: str):
     carry, problem = stream.next(round_key(key, "stream", state.round), state.carry, state.round)
-    decision = policy.select(round_key(key, "policy", state.round), state.policy, problem.context)
+    num_arms = None if callable(arms) else jax.tree.leaves(arms)[0].shape[0]
+    decision = select_among(
+        "tuned_sequence", policy, round_key(key, "policy", state.round), state.policy, problem.context, num_arms
+    )
     parameter = _parameter(arms, decision.action, problem.context)
     result = solve(
         problem.op, problem.b, problem.x0, method=method(parameter), tol=tol, max_steps=max_steps, norm_ref=norm_ref
@@ -167,7 +170,7 @@ def tuned_sequence(
     *,
     num_rounds: int,
     cost=iterations,
-    tol: ArrayLike = 1e-8,
+    tol: ArrayLike | None = None,
     max_steps: ArrayLike = 10_000,
     norm_ref: str = "b",
     state: TunedState | None = None,
@@ -195,7 +198,8 @@ def tuned_sequence(
         trouble inside the policy sets its bits in ``history.policy_status``, and the sequence goes on.
 
     Raises:
-        ValueError: `num_rounds` negative; arms with unequal or no leading axes.
+        ValueError: `num_rounds` negative; arms with unequal or no leading axes, or another number of them than the
+            policy plays.
 
     Example:
         >>> from jaxsci import bandits, linear
@@ -212,7 +216,7 @@ def tuned_sequence(
     num_rounds = check_size("tuned_sequence", "num_rounds", num_rounds, least=0)
     key = as_typed_key(key, "tuned_sequence")
     arms = _as_arms(arms, "tuned_sequence")
-    tol, max_steps = jnp.asarray(tol, float), jnp.asarray(max_steps, jnp.int32)
+    tol, max_steps = None if tol is None else jnp.asarray(tol, float), jnp.asarray(max_steps, jnp.int32)
     return _run(key, stream, method, policy, arms, tol, max_steps, state, num_rounds, cost, norm_ref)
 
 
@@ -235,7 +239,7 @@ def cost_table(
     *,
     num_rounds: int,
     cost=iterations,
-    tol: ArrayLike = 1e-8,
+    tol: ArrayLike | None = None,
     max_steps: ArrayLike = 10_000,
     norm_ref: str = "b",
 ) -> tuple[Float[Array, "T K"], PyTree]:
@@ -258,7 +262,7 @@ def cost_table(
     if callable(arms):
         raise TypeError("cost_table: arms must be arrays with leading axis K, got a function")
     arms = _as_arms(arms, "cost_table")
-    tol, max_steps = jnp.asarray(tol, float), jnp.asarray(max_steps, jnp.int32)
+    tol, max_steps = None if tol is None else jnp.asarray(tol, float), jnp.asarray(max_steps, jnp.int32)
     return _table(key, stream, method, arms, tol, max_steps, num_rounds, cost, norm_ref)
 
 

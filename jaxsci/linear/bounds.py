@@ -18,7 +18,7 @@ from jaxtyping import Array, ArrayLike, Float, Int
 
 from jaxsci.core import status, tree
 from jaxsci.core.static import check_size
-from jaxsci.linear._start import as_start
+from jaxsci.linear._start import as_start, scaled
 
 
 class Bounds(NamedTuple):
@@ -110,9 +110,11 @@ def _power(op, start, margin, num_steps: int) -> Bounds:
     bad = ~tree.all_finite(eqx.filter((op, start), eqx.is_array))
     start = jnp.where(bad, 0, start)
     nothing = ~jnp.any(start != 0)
-    high = _largest(op.mv, start, num_steps)
-    low = high - _largest(lambda v: high * v - op.mv(v), start, num_steps)
-    return _bounds(low - margin * high, high + margin * high, bad, status.flag(~bad & nothing, status.OUT_OF_RANGE))
+    product, v, up = scaled(op, start)
+    high = _largest(product, v, num_steps)
+    low = high - _largest(lambda v: high * v - product(v), v, num_steps)
+    code = status.flag(~bad & nothing, status.OUT_OF_RANGE)
+    return _bounds(up * (low - margin * high), up * (high + margin * high), bad, code)
 
 
 def _largest(mv, start, num_steps: int):
@@ -122,7 +124,7 @@ def _largest(mv, start, num_steps: int):
         length = tree.norm(v).astype(v.dtype)
         return v / jnp.where(length > 0, length, 1)
 
-    v = jax.lax.fori_loop(0, num_steps - 1, lambda _, v: unit(mv(v)), unit(start))
+    v = jax.lax.fori_loop(0, num_steps - 1, lambda _, v: unit(mv(v)), start)
     w = mv(v)
     theta = tree.dot(v, w).astype(w.dtype)
     return theta + tree.norm(w - theta * v).astype(w.dtype)

@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxsci.core import precision, status, tree
 from jaxsci.core.static import check_size
-from jaxsci.linear._start import as_start
+from jaxsci.linear._start import as_start, scaled
 
 
 class Tridiagonal(NamedTuple):
@@ -120,18 +120,18 @@ def tridiagonal(op, start: Float[Array, "..."], *, num_steps: int, reorthogonali
 def _tridiagonal(op, start, num_steps: int, reorthogonalize: bool) -> Tridiagonal:
     bad = ~tree.all_finite(eqx.filter((op, start), eqx.is_array))
     start = jnp.where(bad, 0, start)
-    length = tree.norm(start).astype(start.dtype)
+    nothing = ~jnp.any(start != 0)
+    product, v, up = scaled(op, start)
     zero = jnp.zeros((), start.dtype)
-    v = start / jnp.where(length > 0, length, 1)
     basis = jnp.zeros((num_steps, *start.shape), start.dtype) if reorthogonalize else None
-    carry = _Carry(v, jnp.zeros_like(v), zero, basis, zero, zero, ~bad & (length > 0))
+    carry = _Carry(v, jnp.zeros_like(v), zero, basis, zero, zero, ~bad & ~nothing)
     tiny = 10 * jnp.finfo(start.dtype).eps
 
     def step(c: _Carry, j):
         basis = c.basis
         if reorthogonalize:
             basis = basis.at[j].set(jnp.where(c.alive, c.v, 0))
-        w = op.mv(c.v) - c.beta * c.before
+        w = product(c.v) - c.beta * c.before
         alpha = tree.dot(w, c.v).astype(w.dtype)
         w = w - alpha * c.v
         if reorthogonalize:
@@ -147,8 +147,8 @@ def _tridiagonal(op, start, num_steps: int, reorthogonalize: bool) -> Tridiagona
         return _Carry(v, c.v, out, basis, first, scale, go_on), (alpha, out, c.alive)
 
     last, (alphas, betas, alive) = jax.lax.scan(step, carry, jnp.arange(num_steps))
-    code = status.flag(bad, status.NONFINITE_INPUT) | status.flag(~bad & (length <= 0), status.OUT_OF_RANGE)
-    return Tridiagonal(alphas, betas, last.basis, jnp.sum(alive, dtype=jnp.int32), code)
+    code = status.flag(bad, status.NONFINITE_INPUT) | status.flag(~bad & nothing, status.OUT_OF_RANGE)
+    return Tridiagonal(up * alphas, up * betas, last.basis, jnp.sum(alive, dtype=jnp.int32), code)
 
 
 def _project(basis, w):

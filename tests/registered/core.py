@@ -273,6 +273,14 @@ def _is_concrete(folder):
     assert seen == [False]
 
 
+def _other_arms(folder):
+    key, policy = (
+        jax.random.key(0),
+        protocols.Policy(None, lambda key, state, context, mask: policies.allowed_arms(mask, 3), None),
+    )
+    policies.select_among("f", policy, key, None, None, 4)
+
+
 def _bad_mask(folder):
     policies.allowed_arms(jnp.ones(3), 3)
 
@@ -364,6 +372,12 @@ ENTRIES = {
         ),
         works=lambda folder: types.require_double("f", jnp.dtype("float32"), True, "which is coarse"),
     ),
+    "jaxsci.core.precision.largest": Compiled(
+        lambda key, dtype: (precision.largest, (contracts.normal(key, (4,), dtype),))
+    ),
+    "jaxsci.core.precision.powers_of_two": Compiled(
+        lambda key, dtype: (precision.powers_of_two, (contracts.uniform(key, (), dtype),))
+    ),
     "jaxsci.core.types.is_concrete": Driver(works=_is_concrete),
     "jaxsci.core.types.concrete": Driver(
         bad=(
@@ -392,6 +406,7 @@ ENTRIES = {
     "jaxsci.core.policies.choose_least": Compiled(_chosen),
     "jaxsci.core.policies.allowed_arms": Compiled(_masks(policies.allowed_arms)),
     "jaxsci.core.policies.as_context": Compiled(_context, grad=(0,)),
+    "jaxsci.core.policies.select_among": Driver(bad=(Bad(_other_arms, ValueError, "f: the policy must play as many"),)),
     "jaxsci.core.policies.sleeping_arms": Compiled(_masks(policies.sleeping_arms)),
     "jaxsci.core.policies.played": Compiled(_played),
     "jaxsci.core.policies.round_key": Compiled(_round_keys),
