@@ -126,8 +126,9 @@ def condition(
         size: number of rows N >= n of the result, static; n by default. The others are dead, room for `append`.
 
     Returns:
-        A `GP`. Status: non-finite input, out of range for negative noise (such rows are dead), jitter raised,
-        singular (no jitter helped, or a non-finite kernel: all rows are dead and predictions are the prior's).
+        A `GP`. Status: non-finite input, out of range for negative noise (such rows are dead) or jitter (0 is used),
+        non-finite result (K^-1 y does not fit the dtype and is 0), jitter raised, singular (no jitter helped, or a
+        non-finite kernel: all rows are dead and predictions are the prior's).
 
     Raises:
         ValueError: shapes that do not fit, a kernel whose value is no scalar, size < n.
@@ -193,9 +194,17 @@ def _condition(kernel, x, y, mask, noise, jitter, size: int) -> GP:
     singular = jnp.isinf(extra)
     live = live & ~singular
     x, y = _keep_rows(live, (x, y))
-    alpha = cho_solve((chol, True), y)
+    alpha, lost = _solved(chol, y)
     jitter = jitter + jnp.where(singular, 0, extra)
-    return GP(kernel, x, y, live, noise, jitter, chol, alpha, code | factor_status(extra))
+    return GP(kernel, x, y, live, noise, jitter, chol, alpha, code | factor_status(extra) | lost)
+
+
+def _solved(chol, y):
+    """alpha = K^-1 y and its status: solved at the scale of y, and 0 with a status if it does not fit the dtype."""
+    down, up = precision.powers_of_two(precision.largest(y))
+    alpha = up * cho_solve((chol, True), down * y)
+    lost = ~tree.all_finite(alpha)
+    return jnp.where(lost, 0, alpha), status.flag(lost, status.NONFINITE_RESULT)
 
 
 def evidence(kernel, x, y, mask, noise, jitter):
@@ -212,7 +221,8 @@ def _system(kernel, x, y, mask, noise, jitter):
     finite = jnp.isfinite(noise) & jax.vmap(tree.all_finite)((x, y))
     live = mask & finite & _is_variance(noise)
     code = status.flag(jnp.any(mask & ~finite), status.NONFINITE_INPUT)
-    code = code | status.flag(jnp.any(mask & (noise < 0)), status.OUT_OF_RANGE)
+    code = code | status.flag(jnp.any(mask & (noise < 0)) | (jitter < 0), status.OUT_OF_RANGE)
+    jitter = jnp.maximum(jitter, 0)
     x, y = _keep_rows(live, (x, y))
     covariance = jnp.where(live[:, None] & live[None, :], gram(kernel, x, x).astype(y.dtype), 0)
     return x, y, live, covariance + jnp.diag(jnp.where(live, noise + jitter, 1)), code
@@ -272,6 +282,7 @@ def append(gp: GP, x: PyTree, y: ArrayLike, *, noise: ArrayLike | None = None) -
     code = status.flag(~finite, status.NONFINITE_INPUT) | status.flag(full, FULL)
     code = code | status.flag(finite & ~good, status.OUT_OF_RANGE)
     code = code | status.flag(good & ~full & ~usable, status.NONFINITE_RESULT) | status.flag(usable & known, JITTERED)
+    alpha, lost = _solved(chol, targets)
     return GP(
         gp.kernel,
         jax.tree.map(put, gp.x, x),
@@ -280,8 +291,8 @@ def append(gp: GP, x: PyTree, y: ArrayLike, *, noise: ArrayLike | None = None) -
         put(gp.noise, noise),
         gp.jitter,
         chol,
-        cho_solve((chol, True), targets),
-        gp.status | code,
+        alpha,
+        gp.status | code | lost,
     )
 
 

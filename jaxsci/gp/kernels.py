@@ -14,14 +14,17 @@ from typing import Any, TypeAlias
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from jaxsci.core.static import as_partial, bind
-from jaxsci.core.types import as_float
+from jaxsci.core.types import as_float, is_concrete
 
 Kernel: TypeAlias = Callable[[Any, Any], Any]
 """``k(x, y) -> scalar``, symmetric and positive semi-definite."""
+
+_FAR = 1e4  # lengths at which even the Matern kernel of nu = 1/2 is 0 in every dtype
 
 # Matern of smoothness p + 1/2 is a polynomial in s = sqrt(2 nu) r times e^-s: nu -> its coefficients.
 _MATERN = {0.5: (1.0,), 1.5: (1.0, 1.0), 2.5: (1.0, 1.0, 1 / 3)}
@@ -40,7 +43,7 @@ def rbf(length: ArrayLike) -> Kernel:
         >>> print(f"{kernel(x[0], x[1]):.4f}", gp.kernels.gram(kernel, x, x).shape)
         0.6065 (2, 2)
     """
-    return Partial(_rbf, _leaf(length))
+    return Partial(_rbf, _positive("rbf", "length", length))
 
 
 def matern(nu: float, length: ArrayLike) -> Kernel:
@@ -54,13 +57,13 @@ def matern(nu: float, length: ArrayLike) -> Kernel:
     the kernel's.
 
     Raises:
-        ValueError: another nu.
+        ValueError: another nu; a concrete length that is not positive.
 
     References: Rasmussen and Williams 2006, section 4.2.1.
     """
     if nu not in _MATERN:
         raise ValueError(f"kernels.matern: nu must be one of {sorted(_MATERN)}, got {nu!r}; for smoother ones use rbf")
-    return Partial(bind(_matern, nu=float(nu)), _leaf(length))
+    return Partial(bind(_matern, nu=float(nu)), _positive("matern", "length", length))
 
 
 def linear(variance: ArrayLike) -> Kernel:
@@ -69,7 +72,7 @@ def linear(variance: ArrayLike) -> Kernel:
     Args:
         variance: prior variance of the slopes, one for all coordinates or (d,), traced.
     """
-    return Partial(_linear, _leaf(variance))
+    return Partial(_linear, _positive("linear", "variance", variance, ">= 0"))
 
 
 def constant(variance: ArrayLike) -> Kernel:
@@ -78,7 +81,7 @@ def constant(variance: ArrayLike) -> Kernel:
     Args:
         variance: its prior variance, traced.
     """
-    return Partial(_constant, _leaf(variance))
+    return Partial(_constant, _positive("constant", "variance", variance, ">= 0"))
 
 
 def hamming(coupling: ArrayLike) -> Kernel:
@@ -101,7 +104,7 @@ def scale(kernel: Kernel, variance: ArrayLike) -> Kernel:
     Args:
         kernel: any kernel. variance: $\sigma^2$, traced.
     """
-    return Partial(_scale, _leaf(variance), as_tree(kernel))
+    return Partial(_scale, _positive("scale", "variance", variance, ">= 0"), as_tree(kernel))
 
 
 def add(*kernels: Kernel) -> Kernel:
@@ -179,6 +182,19 @@ def _leaf(value):
     return as_float(value)
 
 
+def _positive(kernel: str, name: str, value, least: str = "> 0"):
+    """The parameter as an array.
+
+    Raises:
+        ValueError: concrete numbers that are not positive (or negative, where 0 will do), or NaN.
+    """
+    if is_concrete(value):
+        numbers = np.asarray(value, np.float64)
+        if not np.all(numbers > 0 if least == "> 0" else numbers >= 0):
+            raise ValueError(f"kernels.{kernel}: {name} must be {least}, got {value}")
+    return _leaf(value)
+
+
 def _several(name, kernels):
     if not kernels:
         raise ValueError(f"kernels.{name}: expected at least one kernel, got none")
@@ -186,7 +202,11 @@ def _several(name, kernels):
 
 
 def _square(length, x, y):
-    return jnp.sum(((x - y) / length) ** 2)
+    """r^2. Beyond `_FAR` lengths all kernels are 0, and there r is held: its square would overflow, and derivatives
+    with respect to a length whose own square underflows would be infinity times 0."""
+    apart, length = jnp.abs(x - y), jnp.asarray(length)
+    held = (apart > _FAR * jnp.abs(length)) | (jnp.abs(length) < jnp.sqrt(jnp.finfo(length.dtype).tiny))
+    return jnp.sum(jnp.where(held, jnp.where(apart > 0, _FAR, 0), (x - y) / jnp.where(held, 1, length)) ** 2)
 
 
 def _rbf(length, x, y):

@@ -169,8 +169,8 @@ def solve(
     # Looked up without reading it: a property may do work.
     if inspect.getattr_static(op, "mv", None) is None:
         raise TypeError(
-            f"solve: op must be an operator, got {type(op).__name__}; wrap a matrix by linear.operators.dense, a sparse "
-            "one of SciPy by linear.interop.from_scipy"
+            f"solve: op must be an operator, got {type(op).__name__}; wrap a matrix by linear.operators.dense, one of "
+            "SciPy's sparse ones by linear.interop.from_scipy"
         )
     if not hasattr(method, "prepare"):
         raise TypeError(
@@ -326,8 +326,8 @@ def _iterate(op, b, x0, method: Solver, limits: _Limits, norm_ref: str, max_hist
     end, stagnated = jax.lax.while_loop(unfinished, stretch, (start, jnp.asarray(False)))
     steps = end.k
 
-    # After a failure the iterate of the least residual is wanted. To keep it would cost a copy in every step, so the few
-    # solves that fail run again, up to the step that had it; the others do no step here.
+    # After a failure the iterate of the least residual is wanted. To keep it would cost a copy in every step, so the
+    # few solves that fail run again, up to the step that had it; the others do no step here.
     def above_best(loop: _Loop):
         return (end.norm > target) & (loop.norm > _NEAR * end.best) & (end.norm > _NEAR * end.best)
 

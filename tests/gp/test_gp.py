@@ -188,14 +188,60 @@ def test_rows_that_coincide_raise_the_jitter_and_say_so(dtype):
 
 def test_what_cannot_be_factored_is_the_prior_and_says_so(data):
     x, y, _ = (np.asarray(a, np.float32) for a in data)
-    negative = gp.condition(K.constant(-1.0), x, y, noise=0.1)  # no covariance at all
+    negative = gp.condition(lambda x, y: -jnp.ones(()), x, y, noise=0.1)  # no covariance at all
     assert int(negative.status) == status.SINGULAR and not np.any(negative.mask)
-    broken = gp.condition(K.rbf(np.nan), x, y, noise=0.1)
+    broken = jax.jit(lambda length: gp.condition(K.rbf(length), x, y, noise=0.1))(np.nan)
     assert int(broken.status) & status.SINGULAR
     for process in (negative, broken):
         chex.assert_tree_all_finite((process.chol, process.alpha, *gp.predict(process, x[0])[:2]))
     with pytest.raises(jaxsci.core.status.StatusError, match="singular"):
         jaxsci.check(negative)
+
+
+def test_targets_of_any_size_are_solved_for_or_reported():
+    """1e30 fits; K^-1 y of 1e37 against two rows that nearly coincide does not."""
+    x = jnp.asarray([[0.0], [1.0], [2.0]])
+    large, unit = (gp.condition(K.rbf(1.0), x, s * jnp.asarray([1.0, -1.0, 1.0]), noise=0.01) for s in (1e30, 1.0))
+    np.testing.assert_allclose(large.alpha, 1e30 * np.asarray(unit.alpha), rtol=1e-5)
+    close, y = jnp.asarray([[0.0], [1.0], [1.001]]), 1e37 * jnp.asarray([1.0, -1.0, 1.0])
+    lost = gp.condition(K.rbf(1.0), close, y, noise=1e-5)
+    assert int(lost.status) == status.NONFINITE_RESULT and not np.any(lost.alpha)
+    grown = gp.append(gp.condition(K.rbf(1.0), close[:2], y[:2], noise=1e-5, size=3), close[2], y[2])
+    assert int(grown.status) & status.NONFINITE_RESULT and bool(jnp.isfinite(grown.alpha).all())
+
+
+def test_negative_jitter_is_reported_and_taken_as_none():
+    x, y = jnp.asarray([[0.0], [1.0]]), jnp.ones(2)
+    found, none = (gp.condition(K.rbf(1.0), x, y, noise=0.1, jitter=j) for j in (-0.05, 0.0))
+    assert int(found.status) == status.OUT_OF_RANGE
+    np.testing.assert_array_equal(found.alpha, none.alpha)
+
+
+@pytest.mark.parametrize("kernel", [K.rbf, lambda length: K.matern(0.5, length), lambda length: K.matern(2.5, length)])
+def test_slopes_at_degenerate_lengths_are_finite(kernel):
+    """Without correlation the evidence is flat in the length, with full correlation too; in between it is not."""
+    x, y = jnp.linspace(0, 1, 5)[:, None], jnp.asarray([0.0, 0.2, 0.5, 0.7, 0.8])
+    slope = jax.jit(jax.vmap(jax.grad(lambda l: gp.log_marginal(gp.condition(kernel(l), x, y, noise=0.01)))))
+    got = slope(jnp.asarray([1e-38, 1e-30, 1e-3, 1.0, 1e30]))
+    np.testing.assert_array_equal(got[jnp.asarray([0, 1, 2, 4])], 0)
+    assert float(got[3]) > 0.1
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ("call", "match"),
+    [
+        (lambda: K.rbf(-1.0), "kernels.rbf: length must be > 0, got -1.0"),
+        (lambda: K.rbf(jnp.asarray([1.0, 0.0])), "length must be > 0"),
+        (lambda: K.matern(1.5, np.nan), "kernels.matern: length"),
+        (lambda: K.scale(K.rbf(1.0), -2.0), "kernels.scale: variance must be >= 0"),
+        (lambda: K.constant(-2.0), "kernels.constant: variance"),
+        (lambda: K.linear(-2.0), "kernels.linear: variance"),
+    ],
+)
+def test_parameters_that_are_none_raise_where_they_are_known(call, match):
+    with pytest.raises(ValueError, match=match):
+        call()
 
 
 def test_a_live_row_that_is_not_finite_is_left_out_and_reported(data):
