@@ -144,5 +144,7 @@ def test_large_clouds_give_the_exact_likelihood(key):
 def test_the_look_ahead_of_first_order_is_noticed(key):
     """It grows like exp(y^4 e^{-2x}): log Z scatters a hundred times as much as without, and the notice says so."""
     result = batch(jax.random.split(key, 40), "auxiliary", 1000)
-    assert np.all(np.asarray(result.status) == smc.UNEVEN_LOOK_AHEAD) and not status.faults(smc.UNEVEN_LOOK_AHEAD, "smc")
+    assert np.all(np.asarray(result.status) == smc.UNEVEN_LOOK_AHEAD) and not status.faults(
+        smc.UNEVEN_LOOK_AHEAD, "smc"
+    )
     assert np.asarray(result.log_z).std() > 5
