@@ -110,8 +110,8 @@ def _surface(report, folder, ds, study) -> None:
         )
         plot.heatmap(below, best="max", title=title, ax=ax)
     caption = (
-        "How likely the observations are under each pair of parameters; the frame marks the likeliest. They were made with "
-        "slope 0.9 and scale 0.5. The noise of a filter decides between neighbours that are about as likely."
+        "How likely the observations are under each pair of parameters; the frame marks the likeliest pair. They were "
+        "made with slope 0.9 and scale 0.5. The noise of a filter decides between neighbours that are about as likely."
     )
     report.figure(axes, folder / "likelihood.png", caption)
 
