@@ -199,7 +199,7 @@ plt.show()
 # ## How healthy is the cloud?
 #
 # The *effective sample size* is the number of equal weights that would be as good as the weights there are. When it
-# falls below half of the cloud the filter resamples, and the number jumps up. On a day that nobody expected, as 28 July,
+# falls below half of the cloud the filter resamples, and the number jumps up. On a day that nobody expected (28 July)
 # the bootstrap filter is left with a small part of its particles, as few had wandered to where the volatility must have
 # been; the guided one has sent more of them there.
 
