@@ -57,8 +57,10 @@ def _is_normal(law) -> bool:
 
 
 def _moments(law):
-    """Mean and covariance: methods of distrax, properties of numpyro."""
+    """Mean and covariance: methods of distrax, properties of numpyro, which leaves axes of length one on the latter."""
     covariance = law.covariance() if hasattr(law, "covariance") else law.covariance_matrix
+    if math.prod(covariance.shape[:-2]) == 1:
+        covariance = covariance.reshape(covariance.shape[-2:])
     return law.mean() if callable(law.mean) else law.mean, covariance
 
 

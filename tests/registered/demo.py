@@ -60,9 +60,9 @@ def _diffusion(folder):
 def _filters(folder):
     filters.scene(folder / "out", True)
     written = {path.name for path in (folder / "out").iterdir()}
-    assert {"index.html", "results.nc", "study.py", "likelihood.png"} <= written
+    assert {"index.html", "results.nc", "study.py", "states.png", "likelihood.png"} <= written
     text = (folder / "out" / "index.html").read_text()
-    assert text.count("data:image/png;base64,") == 1 and " 0 failed" in text and "standard errors" in text
+    assert text.count("data:image/png;base64,") == 2 and " 0 failed" in text and "standard errors" in text
 
 
 ENTRIES = {
