@@ -162,19 +162,25 @@ def faults(code: int | np.ndarray | Array, room: str | None = None) -> int | np.
     return code & ~mask if isinstance(code, int) else np.asarray(np.asarray(code).astype(np.int64) & ~np.int64(mask))
 
 
-def explain(code: int | Array, room: str | None = None) -> str:
+def explain(code: int | np.ndarray | Array, room: str | None = None) -> str:
     """Say in words what a status means: name, cause and remedy of every bit that is set.
 
     Args:
-        code: one integer status.
+        code: one integer status, or an array of them: then each bit is followed by how many entries have it.
         room: whose bits from 16 on are meant, e.g. ``"linear"``; None lists every loaded room's reading.
 
     Example:
         >>> import jaxsci
         >>> print(jaxsci.explain(4))
         step cap reached: max_steps ran out before the tolerance was met; raise max_steps or loosen tol
+
+    Raises:
+        TypeError: no integers.
     """
-    code = int(code)
+    codes = np.asarray(code)
+    if codes.dtype.kind not in "iu":
+        raise TypeError(f"explain: expected an integer status or an array of them, got {type(code).__name__}")
+    code = int(np.bitwise_or.reduce(codes.astype(np.int64), axis=None)) if codes.size else OK
     if code == 0:
         return "ok"
     lines, known = [], 0
@@ -183,7 +189,8 @@ def explain(code: int | Array, room: str | None = None) -> str:
             known |= 1 << bit
             owner = "" if text.room == "core" else f" [{text.room}]"
             notice = ", a notice" if text.notice else ""
-            lines.append(f"{text.name}{owner}{notice}: {text.cause}; {text.remedy}")
+            share = f" ({np.count_nonzero(codes >> bit & 1)} of {codes.size})" if codes.ndim else ""
+            lines.append(f"{text.name}{owner}{notice}{share}: {text.cause}; {text.remedy}")
     unknown = code & ~known
     if unknown:
         lines.append(f"unknown bits {unknown:#x}: set by a room that is not loaded here")
@@ -231,12 +238,18 @@ def _statuses(x: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 def _coordinates(status: Any, index: tuple[int, ...]) -> str:
     """Name one failing entry: by coordinate for a DataArray, else by index."""
     if hasattr(status, "dims"):
-        names = []
+        # A coordinate without a dimension is where `isel` or `sel` has cut.
+        names = [f"{name}={c.values}" for name, c in status.coords.items() if not c.dims]
         for dim, i in zip(status.dims, index):
             along = [name for name, c in status.coords.items() if c.dims == (dim,)]  # zipped axes share a dimension
             names += [f"{name}={status.coords[name].values[i]}" for name in along] or [f"{dim}={i}"]
-        return ", ".join(names)
+        return ", ".join(names) or "the result"
     return f"[{', '.join(map(str, index))}]" if index else "the result"
+
+
+def _is_status(x: Any) -> bool:
+    """Whether `x` is a status or an array of them itself."""
+    return hasattr(x, "dtype") and hasattr(x, "shape") and jnp.issubdtype(x.dtype, jnp.integer)
 
 
 def check(x: Any, *, room: str | None = None, max_listed: int = 5) -> Any:
@@ -245,8 +258,8 @@ def check(x: Any, *, room: str | None = None, max_listed: int = 5) -> Any:
     Notices pass: `explain` tells them.
 
     Args:
-        x: a result (a record with a field ``status`` or, e.g., ``policy_status``), a batch of them, a nest of them, or
-            an `xarray.Dataset`.
+        x: a result (a record with a field ``status`` or, e.g., ``policy_status``), a batch of them, a nest of them, an
+            `xarray.Dataset`, or the statuses themselves.
         room: passed to `explain`.
         max_listed: how many failing entries the message names.
 
@@ -255,7 +268,7 @@ def check(x: Any, *, room: str | None = None, max_listed: int = 5) -> Any:
         ValueError: `x` holds no status at all.
         TypeError: `x` is traced; inside a compiled function read ``status`` instead.
     """
-    found = list(_statuses(x))
+    found = [("status", x)] if _is_status(x) else list(_statuses(x))
     if not found:
         raise ValueError(f"check: expected a result with a field 'status', got {type(x).__name__} without one")
     lines = []

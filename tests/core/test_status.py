@@ -149,3 +149,25 @@ def test_check_reads_dataclasses():
 
     with pytest.raises(status.StatusError, match=r"\[1\]: diverged"):
         status.check(Result(1.0, np.array([0, int(status.DIVERGED)])))
+
+
+def test_arrays_of_statuses_are_explained_and_checked_by_index():
+    codes = np.array([0, 4, 6], np.int32)
+    text = jaxsci.explain(codes)
+    assert "non-finite result (1 of 3)" in text and "step cap reached (2 of 3)" in text
+    assert jaxsci.explain(np.zeros(3, int)) == jaxsci.explain(np.zeros(0, int)) == "ok"
+    with pytest.raises(status.StatusError, match=r"2 of 3 failed\n  \[1\]: step cap"):
+        jaxsci.check(codes)
+    assert jaxsci.check(jnp.zeros((2, 2), jnp.int32)).shape == (2, 2)
+    with pytest.raises(TypeError, match="explain: expected an integer status .*, got float"):
+        jaxsci.explain(4.0)
+
+
+def test_a_cut_data_set_still_names_the_failing_entry():
+    xarray = pytest.importorskip("xarray")
+    codes = (("x", "y"), np.array([[0, 4], [0, 0]], np.int32))
+    ds = xarray.Dataset({"status": codes}, coords={"x": [0.1, 0.2], "y": ["a", "b"]})
+    with pytest.raises(status.StatusError, match="  x=0.1, y=b: step cap"):
+        jaxsci.check(ds.isel(x=0))
+    with pytest.raises(status.StatusError, match="  x=0.1, y=b: step cap"):
+        jaxsci.check(ds.isel(x=0, y=1))
