@@ -4,6 +4,7 @@ Builds on: core. Start reading at `_model.py` (what a model is), then `_step.py`
 """
 
 from jaxsci.smc import resamplers
+from jaxsci.smc._batches import in_batches
 from jaxsci.smc._filters import StateSpace, auxiliary, bootstrap, forecast, guided, state_space
 from jaxsci.smc._lag import Remembering, with_lag
 from jaxsci.smc._model import FeynmanKac, Model, lift
@@ -31,6 +32,7 @@ __all__ = [
     "finish",
     "forecast",
     "guided",
+    "in_batches",
     "init",
     "lift",
     "log_mean_exp",

@@ -174,6 +174,7 @@ ENTRIES = {
     "jaxsci.smc.guided": _entry(lambda theta, y: _filter(_guided(theta, y), y)),
     "jaxsci.smc.auxiliary": _entry(_auxiliary, grad=()),
     "jaxsci.smc.with_lag": _entry(lambda theta, y: _filter(smc.with_lag(smc.bootstrap(space(theta)), 2), y).value),
+    "jaxsci.smc.in_batches": _entry(lambda theta, y: _filter(smc.in_batches(smc.bootstrap(space(theta)), 3), y).value),
     "jaxsci.smc.forecast": _entry(_forecast),
     "jaxsci.smc.log_z_variance": _entry(lambda theta, y: smc.log_z_variance(_filter(smc.bootstrap(space(theta)), y))),
     "jaxsci.smc.mean_variance": _entry(
