@@ -7,6 +7,7 @@ from jaxsci.smc import resamplers
 from jaxsci.smc._batches import in_batches
 from jaxsci.smc._filters import StateSpace, auxiliary, bootstrap, forecast, guided, state_space
 from jaxsci.smc._lag import Remembering, with_lag
+from jaxsci.smc._marginal import marginal
 from jaxsci.smc._model import FeynmanKac, Model, lift
 from jaxsci.smc._pareto import pareto_k
 from jaxsci.smc._run import Result, finish, init, run, step
@@ -37,6 +38,7 @@ __all__ = [
     "lift",
     "log_mean_exp",
     "log_z_variance",
+    "marginal",
     "mean_variance",
     "pareto_k",
     "resample_to_uniform",

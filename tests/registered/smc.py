@@ -113,6 +113,10 @@ def _guided(theta, y):
     return smc.guided(space(theta), Partial(_toward_first, theta), Partial(_toward, theta))
 
 
+def _marginal(theta, y):
+    return smc.marginal(space(theta), Partial(_toward_first, theta), Partial(_toward, theta), block_size=3)
+
+
 def _auxiliary(theta, y):
     model = smc.auxiliary(space(theta), smc.bootstrap(space(theta)), Partial(_eta, theta))
     return smc.run(jax.random.key(7), model, y, num_particles=8)
@@ -174,6 +178,7 @@ ENTRIES = {
     "jaxsci.smc.guided": _entry(lambda theta, y: _filter(_guided(theta, y), y)),
     "jaxsci.smc.auxiliary": _entry(_auxiliary, grad=()),
     "jaxsci.smc.with_lag": _entry(lambda theta, y: _filter(smc.with_lag(smc.bootstrap(space(theta)), 2), y).value),
+    "jaxsci.smc.marginal": _entry(lambda theta, y: _filter(_marginal(theta, y), y)),
     "jaxsci.smc.in_batches": _entry(lambda theta, y: _filter(smc.in_batches(smc.bootstrap(space(theta)), 3), y).value),
     "jaxsci.smc.forecast": _entry(_forecast),
     "jaxsci.smc.log_z_variance": _entry(lambda theta, y: smc.log_z_variance(_filter(smc.bootstrap(space(theta)), y))),
