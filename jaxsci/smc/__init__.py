@@ -3,7 +3,7 @@
 Builds on: core. Start reading at `_model.py` (what a model is), then `_step.py` (the order of one step).
 """
 
-from jaxsci.smc import resamplers
+from jaxsci.smc import interop, resamplers
 from jaxsci.smc._batches import in_batches
 from jaxsci.smc._filters import StateSpace, auxiliary, bootstrap, forecast, guided, state_space
 from jaxsci.smc._lag import Remembering, with_lag
@@ -35,6 +35,7 @@ __all__ = [
     "guided",
     "in_batches",
     "init",
+    "interop",
     "lift",
     "log_mean_exp",
     "log_z_variance",
