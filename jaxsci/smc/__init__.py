@@ -12,6 +12,7 @@ from jaxsci.smc._model import FeynmanKac, Model, lift
 from jaxsci.smc._pareto import pareto_k
 from jaxsci.smc._run import Result, finish, init, run, step
 from jaxsci.smc._step import UNEVEN_LOOK_AHEAD, Cloud, State, Step
+from jaxsci.smc._transport import Transport
 from jaxsci.smc._variance import COALESCED, Variance, log_z_variance, mean_variance, resample_to_uniform
 from jaxsci.smc._weights import effective_sample_size, log_mean_exp
 
@@ -26,6 +27,7 @@ __all__ = [
     "State",
     "StateSpace",
     "Step",
+    "Transport",
     "Variance",
     "auxiliary",
     "bootstrap",

@@ -55,7 +55,7 @@ def in_batches(model: Model, batch_size: Size) -> Model:
 
 def _init(init, key, num, input, batch_size):
     def one(b):
-        return _checks.pair("init", init(jax.random.fold_in(key, b), batch_size, input), 2)
+        return _checks.pair("init of the model", init(jax.random.fold_in(key, b), batch_size, input), 2)
 
     drawn = jax.lax.map(one, jnp.arange(-(-num // batch_size), dtype=jnp.int32))
     return jax.tree.map(lambda a: _joined(a, batch_size, num), drawn)
@@ -64,7 +64,7 @@ def _init(init, key, num, input, batch_size):
 def _move(move, key, particles, log_weights, input, batch_size):
     def one(now):
         b, particles, log_weights = now
-        return _checks.pair("move", move(jax.random.fold_in(key, b), particles, log_weights, input), 3)
+        return _checks.pair("move of the model", move(jax.random.fold_in(key, b), particles, log_weights, input), 3)
 
     num, batches = log_weights.shape[0], _batches((particles, log_weights), batch_size)
     b = jnp.arange(-(-num // batch_size), dtype=jnp.int32)

@@ -18,6 +18,7 @@ from jaxsci.core.types import KeyArray, Size, as_scalar, concrete
 from jaxsci.smc import _step
 from jaxsci.smc._model import Model
 from jaxsci.smc._step import Cloud, State, Step
+from jaxsci.smc._transport import Transport
 from jaxsci.smc.resamplers import systematic
 
 
@@ -62,8 +63,17 @@ def _options(
         raise ValueError(f"{name}: store must name some of {', '.join(_step.STORED)}, got {', '.join(unknown)}")
     if gradient not in _step.GRADIENTS:
         raise ValueError(f"{name}: gradient must be one of {', '.join(_step.GRADIENTS)}, got {gradient!r}")
+    if isinstance(resampler, Transport):
+        resampler = Transport(as_partial(resampler.function, name, "resampler.function"))
+        if gradient != "none" or num_resampled is not None:
+            raise ValueError(
+                f"{name}: a Transport is differentiated as it is and returns as many particles as it takes: leave "
+                f"gradient and num_resampled as they are, got {gradient!r} and {num_resampled!r}"
+            )
+    else:
+        resampler = as_partial(resampler, name, "resampler")
     return _step.Options(
-        as_partial(resampler, name, "resampler"),
+        resampler,
         as_scalar(ess_threshold, name, "ess_threshold"),
         gradient,
         as_scalar(soft_share, name, "soft_share"),
@@ -73,7 +83,13 @@ def _options(
     )
 
 
-def _check_num_resampled(name: str, options: _step.Options, num_particles: int) -> None:
+def _check_options(name: str, options: _step.Options, model: Model, num_particles: int) -> None:
+    """What model, number of particles and options must agree on."""
+    if isinstance(options.resampler, Transport) and model.look_ahead is not None:
+        raise ValueError(
+            f"{name}: a model with a look-ahead needs ancestors, whose weights it corrects; a Transport returns none: "
+            "take one of smc.resamplers, or model._replace(look_ahead=None)"
+        )
     out = options.num_resampled
     if out is not None and num_particles % out:
         raise ValueError(
@@ -133,8 +149,9 @@ def step(
     """
     name = "smc.step"
     options = _options(name, resampler, ess_threshold, gradient, soft_share, statistics, store, num_resampled)
-    _check_num_resampled(name, options, state.eves.shape[0])
-    return _following(as_typed_key(key, name), _model(name, model), state, tree.as_arrays(input), options)
+    model = _model(name, model)
+    _check_options(name, options, model, state.eves.shape[0])
+    return _following(as_typed_key(key, name), model, state, tree.as_arrays(input), options)
 
 
 def finish(state: State, history: Step) -> Result:
@@ -183,7 +200,8 @@ def run(
             nothing again.
         inputs: a pytree of arrays with T along the leading axis: observations, controls, time steps; traced.
         num_particles: N, static.
-        resampler: ``(key, log_weights, num_out) -> ancestors``, from `smc.resamplers`; static.
+        resampler: ``(key, log_weights, num_out) -> ancestors``, from `smc.resamplers`, or a `Transport`, which returns
+            particles; static but for its leaves.
         ess_threshold: resample when the effective sample size is below this share of N; 0 never, 1 always; traced.
         gradient: static; what differentiating `log_z` gives. "none": through states and weights, not through the
             choice of ancestors: wrong for log Z as soon as something is resampled. "stop_gradient": the weights of
@@ -235,7 +253,7 @@ def run(
     key, model, inputs = as_typed_key(key, name), _model(name, model), tree.as_arrays(inputs)
     options = _options(name, resampler, ess_threshold, gradient, soft_share, statistics, store, num_resampled)
     num_particles, length = check_size(name, "num_particles", num_particles), _length(name, inputs)
-    _check_num_resampled(name, options, num_particles)
+    _check_options(name, options, model, num_particles)
     times = None if keep_at is None else _times(name, keep_at, length)
     if state is not None and state.eves.shape != (num_particles,):
         raise ValueError(f"{name}: state has {state.eves.shape[0]} particles, num_particles is {num_particles}")

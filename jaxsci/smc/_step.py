@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from jaxsci.core import status
 from jaxsci.smc import _checks, _weights
+from jaxsci.smc._transport import Transport, transported
 from pallas_kernels.log_weight_stats import ALL_ZERO, ANY_INFINITE, log_weight_stats
 
 UNEVEN_LOOK_AHEAD = status.register(
@@ -112,10 +113,12 @@ class Options(NamedTuple):
 
 def first(options: Options, key, model, input, num_particles: int) -> tuple[State, Step]:
     """Draw the cloud and weigh it by the first input."""
-    particles, log_weights = _checks.pair("init", model.init(jax.random.fold_in(key, 0), num_particles, input), 2)
+    particles, log_weights = _checks.pair(
+        "init of the model", model.init(jax.random.fold_in(key, 0), num_particles, input), 2
+    )
     log_weights = jnp.asarray(log_weights)
-    _checks.check_vector("init", "log_weights", log_weights, num_particles)
-    _checks.check_cloud("init", particles, num_particles)
+    _checks.check_vector("init of the model", "log_weights", log_weights, num_particles)
+    _checks.check_cloud("init of the model", particles, num_particles)
     log_weights = log_weights.astype(jnp.promote_types(log_weights.dtype, jnp.float32))
     particles = jax.tree.map(jnp.asarray, particles)
     zero, eves = jnp.zeros((), log_weights.dtype), jnp.arange(num_particles, dtype=jnp.int32)
@@ -128,10 +131,10 @@ def following(options: Options, key, model, state: State, input) -> tuple[State,
     key_resample, key_move = jax.random.split(jax.random.fold_in(key, state.num_steps))
     num = state.cloud.log_weights.shape[0]
     cloud, eves, resampled, ancestors, code = _resampled(options, key_resample, model, state, input)
-    moved = _checks.pair("move", model.move(key_move, cloud.particles, cloud.log_weights, input), 3)
+    moved = _checks.pair("move of the model", model.move(key_move, cloud.particles, cloud.log_weights, input), 3)
     particles, increment, aux = moved[0], jnp.asarray(moved[1]), moved[2]
-    _checks.check_vector("move", "log_increment", increment, num)
-    _checks.check_cloud("move", particles, num, state.cloud.particles)
+    _checks.check_vector("move of the model", "log_increment", increment, num)
+    _checks.check_cloud("move of the model", particles, num, state.cloud.particles)
     log_weights = _children(cloud.log_weights, num) + increment.astype(cloud.log_weights.dtype)
     state = state._replace(cloud=Cloud(particles, log_weights), eves=eves)
     return _weighed(options, state, resampled, ancestors, code, aux)
@@ -150,7 +153,7 @@ def _resampled(options, key, model, state, input):
     law, ess, code, possible = cloud.log_weights, state.ess, jnp.int32(0), jnp.asarray(True)
     if model.look_ahead is not None:
         eta = jnp.asarray(model.look_ahead(cloud.particles, cloud.log_weights, input))
-        _checks.check_vector("look_ahead", "log_eta", eta, num)
+        _checks.check_vector("look_ahead of the model", "log_eta", eta, num)
         eta = eta.astype(dtype)
         law = cloud.log_weights + eta
         largest, total, squares, trouble = log_weight_stats(law)
@@ -184,12 +187,26 @@ def _resampled(options, key, model, state, input):
     def as_before():
         return cloud, state.eves, jnp.arange(num, dtype=jnp.int32)
 
+    if isinstance(options.resampler, Transport):
+        return _transported(options, key, state, wanted, code)
+
     if num_out != num:  # the model moves as many as a resampling leaves, so there is always one
         (particles, weights), eves, ancestors = again()
         new = Cloud(particles, jnp.where(possible, weights, 0))
         return new, eves, jnp.asarray(True), ancestors, code
     new, eves, ancestors = jax.lax.cond(wanted, again, as_before)
     return new, eves, wanted, ancestors, code
+
+
+def _transported(options, key, state, wanted, code):
+    """The cloud made by a transport where one is wanted; all descend from particle 0, which says that none is known."""
+
+    def again():
+        particles, log_weights, trouble = transported(options.resampler, key, state.cloud)
+        return Cloud(particles, log_weights), jnp.zeros_like(state.eves), trouble
+
+    new, eves, trouble = jax.lax.cond(wanted, again, lambda: (state.cloud, state.eves, jnp.int32(0)))
+    return new, eves, wanted, jnp.arange(state.eves.shape[0], dtype=jnp.int32), code | trouble
 
 
 def _unevenness(log_weights, eta):
