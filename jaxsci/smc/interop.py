@@ -6,14 +6,14 @@ ArviZ: `to_arviz`, a dict of dicts of NumPy arrays; ArviZ itself is not needed f
 from collections.abc import Callable
 from typing import Any
 
+import equinox as eqx
 import jax
 import numpy as np
 
 from jaxsci.core.keys import as_typed_key
-from jaxsci.core.static import check_size
+from jaxsci.core.static import as_partial, check_size
 from jaxsci.core.types import KeyArray, Size, concrete
 from jaxsci.smc._run import Result
-from jaxsci.smc._variance import resample_to_uniform
 from jaxsci.smc.resamplers import systematic
 
 
@@ -45,7 +45,7 @@ def to_arviz(
             (chains, N) of the cloud before it was resampled.
 
     Raises:
-        TypeError: `result` is traced, or no result.
+        TypeError: `result` is traced, or no result; `resampler` is no function.
         ValueError: `num_draws` is no int >= 1, or the result has more than one batch axis.
 
     Example:
@@ -70,25 +70,33 @@ def to_arviz(
     concrete((result.log_z, result.value.log_weights), function, "result", "call it on what the compiled code returns")
     if result.log_z.ndim > 1:
         raise ValueError(f"{function}: result must have one batch axis at most, the chains, got {result.log_z.shape}")
-    if result.log_z.ndim == 0:
-        result = jax.tree.map(lambda a: a[None], result)
-    num = result.value.log_weights.shape[1] if num_draws is None else check_size(function, "num_draws", num_draws)
+    value, history, log_z = jax.device_get((result.value, result.history, result.log_z))
+    if log_z.ndim == 0:
+        value, history, log_z = jax.tree.map(lambda a: np.asarray(a)[None], (value, history, log_z))
+    num = value.log_weights.shape[1] if num_draws is None else check_size(function, "num_draws", num_draws)
+    found = np.asarray(_chosen(key, value.log_weights, num, as_partial(resampler, function, "resampler")))
 
-    def draw(key, result):
-        first, second = jax.random.split(key)
-        # The weights ride along as one more array of the particles.
-        cloud = result.value._replace(particles=(result.value.particles, result.value.log_weights))
-        drawn = resample_to_uniform(first, result._replace(value=cloud), num, resampler=resampler)
-        order = jax.random.permutation(second, num)
-        return jax.tree.map(lambda a: a[order], drawn)
+    def drawn(a):
+        return np.stack([of_chain[indices] for of_chain, indices in zip(a, found)])
 
-    particles, log_weight = jax.vmap(draw)(jax.random.split(key, result.log_z.shape[0]), result)
-    posterior = {_label(path, name): np.asarray(a) for path, a in jax.tree_util.tree_leaves_with_path(particles)}
-    course = {
-        what: np.asarray(getattr(result.history, what)) for what in ("log_increment", "ess", "resampled", "status")
+    posterior = {_label(path, name): drawn(a) for path, a in jax.tree_util.tree_leaves_with_path(value.particles)}
+    course = {what: getattr(history, what) for what in ("log_increment", "ess", "resampled", "status")}
+    return {
+        "posterior": posterior,
+        "sample_stats": {"log_weight": drawn(value.log_weights)},
+        "constant_data": {**course, "log_z": log_z, "log_weights": value.log_weights},
     }
-    course |= {"log_z": np.asarray(result.log_z), "log_weights": np.asarray(result.value.log_weights)}
-    return {"posterior": posterior, "sample_stats": {"log_weight": np.asarray(log_weight)}, "constant_data": course}
+
+
+@eqx.filter_jit
+def _chosen(key, log_weights, num, resampler):
+    """(chains, num) indices of particles, equally weighted and in random order."""
+
+    def one(key, log_weights):
+        first, second = jax.random.split(key)
+        return jax.random.permutation(second, resampler(first, log_weights, num))
+
+    return jax.vmap(one)(jax.random.split(key, log_weights.shape[0]), log_weights)
 
 
 def _label(path, name: str) -> str:

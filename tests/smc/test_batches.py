@@ -63,10 +63,6 @@ def test_children_and_weights_stand_where_they_stand_without_batches(key):
     assert taken.aux.shape == (3,) and plain.aux.shape == ()
 
 
-def _resting(key, num, y):
-    return jnp.zeros(num), jnp.zeros(num)
-
-
 def _wide(key, x, log_weights, y):
     """A move that needs 512 numbers a particle on its way."""
     features = jax.random.normal(key, (*x.shape, 512))
@@ -74,13 +70,13 @@ def _wide(key, x, log_weights, y):
 
 
 def test_batches_bound_the_memory(key):
-    """Temporary bytes of the compiled step, by XLA's own count."""
-    whole, num = smc.Model(_resting, _wide), 4096
+    """Temporary bytes of a compiled move, by XLA's own count."""
+    whole, num = linear()._replace(move=_wide), 4096
     needed = []
     for model in (whole, smc.in_batches(whole, 256)):
-        run = jax.jit(lambda k, y, m=model: smc.run(k, m, y, num_particles=num).log_z)
-        needed.append(run.lower(key, jnp.zeros(3)).compile().memory_analysis().temp_size_in_bytes)
-    assert needed[1] < 0.25 * needed[0] and needed[0] > num * 512 * 4
+        move = jax.jit(lambda k, x, m=model: m.move(k, x, jnp.zeros(num), 0.4)[0])
+        needed.append(move.lower(key, jnp.zeros(num)).compile().memory_analysis().temp_size_in_bytes)
+    assert needed[1] < 0.25 * needed[0] and needed[0] > num * 512 * 4, needed
 
 
 @pytest.mark.bad_input
