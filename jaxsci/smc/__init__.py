@@ -3,13 +3,16 @@
 Builds on: core. Start reading at `_model.py` (what a model is), then `_step.py` (the order of one step).
 """
 
-from jaxsci.smc import resamplers
+from jaxsci.smc import interop, resamplers
+from jaxsci.smc._batches import in_batches
 from jaxsci.smc._filters import StateSpace, auxiliary, bootstrap, forecast, guided, state_space
 from jaxsci.smc._lag import Remembering, with_lag
+from jaxsci.smc._marginal import marginal
 from jaxsci.smc._model import FeynmanKac, Model, lift
 from jaxsci.smc._pareto import pareto_k
 from jaxsci.smc._run import Result, finish, init, run, step
 from jaxsci.smc._step import UNEVEN_LOOK_AHEAD, Cloud, State, Step
+from jaxsci.smc._transport import Transport
 from jaxsci.smc._variance import COALESCED, Variance, log_z_variance, mean_variance, resample_to_uniform
 from jaxsci.smc._weights import effective_sample_size, log_mean_exp
 
@@ -24,6 +27,7 @@ __all__ = [
     "State",
     "StateSpace",
     "Step",
+    "Transport",
     "Variance",
     "auxiliary",
     "bootstrap",
@@ -31,10 +35,13 @@ __all__ = [
     "finish",
     "forecast",
     "guided",
+    "in_batches",
     "init",
+    "interop",
     "lift",
     "log_mean_exp",
     "log_z_variance",
+    "marginal",
     "mean_variance",
     "pareto_k",
     "resample_to_uniform",

@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
-from jaxsci.core.static import as_partial, check_size
+from jaxsci.core.static import as_partial, bind, check_size
+from jaxsci.core.types import Size
 
 
 class Model(NamedTuple):
@@ -58,7 +59,7 @@ class FeynmanKac(NamedTuple):
     log_auxiliary: Callable[..., Any] | None = None
 
 
-def lift(model: FeynmanKac, *, frozen: bool = False) -> Model:
+def lift(model: FeynmanKac, *, frozen: bool = False, batch_size: Size | None = None) -> Model:
     r"""The cloud's model of a model of single particles, by vmap; every particle draws with a key of its own.
 
     A key for each costs more than the draws of a simple model (fifteen times more for one normal number each): write a
@@ -70,13 +71,15 @@ def lift(model: FeynmanKac, *, frozen: bool = False) -> Model:
         frozen: particles carry no gradient, and the densities they are drawn from enter the weights as
             $\log m - \mathrm{stop}(\log m)$, a zero with a gradient. With ``run(..., gradient="stop_gradient")`` the
             gradient of log Z is then Fisher's score. Needs `log_init` and `log_propagate`. Static.
+        batch_size: how many particles are computed at a time, for clouds whose intermediate results exceed memory; all
+            at once by default. The numbers are the same whatever it is. Static.
 
     Returns:
         A `Model` for `smc.run`.
 
     Raises:
         TypeError: a field is no function.
-        ValueError: `frozen` without both log-densities.
+        ValueError: `frozen` without both log-densities, or `batch_size` is no int >= 1.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -101,8 +104,10 @@ def lift(model: FeynmanKac, *, frozen: bool = False) -> Model:
         )
     model = FeynmanKac(**functions)
     freeze = _frozen if frozen else _free
-    look_ahead = None if model.log_auxiliary is None else Partial(_look_ahead, model)
-    return Model(Partial(_init, model, freeze), Partial(_move, model, freeze), look_ahead)
+    size = None if batch_size is None else check_size("smc.lift", "batch_size", batch_size)
+    init, move, look_ahead = (bind(f, batch_size=size) for f in (_init, _move, _look_ahead))
+    ahead = None if model.log_auxiliary is None else Partial(look_ahead, model)
+    return Model(Partial(init, model, freeze), Partial(move, model, freeze), ahead)
 
 
 # `freeze(particles, log_density)` gives the particles and what is added to their log-weights; it is a static leaf.
@@ -120,22 +125,34 @@ def _frozen(particles, log_density):
     return particles, value - jax.lax.stop_gradient(value)
 
 
-def _init(model, freeze, key, num, input):
-    keys = jax.random.split(key, check_size("smc.lift", "num", num))
-    particles = jax.vmap(model.init, (0, None))(keys, input)
-    particles, extra = freeze(particles, lambda x: jax.vmap(model.log_init, (0, None))(x, input))
-    return particles, jax.vmap(lambda x: model.log_potential(None, x, input))(particles) + extra
+def each(function, batch_size: int | None, *arrays):
+    """`function` of one particle at each, all at once or `batch_size` at a time."""
+    if batch_size is None:
+        return jax.vmap(function)(*arrays)
+    return jax.lax.map(lambda one: function(*one), arrays, batch_size=batch_size)
 
 
-def _move(model, freeze, key, particles, log_weights, input):
+def _init(model, freeze, key, num, input, batch_size):
+    def one(key):
+        x = model.init(key, input)
+        x, extra = freeze(x, lambda x: model.log_init(x, input))
+        return x, model.log_potential(None, x, input) + extra
+
+    return each(one, batch_size, jax.random.split(key, check_size("smc.lift", "num", num)))
+
+
+def _move(model, freeze, key, particles, log_weights, input, batch_size):
+    def one(key, before):
+        x = model.propagate(key, before, input)
+        x, extra = freeze(x, lambda x: model.log_propagate(before, x, input))
+        return x, model.log_potential(before, x, input) + extra
+
     keys = jax.random.split(key, jnp.shape(log_weights)[0])
-    moved = jax.vmap(model.propagate, (0, 0, None))(keys, particles, input)
-    moved, extra = freeze(moved, lambda x: jax.vmap(model.log_propagate, (0, 0, None))(particles, x, input))
-    return moved, jax.vmap(model.log_potential, (0, 0, None))(particles, moved, input) + extra, None
+    return *each(one, batch_size, keys, particles), None
 
 
-def _look_ahead(model, particles, log_weights, input):
-    return jax.vmap(model.log_auxiliary, (0, None))(particles, input)
+def _look_ahead(model, particles, log_weights, input, batch_size):
+    return each(lambda x: model.log_auxiliary(x, input), batch_size, particles)
 
 
 __all__ = ["FeynmanKac", "Model", "lift"]

@@ -7,16 +7,18 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
 from jaxsci.core import drive, tree
 from jaxsci.core.keys import as_typed_key
 from jaxsci.core.static import as_partial, bind, check_size
-from jaxsci.core.types import KeyArray, Size, as_scalar
+from jaxsci.core.types import KeyArray, Size, as_scalar, concrete
 from jaxsci.smc import _step
 from jaxsci.smc._model import Model
 from jaxsci.smc._step import Cloud, State, Step
+from jaxsci.smc._transport import Transport
 from jaxsci.smc.resamplers import systematic
 
 
@@ -29,6 +31,7 @@ class Result(NamedTuple):
         history: one entry of each step along a leading axis of T.
         status: int32 bits of the whole run, 0 is ok.
         log_z: estimate of the logarithm of the normalising constant (log-likelihood of a state-space model).
+        kept: the clouds at the times of `keep_at`, along a leading axis; None without.
     """
 
     value: Cloud
@@ -36,6 +39,7 @@ class Result(NamedTuple):
     history: Step
     status: Int[Array, ""]
     log_z: Float[Array, ""]
+    kept: Cloud | None = None
 
 
 def _model(name: str, model: Model) -> Model:
@@ -50,21 +54,48 @@ def _model(name: str, model: Model) -> Model:
     )
 
 
-def _options(name, resampler, ess_threshold, gradient, soft_share, statistics, store) -> _step.Options:
+def _options(
+    name, resampler, ess_threshold, gradient, soft_share, statistics, store, num_resampled=None
+) -> _step.Options:
     store = (store,) if isinstance(store, str) else tuple(store)
     unknown = sorted(set(store) - set(_step.STORED))
     if unknown:
         raise ValueError(f"{name}: store must name some of {', '.join(_step.STORED)}, got {', '.join(unknown)}")
     if gradient not in _step.GRADIENTS:
         raise ValueError(f"{name}: gradient must be one of {', '.join(_step.GRADIENTS)}, got {gradient!r}")
+    if isinstance(resampler, Transport):
+        resampler = Transport(as_partial(resampler.function, name, "resampler.function"))
+        if gradient != "none" or num_resampled is not None:
+            raise ValueError(
+                f"{name}: a Transport is differentiated as it is and returns as many particles as it takes: leave "
+                f"gradient and num_resampled as they are, got {gradient!r} and {num_resampled!r}"
+            )
+    else:
+        resampler = as_partial(resampler, name, "resampler")
     return _step.Options(
-        as_partial(resampler, name, "resampler"),
+        resampler,
         as_scalar(ess_threshold, name, "ess_threshold"),
         gradient,
         as_scalar(soft_share, name, "soft_share"),
         None if statistics is None else as_partial(statistics, name, "statistics"),
         tuple(sorted(store)),
+        None if num_resampled is None else check_size(name, "num_resampled", num_resampled),
     )
+
+
+def _check_options(name: str, options: _step.Options, model: Model, num_particles: int) -> None:
+    """What model, number of particles and options must agree on."""
+    if isinstance(options.resampler, Transport) and model.look_ahead is not None:
+        raise ValueError(
+            f"{name}: a model with a look-ahead needs ancestors, whose weights it corrects; a Transport returns none: "
+            "take one of smc.resamplers, or model._replace(look_ahead=None)"
+        )
+    out = options.num_resampled
+    if out is not None and num_particles % out:
+        raise ValueError(
+            f"{name}: num_resampled must divide the number of particles, {num_particles}, got {out}: child i of the "
+            "move belongs to parent i mod num_resampled"
+        )
 
 
 def init(
@@ -100,6 +131,7 @@ def step(
     ess_threshold: ArrayLike = 0.5,
     gradient: str = "none",
     soft_share: ArrayLike = 0.5,
+    num_resampled: Size | None = None,
     statistics: Callable | None = None,
     store: str | tuple[str, ...] = (),
 ) -> tuple[State, Step]:
@@ -116,8 +148,10 @@ def step(
         TypeError, ValueError: as `run`.
     """
     name = "smc.step"
-    options = _options(name, resampler, ess_threshold, gradient, soft_share, statistics, store)
-    return _following(as_typed_key(key, name), _model(name, model), state, tree.as_arrays(input), options)
+    options = _options(name, resampler, ess_threshold, gradient, soft_share, statistics, store, num_resampled)
+    model = _model(name, model)
+    _check_options(name, options, model, state.eves.shape[0])
+    return _following(as_typed_key(key, name), model, state, tree.as_arrays(input), options)
 
 
 def finish(state: State, history: Step) -> Result:
@@ -145,8 +179,10 @@ def run(
     ess_threshold: ArrayLike = 0.5,
     gradient: str = "none",
     soft_share: ArrayLike = 0.5,
+    num_resampled: Size | None = None,
     statistics: Callable[[PyTree, Array], PyTree] | None = None,
     store: str | tuple[str, ...] = (),
+    keep_at: ArrayLike | None = None,
     state: State | None = None,
     checkpoint: str | Path | None = None,
     progress: bool | Callable = False,
@@ -164,7 +200,8 @@ def run(
             nothing again.
         inputs: a pytree of arrays with T along the leading axis: observations, controls, time steps; traced.
         num_particles: N, static.
-        resampler: ``(key, log_weights, num_out) -> ancestors``, from `smc.resamplers`; static.
+        resampler: ``(key, log_weights, num_out) -> ancestors``, from `smc.resamplers`, or a `Transport`, which returns
+            particles; static but for its leaves.
         ess_threshold: resample when the effective sample size is below this share of N; 0 never, 1 always; traced.
         gradient: static; what differentiating `log_z` gives. "none": through states and weights, not through the
             choice of ancestors: wrong for log Z as soon as something is resampled. "stop_gradient": the weights of
@@ -172,9 +209,14 @@ def run(
             bias O(1/N) and a variance that grows with T^2 / N (Scibior and Wood 2021). "soft": ancestors are drawn
             from a mixture with the uniform law and reweighted: some gradient through the weights, and still a bias.
         soft_share: share of the weights in that mixture, in (0, 1); traced.
+        num_resampled: M, how many particles a resampling leaves for the model to move, a divisor of N; None for all N.
+            With fewer, `move` takes M particles and returns N, particle i a child of parent i mod M (so those of one
+            parent stand M apart), and every step resamples whatever the effective sample size; static.
         statistics: ``statistics(particles, weights) -> pytree``, recorded at every step; the N weights sum to 1.
         store: what else is recorded at every step, some of "particles", "log_weights", "ancestors" (T N numbers each)
             and "aux" (of the steps after the first); static.
+        keep_at: K times at which the cloud is kept (memory K N instead of T N): increasing positions along the inputs
+            of this call, or T Booleans; concrete. Other times of the same number compile nothing again.
         state: go on from the state of another run with the same key: all T inputs are then steps more.
         checkpoint: folder; the run becomes a host loop that a second call continues to the same bits.
         progress: True shows a bar, a callable gets ``(done, total, text)``; a host loop too.
@@ -209,23 +251,28 @@ def run(
     """
     name = "smc.run"
     key, model, inputs = as_typed_key(key, name), _model(name, model), tree.as_arrays(inputs)
-    options = _options(name, resampler, ess_threshold, gradient, soft_share, statistics, store)
+    options = _options(name, resampler, ess_threshold, gradient, soft_share, statistics, store, num_resampled)
     num_particles, length = check_size(name, "num_particles", num_particles), _length(name, inputs)
+    _check_options(name, options, model, num_particles)
+    times = None if keep_at is None else _times(name, keep_at, length)
     if state is not None and state.eves.shape != (num_particles,):
         raise ValueError(f"{name}: state has {state.eves.shape[0]} particles, num_particles is {num_particles}")
     if checkpoint is None and progress is False:
-        return finish(*_whole(key, model, inputs, options, state, num_particles))
-    begun = None
+        state, history, kept = _whole(key, model, inputs, options, state, num_particles, times)
+        return finish(state, history)._replace(kept=kept)
+    begun, shift, kept = None, 0, None
     if state is None:
         state, begun = _first(key, model, tree.dynamic_index(inputs, 0), options, num_particles)
         inputs = jax.tree.map(lambda a: a[1:], inputs)
-        length -= 1
-    arrays, static = eqx.partition((key, model, inputs, options), eqx.is_array)
-    taken = Partial(bind(_driven, static=_Static(static)), arrays)
-    state, history = drive.scan(
-        taken, state, length, checkpoint=checkpoint, progress=progress, save_every=save_every, caller=name
-    )
-    return finish(state, history if begun is None else _joined(begun, history))
+        shift = 1
+    if times is not None:
+        kept = _room(state.cloud, times) if begun is None else _keep(_room(state.cloud, times), times, 0, state.cloud)
+    arrays, static = eqx.partition((key, model, inputs, options, times), eqx.is_array)
+    taken = Partial(bind(_driven, static=_Static(static), shift=shift), arrays)
+    options_of_drive = dict(checkpoint=checkpoint, progress=progress, save_every=save_every, caller=name)
+    (state, kept), history = drive.scan(taken, (state, kept), length - shift, **options_of_drive)
+    result = finish(state, history if begun is None else _joined(begun, history))
+    return result._replace(kept=_filled(kept))
 
 
 def _length(name: str, inputs: PyTree) -> int:
@@ -238,6 +285,40 @@ def _length(name: str, inputs: PyTree) -> int:
             "a model without inputs takes jnp.arange(T)"
         )
     return lengths.pop()
+
+
+def _times(name: str, keep_at: ArrayLike, length: int) -> Int[Array, " K"]:
+    """The times to keep, as increasing positions below T."""
+    given = concrete(keep_at, name, "keep_at", "keep the same times in every lane")
+    given = np.asarray(given)
+    if given.dtype == bool and given.shape == (length,):
+        given = np.flatnonzero(given)
+    good = given.ndim == 1 and given.size and np.issubdtype(given.dtype, np.integer)
+    if not (good and given[0] >= 0 and given[-1] < length and np.all(np.diff(given) > 0)):
+        raise ValueError(
+            f"{name}: keep_at must be increasing times from 0 to {length - 1} or {length} Booleans, at least one of "
+            f"them true, got {keep_at!r}"
+        )
+    return jnp.asarray(given, jnp.int32)
+
+
+# Clouds are kept in rows, one more than there are times: at all other times the last row is written over.
+
+
+def _room(cloud: Cloud, times) -> Cloud:
+    return jax.tree.map(lambda a: jnp.broadcast_to(a, (times.size + 1, *a.shape)), cloud)
+
+
+def _keep(kept, times, t, cloud):
+    if kept is None:
+        return None
+    match = times == t
+    row = jnp.where(jnp.any(match), jnp.argmax(match), times.size)
+    return jax.tree.map(lambda rows, a: jax.lax.dynamic_update_index_in_dim(rows, a, row, 0), kept, cloud)
+
+
+def _filled(kept):
+    return None if kept is None else jax.tree.map(lambda rows: rows[:-1], kept)
 
 
 class _Static:
@@ -255,23 +336,33 @@ class _Static:
         return hash(self._identity[0])
 
 
-def _driven(arrays, state, i, static):
-    key, model, inputs, options = eqx.combine(arrays, static.value)
-    return _step.following(options, key, model, state, tree.dynamic_index(inputs, i))
+def _driven(arrays, carry, i, static, shift):
+    key, model, inputs, options, times = eqx.combine(arrays, static.value)
+    state, kept = carry
+    state, taken = _step.following(options, key, model, state, tree.dynamic_index(inputs, i))
+    return (state, _keep(kept, times, i + shift, state.cloud)), taken
 
 
 @eqx.filter_jit
-def _whole(key, model, inputs, options, state, num_particles):
-    begun = None
+def _whole(key, model, inputs, options, state, num_particles, times):
+    begun, places = None, None
+    if times is not None:
+        places = jnp.arange(jax.tree.leaves(inputs)[0].shape[0], dtype=jnp.int32)
     if state is None:
         state, begun = _step.first(options, key, model, tree.dynamic_index(inputs, 0), num_particles)
-        inputs = jax.tree.map(lambda a: a[1:], inputs)
+        inputs, places = jax.tree.map(lambda a: a[1:], (inputs, places))
+    kept = None if times is None else _room(state.cloud, times)
+    if begun is not None:
+        kept = _keep(kept, times, 0, state.cloud)
 
-    def body(state, input):
-        return _step.following(options, key, model, state, input)
+    def body(carry, now):
+        state, kept = carry
+        input, place = now
+        state, taken = _step.following(options, key, model, state, input)
+        return (state, _keep(kept, times, place, state.cloud)), taken
 
-    state, history = jax.lax.scan(body, state, inputs)
-    return state, history if begun is None else _joined(begun, history)
+    (state, kept), history = jax.lax.scan(body, (state, kept), (inputs, places))
+    return state, history if begun is None else _joined(begun, history), _filled(kept)
 
 
 def _joined(begun: Step, history: Step) -> Step:

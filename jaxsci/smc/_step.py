@@ -18,7 +18,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
 from jaxsci.core import status
-from jaxsci.smc import _weights
+from jaxsci.smc import _checks, _weights
+from jaxsci.smc._transport import Transport, transported
 from pallas_kernels.log_weight_stats import ALL_ZERO, ANY_INFINITE, log_weight_stats
 
 UNEVEN_LOOK_AHEAD = status.register(
@@ -96,7 +97,10 @@ class Step(NamedTuple):
 
 
 class Options(NamedTuple):
-    """How steps are taken: `ess_threshold` and `soft_share` are traced, all else is static."""
+    """How steps are taken: `ess_threshold` and `soft_share` are traced, all else is static.
+
+    `num_resampled` is how many particles a resampling leaves, None for as many as there are.
+    """
 
     resampler: PyTree
     ess_threshold: Array
@@ -104,14 +108,17 @@ class Options(NamedTuple):
     soft_share: Array
     statistics: PyTree
     store: tuple[str, ...]
+    num_resampled: int | None = None
 
 
 def first(options: Options, key, model, input, num_particles: int) -> tuple[State, Step]:
     """Draw the cloud and weigh it by the first input."""
-    particles, log_weights = _pair("init", model.init(jax.random.fold_in(key, 0), num_particles, input), 2)
+    particles, log_weights = _checks.pair(
+        "init of the model", model.init(jax.random.fold_in(key, 0), num_particles, input), 2
+    )
     log_weights = jnp.asarray(log_weights)
-    _check_vector("init", "log_weights", log_weights, num_particles)
-    _check_cloud("init", particles, num_particles)
+    _checks.check_vector("init of the model", "log_weights", log_weights, num_particles)
+    _checks.check_cloud("init of the model", particles, num_particles)
     log_weights = log_weights.astype(jnp.promote_types(log_weights.dtype, jnp.float32))
     particles = jax.tree.map(jnp.asarray, particles)
     zero, eves = jnp.zeros((), log_weights.dtype), jnp.arange(num_particles, dtype=jnp.int32)
@@ -124,23 +131,29 @@ def following(options: Options, key, model, state: State, input) -> tuple[State,
     key_resample, key_move = jax.random.split(jax.random.fold_in(key, state.num_steps))
     num = state.cloud.log_weights.shape[0]
     cloud, eves, resampled, ancestors, code = _resampled(options, key_resample, model, state, input)
-    moved = _pair("move", model.move(key_move, cloud.particles, cloud.log_weights, input), 3)
+    moved = _checks.pair("move of the model", model.move(key_move, cloud.particles, cloud.log_weights, input), 3)
     particles, increment, aux = moved[0], jnp.asarray(moved[1]), moved[2]
-    _check_vector("move", "log_increment", increment, num)
-    _check_cloud("move", particles, num, state.cloud.particles)
-    log_weights = cloud.log_weights + increment.astype(cloud.log_weights.dtype)
+    _checks.check_vector("move of the model", "log_increment", increment, num)
+    _checks.check_cloud("move of the model", particles, num, state.cloud.particles)
+    log_weights = _children(cloud.log_weights, num) + increment.astype(cloud.log_weights.dtype)
     state = state._replace(cloud=Cloud(particles, log_weights), eves=eves)
     return _weighed(options, state, resampled, ancestors, code, aux)
+
+
+def _children(values, num: int):
+    """`values` of M parents for their `num` children: child i is of parent i mod M."""
+    return values if values.shape[0] == num else jnp.tile(values, num // values.shape[0])
 
 
 def _resampled(options, key, model, state, input):
     """The cloud that moves: as it is, or resampled with the weights that make up for it."""
     cloud, num = state.cloud, state.eves.shape[0]
+    num_out = num if options.num_resampled is None else options.num_resampled
     dtype, log_num = cloud.log_weights.dtype, jnp.log(jnp.asarray(num, cloud.log_weights.dtype))
     law, ess, code, possible = cloud.log_weights, state.ess, jnp.int32(0), jnp.asarray(True)
     if model.look_ahead is not None:
         eta = jnp.asarray(model.look_ahead(cloud.particles, cloud.log_weights, input))
-        _check_vector("look_ahead", "log_eta", eta, num)
+        _checks.check_vector("look_ahead of the model", "log_eta", eta, num)
         eta = eta.astype(dtype)
         law = cloud.log_weights + eta
         largest, total, squares, trouble = log_weight_stats(law)
@@ -157,24 +170,43 @@ def _resampled(options, key, model, state, input):
     wanted = possible & ((ess < threshold * num) | (threshold >= 1))
 
     def again():
-        found = options.resampler(key, jax.lax.stop_gradient(proposal), num)
-        if jnp.shape(found) != (num,) or not jnp.issubdtype(jnp.result_type(found), jnp.integer):
+        found = options.resampler(key, jax.lax.stop_gradient(proposal), num_out)
+        if jnp.shape(found) != (num_out,) or not jnp.issubdtype(jnp.result_type(found), jnp.integer):
             got = f"{jnp.result_type(found)}{list(jnp.shape(found))}"
-            raise TypeError(f"smc.run: resampler must return int32[{num}] ancestors, got {got}")
+            raise TypeError(f"smc.run: resampler must return int32[{num_out}] ancestors, got {got}")
         found = found.astype(jnp.int32)
         if options.gradient == "none" and model.look_ahead is None:
-            weights = jnp.zeros(num, dtype)
+            weights = jnp.zeros(num_out, dtype)
         elif options.gradient == "stop_gradient":
             weights = cloud.log_weights[found] - jax.lax.stop_gradient(proposal[found])
         else:
             weights = cloud.log_weights[found] - proposal[found]
-        return Cloud(jax.tree.map(lambda a: a[found], cloud.particles), weights), state.eves[found], found
+        particles, found = jax.tree.map(lambda a: a[found], cloud.particles), _children(found, num)
+        return Cloud(particles, weights), state.eves[found], found
 
     def as_before():
         return cloud, state.eves, jnp.arange(num, dtype=jnp.int32)
 
+    if isinstance(options.resampler, Transport):
+        return _transported(options, key, state, wanted, code)
+
+    if num_out != num:  # the model moves as many as a resampling leaves, so there is always one
+        (particles, weights), eves, ancestors = again()
+        new = Cloud(particles, jnp.where(possible, weights, 0))
+        return new, eves, jnp.asarray(True), ancestors, code
     new, eves, ancestors = jax.lax.cond(wanted, again, as_before)
     return new, eves, wanted, ancestors, code
+
+
+def _transported(options, key, state, wanted, code):
+    """The cloud made by a transport where one is wanted; all descend from particle 0, which says that none is known."""
+
+    def again():
+        particles, log_weights, trouble = transported(options.resampler, key, state.cloud)
+        return Cloud(particles, log_weights), jnp.zeros_like(state.eves), trouble
+
+    new, eves, trouble = jax.lax.cond(wanted, again, lambda: (state.cloud, state.eves, jnp.int32(0)))
+    return new, eves, wanted, jnp.arange(state.eves.shape[0], dtype=jnp.int32), code | trouble
 
 
 def _unevenness(log_weights, eta):
@@ -219,44 +251,6 @@ def _two_sum(a, b):
     rest = (a - (total - part)) + (b - part)
     finite = jnp.isfinite(total)
     return total, jax.lax.stop_gradient(jnp.where(finite, rest, 0))
-
-
-def _pair(name, value, count):
-    if not (isinstance(value, tuple) and len(value) == count):
-        wanted = "(particles, log_weights)" if count == 2 else "(particles, log_increment, aux)"
-        raise TypeError(f"smc.run: {name} of the model must return {wanted}, got {type(value).__name__}")
-    return value
-
-
-def _check_vector(name, what, value, num):
-    if value.shape != (num,) or not jnp.issubdtype(value.dtype, jnp.floating):
-        got = f"{value.dtype}{list(value.shape)}"
-        raise TypeError(
-            f"smc.run: {what} from {name} of the model must be a float for each of {num} particles, got {got}"
-        )
-
-
-def _check_cloud(name, particles, num, before=None):
-    leaves = jax.tree_util.tree_leaves_with_path(particles)
-    for path, leaf in leaves:
-        if jnp.shape(leaf)[:1] != (num,):
-            raise ValueError(
-                f"smc.run: particles{jax.tree_util.keystr(path)} from {name} of the model must have {num} particles "
-                f"along its leading axis, got shape {jnp.shape(leaf)}"
-            )
-    if before is None:
-        return
-    if jax.tree.structure(particles) != jax.tree.structure(before):
-        raise TypeError(
-            f"smc.run: {name} of the model must keep the structure of the particles, {jax.tree.structure(before)}, got "
-            f"{jax.tree.structure(particles)}"
-        )
-    for (path, leaf), old in zip(leaves, jax.tree.leaves(before)):
-        if jnp.shape(leaf) != old.shape or jnp.result_type(leaf) != old.dtype:
-            raise TypeError(
-                f"smc.run: {name} of the model must keep shapes and dtypes, but particles{jax.tree_util.keystr(path)} "
-                f"was {old.dtype}{list(old.shape)} and came back as {jnp.result_type(leaf)}{list(jnp.shape(leaf))}"
-            )
 
 
 __all__ = ["Cloud", "State", "Step"]

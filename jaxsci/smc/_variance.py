@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from jaxsci.core import status
 from jaxsci.core.keys import as_typed_key
-from jaxsci.core.static import check_size
+from jaxsci.core.static import as_partial, check_size
 from jaxsci.core.types import KeyArray, Size
 from jaxsci.smc._run import Result
 from jaxsci.smc.resamplers import systematic
@@ -126,12 +126,13 @@ def resample_to_uniform(
         The particles, along a leading axis.
 
     Raises:
+        TypeError: `resampler` is no function: a `Transport` makes other particles instead of choosing some.
         ValueError: `num_out` is no int >= 1.
     """
     name = "smc.resample_to_uniform"
     log_weights = result.value.log_weights
     num_out = log_weights.shape[0] if num_out is None else check_size(name, "num_out", num_out)
-    found = resampler(as_typed_key(key, name), log_weights, num_out)
+    found = as_partial(resampler, name, "resampler")(as_typed_key(key, name), log_weights, num_out)
     return jax.tree.map(lambda a: a[found], result.value.particles)
 
 

@@ -54,7 +54,8 @@ def _weights(log_weights):
 
 def _or_in_turn(good, found, num_in, num_out):
     """The ancestors found, or 0, 1, ..., N - 1, 0, 1, ... where there was no law."""
-    return jnp.where(good, found, jnp.arange(num_out, dtype=jnp.int32) % num_in).astype(jnp.int32)
+    in_turn = jnp.arange(num_out, dtype=jnp.int32)
+    return jnp.where(good, found, in_turn % num_in if num_out > num_in else in_turn).astype(jnp.int32)
 
 
 def systematic(key: KeyArray, log_weights: Float[ArrayLike, " N"], num_out: Size) -> Int[Array, " M"]:

@@ -19,6 +19,8 @@ from jax import lax
 
 from pallas_kernels.resample import _fixed
 
+_MOST_BY_HALVES = 2**15
+
 
 @functools.partial(jax.jit, static_argnums=1)
 def prefix(weights: jax.Array, num_out: int) -> tuple[jax.Array, jax.Array]:
@@ -87,18 +89,25 @@ def prepare(log_weights):
 
 def choose(drawn, usable, n: int, num_out: int):
     """The ancestors, or k modulo n where the weights are of no use."""
-    return jnp.where(usable, drawn, jnp.arange(num_out, dtype=jnp.int32) % np.int32(n))
+    in_turn = jnp.arange(num_out, dtype=jnp.int32)
+    return jnp.where(usable, drawn, in_turn % np.int32(n) if num_out > n else in_turn)  # divisions are slow
 
 
 def _plan(weights, num_out):
     """(scale, excess, index of the last share that is not zero): what makes the shares sum to num_out."""
     scale = _fixed.coarse_scale(jnp.sum(weights), num_out).astype(weights.dtype)
     pairs = _fixed.shares(weights, scale)
-    start = (np.int32(0), np.int32(0))
-    total = lax.reduce(pairs, start, _fixed.add, (0,))
     index = jnp.arange(weights.shape[0], dtype=jnp.int32)
-    last = jnp.max(jnp.where((pairs[0] > 0) | (pairs[1] > 0), index, 0))
+    index = jnp.where((pairs[0] > 0) | (pairs[1] > 0), index, 0)
+    if weights.shape[0] <= _MOST_BY_HALVES:  # plain sums, which a CPU vectorises
+        total, last = _fixed.total(pairs, jnp.sum), jnp.max(index)
+    else:  # one pass over memory
+        *total, last = lax.reduce((*pairs, index), (np.int32(0),) * 3, _add_and_last, (0,))
     return scale, _fixed.excess_of(total, num_out, weights.dtype), last
+
+
+def _add_and_last(a, b):
+    return *_fixed.add(a[:2], b[:2]), lax.max(a[2], b[2])
 
 
 def _scan(weights, scale, excess, last, num_out: int, finish):
@@ -125,7 +134,7 @@ def _running_max(x):
         largest = jnp.maximum(largest, x)
         return largest, largest
 
-    return lax.scan(step, np.int32(0), x)[1]
+    return lax.scan(step, np.int32(0), x, unroll=4)[1]
 
 
 def _by_platform(on_cpu, elsewhere, *arrays):

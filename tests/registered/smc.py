@@ -8,7 +8,7 @@ import numpy as np
 from jax.tree_util import Partial
 
 import contracts
-from contracts import Compiled, Family
+from contracts import Bad, Compiled, Driver, Family
 from jaxsci import smc
 
 R = smc.resamplers
@@ -113,6 +113,10 @@ def _guided(theta, y):
     return smc.guided(space(theta), Partial(_toward_first, theta), Partial(_toward, theta))
 
 
+def _marginal(theta, y):
+    return smc.marginal(space(theta), Partial(_toward_first, theta), Partial(_toward, theta), block_size=3)
+
+
 def _auxiliary(theta, y):
     model = smc.auxiliary(space(theta), smc.bootstrap(space(theta)), Partial(_eta, theta))
     return smc.run(jax.random.key(7), model, y, num_particles=8)
@@ -152,6 +156,12 @@ def _two(share):
     return share + 2
 
 
+def _to_arviz(folder):
+    result = smc.run(jax.random.key(0), smc.bootstrap(space(jnp.array([0.9, 1.0, 0.5]))), jnp.zeros(2), num_particles=8)
+    groups = smc.interop.to_arviz(jax.random.key(1), result, 5)
+    assert groups["posterior"]["x"].shape == (1, 5) and type(groups["posterior"]["x"]) is np.ndarray
+
+
 ENTRIES = {
     "jaxsci.smc.resamplers.systematic": _resampler(R.systematic, least=np.floor, most=np.ceil),
     "jaxsci.smc.resamplers.ssp": _resampler(R.ssp, least=np.floor, most=np.ceil),
@@ -174,6 +184,12 @@ ENTRIES = {
     "jaxsci.smc.guided": _entry(lambda theta, y: _filter(_guided(theta, y), y)),
     "jaxsci.smc.auxiliary": _entry(_auxiliary, grad=()),
     "jaxsci.smc.with_lag": _entry(lambda theta, y: _filter(smc.with_lag(smc.bootstrap(space(theta)), 2), y).value),
+    "jaxsci.smc.interop.to_arviz": Driver(
+        bad=(Bad(lambda f: smc.interop.to_arviz(jax.random.key(0), 3), TypeError, "result must be an smc.Result"),),
+        works=_to_arviz,
+    ),
+    "jaxsci.smc.marginal": _entry(lambda theta, y: _filter(_marginal(theta, y), y)),
+    "jaxsci.smc.in_batches": _entry(lambda theta, y: _filter(smc.in_batches(smc.bootstrap(space(theta)), 3), y).value),
     "jaxsci.smc.forecast": _entry(_forecast),
     "jaxsci.smc.log_z_variance": _entry(lambda theta, y: smc.log_z_variance(_filter(smc.bootstrap(space(theta)), y))),
     "jaxsci.smc.mean_variance": _entry(

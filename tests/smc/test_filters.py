@@ -101,6 +101,24 @@ def test_missing_observations_are_left_out(key):
     assert np.all(np.isfinite(slope)) and not np.any(slope[np.isnan(y)])
 
 
+def test_controls_come_with_the_inputs(key):
+    """x_t = .9 x_{t-1} + u_t + noise: log Z is that of the series without the path of the controls."""
+    y, u = series()[:8], np.linspace(-1, 2, 8, dtype=np.float32)
+    path = np.zeros(8)
+    for t in range(1, 8):
+        path[t] = 0.9 * path[t - 1] + u[t]
+    space = smc.state_space(
+        lambda input: Normal(0.0, ROOT),
+        lambda x, input: Normal(0.9 * x + input["control"], 1.0),
+        lambda x, input: Normal(x, 0.2),
+        observed=lambda input: input["y"],
+        batched=True,
+    )
+    inputs = {"y": (y + path).astype(np.float32), "control": u}
+    result = smc.run(key, smc.bootstrap(space), inputs, num_particles=20_000)
+    np.testing.assert_allclose(result.log_z, kalman(y)[1], atol=0.1)
+
+
 MEAN, COVARIANCE = np.array([0.3, -0.2, 0.5]), np.array([[2.0, 0.5, 0.3], [0.5, 1.0, -0.2], [0.3, -0.2, 1.5]])
 
 

@@ -169,6 +169,22 @@ def test_one_bad_weight(key):
         jaxsci.check(plus)
 
 
+def test_the_threshold_is_strict(key):
+    """Two of four weights are zero: the effective sample size is 2, which is not below half of 4."""
+
+    def init(key, num, y):
+        return jnp.arange(num), jnp.array([0.0, 0.0, -jnp.inf, -jnp.inf])
+
+    def move(key, x, log_weights, y):
+        return x, jnp.zeros(4), None
+
+    run = jax.jit(lambda tau: smc.run(key, smc.Model(init, move), jnp.zeros(2), num_particles=4, ess_threshold=tau))
+    kept, drawn = run(0.5), run(0.51)
+    np.testing.assert_array_equal(kept.history.ess, [2, 2])
+    assert not kept.history.resampled[1] and drawn.history.resampled[1]
+    np.testing.assert_array_equal(drawn.value.particles, [0, 0, 1, 1])
+
+
 def test_one_particle_and_one_input(key):
     one = smc.run(key, linear(), series()[:3], num_particles=1, ess_threshold=1.0)
     assert one.value.particles.shape == (1,) and np.isfinite(one.log_z) and np.all(one.history.ess == 1)
