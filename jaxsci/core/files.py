@@ -21,7 +21,7 @@ def write_atomic(path: str | os.PathLike, write: Callable[[pathlib.Path], Any]) 
         write: gets the path of a file beside it.
 
     Raises:
-        OSError: the file cannot be written.
+        OSError: the file cannot be written, e.g. on a full disk; the message names it.
     """
     path = pathlib.Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -30,6 +30,11 @@ def write_atomic(path: str | os.PathLike, write: Callable[[pathlib.Path], Any]) 
         with open(temporary, "rb") as f:
             os.fsync(f.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise OSError(
+            error.errno, f"cannot write ({error.strerror or error}); what was written before is kept", str(path)
+        ) from error
     except Exception:
         temporary.unlink(missing_ok=True)
         raise

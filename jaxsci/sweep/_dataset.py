@@ -161,9 +161,13 @@ def build(
 
 
 def write_netcdf(dataset: Any, path: pathlib.Path) -> None:
-    """Write ``results.nc`` whole or not at all. netCDF has no complex numbers: they become two variables."""
+    """Write ``results.nc`` whole or not at all. netCDF has no complex numbers: they become two variables.
+
+    The file is built in memory first: on a full disk the HDF5 library ends the process when it closes a file.
+    """
     require("h5netcdf", "sweep", "writing results.nc")
     for name in [n for n in dataset.data_vars if dataset[n].dtype.kind == "c"]:
         parts = {f"{name}.real": dataset[name].real, f"{name}.imag": dataset[name].imag}
         dataset = dataset.drop_vars(name).assign(parts)
-    write_atomic(path, lambda temporary: dataset.to_netcdf(temporary, engine="h5netcdf"))
+    content = dataset.to_netcdf(engine="h5netcdf")
+    write_atomic(path, lambda temporary: temporary.write_bytes(content))

@@ -1,6 +1,7 @@
 """Running the points: dispatch after dispatch into a sink, which keeps them in memory or writes chunk files."""
 
 import math
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -147,12 +148,48 @@ def _compiled(study: Study, done: np.ndarray | None) -> Iterator[tuple[Batch, st
         for first in range(0, len(todo), program.step):
             local = np.asarray(todo[first : first + program.step], np.int32)
             start = time.perf_counter()
-            values, codes = program(local)
+            index, errors = _points.global_index(study.space, combination, local), {}
+            try:
+                values, codes = program(local)
+            except Exception as error:
+                values, codes, texts = _singly(study, program, local, error)
+                errors = {int(index[i]): text for i, text in texts.items()}
             seconds = time.perf_counter() - start
-            index = _points.global_index(study.space, combination, local)
             values = {name: values[name] for name in study.variables}
-            yield Batch(index, values, codes, seconds, compile_seconds), combination.text
+            yield Batch(index, values, codes, seconds, compile_seconds, errors), combination.text
             compile_seconds = 0.0
+
+
+def _singly(study: Study, program, local: np.ndarray, error: Exception) -> tuple[dict, np.ndarray, dict[int, str]]:
+    """The points of a dispatch that raised, one at a time: outputs, statuses, and the texts of those that raise alone.
+
+    One bad point, e.g. an ODE solver that throws, must not lose the lanes around it. Where every point raises, it is no
+    matter of points (memory, a broken function), and the exception goes on.
+    """
+    if "RESOURCE_EXHAUSTED" in str(error):
+        raise error
+    values = {name: fill(variable, len(local)) for name, variable in study.variables.items()}
+    codes, texts = np.full(len(local), POINT_RAISED, np.int32), {}
+    for i, point in enumerate(local):
+        try:
+            found, code = program(np.asarray([point], np.int32))
+        except Exception as raised:
+            texts[i] = _text_of(raised)
+        else:
+            codes[i] = code[0]
+            for name, array in values.items():
+                array[i] = found[name][0]
+    if len(texts) == len(local) > 1:
+        raise error
+    return values, codes, texts
+
+
+def _text_of(error: Exception) -> str:
+    """What was raised. An exception of compiled code holds the traceback of the callback behind it as text, in which
+    one line says what that was."""
+    lines = str(error).splitlines()
+    told = next((line for line in lines if re.match(r"[\w.]*(Error|Exception)\w*: ", line)), None)
+    return (told.lstrip("_") if told else f"{type(error).__name__}: {error}")[:_MAX_TEXT]
 
 
 def _looped(study: Study, done: np.ndarray | None) -> Iterator[tuple[Batch, str]]:
@@ -169,7 +206,7 @@ def _looped(study: Study, done: np.ndarray | None) -> Iterator[tuple[Batch, str]
                 out = study.point(**arguments)
             except Exception as error:
                 values, code = None, POINT_RAISED
-                errors[int(index[0])] = f"{type(error).__name__}: {error}"[:_MAX_TEXT]
+                errors[int(index[0])] = _text_of(error)
                 first = first or error
                 if variables is not None:
                     values = {n: fill(v, 1) for n, v in variables.items()}

@@ -50,6 +50,7 @@ class Options(NamedTuple):
         meta: plain data for the attribute ``meta``.
         version: text of the user's that belongs to the identity of the sweep.
         accept_changes: go on in a folder although the point function has been edited.
+        retry_failed: compute points of the folder again whose function raised.
     """
 
     dims: Mapping[str, Sequence[str]] | None = None
@@ -64,6 +65,7 @@ class Options(NamedTuple):
     meta: Any = None
     version: str | None = None
     accept_changes: bool = False
+    retry_failed: bool = False
 
 
 class Study(NamedTuple):

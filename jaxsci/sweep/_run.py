@@ -17,6 +17,7 @@ from jaxsci.core.progress import reporting
 from jaxsci.core.provenance import device_description, settings, versions
 from jaxsci.sweep import _dataset, _points
 from jaxsci.sweep._axes import Keys
+from jaxsci.sweep._dataset import POINT_RAISED
 from jaxsci.sweep._execute import Batch, Sink, run_points
 from jaxsci.sweep._identity import compare, identify
 from jaxsci.sweep._prepare import Options, Study, prepare
@@ -45,6 +46,7 @@ def run(
     meta: Any = None,
     version: str | None = None,
     accept_changes: bool = False,
+    retry_failed: bool = False,
 ) -> Any:
     """Evaluate a function at every point of a space and label the results.
 
@@ -78,11 +80,14 @@ def run(
             not show, above all with ``batch="loop"``, where the point counts by its source text.
         accept_changes: go on in a folder although the point function has been edited since; the source texts before and
             after are kept in the provenance.
+        retry_failed: compute those points of the folder again whose function raised an exception; otherwise they count
+            as done.
 
     Returns:
         An `xarray.Dataset`: dimensions of the space in order, then those of the outputs; coordinates; an int32
         ``status`` for every point, 0 = ok, else bits of `jaxsci.core.status` (a NaN or infinity in a floating output,
-        the point's own statuses, an exception in a loop); provenance as JSON text in the attribute ``provenance``.
+        the point's own statuses, an exception: the point is NaN, its text stands in the attribute ``errors``, and the
+        points around it are computed all the same); provenance as JSON text in the attribute ``provenance``.
         `jaxsci.check` raises on faults.
 
     Raises:
@@ -101,8 +106,9 @@ def run(
         4.0
     """
     options = Options(
-        dims, units, batch, lanes, chunk, devices, allow_nan, fail_fast, progress, meta, version, accept_changes
-    )
+        dims, units, batch, lanes, chunk, devices, allow_nan, fail_fast, progress, meta, version, accept_changes,
+        retry_failed,
+    )  # fmt: skip
     if out is None:
         study = prepare("run", point, space, options)
         return compute_in_memory(study, options)
@@ -136,7 +142,7 @@ def open_folder(study: Study, identity: Identity, store: Store, record: Record |
         store.clear()
     else:
         told = compare(study, identity, record, store.folder, accept=options.accept_changes)
-        done, found = _finished(study, store, record)
+        done, found = _finished(study, store, record, options.retry_failed)
         study = study._replace(variables=study.variables or found)
         provenance |= {"started": record.provenance["started"], "edits": list(record.provenance["edits"])}
         if done.all():  # a second call of a finished sweep changes nothing
@@ -229,20 +235,34 @@ def _plain(variables: dict[str, Variable] | None) -> dict | None:
     return None if variables is None else {n: [list(v.shape), str(v.dtype)] for n, v in variables.items()}
 
 
-def _finished(study: Study, store: Store, record: Record) -> tuple[np.ndarray, dict[str, Variable] | None]:
+def _finished(study: Study, store: Store, record: Record, retry: bool) -> tuple[np.ndarray, dict[str, Variable] | None]:
     """Which points are on disk, and their variables. Every chunk is read, so that its checksums are; damaged files are
-    removed."""
+    removed, and with `retry` the points whose function raised."""
     done, variables = np.zeros(study.space.num_points, bool), None
     for path in sorted(store.chunks(record).glob("*.npz")):
         chunk = read_chunk(path)
         if chunk is None:
             path.unlink()
             continue
+        raised = chunk["status"] & POINT_RAISED != 0
+        if retry and raised.any():
+            chunk = _without(store, record, path, chunk, ~raised)
         done[chunk["index"]] = True
         if chunk["values"] and variables is None:
             variables = {n: Variable(a.shape[1:], a.dtype) for n, a in chunk["values"].items()}
             check_same(variables, "the finished points", study.variables or variables, "this run")
     return done, variables
+
+
+def _without(store: Store, record: Record, path: pathlib.Path, chunk: dict, keep: np.ndarray) -> dict:
+    """The chunk with the points to keep, also on disk; a kill between its two files leaves points twice, alike."""
+    index, codes = chunk["index"][keep], chunk["status"][keep]
+    values = {name: array[keep] for name, array in chunk["values"].items()}
+    notes = chunk["notes"] | {"errors": {i: text for i, text in chunk["notes"]["errors"].items() if int(i) in index}}
+    if len(index):
+        store.write_chunk(record, index, values, codes, notes)
+    path.unlink()
+    return {"index": index, "status": codes, "values": values, "notes": notes}
 
 
 def _check_finished(space: Space, store: Store, record: Record) -> None:
