@@ -30,9 +30,11 @@ class Config(NamedTuple):
 
 def default_config(rows: int, slots: int, size: int, dtype) -> Config:
     """64 by 64 in bfloat16; less in float32 and for heads above 64, so that no registers spill."""
-    low = dtype == jnp.bfloat16
-    num_rows, num_slots = (64, 64) if low and size <= 64 else (32, 32) if low or size <= 64 else (16, 32)
-    return Config(min(num_rows, power(rows)), min(num_slots, power(slots)), num_warps=4, num_stages=2 if low else 1)
+    low, long = dtype == jnp.bfloat16, size > 64
+    most = {(True, False): (64, 64), (True, True): (64, 32), (False, False): (32, 32), (False, True): (16, 32)}
+    num_rows, num_slots = most[low, long]
+    warps, stages = 8 if low and long else 4, 2 if low else 1
+    return Config(min(num_rows, power(rows)), min(num_slots, power(slots)), warps, stages)
 
 
 def refusal(query, key, *_, scale: float) -> str | None:

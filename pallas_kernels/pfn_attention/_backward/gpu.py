@@ -31,9 +31,9 @@ def refusal(query, key, *_, scale: float) -> str | None:
 
 def default_config(rows: int, slots: int, size: int, dtype) -> Config:
     """32 by 32, and 16 by 16 in float32 for heads above 64, so that no registers spill."""
-    low = dtype == jnp.bfloat16
-    most = 32 if low or size <= 64 else 16
-    return Config(min(most, power(rows)), min(most, power(slots)), num_warps=4, num_stages=2 if low else 1)
+    low, long = dtype == jnp.bfloat16, size > 64
+    most, warps, stages = 32 if low or not long else 16, 8 if low and long else 4, 2 if low else 1
+    return Config(min(most, power(rows)), min(most, power(slots)), warps, stages)
 
 
 def call(
