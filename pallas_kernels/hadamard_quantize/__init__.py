@@ -69,7 +69,7 @@ def hadamard_quantize(
         x: (..., n), real floating; each row along the last axis has a scale of its own; n is a multiple of `block`,
             and of 128 · 8 / bits where it is packed (with 8 bits any n is); traced.
         clip_factor: c > 0, outermost level in root mean squares; traced.
-        bits: from 1 to 8; traced or static, for packing static (1, 2, 4 or 8).
+        bits: from 1 to 8 (not checked where it is traced); traced or static, for packing static (1, 2, 4 or 8).
         output: "codes" (int8), "packed" (int8, n · bits / 8 columns) or "values" (the dtype of x, after the transform);
             static.
         block: order B of the Hadamard matrices: 16, 32, 64, 128, or 1 for none; static.

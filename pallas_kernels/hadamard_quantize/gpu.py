@@ -26,9 +26,9 @@ class Config(NamedTuple):
     num_warps: int
 
 
-def default_config(dtype) -> Config:
-    """As few rows as a product of blocks takes."""
-    return Config(rows=16, num_warps=4 if dtype == jnp.bfloat16 else 8)
+def default_config() -> Config:
+    """As few rows as a product of blocks takes, and so many warps that no registers spill."""
+    return Config(rows=16, num_warps=8)
 
 
 def refusal(x, numbers=None, *, static: Static) -> str | None:
@@ -43,7 +43,7 @@ def refusal(x, numbers=None, *, static: Static) -> str | None:
 def call(x, numbers, *, static: Static, interpret: bool, config: Config | None = None):
     """As `reference.call`; `config` None takes `default_config`."""
     num, n = x.shape
-    config = config or default_config(x.dtype)
+    config = config or default_config()
     planes = 8 // static.bits if static.output == "packed" else 1
     out_dtype = x.dtype if static.output == "values" else jnp.int8
     shapes = [(n // planes, out_dtype), (1, jnp.float32)] + [(n, jnp.int8)] * static.mask

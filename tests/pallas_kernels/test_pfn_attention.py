@@ -244,7 +244,8 @@ def test_tpu_kernels_are_free_of_races():
     ladder.check_races(functools.partial(backward_tpu.call, sizes=(16, 128), scale=scale), args)
 
 
-def test_second_derivatives():
+@pytest.mark.parametrize("implementation", [None, *(pytest.param(i, marks=pytest.mark.full) for i in INTERPRETED)])
+def test_second_derivatives(implementation):
     args = tokens(10)
     way = tokens(11)
 
@@ -255,7 +256,7 @@ def test_second_derivatives():
 
         return jax.jit(jax.grad(along, (0, 1, 2)))
 
-    ours = twice(lambda *a: pfn_attention(*a, 9, num_slots=SLOTS))(*args)
+    ours = twice(lambda *a: pfn_attention(*a, 9, num_slots=SLOTS, implementation=implementation))(*args)
     close(ours, twice(lambda *a: plain(*a, 9))(*args), 5e-5)
 
 
