@@ -57,55 +57,55 @@ def dyadic(seed, rows=37, columns=1024):
     return jnp.asarray(np.random.default_rng(seed).integers(-64, 64, (rows, columns)) / 16, jnp.float32)
 
 
+CASES = {
+    "packed 4": (1024, dict(bits=4, output="packed", mask=True)),
+    "values": (48, dict(bits=4, block=16, output="values", mask=True)),
+    "packed 2": (1024, dict(bits=2, output="packed")),
+    "packed 1": (1024, dict(bits=1, output="packed")),
+    "codes 8": (1024, dict(bits=8, output="packed")),
+    "codes 3": (1024, dict(bits=3, block=32, mask=True, reach=1.0)),
+    "not turned": (5, dict(bits=1, block=1, output="values", mask=True, reach=1.3)),
+}
+"""Name -> (columns, options)."""
+
+FIRST, OTHERS = tuple(CASES)[:2], tuple(CASES)[2:]
+
+
 @functools.cache
-def results(implementation):
-    """Every kind of output, in one program."""
+def results(implementation, names):
+    """The outputs of these cases, in one program."""
 
     @jax.jit
     def run(x):
+        cases = {name: CASES[name] for name in names}
         op = functools.partial(hadamard_quantize, implementation=implementation)
-        others = {
-            "packed 2": op(x, FACTOR, bits=2, output="packed"),
-            "codes 8": op(x, FACTOR, bits=8, output="packed"),
-        }
-        return (others if implementation == "reference" else {}) | {
-            "packed 4": op(x, FACTOR, bits=4, output="packed", mask=True),
-            "packed 1": op(x, FACTOR, bits=1, output="packed"),
-            "codes 3": op(x, FACTOR, bits=3, block=32, mask=True, reach=1.0),
-            "values": op(x[:, :48], FACTOR, bits=4, block=16, output="values", mask=True),
-            "not turned": op(x[:, :5], 0.8, bits=1, block=1, output="values", mask=True, reach=1.3),
-        }
+        return {name: op(x[:, :columns], FACTOR, **options) for name, (columns, options) in cases.items()}
 
     return jax.tree.map(np.asarray, run(dyadic(0)))
 
 
-def test_reference_equals_float64():
-    x, out = dyadic(0), results("reference")
-    for bits in (1, 2, 4):
-        codes, step, mask = truth(x, bits)
-        got = out[f"packed {bits}"]
-        assert got.value.nbytes == x.size * bits // 8
-        np.testing.assert_array_equal(unpacked(got.value, bits), codes)
-        np.testing.assert_allclose(got.step, step, rtol=1e-6)
-    np.testing.assert_array_equal(out["packed 4"].mask, truth(x, 4)[2])
-    np.testing.assert_array_equal(out["codes 8"].value, truth(x, 8)[0])
-    codes, _, mask = truth(x, 3, block=32, reach=1.0)
-    np.testing.assert_array_equal(out["codes 3"].value, codes)
-    np.testing.assert_array_equal(out["codes 3"].mask, mask)
-    for name, columns, options in (
-        ("values", 48, dict(bits=4, block=16)),
-        ("not turned", 5, dict(bits=1, factor=0.8, block=1, reach=1.3)),
-    ):
-        codes, step, mask = truth(x[:, :columns], **options)
-        np.testing.assert_allclose(out[name].value, (codes + 0.5) * step[:, None], rtol=1e-6)
-        np.testing.assert_array_equal(out[name].mask, mask)
+@pytest.mark.parametrize("name", CASES)
+def test_reference_equals_float64(name):
+    columns, options = CASES[name]
+    x, got = dyadic(0)[:, :columns], results("reference", tuple(CASES))[name]
+    codes, step, mask = truth(x, **{k: v for k, v in options.items() if k in ("bits", "block", "reach")})
+    np.testing.assert_allclose(got.step, step, rtol=1e-6)
+    if options.get("mask"):
+        np.testing.assert_array_equal(got.mask, mask)
+    if options.get("output") == "values":
+        np.testing.assert_allclose(got.value, (codes + 0.5) * step[:, None], rtol=1e-6)
+        return
+    assert got.value.nbytes == x.size * (options["bits"] if "output" in options else 8) // 8
+    unpack = unpacked if "output" in options and options["bits"] < 8 else lambda value, bits: value
+    np.testing.assert_array_equal(unpack(got.value, options["bits"]), codes)
 
 
 @pytest.mark.parametrize("rung", INTERPRETED)
-def test_kernels_equal_reference_to_the_bit(rung):
+@pytest.mark.parametrize("names", [FIRST, pytest.param(OTHERS, marks=pytest.mark.full)])
+def test_kernels_equal_reference_to_the_bit(rung, names):
     # Codes, bytes and masks; steps to their last bit, which depends on what XLA contracts to a multiply-add.
-    for name, got in results(rung).items():
-        ladder.assert_same(got, results("reference")[name], 2e-7)
+    for name, got in results(rung, names).items():
+        ladder.assert_same(got, results("reference", tuple(CASES))[name], 2e-7)
 
 
 @pytest.mark.parametrize("rung", ladder.RUNGS)
@@ -182,16 +182,13 @@ def _odd_rows():
 
 @pytest.mark.parametrize("implementation", ["reference", *INTERPRETED])
 def test_rows_of_zeros_and_without_a_scale(implementation):
-    @jax.jit
-    def run(x):
-        op = functools.partial(hadamard_quantize, bits=4, implementation=implementation)
-        return op(x, FACTOR, mask=True), op(x, FACTOR, output="values").value
-
-    (codes, step, mask), values = run(_odd_rows())
+    op = functools.partial(hadamard_quantize, bits=4, implementation=implementation)
+    codes, step, mask = jax.tree.map(np.asarray, jax.jit(lambda x: op(x, FACTOR, mask=True))(_odd_rows()))
     finite = np.array([True, True, False, False, False, False, True])
     np.testing.assert_array_equal(np.isfinite(step), finite)
-    np.testing.assert_array_equal(np.isfinite(values).all(1), finite)
-    assert not np.isfinite(values[~finite]).any(), "nothing is hidden"
+    if implementation == "reference":
+        values = np.isfinite(op(_odd_rows(), FACTOR, output="values").value)
+        assert values[finite].all() and not values[~finite].any(), "nothing is hidden"
     np.testing.assert_array_equal(codes[1:6], 0)
     assert mask[1].all() and not mask[2].any() and np.isclose(step[1], 2e-8 / 15)
     for i in (0, 6):  # neighbours do not feel it
@@ -321,8 +318,14 @@ def test_double_precision():
     for implementation, match in (("interpret", "x is float64 and the GPU"), ("tpu_interpret", "no double precision")):
         with pytest.raises(ValueError, match=match):
             hadamard_quantize(x, FACTOR, bits=4, implementation=implementation)
-    for platform in ladder.PLATFORMS:  # where integers have 64 bits by default
-        ladder.check_lowers(arg_specs.slopes, arg_specs.SPECS["ragged"], platform)
+
+
+@pytest.mark.full
+@pytest.mark.x64
+@pytest.mark.parametrize("platform", ladder.PLATFORMS)
+def test_lowers_where_integers_have_64_bits(platform):
+    ladder.check_lowers(arg_specs.packed, arg_specs.SPECS["ragged"], platform)
+    ladder.check_lowers(arg_specs.slopes, arg_specs.SPECS["ragged"], platform)
 
 
 @pytest.mark.parametrize("platform", ladder.PLATFORMS)

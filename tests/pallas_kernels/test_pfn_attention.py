@@ -81,9 +81,15 @@ def test_reference_equals_dense_attention_in_float64(name, key):
 @pytest.mark.parametrize("name", ["one", "prime_bfloat16", pytest.param("several_steps", marks=pytest.mark.full)])
 def test_kernels_equal_reference(name, rung, key):
     args = arg_specs.make(key, name)
-    # A token alone returns its value, and its gradients are 0 in keys and queries, up to their rounding.
-    op = arg_specs.halves if name == "one" else arg_specs.slopes
-    ladder.check(op, args, rung, BFLOAT16_TOL if args[0].dtype == jnp.bfloat16 else SLOPE_TOL)
+    ladder.check(arg_specs.halves, args, rung, BFLOAT16_TOL if args[0].dtype == jnp.bfloat16 else TOL)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("rung", ladder.RUNGS)
+@pytest.mark.parametrize("name", ["prime_bfloat16", "several_steps"])
+def test_slopes_of_the_kernels_equal_those_of_the_reference(name, rung, key):
+    args = arg_specs.make(key, name)
+    ladder.check(arg_specs.slopes, args, rung, BFLOAT16_TOL if args[0].dtype == jnp.bfloat16 else SLOPE_TOL)
 
 
 @pytest.mark.parametrize("rung", [ladder.DEVICE])
@@ -244,7 +250,8 @@ def test_tpu_kernels_are_free_of_races():
     ladder.check_races(functools.partial(backward_tpu.call, sizes=(16, 128), scale=scale), args)
 
 
-@pytest.mark.parametrize("implementation", [None, *(pytest.param(i, marks=pytest.mark.full) for i in INTERPRETED)])
+@pytest.mark.full
+@pytest.mark.parametrize("implementation", [None, *INTERPRETED])
 def test_second_derivatives(implementation):
     args = tokens(10)
     way = tokens(11)
@@ -280,17 +287,23 @@ def test_double_precision():
     for implementation, match in (("interpret", "are float64 and the GPU"), ("tpu_interpret", "no double precision")):
         with pytest.raises(ValueError, match=match):
             pfn_attention(*args, 9, implementation=implementation)
-    for platform in ladder.PLATFORMS:  # where integers have 64 bits by default
-        ladder.check_lowers(arg_specs.slopes, arg_specs.SPECS["several_steps"], platform)
 
 
 # --- lowering, compiling ------------------------------------------------------------------------------------
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("platform", ladder.PLATFORMS)
-@pytest.mark.parametrize("name", ["prime_bfloat16", pytest.param("large_ragged", marks=pytest.mark.full)])
+@pytest.mark.parametrize("name", ["prime_bfloat16", "large_ragged"])
 def test_lowers(name, platform):
     ladder.check_lowers(arg_specs.halves, arg_specs.SPECS[name], platform)
+
+
+@pytest.mark.full
+@pytest.mark.x64
+@pytest.mark.parametrize("platform", ladder.PLATFORMS)
+def test_lowers_where_integers_have_64_bits(platform):
+    ladder.check_lowers(arg_specs.slopes, arg_specs.SPECS["several_steps"], platform)
 
 
 @pytest.mark.parametrize("platform", ladder.PLATFORMS)
