@@ -8,9 +8,12 @@ import numpy as np
 
 from benchmarks._harness import compare, compiled, main
 from jaxsci import linear
+from jaxsci.nn.attention import attention
 from pallas_kernels import extrema, log_weight_stats, sor
 from pallas_kernels.extrema import arg_specs
+from pallas_kernels.hadamard_quantize import arg_specs as quantize_specs
 from pallas_kernels.log_weight_stats import arg_specs as stats_specs
+from pallas_kernels.pfn_attention import arg_specs as attention_specs
 from pallas_kernels.resample import arg_specs as resample_specs
 from pallas_kernels.sor import arg_specs as sor_specs
 
@@ -117,6 +120,96 @@ def _share_of_copy(name, ours, x, common, target, here):
     return line | {"peer_name": "copy", "peer": peer, "ratio": ratio, "target": target, "ok": ok, "note": note}
 
 
+def _dense(query, key, value, n):
+    """The same attention as one writes it first: all tokens times all tokens under a mask."""
+    token = jnp.arange(query.shape[0])
+    return attention(query, key, value, (token[None, :] < n) | (token[None, :] == token[:, None]))
+
+
+def _dense_slopes(*args):
+    *tokens, n = args
+
+    def total(*tokens):
+        out = _dense(*tokens, n).astype(jnp.float32)
+        return jnp.sum(out * jnp.cos(jnp.arange(out.size, dtype=jnp.float32)).reshape(out.shape))
+
+    return jax.grad(total, (0, 1, 2))(*tokens)
+
+
+def _apart(ours, theirs):
+    pairs = zip(jax.tree.leaves(ours), jax.tree.leaves(theirs))
+    return max(float(jnp.max(jnp.abs(a - b)) / jnp.max(jnp.abs(b))) for a, b in pairs)
+
+
+def _attention(fast):
+    """`pfn_attention` against dense attention under a mask, and against a product of matrices as the ceiling."""
+    on_device = jax.default_backend() != "cpu"
+    here = "" if on_device else "the TPU and GPU kernels: not measured here"
+    seconds = 0.5 if fast else 3.0
+    for name in ("several_steps",) if fast else ("several_steps", *attention_specs.TIMED):
+        args = attention_specs.make(jax.random.key(0), name)
+        billions = attention_specs.cost(name)[1] / 1e9
+        note = "; ".join(filter(None, ["operations of the live slots; accuracy: largest relative difference", here]))
+        ours = compiled(attention_specs.halves, *args)
+        common = dict(amount=billions, unit="GFLOP/s", seconds=seconds)
+        peer = compiled(_dense, *args)
+        yield compare(
+            f"pfn_attention {name}", ours, peer, peer_name="dense attention", accuracy=_apart, target=1.0, note=note,
+            **common,
+        )  # fmt: skip
+        yield compare(
+            f"pfn_attention {name}, gradients", compiled(attention_specs.slopes, *args),
+            compiled(_dense_slopes, *args), peer_name="dense attention", accuracy=_apart, target=1.0, note=note,
+            **common | {"amount": 4.5 * billions},
+        )  # fmt: skip
+        side = 1024 if fast or not on_device else 4096
+        matrix = jnp.asarray(np.random.default_rng(0).standard_normal((side, side)), args[0].dtype)
+        line = compare(
+            f"pfn_attention {name} against a matrix product", ours, compiled(jnp.dot, matrix, matrix), **common
+        )
+        peer = line["peer"] * 2 * side**3 / 1e9 / billions  # its own operations
+        note = "; ".join(filter(None, ["ratio: share of the product's rate", line["note"], here]))
+        yield line | {"peer_name": "jnp.dot", "peer": peer, "ratio": line["ours"] / peer, "note": note}
+
+
+def _by_butterflies(x):
+    """The same bytes as one writes them first: seven stages of sums and differences, the scale of what they give."""
+    turned, half = x.astype(jnp.float32).reshape(-1, 128), 1
+    while half < 128:
+        turned = turned.reshape(-1, 64 // half, 2, half)
+        turned = jnp.stack([turned[:, :, 0] + turned[:, :, 1], turned[:, :, 0] - turned[:, :, 1]], axis=2)
+        half *= 2
+    turned = turned.reshape(x.shape) / np.sqrt(128)
+    scale = quantize_specs.CLIP_FACTOR * jnp.sqrt(jnp.mean(turned**2, axis=1)) + 1e-8
+    step = 2 * scale / 15
+    codes = jnp.clip(jnp.floor(turned / step[:, None]), -8, 7).astype(jnp.int32)
+    low, high = jnp.moveaxis(codes.reshape(x.shape[0], -1, 2, 128), 2, 0)
+    return jax.lax.bitcast_convert_type(((low & 15) | (high & 15) << 4).astype(jnp.uint8), jnp.int8).reshape(
+        x.shape[0], -1
+    ), step
+
+
+def _bytes_apart(ours, theirs):
+    return float(jnp.mean(ours[0] != theirs[0]))
+
+
+def _quantize(fast):
+    """`hadamard_quantize` against the usual jax.numpy, and against a copy as the ceiling."""
+    on_device = jax.default_backend() != "cpu"
+    here = "" if on_device else "the TPU and GPU kernels: not measured here"
+    seconds = 0.5 if fast else 3.0
+    for name in ("ragged",) if fast else ("ragged", *quantize_specs.TIMED):
+        args = quantize_specs.make(jax.random.key(0), name)
+        ours = compiled(quantize_specs.packed, *args)
+        common = dict(amount=quantize_specs.cost(name)[0] / 1e9, unit="GB/s", seconds=seconds)
+        note = "; ".join(filter(None, ["accuracy: share of bytes that differ", here]))
+        yield compare(
+            f"hadamard_quantize {name}", ours, compiled(_by_butterflies, *args), peer_name="butterflies, floor",
+            accuracy=_bytes_apart, target=1.0, within=1e-3, note=note, **common,
+        )  # fmt: skip
+        yield _share_of_copy(f"hadamard_quantize {name}", ours, args[0], common, 0.7 if on_device else None, here)
+
+
 _SWEEPS, _OMEGA = 20, 1.5
 _LAPLACIAN = np.array([4.0, -1, -1, -1, -1])
 
@@ -186,6 +279,8 @@ def rows(fast, peers):
     """All ops. The last ones need float64, which is switched on there."""
     yield from _extrema(fast)
     yield from _clouds(fast)
+    yield from _attention(fast)
+    yield from _quantize(fast)
     yield from _sor(fast, peers)
 
 
