@@ -1,6 +1,36 @@
 """Quantisation: formats and grids of few levels, and training with weights and activations on them.
 
-Builds on: core, nn, linear. Start reading at `_spec.py` (what a format is).
+Builds on: core, nn, linear. Start reading at `_spec.py` (what a format is), then `_quantize.py` (numbers to codes).
 """
 
-__all__ = []
+from jaxsci.quantization import formats
+from jaxsci.quantization._fake import fake_quantize
+from jaxsci.quantization._hadamard import hadamard_transform
+from jaxsci.quantization._packing import (
+    from_gptq_words,
+    from_interleaved,
+    pack,
+    to_gptq_words,
+    to_interleaved,
+    unpack,
+)
+from jaxsci.quantization._quantize import QuantizedArray, dequantize, quantize
+from jaxsci.quantization._spec import QuantSpec, quant_spec, unify
+
+__all__ = [
+    "QuantSpec",
+    "QuantizedArray",
+    "dequantize",
+    "fake_quantize",
+    "formats",
+    "from_gptq_words",
+    "from_interleaved",
+    "hadamard_transform",
+    "pack",
+    "quant_spec",
+    "quantize",
+    "to_gptq_words",
+    "to_interleaved",
+    "unify",
+    "unpack",
+]
