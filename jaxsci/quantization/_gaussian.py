@@ -84,7 +84,7 @@ def _newton(levels: np.ndarray, off: np.ndarray) -> np.ndarray:
     return np.linalg.solve(jacobian, off)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def lloyd_max(count: int) -> tuple[float, ...]:
     """The `count` levels of least error, ascending, by Newton's method from the levels of the high-rate limit."""
     levels = np.sqrt(3) * scipy.special.ndtri((np.arange(count) + 0.5) / count)

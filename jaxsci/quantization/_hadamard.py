@@ -1,4 +1,4 @@
-r"""Block-diagonal Hadamard transform: $y = x\,H_B$ with blocks $H_{ij} = (-1)^{\mathrm{popcount}(i \wedge j)} / \sqrt B$.
+r"""Block-diagonal Hadamard transform: $y = x\,H$, in a block $H_{ij} = (-1)^{\mathrm{popcount}(i \wedge j)} / \sqrt B$.
 
 Symmetric, orthonormal and therefore its own inverse. A block of size B is the Kronecker product of blocks of at most
 32, so that the transform is a few small products with tables of signs; signs are exact in every dtype, and the one

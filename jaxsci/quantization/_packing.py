@@ -1,9 +1,10 @@
 r"""Codes of 1, 2 or 4 bits in bytes.
 
-Layout "plane128": the packed axis is cut into super-blocks of 128 P entries, P = 8 / bits. Byte r of a super-block holds
-for p = 0, ..., P - 1 the code of its entry 128 p + r in the bits from ``p * bits`` on. So every plane p of the 128 bytes
-unpacks, by one shift, to 128 neighbours, which is what vector units want. Codes are signed, from $-2^{b-1}$; four bits
-hold them as two's complement, two bits and one as their distance from the least code.
+Layout "plane128": the packed axis is cut into super-blocks of 128 P entries, P = 8 / bits. Byte r of a super-block
+holds for p = 0, ..., P - 1 the code of its entry 128 p + r in the bits from ``p * bits`` on. So every plane p of the
+128 bytes unpacks, by one shift, to 128 neighbours, which is what vector units want. Short axes take narrower planes.
+Codes are signed, from $-2^{b-1}$; four bits hold them as two's complement, two bits and one as their distance from the
+least code.
 
 Converters lead to the layouts of others: "interleaved" (neighbours share a byte, the lower bits first) and the 32-bit
 words of GPTQ (the first of 8, 16 or 32 neighbours in the lowest bits, unsigned codes).
@@ -18,7 +19,7 @@ from jaxtyping import Array, Int
 PLANE = 128
 
 
-def check_packable(function: str, bits, size: int | None = None, axis: int = 0, multiple: int | None = None) -> int:
+def check_packable(function: str, bits, size: int | None = None, axis: int = 0, plane: int = 1) -> int:
     """The number of codes in a byte, or a message that says what cannot be packed.
 
     Raises:
@@ -27,7 +28,7 @@ def check_packable(function: str, bits, size: int | None = None, axis: int = 0, 
     if isinstance(bits, bool) or bits not in (1, 2, 4):
         raise ValueError(f"{function}: codes of 1, 2 or 4 bits are packed, got {bits!r} bits; wider ones stay as int8")
     per_byte = 8 // bits
-    multiple = per_byte * (PLANE if multiple is None else multiple)
+    multiple = per_byte * plane
     if size is not None and size % multiple:
         raise ValueError(
             f"{function}: {bits} bits need axis {axis} to be a multiple of {multiple}, got {size}; pad the array with "
@@ -82,19 +83,20 @@ def _spread(byte, axis: int, bits: int):
 
 
 @eqx.filter_jit
-def pack(codes: Int[Array, "..."], bits: int, axis: int = 0) -> Int[Array, "..."]:
+def pack(codes: Int[Array, "..."], bits: int, axis: int = 0, plane: int = PLANE) -> Int[Array, "..."]:
     r"""Codes as bytes in the layout "plane128": exactly ``bits / 8`` bytes an entry.
 
     Args:
         codes: int8, from $-2^{b-1}$ to $2^{b-1} - 1$; the higher bits of others are lost.
         bits: 1, 2 or 4 (static).
         axis: that shrinks by ``8 / bits`` (static).
+        plane: entries of a plane (static).
 
     Returns:
         int8, the axis shortened.
 
     Raises:
-        ValueError: other bits, or an axis that is no multiple of ``128 * 8 / bits``.
+        ValueError: other bits, or an axis that is no multiple of ``plane * 8 / bits``.
 
     Example:
         >>> import jax.numpy as jnp
@@ -103,27 +105,27 @@ def pack(codes: Int[Array, "..."], bits: int, axis: int = 0) -> Int[Array, "..."
         (128, 3)
     """
     axis = _axis("pack", codes, axis)
-    per_byte = check_packable("pack", bits, codes.shape[axis], axis)
-    fields = _split(_to_fields(codes, bits), axis, per_byte, PLANE)
+    per_byte = check_packable("pack", bits, codes.shape[axis], axis, plane)
+    fields = _split(_to_fields(codes, bits), axis, per_byte, plane)
     return _merged(_gathered(fields, axis + 1, bits), axis, 2)
 
 
 @eqx.filter_jit
-def unpack(packed: Int[Array, "..."], bits: int, axis: int = 0) -> Int[Array, "..."]:
+def unpack(packed: Int[Array, "..."], bits: int, axis: int = 0, plane: int = PLANE) -> Int[Array, "..."]:
     """The codes of `pack` again, int8.
 
     Args:
         packed: int8 bytes.
-        bits, axis: as they were packed (static).
+        bits, axis, plane: as they were packed (static).
 
     Raises:
-        ValueError: other bits, or an axis that is no multiple of 128.
+        ValueError: other bits, or an axis that is no multiple of `plane`.
     """
     axis = _axis("unpack", packed, axis)
     check_packable("unpack", bits)
-    if packed.shape[axis] % PLANE:
-        raise ValueError(f"unpack: axis {axis} must be a multiple of {PLANE} bytes, got {packed.shape[axis]}")
-    fields = _spread(_split(packed, axis, PLANE), axis + 1, bits)
+    if packed.shape[axis] % plane:
+        raise ValueError(f"unpack: axis {axis} must be a multiple of {plane} bytes, got {packed.shape[axis]}")
+    fields = _spread(_split(packed, axis, plane), axis + 1, bits)
     return _from_fields(_merged(fields, axis, 3), bits)
 
 

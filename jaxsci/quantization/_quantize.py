@@ -21,7 +21,7 @@ from jaxtyping import Array, ArrayLike, Float, Int
 from jaxsci.core.keys import as_typed_key
 from jaxsci.core.types import KeyArray, as_float
 from jaxsci.quantization._hadamard import check_block, hadamard_transform
-from jaxsci.quantization._packing import check_packable, pack, unpack
+from jaxsci.quantization._packing import PLANE, check_packable, pack, unpack
 from jaxsci.quantization._spec import QuantSpec, is_uniform
 
 _SEARCHED = 32  # levels from which a binary search is cheaper than comparisons
@@ -38,7 +38,7 @@ class QuantizedArray(eqx.Module):
         spec: the format.
         shape: of the array (static).
         dtype_name: of the array (static).
-        packed: whether `codes` are packed bytes (static).
+        plane: entries of a plane of the packed bytes, 0 where codes are not packed (static).
     """
 
     codes: Int[ArrayLike, "..."]
@@ -47,7 +47,7 @@ class QuantizedArray(eqx.Module):
     spec: QuantSpec
     shape: tuple[int, ...] = eqx.field(static=True)
     dtype_name: str = eqx.field(static=True)
-    packed: bool = eqx.field(static=True)
+    plane: int = eqx.field(static=True)
 
 
 def check_fits(function: str, x, spec: QuantSpec) -> int:
@@ -222,7 +222,8 @@ def quantize(
         spec: from `quant_spec`; its numbers are traced.
         key: round at random: to one of the two neighbours with probabilities whose mean is x; None rounds to the
             nearest.
-        packed: put codes of 1, 2 or 4 bits into bytes along the format's axis, see `pack` (static).
+        packed: put codes of 1, 2 or 4 bits into bytes along the format's axis, see `pack`; planes hold 128 entries, or
+            the largest power of two that fills an axis too short for that (static).
 
     Returns:
         `QuantizedArray`. With a transform the codes are those of the transformed array. A tile with a NaN has a NaN for
@@ -243,18 +244,19 @@ def quantize(
     x = as_float(x)
     axis = check_fits("quantize", x, spec)
     codes, _, _, scale, zero = encode(x, spec, key, axis)
-    codes = codes.astype(jnp.int8)
+    codes, plane = codes.astype(jnp.int8), 0
     if packed:
         if spec.bits is None:
             raise ValueError("quantize: formats of several numbers of bits were stacked; pack each with its own format")
-        check_packable("quantize", spec.bits, x.shape[axis], axis)
-        codes = pack(codes, spec.bits, axis)
-    return QuantizedArray(codes, scale, zero, spec, x.shape, str(x.dtype), packed)
+        num_bytes = x.shape[axis] // check_packable("quantize", spec.bits, x.shape[axis], axis)
+        plane = min(PLANE, num_bytes & -num_bytes)
+        codes = pack(codes, spec.bits, axis, plane)
+    return QuantizedArray(codes, scale, zero, spec, x.shape, str(x.dtype), plane)
 
 
 def signed_codes(q: QuantizedArray) -> Int[Array, "..."]:
     """The codes of an array, unpacked: int8 of its shape."""
-    return unpack(q.codes, q.spec.bits, q.spec.axis) if q.packed else jnp.asarray(q.codes)
+    return unpack(q.codes, q.spec.bits, q.spec.axis, q.plane) if q.plane else jnp.asarray(q.codes)
 
 
 @eqx.filter_jit

@@ -1,8 +1,8 @@
 r"""What a quantised format is: a grid, where its scale comes from, which entries share one, and what gradients pass.
 
-A tile of entries shares the unit $u = s\cdot\mathrm{stat} + \epsilon$ with the step s of the grid: the root mean square
-(rms), the largest magnitude (absmax), the mean magnitude times $\sqrt{\pi/2}$ (l1: equal to rms for normal entries), the
-shrunken absmax of least squared error (mse), or 1 (fixed). Gradients pass where
+A tile of entries shares the unit $u = s\cdot\mathrm{stat} + \epsilon$ with the step s of the grid and a statistic: the
+root mean square (rms), the largest magnitude (absmax), the mean magnitude times $\sqrt{\pi/2}$ (l1: equal to rms for
+normal entries), the shrunken absmax of least squared error (mse), or 1 (fixed). Gradients pass where
 $c\,u\,l_1 - Tu \le x \le c\,u\,l_L + Tu$ with the first and last levels $l_1$ and $l_L$: everywhere with the
 straight-through estimator ($c = \infty$), inside c times the grid (clip), or up to half a gap beyond it (trust: the
 entries whose error is at most half a gap; in this form the test is free of cancellation).
@@ -215,11 +215,11 @@ def unify(trees: Sequence[PyTree]) -> list[PyTree]:
     return [parts[0][1].unflatten(leaves) for leaves in zip(*columns)]
 
 
-_KIND = ("grid", "scale", "granularity", "axis", "group", "hadamard", "domain", "bound")
+KIND = ("grid", "scale", "granularity", "axis", "group", "hadamard", "domain", "bound")
 
 
 def _unified(specs: Sequence[QuantSpec]) -> list[QuantSpec]:
-    for name in _KIND:
+    for name in KIND:
         found = sorted({str(getattr(spec, name)) for spec in specs})
         if len(found) > 1:
             raise ValueError(
@@ -232,7 +232,7 @@ def _unified(specs: Sequence[QuantSpec]) -> list[QuantSpec]:
     def padded(spec):
         levels = np.asarray(spec.levels)
         levels = np.concatenate([levels, np.full(size - len(levels), np.inf, levels.dtype)])
-        kind = [getattr(spec, name) for name in _KIND]
+        kind = [getattr(spec, name) for name in KIND]
         return QuantSpec(
             *kind, bits, levels, spec.count, spec.step, spec.clip_scale, spec.trust, spec.eps
         )  # fmt: skip
@@ -240,4 +240,4 @@ def _unified(specs: Sequence[QuantSpec]) -> list[QuantSpec]:
     return [padded(spec) for spec in specs]
 
 
-__all__ = ["ESTIMATORS", "SCALES", "QuantSpec", "is_uniform", "quant_spec", "unify"]
+__all__ = ["ESTIMATORS", "KIND", "SCALES", "QuantSpec", "is_uniform", "quant_spec", "unify"]
