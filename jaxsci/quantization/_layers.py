@@ -4,7 +4,8 @@ The product of a layer is $y = \hat x\,\hat W + b$ with the values of `fake_quan
 transformed along the contracted axis the transforms cancel, $(\hat x H)(H^T \hat W) = \hat x\,\hat W$, and need not be
 undone. A kernel that is a `QuantizedArray` takes its stored values instead, bit by bit the same. With ``"integer"``
 both factors are codes: with units $u_x$ of a row and $u_w$ of a column and codes that stand for $q + h$ (h = 1/2
-without zero), $y = u_x u_w\,[\sum q_x q_w + h_w \sum q_x + h_x \sum q_w + h_x h_w K]$, whole numbers until the last product.
+without zero), $y = u_x u_w\,[\sum q_x q_w + h_w \sum q_x + h_x \sum q_w + h_x h_w K]$: whole numbers until the last
+product.
 
 Reference: A. Panferov et al. 2025, arXiv:2502.05003, and its kernels (gemm of integers with sums of rows).
 """
