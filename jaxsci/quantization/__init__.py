@@ -17,12 +17,15 @@ from jaxsci.quantization._packing import (
     unpack,
 )
 from jaxsci.quantization._quantize import QuantizedArray, dequantize, quantize
+from jaxsci.quantization._report import ZERO_TILE, Report, report
 from jaxsci.quantization._spec import QuantSpec, quant_spec, unify
 
 __all__ = [
     "LayerSpec",
+    "ZERO_TILE",
     "QuantSpec",
     "QuantizedArray",
+    "Report",
     "Rules",
     "dense",
     "dequantize",
@@ -41,6 +44,7 @@ __all__ = [
     "quant_spec",
     "quantize",
     "quest",
+    "report",
     "save",
     "to_gptq_words",
     "to_interleaved",

@@ -182,13 +182,34 @@ def _snapped(x, units, zero, spec):
 
 def _passes(x, units, zero, spec: QuantSpec):
     """Where the gradient passes: within the clipped grid, or up to `trust` beyond it."""
-    clip, trust, levels = (jnp.asarray(a, x.dtype) for a in (spec.clip_scale, spec.trust, spec.levels))
-    low, high = levels[0], levels[jnp.asarray(spec.count) - 1]
-    if zero is not None:
-        shift = zero + offset(spec).astype(x.dtype)
-        low, high = low - shift, high - shift
+    clip, trust = (jnp.asarray(a, x.dtype) for a in (spec.clip_scale, spec.trust))
+    low, high = _ends(zero, spec, x.dtype)
     inside = (x <= (clip * high + trust) * units) & (x >= (clip * low - trust) * units)
     return inside | jnp.isinf(clip)
+
+
+def _ends(zero, spec: QuantSpec, dtype):
+    """First and last level, in units."""
+    levels = jnp.asarray(spec.levels, dtype)
+    low, high = levels[0], levels[jnp.asarray(spec.count) - 1]
+    if zero is None:
+        return low, high
+    shift = zero + offset(spec).astype(dtype)
+    return low - shift, high - shift
+
+
+def outside(x, scale, zero_point, spec: QuantSpec, axis: int):
+    """Which entries lie beyond the first or the last level; `x` is transformed, unit and zero point are as stored."""
+    tiles, _ = _tiled(x, spec, axis)
+    units = _of_tiles(scale, spec, axis)
+    low, high = _ends(None if zero_point is None else _of_tiles(zero_point, spec, axis), spec, x.dtype)
+    return ((tiles > high * units) | (tiles < low * units)).reshape(x.shape)
+
+
+def tile_magnitudes(x, spec: QuantSpec, axis: int):
+    """The largest magnitude of each tile."""
+    tiles, axes = _tiled(x, spec, axis)
+    return jnp.max(jnp.abs(tiles), axis=axes)
 
 
 def encode(x: Float[Array, "..."], spec: QuantSpec, key: KeyArray | None, axis: int):
@@ -291,7 +312,9 @@ __all__ = [
     "encode",
     "finished",
     "offset",
+    "outside",
     "quantize",
     "signed_codes",
+    "tile_magnitudes",
     "values_of",
 ]
