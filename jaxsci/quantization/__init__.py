@@ -21,8 +21,8 @@ from jaxsci.quantization._report import ZERO_TILE, Report, report
 from jaxsci.quantization._spec import QuantSpec, quant_spec, unify
 
 __all__ = [
-    "LayerSpec",
     "ZERO_TILE",
+    "LayerSpec",
     "QuantSpec",
     "QuantizedArray",
     "Report",
