@@ -3,7 +3,7 @@
 Builds on: core, nn, linear. Start reading at `_spec.py` (what a format is), then `_quantize.py` (numbers to codes).
 """
 
-from jaxsci.quantization import formats
+from jaxsci.quantization import formats, scaling
 from jaxsci.quantization._export import layer_of, load, num_bytes, pack_params, save
 from jaxsci.quantization._fake import fake_quantize
 from jaxsci.quantization._hadamard import hadamard_transform
@@ -46,6 +46,7 @@ __all__ = [
     "quest",
     "report",
     "save",
+    "scaling",
     "to_gptq_words",
     "to_interleaved",
     "unify",

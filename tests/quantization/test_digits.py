@@ -1,0 +1,77 @@
+"""A classifier of digits at few bits: accuracies against the published table, and its packed form."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from jaxsci import quantization as qz
+from jaxsci.demo import _shared
+from jaxsci.quantization import formats
+
+SETTINGS = "STEPS, SEEDS = 100, 2"
+
+
+@functools.cache
+def _study(steps):
+    return _shared.load(_shared.source("_quantization_study.py", {SETTINGS: f"STEPS, SEEDS = {steps}, 5"}))
+
+
+def _absmax(bits):
+    made = (qz.quant_spec(formats.midrise(bits), scale="absmax", axis=axis) for axis in (0, -1))
+    return qz.layer_spec(*made)
+
+
+def _methods():
+    """Name -> formats, in groups that stack: one program each."""
+    rotated, plain, absmax, weights = {}, {}, {}, {}
+    for bits in (4, 3, 2, 1):
+        for name, group, block in (("HT+", rotated, 128), ("", plain, 0)):
+            for estimator in ("ste", "trust"):
+                group[f"{name}{estimator} {bits}"] = qz.quest(bits, bits, block=block, estimator=estimator)
+        absmax[f"absmax {bits}"] = _absmax(bits)
+    clip = dict(estimator="clip", clip_scale=1.3)
+    rotated["HT+clip 1"], plain["clip 1"] = qz.quest(1, 1, **clip), qz.quest(1, 1, block=0, **clip)
+    weights["weights 2"], weights["weights 1"] = qz.quest(2), qz.quest(1, **clip)
+    return [rotated, plain, absmax, weights, {"none": qz.layer_spec(None)}]
+
+
+@functools.cache
+def _accuracies():
+    """Method -> accuracies of five seeds in per cent."""
+    study, keys, out = _study(300), jax.random.split(jax.random.key(0), 5), {}
+    for group in _methods():
+        specs = jax.tree.map(lambda *a: np.stack(a), *qz.unify(list(group.values())))
+        many = jax.jit(jax.vmap(jax.vmap(study.point, in_axes=(0, None)), in_axes=(None, 0)), static_argnums=())
+        found = many(keys, specs) if jax.tree.leaves(specs) else _plain(study, keys, specs)
+        assert not np.any(found["status"])
+        out |= dict(zip(group, 100 * np.asarray(found["accuracy"])))
+    return out
+
+
+def _plain(study, keys, spec):
+    found = jax.jit(jax.vmap(lambda key: study.point(key, spec)))(keys)
+    return jax.tree.map(lambda a: a[None], found)
+
+
+# Method -> published mean over five seeds, per cent.
+TABLE = {
+    "none": 99.00, "absmax 2": 98.20, "ste 2": 98.48, "trust 2": 98.76, "HT+ste 2": 99.04, "HT+trust 2": 98.76,
+    "absmax 1": 98.04, "ste 1": 97.84, "trust 1": 98.36, "HT+trust 1": 98.56, "clip 1": 99.00, "HT+clip 1": 98.52,
+    "HT+ste 1": 98.40, "weights 2": 99.16, "weights 1": 98.96,
+}  # fmt: skip
+
+
+@pytest.mark.slow
+def test_accuracies_of_the_whole_table():
+    found = {name: (values.mean(), values.std(ddof=1)) for name, values in _accuracies().items()}
+    told = {name: f"{mean:.2f} +- {spread:.2f}" for name, (mean, spread) in found.items()}
+    for name, (mean, _) in found.items():
+        if name[-1] in "234":
+            assert mean >= 97.5, told
+    for name in ("HT+trust 1", "HT+clip 1"):
+        assert found[name][0] >= max(97.5, found["ste 1"][0] - 0.3), told
+    for name, published in TABLE.items():
+        error = max(found[name][1], 0.3) * np.sqrt(2 / 5)  # two means of five seeds each
+        assert abs(found[name][0] - published) <= 5 * error, (name, told)
