@@ -35,7 +35,7 @@ class QuantizedArray(eqx.Module):
         codes: int8: the codes, signed, or bytes that hold several (see `pack`).
         scale: the unit of each tile, with as many axes as the array; in at least float32.
         zero_point: the code of 0 of an affine grid, else None.
-        spec: the format.
+        spec: the format, its numbers in the dtype of `scale`.
         shape: of the array (static).
         dtype_name: of the array (static).
         plane: entries of a plane of the packed bytes, 0 where codes are not packed (static).
@@ -272,6 +272,7 @@ def quantize(
         num_bytes = x.shape[axis] // check_packable("quantize", spec.bits, x.shape[axis], axis)
         plane = min(PLANE, num_bytes & -num_bytes)
         codes = pack(codes, spec.bits, axis, plane)
+    spec = jax.tree.map(lambda a: jnp.asarray(a, scale.dtype if jnp.result_type(a) != jnp.int32 else jnp.int32), spec)
     return QuantizedArray(codes, scale, zero, spec, x.shape, str(x.dtype), plane)
 
 
