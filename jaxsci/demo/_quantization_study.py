@@ -11,7 +11,7 @@ from jaxsci.core import train
 from jaxsci.nn import layers
 
 STEPS, SEEDS = 100, 2
-WIDTH, BLOCKS, BATCH, RATE = 256, 2, 64, 3e-3
+WIDTH, BLOCKS, BATCH, RATE = 128, 1, 64, 3e-3
 FORMATS = {f"W{b}A{b}": quantization.quest(b, b) for b in (4, 3, 2)}
 FORMATS["W1A1"] = quantization.quest(1, 1, estimator="clip", clip_scale=1.3)
 
@@ -74,17 +74,17 @@ def fit(key, spec):
     return train.run(key, loss, start, batches, optimizer=optimizer(), num_steps=STEPS)
 
 
-def point(key, spec):
+def point(key, format):
     """Test accuracy and losses of one format and seed."""
-    result, (_, (x, y)) = fit(key, spec), data()
-    hits = jnp.argmax(apply(result.value, x, quantization.dense(rules(spec))), -1) == y
+    result, (_, (x, y)) = fit(key, format), data()
+    hits = jnp.argmax(apply(result.value, x, quantization.dense(rules(format))), -1) == y
     return {"accuracy": hits.mean(), "loss": result.history, "status": result.status}
 
 
 def study(**options):
     """All formats and seeds as lanes of one program, into one labelled data set; `options` are those of `sweep.run`."""
     space = sweep.product(format=sweep.stack(FORMATS), key=sweep.keys(SEEDS))
-    return sweep.run(lambda key, format: point(key, format), space, dims={"loss": ("step",)}, **options)
+    return sweep.run(point, space, dims={"loss": ("step",)}, **options)
 
 
 if __name__ == "__main__":

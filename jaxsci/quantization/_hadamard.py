@@ -1,7 +1,7 @@
 r"""Block-diagonal Hadamard transform: $y = x\,H$, in a block $H_{ij} = (-1)^{\mathrm{popcount}(i \wedge j)} / \sqrt B$.
 
 Symmetric, orthonormal and therefore its own inverse. A block of size B is the Kronecker product of blocks of at most
-32, so that the transform is a few small products with tables of signs; signs are exact in every dtype, and the one
+16, so that the transform is a few small products with tables of signs; signs are exact in every dtype, and the one
 factor $1/\sqrt B$ comes last.
 
 Reference: J. J. Sylvester, "Thoughts on inverse orthogonal matrices", Phil. Mag. 34 (1867), 461-475.
@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 from jaxsci.core import precision
 from jaxsci.core.types import as_float
 
-_LARGEST = 32  # of one factor
+_LARGEST = 16  # of one factor
 
 
 def _signs(size: int) -> np.ndarray:
