@@ -40,7 +40,7 @@ def apply(params, x, dense=layers.affine):
         return dense(name, x, params[name]["kernel"], None)
 
     scale = jnp.ones(WIDTH)
-    x = product("embed", x)
+    x = product("embed", jnp.asarray(x))
     for i in range(BLOCKS):
         x = x + product(f"down_{i}", jax.nn.silu(product(f"up_{i}", layers.rms_norm(x, scale))))
     return product("head", layers.rms_norm(x, scale))

@@ -10,7 +10,7 @@ Reference: J. J. Sylvester, "Thoughts on inverse orthogonal matrices", Phil. Mag
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float
 
 from jaxsci.core import precision
 from jaxsci.core.types import as_float
@@ -40,7 +40,7 @@ def check_block(function: str, block: int, size: int, axis: int) -> None:
 
 
 @eqx.filter_jit
-def hadamard_transform(x: Float[Array, "..."], block: int = 128, axis: int = -1) -> Float[Array, "..."]:
+def hadamard_transform(x: Float[ArrayLike, "..."], block: int = 128, axis: int = -1) -> Float[Array, "..."]:
     r"""Rotate consecutive blocks of an axis by the orthonormal Hadamard matrix.
 
     Args:

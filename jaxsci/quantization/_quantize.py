@@ -234,7 +234,7 @@ def encode(x: Float[Array, "..."], spec: QuantSpec, key: KeyArray | None, axis: 
 
 @eqx.filter_jit
 def quantize(
-    x: Float[Array, "..."], spec: QuantSpec, *, key: KeyArray | None = None, packed: bool = False
+    x: Float[ArrayLike, "..."], spec: QuantSpec, *, key: KeyArray | None = None, packed: bool = False
 ) -> QuantizedArray:
     r"""Codes and units of an array.
 

@@ -111,6 +111,7 @@ def test_layers_by_name():
     assert qz.layer_names(nn.mlp.apply, params, CFG, x) == ("layer_0", "layer_1", "layer_2", "layer_3")
 
 
+@pytest.mark.bad_input
 def test_a_name_without_a_layer_is_refused():
     params, x, *_ = _exported()
     names, spec = qz.layer_names(nn.mlp.apply, params, CFG, x), qz.quest(4, 4)

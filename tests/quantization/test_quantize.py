@@ -217,11 +217,13 @@ def test_zeros_nans_and_infinities():
         ),
     ],
 )
+@pytest.mark.bad_input
 def test_what_does_not_fit_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call(jnp.ones((2, 96)))
 
 
+@pytest.mark.bad_input
 def test_a_format_is_no_number_of_bits():
     with pytest.raises(TypeError, match="spec must come from quant_spec|Type-check error"):
         qz.quantize(jnp.ones(8), 4)
