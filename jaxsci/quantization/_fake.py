@@ -25,7 +25,7 @@ def _fake(x, spec: QuantSpec, key):
 
 
 def _forward(x, spec: QuantSpec, key):
-    # The one place where training transforms and quantises: a kernel that does both in one pass stands in for it here.
+    # `encode` transforms and quantises; what stands in for it there serves training and packed networks alike.
     axis = spec.axis % x.ndim
     _, values, passes, _, _ = encode(x, spec, key, axis)
     return finished(values, spec, axis).astype(x.dtype), (passes, spec)
