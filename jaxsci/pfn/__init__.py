@@ -3,4 +3,6 @@
 Builds on: core, gp, nn. Start reading at `priors` (what a data set is), then `_bars.py` (what is predicted).
 """
 
-__all__ = []
+from jaxsci.pfn import priors
+
+__all__ = ["priors"]
