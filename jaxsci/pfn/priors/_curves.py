@@ -109,7 +109,8 @@ def curves(
 
     References: Adriaensen et al. 2023, section 3.
     """
-    law, num_candidates, max_rounds = _options("curves", preset, noise_law, num_candidates, max_rounds)
+    law = noise_law_of("priors.curves", preset, noise_law)
+    num_candidates, max_rounds = _sizes("priors.curves", num_candidates, max_rounds)
     return Partial(bind(_prior, num_candidates=num_candidates, max_rounds=max_rounds), law)
 
 
@@ -141,7 +142,8 @@ def draw_curve(
         >>> print(curve.y.shape, bool(curve.mean[-1] > curve.mean[0]), curve.status)
         (100,) True 0
     """
-    law, num_candidates, max_rounds = _options("draw_curve", preset, noise_law, num_candidates, max_rounds)
+    law = noise_law_of("priors.draw_curve", preset, noise_law)
+    num_candidates, max_rounds = _sizes("priors.draw_curve", num_candidates, max_rounds)
     key, num_points, _ = checked("draw_curve", key, num_points, 1, least_points=2)
     return _draw(law, key, num_points, num_candidates, max_rounds)
 
@@ -179,7 +181,7 @@ def log_prior(parameters: Float[ArrayLike, " 13"], num_points: Size, preset: str
         >>> bool(jnp.isfinite(priors.log_prior(curve.parameters, 50)))
         True
     """
-    (mean, scale), _, _ = _options("log_prior", preset, None, 1, 1)
+    mean, scale = noise_law_of("priors.log_prior", preset)
     num_points = check_size("priors.log_prior", "num_points", num_points, least=2)
     parameters = as_float(parameters)
     dtype = parameters.dtype
@@ -213,21 +215,23 @@ def acceptance(key: KeyArray, num_points: Size = 100, num_candidates: Size = 10_
     """
     key, num_points, _ = checked("acceptance", key, num_points, 1, least_points=2)
     num_candidates = check_size("priors.acceptance", "num_candidates", num_candidates)
-    candidates = _candidates(key, num_candidates, float_dtype())
-    return jnp.mean(
-        _accepted(_mean(candidates, jnp.arange(1, num_points + 1, dtype=candidates.dtype))), dtype=float_dtype()
-    )
+    made = candidates(key, num_candidates, float_dtype())
+    return jnp.mean(_accepted(_mean(made, jnp.arange(1, num_points + 1, dtype=made.dtype))), dtype=made.dtype)
 
 
-def _options(name, preset, noise_law, num_candidates, max_rounds):
-    name = f"priors.{name}"
+def noise_law_of(function, preset, given=None):
+    """Mean and standard deviation of ln sigma: those given, or the preset's."""
     if preset not in _PRESETS:
-        raise ValueError(f"{name}: preset must be one of {sorted(_PRESETS)}, got {preset!r}")
-    law = _PRESETS[preset] if noise_law is None else noise_law
+        raise ValueError(f"{function}: preset must be one of {sorted(_PRESETS)}, got {preset!r}")
+    law = _PRESETS[preset] if given is None else given
     if len(law) != 2:
-        raise ValueError(f"{name}: noise_law must be a pair (mean, standard deviation) of ln sigma, got {law!r}")
-    sizes = (check_size(name, n, v) for n, v in (("num_candidates", num_candidates), ("max_rounds", max_rounds)))
-    return tuple(leaf(part) for part in law), *sizes
+        raise ValueError(f"{function}: noise_law must be a pair (mean, standard deviation) of ln sigma, got {law!r}")
+    return tuple(leaf(part) for part in law)
+
+
+def _sizes(function, num_candidates, max_rounds):
+    given = (("num_candidates", num_candidates), ("max_rounds", max_rounds))
+    return [check_size(function, name, value) for name, value in given]
 
 
 def _prior(law, key, num_points, num_features, *, num_candidates, max_rounds):
@@ -247,9 +251,9 @@ def _draw(law, key, num_points, num_candidates, max_rounds):
 
     def attempt(loop):
         _, _, rounds = loop
-        candidates = _candidates(jax.random.fold_in(keys[0], rounds), num_candidates, dtype)
-        good = _accepted(_mean(candidates, t))
-        return candidates[jnp.argmax(good)], jnp.any(good), rounds + 1
+        made = candidates(jax.random.fold_in(keys[0], rounds), num_candidates, dtype)
+        good = _accepted(_mean(made, t))
+        return made[jnp.argmax(good)], jnp.any(good), rounds + 1
 
     start = jnp.zeros(12, dtype), jnp.zeros((), bool), jnp.zeros((), jnp.int32)
     (found, good, _), _ = loops.bounded_while(lambda loop: ~loop[1], attempt, start, max_steps=max_rounds)
@@ -259,7 +263,7 @@ def _draw(law, key, num_points, num_candidates, max_rounds):
     return Curve(y, f, jnp.concatenate([found, log_scale[None]]), status.flag(~good, REJECTED))
 
 
-def _candidates(key, num, dtype):
+def candidates(key, num, dtype):
     """(num, 12): all parameters but the noise's, from their laws without the rejection."""
     first, second = jax.random.split(key)
     low, high = (jnp.asarray(a, dtype) for a in zip(*_UNIFORM.values()))
