@@ -3,4 +3,7 @@
 Builds on: core, gp, nn. Start reading at `priors` (what a data set is), then `_bars.py` (what is predicted).
 """
 
-__all__ = []
+from jaxsci.pfn import bars
+from jaxsci.pfn.bars import BarDistribution
+
+__all__ = ["BarDistribution", "bars"]
