@@ -4,6 +4,19 @@ Builds on: core, gp, nn. Start reading at `priors` (what a data set is), then `_
 """
 
 from jaxsci.pfn import bars
+from jaxsci.pfn._network import Config, Context, apply, apply_sequence, attention, config, encode, init, query
 from jaxsci.pfn.bars import BarDistribution
 
-__all__ = ["BarDistribution", "bars"]
+__all__ = [
+    "BarDistribution",
+    "Config",
+    "Context",
+    "apply",
+    "apply_sequence",
+    "attention",
+    "bars",
+    "config",
+    "encode",
+    "init",
+    "query",
+]

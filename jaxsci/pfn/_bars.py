@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jax.scipy.special import erf, erfc, ndtri
 from jaxtyping import Array, Float, Int
 
-from jaxsci.core import keys
+from jaxsci.core import keys, tree
 from jaxsci.core.types import KeyArray
 
 _UPPER_QUARTILE = 0.6744897501960817  # of the standard normal distribution
@@ -137,7 +137,6 @@ def _density_logs(borders: Array, full_support: bool) -> Array:
     return logs
 
 
-@eqx.filter_jit
 def log_prob(dist: BarDistribution, y: Float[Array, "..."]) -> Float[Array, "..."]:
     r"""Log-density: $\log p_k - \log w_k$, in the tails $\log p_k + \log(\sqrt{2/\pi}/s) - z^2/2s^2$.
 
@@ -149,6 +148,11 @@ def log_prob(dist: BarDistribution, y: Float[Array, "..."]) -> Float[Array, "...
         Log-densities; -inf outside the borders of a bounded distribution. Differentiable in y, borders and logits
         everywhere: the gradient in y is 0 inside a bucket, at its borders and where the density is 0.
     """
+    return _log_prob(dist, tree.as_arrays(y))
+
+
+@eqx.filter_jit
+def _log_prob(dist, y):
     borders, logits, y = aligned("log_prob", dist, y)
     k, last = _bucket(borders, y), logits.shape[-1] - 1
     out = _entry(jax.nn.log_softmax(logits), k) + _density_logs(borders, dist.full_support)[k]
@@ -222,7 +226,6 @@ def reflect(dist: BarDistribution) -> BarDistribution:
     return BarDistribution(-dist.borders[::-1], dist.logits[..., ::-1], dist.status, dist.full_support)
 
 
-@eqx.filter_jit
 def cdf(dist: BarDistribution, y: Float[Array, "..."]) -> Float[Array, "..."]:
     """Probability of a value below `y`, accurate where it is small.
 
@@ -233,6 +236,11 @@ def cdf(dist: BarDistribution, y: Float[Array, "..."]) -> Float[Array, "..."]:
     Returns:
         Probabilities; differentiable.
     """
+    return _cdf(dist, tree.as_arrays(y))
+
+
+@eqx.filter_jit
+def _cdf(dist, y):
     borders, logits, y = aligned("cdf", dist, y)
     k, last = _bucket(borders, y), logits.shape[-1] - 1
     p = jax.nn.softmax(logits)
@@ -252,13 +260,16 @@ def _before(p: Array) -> Array:
     return jnp.concatenate([jnp.zeros_like(p[..., :1]), jnp.cumsum(p, axis=-1)[..., :-1]], axis=-1)
 
 
-@eqx.filter_jit
 def survival(dist: BarDistribution, y: Float[Array, "..."]) -> Float[Array, "..."]:
     """Probability of a value above `y`, accurate where it is small; see `cdf`."""
-    return cdf(reflect(dist), -jnp.asarray(y))
+    return _survival(dist, tree.as_arrays(y))
 
 
 @eqx.filter_jit
+def _survival(dist, y):
+    return _cdf(reflect(dist), -jnp.asarray(y))
+
+
 def quantile(dist: BarDistribution, u: Float[Array, "..."]) -> Float[Array, "..."]:
     r"""The value below which the probability is u: linear inside a bucket, $b_1 + s_L\Phi^{-1}(u / 2p_0)$ in the tail.
 
@@ -270,6 +281,11 @@ def quantile(dist: BarDistribution, u: Float[Array, "..."]) -> Float[Array, "...
         Values; infinite at 0 and 1 with full support, NaN outside [0, 1]. Differentiable in all arguments, so that
         ``quantile(dist, uniform)`` is a draw that can be differentiated.
     """
+    return _quantile(dist, tree.as_arrays(u))
+
+
+@eqx.filter_jit
+def _quantile(dist, u):
     borders, logits, u = aligned("quantile", dist, u)
     upper = u > 0.5
     mirrored = _lower_quantile(-borders[::-1], logits[..., ::-1], jnp.where(upper, 1 - u, 0.5), dist.full_support)

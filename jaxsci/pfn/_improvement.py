@@ -16,11 +16,11 @@ import jax.numpy as jnp
 from jax.scipy.special import ndtr
 from jaxtyping import Array, ArrayLike, Float
 
+from jaxsci.core import tree
 from jaxsci.pfn import _bars
 from jaxsci.pfn._bars import BarDistribution
 
 
-@eqx.filter_jit
 def expected_improvement(dist: BarDistribution, best: Float[Array, "..."]) -> Float[Array, "..."]:
     """Expected amount by which a value exceeds `best`; to minimise, `reflect` the distribution and negate `best`.
 
@@ -38,6 +38,11 @@ def expected_improvement(dist: BarDistribution, best: Float[Array, "..."]) -> Fl
         >>> print(float(bars.expected_improvement(dist, 1.0)))
         0.25
     """
+    return _expected_improvement(dist, tree.as_arrays(best))
+
+
+@eqx.filter_jit
+def _expected_improvement(dist, best):
     borders, logits, best = _bars.aligned("expected_improvement", dist, best)
     tau = best[..., None]
     low, high = (b.reshape((1,) * best.ndim + b.shape) for b in (borders[:-1], borders[1:]))
@@ -64,7 +69,6 @@ def probability_of_improvement(dist: BarDistribution, best: Float[Array, "..."])
     return _bars.survival(dist, best)
 
 
-@eqx.filter_jit
 def upper_confidence_bound(dist: BarDistribution, beta: ArrayLike = 1.0) -> Float[Array, "..."]:
     r"""The quantile at $\Phi(\beta)$: of a normal distribution its mean and beta standard deviations.
 
@@ -72,11 +76,15 @@ def upper_confidence_bound(dist: BarDistribution, beta: ArrayLike = 1.0) -> Floa
         dist: the distribution.
         beta: how many; broadcasts with the leading axes of the logits; traced. Negative ones are lower bounds.
     """
+    return _upper_confidence_bound(dist, tree.as_arrays(beta))
+
+
+@eqx.filter_jit
+def _upper_confidence_bound(dist, beta):
     borders, _ = _bars.checked("upper_confidence_bound", dist)
     return _bars.quantile(dist, ndtr(jnp.asarray(beta, borders.dtype)))
 
 
-@eqx.filter_jit
 def mixture(
     dists: BarDistribution, borders: Float[Array, " num_borders"], *, weights: Float[Array, " M"] | None = None
 ) -> BarDistribution:
@@ -103,9 +111,15 @@ def mixture(
     weights = jnp.ones(num) if weights is None else jnp.asarray(weights)
     if weights.shape != (num,):
         raise ValueError(f"bars.mixture: weights must have shape ({num},), got {weights.shape}")
+    return _mixture(dists, jnp.asarray(borders), weights)
+
+
+@eqx.filter_jit
+def _mixture(dists, borders, weights):
+    num = dists.borders.shape[0]
     single = BarDistribution(dists.borders[0], dists.logits[0], dists.status, dists.full_support)
     dtype = _bars.checked("mixture", single)[0].dtype
-    borders, batch = jnp.asarray(borders, dtype), dists.logits.ndim - 2
+    borders, batch = borders.astype(dtype), dists.logits.ndim - 2
     inner = borders[1:-1].reshape((-1,) + (1,) * batch)
 
     def masses(dist):
