@@ -148,24 +148,24 @@ def _init(key, cfg: Config, dtype):
 
 
 def attention(
-    q: Float[Array, "T heads d"],
-    k: Float[Array, "N heads d"],
-    v: Float[Array, "N heads d"],
-    k_self: Float[Array, "T heads d"] | None,
-    v_self: Float[Array, "T heads d"] | None,
-    num_context: Int[Array, ""],
+    query: Float[Array, "T heads d"],
+    key: Float[Array, "T heads d"],
+    value: Float[Array, "T heads d"],
+    num_context: Int[Array, ""] | int,
+    *,
+    num_slots: int | None = None,
+    context: tuple[Float[Array, "N heads d"], Float[Array, "N heads d"]] | None = None,
 ) -> Float[Array, "T heads d"]:
-    r"""Attention to the first `num_context` keys, and to the token itself; what `apply` uses unless another is given.
+    r"""Attention to the live context and to the token itself; what `apply` uses unless another is given.
 
-    $o_i = (e^{s_{ii}} v^{self}_i + \sum_{j < n} e^{s_{ij}} v_j) / (e^{s_{ii}} + \sum_{j < n} e^{s_{ij}})$ with
+    $o_i = \sum_{j \in C_i} e^{s_{ij}} v_j / \sum_{j \in C_i} e^{s_{ij}}$ with $C_i = \{j < n\} \cup \{i\}$ and
     $s_{ij} = q_i \cdot k_j / \sqrt d$
 
     Args:
-        q: T queries.
-        k, v: keys and values of N context slots.
-        k_self, v_self: key and value of each query's own token; None leaves the term out, for tokens that are among
-            the keys. Without it and without context the result is 0.
-        num_context: n, how many slots count; traced.
+        query, key, value: of T tokens.
+        num_context: n, how many slots count, at most N; traced.
+        num_slots: N: the first tokens are the context's slots (static); all by default. Not with `context`.
+        context: keys and values of N slots; all tokens are then queries.
 
     Returns:
         Weighted values; sums and softmax in at least float32. Differentiable in all but `num_context`.
@@ -174,55 +174,35 @@ def attention(
         >>> import jax.numpy as jnp
         >>> from jaxsci import pfn
         >>> x = jnp.arange(6.0).reshape(3, 1, 2)
-        >>> print(pfn.attention(x, x, x, x, x, jnp.int32(0))[1])
-        [[2. 3.]]
+        >>> print(pfn.attention(x, x, x, 0)[1], pfn.attention(x, x, x, 1, num_slots=1)[0])
+        [[2. 3.]] [[0. 1.]]
     """
-    wide = jnp.promote_types(q.dtype, jnp.float32)
-    itself = None if k_self is None else jnp.ones(q.shape[0], bool)
-    return _attention(q, k, v, k_self, v_self, num_context, itself, wide)
+    rows = jnp.arange(query.shape[0])
+    if context is None:
+        slots = key.shape[0] if num_slots is None else num_slots
+        keys_, values, itself = key[:slots], value[:slots], rows >= num_context
+    else:
+        keys_, values, itself = *context, rows >= 0
+    wide, scale = jnp.promote_types(query.dtype, jnp.float32), query.shape[-1] ** -0.5
+    live = (jnp.arange(keys_.shape[0]) < num_context)[None, None]
+    scores = jnp.einsum("thd,shd->hts", query, keys_, preferred_element_type=wide) * scale
+    own = jnp.einsum("thd,thd->ht", query, key, preferred_element_type=wide) * scale
+    scores, own = jnp.where(live, scores, _MASKED), jnp.where(itself[None], own, _MASKED)
+    largest = jax.lax.stop_gradient(jnp.maximum(jnp.max(scores, axis=-1, initial=_MASKED), own))
+    weights = jnp.exp(scores - largest[..., None])
+    own = jnp.exp(own - largest)
+    total = jnp.sum(weights, axis=-1) + own
+    out = jnp.einsum("hts,shd->thd", weights.astype(value.dtype), values, preferred_element_type=wide)
+    out = out + own.T[..., None] * value.astype(wide)
+    return (out / total.T[..., None]).astype(value.dtype)
 
 
-def _attention(q, k, v, k_self, v_self, num_context, itself, wide):
-    """`attention`, with the own term in the rows where `itself` holds."""
-    scale = q.shape[-1] ** -0.5
-    live = jnp.arange(k.shape[0]) < num_context
-    scores = jnp.einsum("thd,shd->hts", q, k, preferred_element_type=wide) * scale
-    scores = jnp.where(live[None, None], scores, _MASKED)
-    largest = jnp.max(scores, axis=-1, initial=_MASKED)
-    if k_self is not None:
-        own = jnp.einsum("thd,thd->ht", q, k_self, preferred_element_type=wide) * scale
-        own = jnp.where(itself[None], own, _MASKED)
-        largest = jnp.maximum(largest, own)
-    largest = jax.lax.stop_gradient(largest)
-    weights = jnp.where(live[None, None], jnp.exp(scores - largest[..., None]), 0)
-    total = jnp.sum(weights, axis=-1)
-    out = jnp.einsum("hts,shd->thd", weights.astype(v.dtype), v, preferred_element_type=wide)
-    if k_self is not None:
-        own = jnp.where(itself[None], jnp.exp(own - largest), 0)
-        total = total + own
-        out = out + own.T[..., None] * v_self.astype(wide)
-    total = jnp.where(total > 0, total, 1)
-    return (out / total.T[..., None]).astype(v.dtype)
-
-
-def _attend(num_context, hook, q, k, v, mask, *, num_slots, first_row):
-    """Attention as the transformer calls it, its rows those of the tokens from `first_row` on."""
+def _attend(num_context, hook, q, k, v, mask, *, num_slots, cached):
+    """Attention as the transformer calls it; with a cache the rows of `k` before the queries' own are the context's."""
     del mask
-    rows = q.shape[0]
-    mine = slice(first_row, first_row + rows)
-    context = k[:num_slots], v[:num_slots]
-    if hook is None:
-        itself = first_row + jnp.arange(rows) >= num_context
-        wide = jnp.promote_types(q.dtype, jnp.float32)
-        return _attention(q, *context, k[mine], v[mine], num_context, itself, wide)
-    split = max(num_slots - first_row, 0)  # rows of context slots come first; they are among the keys
-    parts = []
-    if split:
-        parts.append(hook(q[:split], *context, None, None, num_context))
-    if rows > split:
-        own = slice(first_row + split, first_row + rows)
-        parts.append(hook(q[split:], *context, k[own], v[own], num_context))
-    return jnp.concatenate(parts) if len(parts) > 1 else parts[0]
+    if cached:
+        return hook(q, k[num_slots:], v[num_slots:], num_context, context=(k[:num_slots], v[:num_slots]))
+    return hook(q, k, v, num_context, num_slots=num_slots)
 
 
 def _features(function, cfg: Config, x, name):
@@ -283,8 +263,8 @@ def _lowered(params, compute_dtype, *arrays):
     return tree.cast(params, dtype), *(a.astype(dtype) for a in arrays)
 
 
-def _hook(attention):
-    return None if attention is None else as_partial(attention, "pfn", "attention")
+def _hook(given):
+    return as_partial(attention if given is None else given, "pfn", "attention")
 
 
 def apply(
@@ -308,8 +288,7 @@ def apply(
         num_context: how many of them count, the first ones; traced, cut to 0 ... N.
         x_query: the queries; none of them influences another.
         dense: ``dense(name, x, kernel, bias)``, see `nn.transformer` (static unless a Partial).
-        attention: a function like `pfn.attention`, which is the default (static unless a Partial): called for the
-            context slots without the own term, and for the queries with it.
+        attention: a function like `pfn.attention`, which is the default (static unless a Partial).
         compute_dtype: of products and activations, e.g. ``jnp.bfloat16`` (static); None keeps that of the inputs.
             Softmaxes, norms and the logits stay in at least float32.
 
@@ -345,7 +324,7 @@ def _apply(params, cfg, x, y, num_context, x_query, *, dense, attention, compute
     queries = _features("pfn.apply", cfg, jnp.asarray(x_query, x.dtype), "x_query")
     params, tokens, y = _lowered(params, compute_dtype, jnp.concatenate([x, queries]), y)
     h = _embed(params, dense, tokens, y, num_context)
-    attend = Partial(bind(_attend, num_slots=slots, first_row=0), num_context, _hook(attention))
+    attend = Partial(bind(_attend, num_slots=slots, cached=False), num_context, _hook(attention))
     h = nn.transformer.apply(params["transformer"], cfg.transformer, h, dense=dense, attention=attend)
     return _head(params, dense, h[slots:])
 
@@ -359,6 +338,7 @@ def apply_sequence(
     *,
     max_context: int | None = None,
     dense: Callable = layers.affine,
+    attention: Callable | None = None,
     compute_dtype=None,
 ) -> Float[Array, "T K"]:
     """Logits at every point of one series: the first `num_context` points are the context of all that follow.
@@ -370,7 +350,7 @@ def apply_sequence(
         x, y: T points, all finite; y counts only in the first `num_context`.
         num_context: n, traced; cut to 0 ... max_context.
         max_context: the most context that will ever be asked for (static), which saves attention; T by default.
-        dense, compute_dtype: as in `apply`.
+        dense, attention, compute_dtype: as in `apply`.
 
     Returns:
         Float[T, K]; the rows before n are of context points and mean nothing.
@@ -378,25 +358,19 @@ def apply_sequence(
     Raises:
         ValueError: shapes that do not fit, or more features than the network has.
     """
-    return _apply_sequence(
-        params,
-        cfg,
-        *tree.as_arrays((x, y, num_context)),
-        max_context=max_context,
-        dense=dense,
-        compute_dtype=compute_dtype,
-    )
+    given, options = tree.as_arrays((x, y, num_context)), (dense, attention, compute_dtype)
+    return _apply_sequence(params, cfg, *given, max_context, *options)
 
 
 @eqx.filter_jit
-def _apply_sequence(params, cfg, x, y, num_context, *, max_context, dense, compute_dtype):
+def _apply_sequence(params, cfg, x, y, num_context, max_context, dense, attention, compute_dtype):
     num = jnp.shape(y)[0] if jnp.ndim(y) else 0
     slots = num if max_context is None else min(check_size("pfn.apply_sequence", "max_context", max_context), num)
     x, y, num_context = _points("pfn.apply_sequence", cfg, x, y, num_context)
     num_context = jnp.minimum(num_context, slots)
     params, x, y = _lowered(params, compute_dtype, x, y)
     h = _embed(params, dense, x, y, num_context)
-    attend = Partial(bind(_attend, num_slots=slots, first_row=0), num_context, None)
+    attend = Partial(bind(_attend, num_slots=slots, cached=False), num_context, _hook(attention))
     h = nn.transformer.apply(params["transformer"], cfg.transformer, h, dense=dense, attention=attend)
     return _head(params, dense, h)
 
@@ -424,7 +398,7 @@ def _encode(params, cfg, x, y, num_context, *, dense, attention, compute_dtype):
     x = jnp.where((jnp.arange(y.shape[0]) < num_context)[:, None], x, 0)
     params, x, y = _lowered(params, compute_dtype, x, y)
     h = _embed(params, dense, x, y, num_context)
-    attend = Partial(bind(_attend, num_slots=y.shape[0], first_row=0), num_context, _hook(attention))
+    attend = Partial(bind(_attend, num_slots=y.shape[0], cached=False), num_context, _hook(attention))
     blocks = cfg.transformer
     empty = jnp.zeros((blocks.num_layers, y.shape[0], blocks.num_heads, blocks.width // blocks.num_heads), h.dtype)
     cache = nn.transformer.Cache(empty, empty, jnp.int32(0))
@@ -468,7 +442,7 @@ def _query(params, cfg, context, x_query, *, dense, attention, compute_dtype):
     h, slots = _embed(params, dense, queries, None, None), context.keys.shape[1]
     room = ((0, 0), (0, queries.shape[0]), (0, 0), (0, 0))  # the queries' own keys and values follow the context's
     cache = nn.transformer.Cache(jnp.pad(context.keys, room), jnp.pad(context.values, room), jnp.int32(slots))
-    attend = Partial(bind(_attend, num_slots=slots, first_row=slots), context.num_context, _hook(attention))
+    attend = Partial(bind(_attend, num_slots=slots, cached=True), context.num_context, _hook(attention))
     h, _ = nn.transformer.apply(params["transformer"], cfg.transformer, h, cache=cache, dense=dense, attention=attend)
     return _head(params, dense, h)
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxsci import pfn
+from jaxsci import nn, pfn
 from jaxsci.nn import layers
 
 GOLDEN = np.load(pathlib.Path(__file__).parent / "golden" / "network.npz")
@@ -27,9 +27,13 @@ def golden(dtype, file=GOLDEN, cfg=CFG):
     return jax.tree_util.tree_map_with_path(leaf, like), file["x"].astype(dtype), file["y"].astype(dtype)
 
 
-def _hook(q, k, v, k_self, v_self, n):
-    """The default attention, as a stranger would give it."""
-    return pfn.attention(q, k, v, k_self, v_self, n)
+def _hook(query, key, value, num_context, *, num_slots=None, context=None):
+    """The same attention by a mask over all tokens, as a stranger would give it."""
+    keys, values = (key, value) if context is None else (jnp.concatenate(ab) for ab in zip(context, (key, value)))
+    slots = num_slots if context is None else context[0].shape[0]
+    itself = jnp.arange(query.shape[0])[:, None] + (0 if context is None else slots) == jnp.arange(keys.shape[0])[None]
+    sees = (jnp.arange(keys.shape[0]) < jnp.minimum(num_context, slots))[None] | itself
+    return nn.attention.attention(query, keys, values, sees)
 
 
 @jax.jit
