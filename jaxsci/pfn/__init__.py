@@ -3,6 +3,22 @@
 Builds on: core, gp, nn. Start reading at `priors` (what a data set is), then `_bars.py` (what is predicted).
 """
 
-from jaxsci.pfn import priors
+from jaxsci.pfn import bars, curves, priors
+from jaxsci.pfn._network import Config, Context, apply, apply_sequence, attention, config, encode, init, query
+from jaxsci.pfn.bars import BarDistribution
 
-__all__ = ["priors"]
+__all__ = [
+    "BarDistribution",
+    "Config",
+    "Context",
+    "apply",
+    "apply_sequence",
+    "attention",
+    "bars",
+    "config",
+    "curves",
+    "encode",
+    "init",
+    "priors",
+    "query",
+]
