@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import scipy.special
 
+from jaxsci import pfn
 from jaxsci.core import status
 from jaxsci.pfn import bars, curves
 
@@ -104,6 +105,30 @@ def uniform_to_come(y, num_observed):
     borders = jnp.linspace(0, 1, 21)
     logits = jnp.where(borders[1:] > y[num_observed - 1], 0.0, -30.0)
     return bars.distribution(borders, jnp.broadcast_to(logits, (*y.shape, 20)), full_support=False)
+
+
+NET = pfn.config(1, 10, width=8, num_layers=1, num_heads=2, y_range=(0.0, 1.0))
+
+
+def test_a_network_is_asked_at_the_epochs_of_its_training():
+    """A run of 30 epochs is the beginning of one of 100: epoch t enters as t/101, and later values say nothing."""
+    params = jax.tree.map(lambda a: a + 0.3, pfn.init(jax.random.key(2), NET))
+    model = pfn.model(params, NET, jnp.linspace(0, 1, 11))
+    y = jnp.linspace(0.1, 0.5, 30)
+    x = (jnp.arange(1, 31) / 101)[:, None]
+    found = curves.predict(model, y.at[12:].set(jnp.nan), 12)
+    expected = pfn.predict(model, x[:12], y[:12], 12, x[12:])
+    np.testing.assert_allclose(found.logits[12:], expected.logits, atol=1e-5)
+    np.testing.assert_allclose(curves.survival_of(model)(y, 12, 0.4)[12:], bars.survival(expected, 0.4), atol=1e-5)
+    assert int(found.status) == 0 and int(curves.predict(model, 100 * y, 12).status) == pfn.OUTSIDE
+    expected = status.NONFINITE_INPUT | status.OUT_OF_RANGE | pfn.OUTSIDE
+    assert int(curves.predict(model, y.at[3].set(jnp.inf), 31).status) == expected
+    with pytest.raises(ValueError, match="at most 20 values.*evenly spread"):
+        curves.predict(model, y, 3, num_trained=20)
+    with pytest.raises(ValueError, match="predicts classes"):
+        curves.predict(pfn.model(params, NET), y, 3)
+    with pytest.raises(TypeError, match="must be a Model"):
+        curves.predict(params, y, 3)
 
 
 RULES = {

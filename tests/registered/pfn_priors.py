@@ -6,7 +6,7 @@ import numpy as np
 
 import contracts
 from contracts import Builder, Compiled, Family
-from jaxsci import gp
+from jaxsci import gp, pfn
 from jaxsci.pfn import bars, curves, priors
 
 KEY = jax.random.key(3)
@@ -103,6 +103,18 @@ def _same(logit, y, num_observed):
     return bars.distribution(
         jnp.linspace(0, 1, 3, dtype=y.dtype), jnp.broadcast_to(logit * jnp.arange(2), (*y.shape, 2))
     )
+
+
+NET = pfn.config(1, 4, width=4, num_layers=1, num_heads=1)
+
+
+def _predict(key, dtype):
+    borders = jnp.linspace(0, 1, 5, dtype=dtype)
+
+    def run(params, y):
+        return curves.predict(pfn.model(params, NET, borders), y, 2)
+
+    return run, (pfn.init(jax.random.key(1), NET, dtype=dtype), contracts.uniform(key, (4,), dtype))
 
 
 def _rule(make, *hyper):
@@ -209,6 +221,7 @@ ENTRIES = {
     f"{C}.survival_of": _rule(
         lambda logit: curves.predictive(curves.survival_of(jax.tree_util.Partial(_same, logit))), 0.5
     ),
+    f"{C}.predict": Compiled(_predict, grad=(0, 1)),
     f"{C}.evaluate": Compiled(_evaluate),
     f"{C}.epochs_to_reach": Compiled(_evaluate),
     f"{C}.stretch": Compiled(_stretch),
