@@ -88,7 +88,7 @@ def normalizer(
     References: Adriaensen et al. 2023, appendix A.
     """
     for name, pair in (("hard", hard), ("soft", soft)):
-        if jnp.ndim(pair) > 1 or len(pair) != 2:
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
             raise ValueError(f"curves.normalizer: {name} must be a pair (low, high), got {pair!r}")
     name = "curves.normalizer"
     dtype = float_dtype(tuple(hard), tuple(soft))
@@ -124,12 +124,12 @@ def normalize(normalizer: Normalizer, x: Float[ArrayLike, "..."]) -> Normalized:
         ~nan & ~((x >= low) & (x <= high)), status.OUT_OF_RANGE
     )
     code = code | status.flag(~ordered, status.OUT_OF_RANGE)
-    inside = jnp.clip(jnp.where(nan, jnp.where(minimize, high, low), x), low, high)
+    inside = _within(jnp.where(nan, jnp.where(minimize, high, low), x), low, high)
     width = jnp.where(ordered, soft_high - soft_low, 1)
     z = 2 * (inside - soft_low) / width - 1
     least, most = _ends(low, high, soft_low, width)
     span = jnp.where(ordered, most - least, 1)
-    value = jnp.clip((jax.nn.sigmoid(z) - least) / span, 0, 1)
+    value = _within((jax.nn.sigmoid(z) - least) / span, 0, 1)
     log_slope = jax.nn.log_sigmoid(z) + jax.nn.log_sigmoid(-z) + jnp.log(2 / (width * span))
     return Normalized(jnp.where(minimize, 1 - value, value), log_slope, code)
 
@@ -161,6 +161,11 @@ def denormalize(normalizer: Normalizer, value: Float[ArrayLike, "..."]) -> Float
     least, most = _ends(low, high, soft_low, width)
     share = least + (most - least) * value
     return jnp.clip(soft_low + width * (1 + jnp.log(share) - jnp.log1p(-share)) / 2, low, high)
+
+
+def _within(x, low, high):
+    """x moved into [low, high]; unlike that of `jnp.clip`, the gradient at a bound is 1."""
+    return jnp.where(x < low, low, jnp.where(x > high, high, x))
 
 
 def _ends(low, high, soft_low, width):

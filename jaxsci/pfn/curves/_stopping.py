@@ -23,6 +23,8 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int
 from jaxsci.core.static import as_partial, check_size
 from jaxsci.core.types import Size, as_scalar, concrete
 from jaxsci.pfn import bars
+from jaxsci.pfn._predict import Model
+from jaxsci.pfn.curves import _predict
 
 Rule: TypeAlias = Callable[..., Bool[Array, ""]]
 """``rule(y, num_observed, y_best) -> Bool``: whether to stop a run; a pure function."""
@@ -162,13 +164,14 @@ def survival_of(predict: Callable) -> Callable:
     """The function that `predictive` asks, of a network.
 
     Args:
-        predict: ``predict(y, num_observed) -> BarDistribution`` over the epochs 1, ..., m.
+        predict: ``predict(y, num_observed) -> BarDistribution`` over the epochs 1, ..., m, or a `Model` that was
+            trained on `priors.curves` of 100 epochs.
 
     Returns:
         ``survival(y, num_observed, level) -> (m,)``.
 
     Raises:
-        TypeError: `predict` is no function.
+        TypeError: `predict` is neither.
 
     Example:
         >>> from jaxsci.pfn import bars, curves
@@ -177,6 +180,8 @@ def survival_of(predict: Callable) -> Callable:
         >>> print(curves.survival_of(anything)(jnp.zeros(2), 0, 0.75))
         [0.25 0.25]
     """
+    if isinstance(predict, Model):
+        predict = Partial(_predict.predict, predict)
     return Partial(_survival, as_partial(predict, "curves.survival_of", "predict"))
 
 

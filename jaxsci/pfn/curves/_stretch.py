@@ -95,36 +95,34 @@ def _stretch(key, log_density, start, num_steps, burn_in, thin, scale):
     half = num_walkers // 2
     density = jax.vmap(log_density)
 
-    def half_step(key, moving, fixed, at):
-        keys = jax.random.split(key, 3)
+    def half_step(index, state):
+        walkers, at, accepted = state
+        which, keys = index % 2, jax.random.split(jax.random.fold_in(key, index), 3)
+        moving, fixed, here = walkers[which], walkers[1 - which], at[which]
         partner = fixed[jax.random.randint(keys[0], (half,), 0, half)]
         z = ((scale - 1) * jax.random.uniform(keys[1], (half,), start.dtype) + 1) ** 2 / scale
         proposal = partner + z[:, None] * (moving - partner)
         there = density(proposal).astype(start.dtype)
-        ratio = jnp.where(jnp.isneginf(at), jnp.inf, (num_dims - 1) * jnp.log(z) + there - at)
+        ratio = jnp.where(jnp.isneginf(here), jnp.inf, (num_dims - 1) * jnp.log(z) + there - here)
         # A NaN fails every comparison; from where the density is 0 anything positive is accepted.
         accept = (there > -jnp.inf) & (jnp.log(jax.random.uniform(keys[2], (half,), start.dtype)) < ratio)
-        return jnp.where(accept[:, None], proposal, moving), jnp.where(accept, there, at), accept
-
-    def step(index, state):
-        first, second, at_first, at_second, accepted = state
-        keys = jax.random.split(jax.random.fold_in(key, index))
-        first, at_first, one = half_step(keys[0], first, second, at_first)
-        second, at_second, two = half_step(keys[1], second, first, at_second)
-        return first, second, at_first, at_second, accepted + jnp.sum(one) + jnp.sum(two)
+        walkers = walkers.at[which].set(jnp.where(accept[:, None], proposal, moving))
+        at = at.at[which].set(jnp.where(accept, there, here))
+        counted = jnp.sum(accept, dtype=jnp.int32) * (index >= 2 * burn_in)
+        return walkers, at, accepted + counted
 
     def kept(state, index):
-        begin = burn_in + index * thin
-        state = jax.lax.fori_loop(begin, begin + thin, step, state)
-        return state, (jnp.concatenate(state[:2]), jnp.concatenate(state[2:4]))
+        # The burn-in comes before the first: one loop, compiled once.
+        begin, end = jnp.where(index == 0, 0, burn_in + index * thin), burn_in + (index + 1) * thin
+        state = jax.lax.fori_loop(2 * begin, 2 * end, half_step, state)
+        return state, (state[0].reshape(start.shape), state[1].reshape(num_walkers))
 
     at = density(start).astype(start.dtype)
     code = status.flag(~jnp.any(at > -jnp.inf), status.DEGENERATE)
     code = code | status.flag(jnp.any(jnp.isnan(at)), status.NONFINITE_INPUT)
     at = jnp.where(jnp.isnan(at), -jnp.inf, at)
-    state = start[:half], start[half:], at[:half], at[half:], jnp.zeros((), jnp.int32)
-    state = (*jax.lax.fori_loop(0, burn_in, step, state)[:4], jnp.zeros((), jnp.int32))
-    state, (value, log_densities) = jax.lax.scan(kept, state, jnp.arange(num_steps))
+    state = start.reshape(2, half, num_dims), at.reshape(2, half), jnp.zeros((), jnp.int32)
+    state, (value, log_densities) = jax.lax.scan(kept, state, jnp.arange(num_steps, dtype=jnp.int32))
     moves = num_steps * thin * num_walkers
     return Ensemble(value, log_densities, state[-1].astype(start.dtype) / moves, code)
 

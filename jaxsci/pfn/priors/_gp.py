@@ -191,15 +191,13 @@ def _gp_hyper(pairs, key, num_points, num_features):
 @eqx.filter_jit
 def _drawn(pairs, key, num_points, num_features):
     dtype = float_dtype(pairs)
-    keys = jax.random.split(key, 4)
-
-    def gamma(key, pair, shape=()):
-        return jax.random.gamma(key, pair[0].astype(dtype), shape, dtype) / pair[1].astype(dtype)
-
-    length = gamma(keys[0], pairs["length"], (num_features,))
-    variance, noise = gamma(keys[1], pairs["variance"]), gamma(keys[2], pairs["noise"])
-    kernel = kernels.scale(kernels.matern(2.5, length), variance)
-    return _process(kernel, noise, keys[3], num_points, num_features)
+    first, second = jax.random.split(key)
+    names = ["length"] * num_features + ["variance", "noise"]
+    shapes, rates = (jnp.stack([pairs[name][i].astype(dtype) for name in names]) for i in (0, 1))
+    # One call for all: the sampler is long to compile.
+    drawn = jax.random.gamma(first, shapes, shapes.shape, dtype) / rates
+    kernel = kernels.scale(kernels.matern(2.5, drawn[:-2]), drawn[-2])
+    return _process(kernel, drawn[-1], second, num_points, num_features)
 
 
 def _ridge(weight_variance, noise, key, num_points, num_features):

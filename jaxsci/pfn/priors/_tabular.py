@@ -117,28 +117,26 @@ def _tabular(weight_law, noise_law, dropout, key, num_points, num_features, *, c
 @eqx.filter_jit
 def _table(weight_law, noise_law, dropout, key, num_points, num_features, classes, max_hidden, alternate):
     dtype = float_dtype(weight_law, noise_law, dropout)
-    keys = jax.random.split(key, 10)
-    used = _some(keys[0], _FEATURES_LAW, num_features, dtype)
-    hidden = _some(keys[1], _HIDDEN_LAW, max_hidden, dtype)
-    sizes = [
-        jax.random.gamma(k, a.astype(dtype), (), dtype) * s for k, (a, s) in zip(keys[2:4], (weight_law, noise_law))
-    ]
-    weight, noise = (size.astype(dtype) for size in sizes)
+    keys = jax.random.split(key, 5)
+    # All gamma variables in one call, since the sampler is long to compile; of two of them a beta variable is made.
+    shapes = [*_FEATURES_LAW, *_HIDDEN_LAW, weight_law[0], noise_law[0]]
+    gammas = jax.random.gamma(keys[0], jnp.stack([jnp.asarray(s, dtype) for s in shapes]), (6,), dtype)
+    used, hidden = _some(gammas[:2], num_features), _some(gammas[2:4], max_hidden)
+    weight, noise = gammas[4] * weight_law[1].astype(dtype), gammas[5] * noise_law[1].astype(dtype)
     live = jnp.arange(num_features) < used
-    x = jnp.where(live, jax.random.normal(keys[4], (num_points, num_features), dtype), 0)
-    output = _perceptron(keys[5], x, weight, noise, dropout, hidden, max_hidden)
+    x = jnp.where(live, jax.random.normal(keys[1], (num_points, num_features), dtype), 0)
+    output = _perceptron(keys[2], x, weight, noise, dropout, hidden, max_hidden)
     x = jnp.where(live, _standardised(x) * (num_features / used.astype(dtype)), 0)
     if alternate:
-        order = _alternating(keys[6], output)
+        order = _alternating(keys[3], output)
         x, output = x[order], output[order]
-    return x, _classes(keys[7], output, classes).astype(dtype)
+    return x, _classes(keys[4], output, classes).astype(dtype)
 
 
-def _some(key, law, most, dtype):
+def _some(gammas, most):
     """A number in 2 ... most: 2 + round(b (most - 1) - 1/2), b of a beta law."""
-    share = jax.random.beta(key, *law, (), dtype)
-    steps = jnp.clip(jnp.round(share * (most - 1) - 0.5), 0, most - _LEAST)
-    return _LEAST + steps.astype(jnp.int32)
+    steps = jnp.round(gammas[0] / jnp.sum(gammas) * (most - 1) - 0.5)
+    return _LEAST + jnp.clip(steps, 0, most - _LEAST).astype(jnp.int32)
 
 
 def _perceptron(key, x, weight, noise, dropout, hidden, max_hidden):
