@@ -7,7 +7,7 @@ import numpy as np
 import contracts
 from contracts import Bad, Builder, Compiled, Driver
 from jaxsci import gp, pfn
-from jaxsci.pfn import bars, scores
+from jaxsci.pfn import bars, interop, scores
 
 NUM = 4
 EDGES = np.array([-1.0, -0.2, 0.1, 0.9, 1.5])
@@ -149,6 +149,16 @@ def _drawn(folder):
     np.testing.assert_allclose(borders, np.linspace(0, 1, NUM + 1), atol=0.1)
 
 
+def _view(folder):
+    dist = bars.distribution(EDGES, np.zeros((2, NUM)))
+    view, key = interop.to_distrax(dist), jax.random.key(0)
+    assert view.batch_shape == (2,) and view.sample(seed=key, sample_shape=(3,)).shape == (3, 2)
+    for name in ("mean", "variance", "mode", "entropy"):
+        np.testing.assert_array_equal(getattr(view, name)(), getattr(bars, name)(dist))
+    np.testing.assert_array_equal(view.log_prob(0.3), bars.log_prob(dist, 0.3))
+    np.testing.assert_allclose(view.survival_function(0.3), 1 - view.cdf(0.3), rtol=1e-6)
+
+
 _NO_DTYPE = {"dtype": "the data have the dtype of the prior"}
 
 ENTRIES = {
@@ -187,6 +197,9 @@ ENTRIES = {
     ),
     "jaxsci.pfn.encode": Compiled(_encode, grad=(0, 1, 2)),
     "jaxsci.pfn.init": Compiled(lambda key, dtype: (lambda k: pfn.init(k, CFG, dtype=dtype), (key,))),
+    "jaxsci.pfn.interop.to_distrax": Driver(
+        bad=(Bad(lambda _: interop.to_distrax(EDGES), TypeError, "expected a BarDistribution"),), works=_view
+    ),
     "jaxsci.pfn.load": Driver(bad=(Bad(lambda _: pfn.load("nothing"), FileNotFoundError, "there is no model"),)),
     "jaxsci.pfn.loss": Compiled(_loss, grad=(0,)),
     "jaxsci.pfn.model": Driver(
