@@ -60,7 +60,7 @@ def _expected_improvement(dist, best):
 
 def _excess(a, scale):
     """E[(scale |Z| - a)^+] for a >= 0; smaller a count as 0."""
-    x = jnp.maximum(a, 0) / scale
+    x = jnp.where(a >= 0, a, 0) / scale  # its slope is 1 at 0, that of a maximum one half
     return 2 * scale * jnp.maximum(jnp.exp(-0.5 * x**2) / math.sqrt(2 * math.pi) - x * ndtr(-x), 0)
 
 

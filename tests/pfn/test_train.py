@@ -12,7 +12,7 @@ from jax.tree_util import Partial, keystr
 from jaxsci import pfn
 from jaxsci.core import checkpoint, train
 from jaxsci.core.static import bind
-from jaxsci.pfn import _presets, _train, priors, scores
+from jaxsci.pfn import __main__, _presets, _train, priors, scores
 from tolerances import STANDARD_ERRORS
 
 CFG = pfn.config(1, 10, width=8, num_layers=1, num_heads=2)
@@ -124,6 +124,23 @@ def test_what_is_refused():
         pfn.train(jax.random.key(0), LINE, CFG, BORDERS[:4], **SIZES)
     with pytest.raises(ValueError, match="two values"):
         pfn.prior_borders(jax.random.key(0), _blank, 4, num_points=4, num_sets=5)
+
+
+def test_the_command_line(tmp_path, monkeypatch, capsys):
+    """Sizes as in `fitted`, so that little is compiled anew."""
+    small = _presets.PRESETS["gp"]._replace(
+        prior=lambda: LINE, num_points=8, context=(0, 6), batch_size=4, learning_rate=1e-2, num_buckets=10,
+        ranges={}, measure=lambda key, model: {"n=0": {"gap": 0.5}},
+    )  # fmt: skip
+    monkeypatch.setitem(_presets.PRESETS, "gp", small)
+    options = ["--steps", "12", "--width", "8", "--layers", "1", "--heads", "2", "--seed", "3"]
+    assert __main__.main(["train", "--prior", "gp", "--out", str(tmp_path), *options]) == 0
+    assert "12 steps" in capsys.readouterr().out
+    about = pfn.about(tmp_path / "model.npz")
+    assert about["figures"] == {"n=0": {"gap": 0.5}} and about["training"]["seed"] == 3
+    assert pfn.load(tmp_path / "model.npz").config.num_buckets == 10
+    with pytest.raises(SystemExit, match="batch"):
+        __main__.main(["train", "--prior", "gp", "--out", str(tmp_path), *options, "--batch", "2"])
 
 
 # --- what is learnt: minutes, so not in the quick suite -----------------------------------------------------
