@@ -21,7 +21,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
 from jaxsci import nn
 from jaxsci.core import keys, tree
@@ -151,7 +151,7 @@ def attention(
     query: Float[Array, "T heads d"],
     key: Float[Array, "T heads d"],
     value: Float[Array, "T heads d"],
-    num_context: Int[Array, ""] | int,
+    num_context: Int[ArrayLike, ""],
     *,
     num_slots: int | None = None,
     context: tuple[Float[Array, "N heads d"], Float[Array, "N heads d"]] | None = None,
@@ -270,10 +270,10 @@ def _hook(given):
 def apply(
     params: PyTree,
     cfg: Config,
-    x: Float[Array, "N F"],
-    y: Float[Array, " N"],
-    num_context: Int[Array, ""] | int,
-    x_query: Float[Array, "Q F"],
+    x: Float[ArrayLike, "N F"],
+    y: Float[ArrayLike, " N"],
+    num_context: Int[ArrayLike, ""],
+    x_query: Float[ArrayLike, "Q F"],
     *,
     dense: Callable = layers.affine,
     attention: Callable | None = None,
@@ -332,9 +332,9 @@ def _apply(params, cfg, x, y, num_context, x_query, *, dense, attention, compute
 def apply_sequence(
     params: PyTree,
     cfg: Config,
-    x: Float[Array, "T F"],
-    y: Float[Array, " T"],
-    num_context: Int[Array, ""] | int,
+    x: Float[ArrayLike, "T F"],
+    y: Float[ArrayLike, " T"],
+    num_context: Int[ArrayLike, ""],
     *,
     max_context: int | None = None,
     dense: Callable = layers.affine,
@@ -378,9 +378,9 @@ def _apply_sequence(params, cfg, x, y, num_context, max_context, dense, attentio
 def encode(
     params: PyTree,
     cfg: Config,
-    x: Float[Array, "N F"],
-    y: Float[Array, " N"],
-    num_context: Int[Array, ""] | int,
+    x: Float[ArrayLike, "N F"],
+    y: Float[ArrayLike, " N"],
+    num_context: Int[ArrayLike, ""],
     *,
     dense: Callable = layers.affine,
     attention: Callable | None = None,
@@ -410,7 +410,7 @@ def query(
     params: PyTree,
     cfg: Config,
     context: Context,
-    x_query: Float[Array, "Q F"],
+    x_query: Float[ArrayLike, "Q F"],
     *,
     dense: Callable = layers.affine,
     attention: Callable | None = None,
