@@ -163,7 +163,7 @@ def attention(
 
     Args:
         query, key, value: of T tokens.
-        num_context: n, how many slots count, at most N; traced.
+        num_context: n, how many slots count, cut to 0 ... N; traced.
         num_slots: N: the first tokens are the context's slots (static); all by default. Not with `context`.
         context: keys and values of N slots; all tokens are then queries.
 
@@ -177,12 +177,10 @@ def attention(
         >>> print(pfn.attention(x, x, x, 0)[1], pfn.attention(x, x, x, 1, num_slots=1)[0])
         [[2. 3.]] [[0. 1.]]
     """
-    rows = jnp.arange(query.shape[0])
-    if context is None:
-        slots = key.shape[0] if num_slots is None else num_slots
-        keys_, values, itself = key[:slots], value[:slots], rows >= num_context
-    else:
-        keys_, values, itself = *context, rows >= 0
+    slots = key.shape[0] if num_slots is None else num_slots
+    keys_, values = (key[:slots], value[:slots]) if context is None else context
+    num_context = jnp.clip(num_context, 0, keys_.shape[0])
+    itself = jnp.arange(query.shape[0]) >= (num_context if context is None else 0)
     wide, scale = jnp.promote_types(query.dtype, jnp.float32), query.shape[-1] ** -0.5
     live = (jnp.arange(keys_.shape[0]) < num_context)[None, None]
     scores = jnp.einsum("thd,shd->hts", query, keys_, preferred_element_type=wide) * scale
