@@ -19,7 +19,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.scipy.special import erf, erfc, ndtri
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, ArrayLike, Float, Int
 
 from jaxsci.core import keys, tree
 from jaxsci.core.types import KeyArray
@@ -45,8 +45,8 @@ class BarDistribution(eqx.Module):
 
 
 def distribution(
-    borders: Float[Array, " num_borders"],
-    logits: Float[Array, "*batch K"],
+    borders: Float[ArrayLike, " num_borders"],
+    logits: Float[ArrayLike, "*batch K"],
     *,
     full_support: bool = True,
     status: Int[Array, "..."] | int = 0,
@@ -137,7 +137,7 @@ def _density_logs(borders: Array, full_support: bool) -> Array:
     return logs
 
 
-def log_prob(dist: BarDistribution, y: Float[Array, "..."]) -> Float[Array, "..."]:
+def log_prob(dist: BarDistribution, y: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
     r"""Log-density: $\log p_k - \log w_k$, in the tails $\log p_k + \log(\sqrt{2/\pi}/s) - z^2/2s^2$.
 
     Args:
@@ -226,7 +226,7 @@ def reflect(dist: BarDistribution) -> BarDistribution:
     return BarDistribution(-dist.borders[::-1], dist.logits[..., ::-1], dist.status, dist.full_support)
 
 
-def cdf(dist: BarDistribution, y: Float[Array, "..."]) -> Float[Array, "..."]:
+def cdf(dist: BarDistribution, y: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
     """Probability of a value below `y`, accurate where it is small.
 
     Args:
@@ -260,7 +260,7 @@ def _before(p: Array) -> Array:
     return jnp.concatenate([jnp.zeros_like(p[..., :1]), jnp.cumsum(p, axis=-1)[..., :-1]], axis=-1)
 
 
-def survival(dist: BarDistribution, y: Float[Array, "..."]) -> Float[Array, "..."]:
+def survival(dist: BarDistribution, y: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
     """Probability of a value above `y`, accurate where it is small; see `cdf`."""
     return _survival(dist, tree.as_arrays(y))
 
@@ -270,7 +270,7 @@ def _survival(dist, y):
     return _cdf(reflect(dist), -jnp.asarray(y))
 
 
-def quantile(dist: BarDistribution, u: Float[Array, "..."]) -> Float[Array, "..."]:
+def quantile(dist: BarDistribution, u: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
     r"""The value below which the probability is u: linear inside a bucket, $b_1 + s_L\Phi^{-1}(u / 2p_0)$ in the tail.
 
     Args:

@@ -21,7 +21,7 @@ from jaxsci.pfn import _bars
 from jaxsci.pfn._bars import BarDistribution
 
 
-def expected_improvement(dist: BarDistribution, best: Float[Array, "..."]) -> Float[Array, "..."]:
+def expected_improvement(dist: BarDistribution, best: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
     """Expected amount by which a value exceeds `best`; to minimise, `reflect` the distribution and negate `best`.
 
     Args:
@@ -60,11 +60,11 @@ def _expected_improvement(dist, best):
 
 def _excess(a, scale):
     """E[(scale |Z| - a)^+] for a >= 0; smaller a count as 0."""
-    x = jnp.maximum(a, 0) / scale
+    x = jnp.where(a >= 0, a, 0) / scale  # its slope is 1 at 0, that of a maximum one half
     return 2 * scale * jnp.maximum(jnp.exp(-0.5 * x**2) / math.sqrt(2 * math.pi) - x * ndtr(-x), 0)
 
 
-def probability_of_improvement(dist: BarDistribution, best: Float[Array, "..."]) -> Float[Array, "..."]:
+def probability_of_improvement(dist: BarDistribution, best: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
     """Probability of a value above `best`, which is `survival`."""
     return _bars.survival(dist, best)
 

@@ -21,7 +21,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
 from jaxsci import nn
 from jaxsci.core import keys, tree
@@ -151,7 +151,7 @@ def attention(
     query: Float[Array, "T heads d"],
     key: Float[Array, "T heads d"],
     value: Float[Array, "T heads d"],
-    num_context: Int[Array, ""] | int,
+    num_context: Int[ArrayLike, ""],
     *,
     num_slots: int | None = None,
     context: tuple[Float[Array, "N heads d"], Float[Array, "N heads d"]] | None = None,
@@ -163,7 +163,7 @@ def attention(
 
     Args:
         query, key, value: of T tokens.
-        num_context: n, how many slots count, at most N; traced.
+        num_context: n, how many slots count, cut to 0 ... N; traced.
         num_slots: N: the first tokens are the context's slots (static); all by default. Not with `context`.
         context: keys and values of N slots; all tokens are then queries.
 
@@ -177,12 +177,10 @@ def attention(
         >>> print(pfn.attention(x, x, x, 0)[1], pfn.attention(x, x, x, 1, num_slots=1)[0])
         [[2. 3.]] [[0. 1.]]
     """
-    rows = jnp.arange(query.shape[0])
-    if context is None:
-        slots = key.shape[0] if num_slots is None else num_slots
-        keys_, values, itself = key[:slots], value[:slots], rows >= num_context
-    else:
-        keys_, values, itself = *context, rows >= 0
+    slots = key.shape[0] if num_slots is None else num_slots
+    keys_, values = (key[:slots], value[:slots]) if context is None else context
+    num_context = jnp.clip(num_context, 0, keys_.shape[0])
+    itself = jnp.arange(query.shape[0]) >= (num_context if context is None else 0)
     wide, scale = jnp.promote_types(query.dtype, jnp.float32), query.shape[-1] ** -0.5
     live = (jnp.arange(keys_.shape[0]) < num_context)[None, None]
     scores = jnp.einsum("thd,shd->hts", query, keys_, preferred_element_type=wide) * scale
@@ -270,10 +268,10 @@ def _hook(given):
 def apply(
     params: PyTree,
     cfg: Config,
-    x: Float[Array, "N F"],
-    y: Float[Array, " N"],
-    num_context: Int[Array, ""] | int,
-    x_query: Float[Array, "Q F"],
+    x: Float[ArrayLike, "N F"],
+    y: Float[ArrayLike, " N"],
+    num_context: Int[ArrayLike, ""],
+    x_query: Float[ArrayLike, "Q F"],
     *,
     dense: Callable = layers.affine,
     attention: Callable | None = None,
@@ -332,9 +330,9 @@ def _apply(params, cfg, x, y, num_context, x_query, *, dense, attention, compute
 def apply_sequence(
     params: PyTree,
     cfg: Config,
-    x: Float[Array, "T F"],
-    y: Float[Array, " T"],
-    num_context: Int[Array, ""] | int,
+    x: Float[ArrayLike, "T F"],
+    y: Float[ArrayLike, " T"],
+    num_context: Int[ArrayLike, ""],
     *,
     max_context: int | None = None,
     dense: Callable = layers.affine,
@@ -378,9 +376,9 @@ def _apply_sequence(params, cfg, x, y, num_context, max_context, dense, attentio
 def encode(
     params: PyTree,
     cfg: Config,
-    x: Float[Array, "N F"],
-    y: Float[Array, " N"],
-    num_context: Int[Array, ""] | int,
+    x: Float[ArrayLike, "N F"],
+    y: Float[ArrayLike, " N"],
+    num_context: Int[ArrayLike, ""],
     *,
     dense: Callable = layers.affine,
     attention: Callable | None = None,
@@ -410,7 +408,7 @@ def query(
     params: PyTree,
     cfg: Config,
     context: Context,
-    x_query: Float[Array, "Q F"],
+    x_query: Float[ArrayLike, "Q F"],
     *,
     dense: Callable = layers.affine,
     attention: Callable | None = None,

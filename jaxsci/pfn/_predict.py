@@ -13,7 +13,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
 from jaxsci.core import status, tree
 from jaxsci.core.types import float_dtype
@@ -90,10 +90,10 @@ def model(params: PyTree, config: _network.Config, borders: Any = None, *, full_
 
 def predict(
     model: Model,
-    x: Float[Array, "N F"],
-    y: Float[Array, " N"],
-    num_context: Int[Array, ""] | int,
-    x_query: Float[Array, "Q F"],
+    x: Float[ArrayLike, "N F"],
+    y: Float[ArrayLike, " N"],
+    num_context: Int[ArrayLike, ""],
+    x_query: Float[ArrayLike, "Q F"],
     *,
     attention: Callable | None = None,
     compute_dtype=None,
@@ -144,10 +144,10 @@ def _predict(model, x, y, num_context, x_query, attention, compute_dtype):
 
 def classify(
     model: Model,
-    x: Float[Array, "N F"],
-    y: Float[Array, " N"],
-    num_context: Int[Array, ""] | int,
-    x_query: Float[Array, "Q F"],
+    x: Float[ArrayLike, "N F"],
+    y: Float[ArrayLike, " N"],
+    num_context: Int[ArrayLike, ""],
+    x_query: Float[ArrayLike, "Q F"],
     *,
     attention: Callable | None = None,
     compute_dtype=None,

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jax.tree_util import Partial
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from jaxsci.core import extras, keys
 from jaxsci.core import train as training
@@ -115,7 +115,7 @@ def loss(
     cfg: _network.Config,
     data: tuple[Array, Array, Array],
     *,
-    borders: Float[Array, " num_borders"] | None = None,
+    borders: Float[ArrayLike, " num_borders"] | None = None,
     full_support: bool = True,
     max_context: int | None = None,
     attention: Callable | None = None,

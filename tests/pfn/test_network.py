@@ -10,6 +10,7 @@ import pytest
 from jaxsci import nn, pfn
 from jaxsci.nn import layers
 
+pytestmark = pytest.mark.x64  # all in one mode, so that the float32 program of the first test serves the others too
 GOLDEN = np.load(pathlib.Path(__file__).parent / "golden" / "network.npz")
 CFG = pfn.config(2, 12, width=16, num_layers=2)
 SLOTS = 6
@@ -52,7 +53,6 @@ def forms(params, x, y, n):
     }
 
 
-@pytest.mark.x64
 def test_equals_pytorch():
     for dtype, tol in ((np.float64, 1e-12), (np.float32, 2e-5)):
         params, x, y = golden(dtype)
@@ -70,7 +70,7 @@ PARAMS, X, Y = golden(np.float32)
 
 def test_the_number_of_parameters_and_their_start():
     cfg = pfn.config(1, 200)
-    params = pfn.init(jax.random.key(0), cfg)
+    params = pfn.init(jax.random.key(0), cfg, dtype=jnp.float32)
     assert sum(a.size for a in jax.tree.leaves(params)) == 134_792
     block = params["transformer"]["layer_1"]
     assert not any(np.any(block[part][name]) for part in ("out", "down") for name in ("kernel", "bias"))
@@ -82,29 +82,33 @@ def test_neither_order_nor_dead_slots_nor_other_queries_count():
     shuffled[:3] = [2, 0, 1]
     x, y = X.copy(), Y.copy()
     x[:SLOTS], y[:SLOTS] = X[shuffled], Y[shuffled]
-    whole = forms(PARAMS, X, Y, 3)["apply"]
-    np.testing.assert_allclose(forms(PARAMS, x, y, 3)["apply"], whole, atol=1e-5)
+    whole = forms(PARAMS, X, Y, np.int32(3))["apply"]
+    np.testing.assert_allclose(forms(PARAMS, x, y, np.int32(3))["apply"], whole, atol=1e-5)
     for rubbish in (1e6, np.nan):
         x, y = X.copy(), Y.copy()
         x[:SLOTS][garbage], y[:SLOTS][garbage] = rubbish, rubbish
-        found = forms(PARAMS, x, y, 3)
+        found = forms(PARAMS, x, y, np.int32(3))
         for name in ("apply", "hook", "cached"):
-            np.testing.assert_array_equal(found[name], forms(PARAMS, X, Y, 3)[name])
+            np.testing.assert_array_equal(found[name], forms(PARAMS, X, Y, np.int32(3))[name])
     x = X.copy()
     x[SLOTS + 1 :] = 0.9
-    np.testing.assert_allclose(forms(PARAMS, x, Y, 3)["apply"][0], whole[0], atol=1e-6)
-    assert np.abs(forms(PARAMS, x, Y, 3)["apply"][1:] - whole[1:]).max() > 1e-2
+    np.testing.assert_allclose(forms(PARAMS, x, Y, np.int32(3))["apply"][0], whole[0], atol=1e-6)
+    assert np.abs(forms(PARAMS, x, Y, np.int32(3))["apply"][1:] - whole[1:]).max() > 1e-2
 
 
 def test_a_number_of_points_beyond_the_slots_is_cut():
-    found, full = forms(PARAMS, X, Y, 99), forms(PARAMS, X, Y, SLOTS)
+    found, full = forms(PARAMS, X, Y, np.int32(99)), forms(PARAMS, X, Y, np.int32(SLOTS))
     np.testing.assert_array_equal(found["apply"], full["apply"])
-    np.testing.assert_array_equal(forms(PARAMS, X, Y, -1)["cached"], forms(PARAMS, X, Y, 0)["cached"])
+    np.testing.assert_array_equal(
+        forms(PARAMS, X, Y, np.int32(-1))["cached"], forms(PARAMS, X, Y, np.int32(0))["cached"]
+    )
+    nothing = pfn.apply(PARAMS, CFG, X[:0], Y[:0], 0, X[SLOTS:])
+    np.testing.assert_allclose(nothing, forms(PARAMS, X, Y, np.int32(0))["apply"], atol=1e-6)
 
 
 def test_half_precision_keeps_float32_logits():
     found = pfn.apply(PARAMS, CFG, X[:SLOTS], Y[:SLOTS], 4, X[SLOTS:], compute_dtype=jnp.bfloat16)
-    truth = forms(PARAMS, X, Y, 4)["apply"]
+    truth = forms(PARAMS, X, Y, np.int32(4))["apply"]
     assert found.dtype == jnp.float32
     assert 1e-5 < np.abs(found - truth).max() < 2e-2 * np.abs(truth).max()
 
@@ -113,7 +117,7 @@ def test_fewer_features_lie_in_the_middle_of_their_range():
     x = X.copy()
     x[:, 1] = 0.5
     narrow = pfn.apply(PARAMS, CFG, x[:SLOTS, :1], Y[:SLOTS], 4, x[SLOTS:, :1])
-    np.testing.assert_allclose(narrow, forms(PARAMS, x, Y, 4)["apply"], atol=1e-6)
+    np.testing.assert_allclose(narrow, forms(PARAMS, x, Y, np.int32(4))["apply"], atol=1e-6)
 
 
 def test_products_enter_by_their_names():
