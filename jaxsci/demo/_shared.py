@@ -5,7 +5,10 @@ import linecache
 import pathlib
 import types
 
-from jaxsci.core.provenance import versions
+import jax
+
+from jaxsci.core.extras import require
+from jaxsci.core.provenance import device_description, versions
 
 _MARK = ".jaxsci-demo"  # names the scene whose folder this is
 
@@ -30,6 +33,22 @@ def claim(folder: pathlib.Path, scene: str) -> None:
         ) from error
     what = "a sweep that is not of this demo" if owner == "?" else f"the results of the scene {owner!r}"
     raise OSError(f"{str(folder)!r} holds {what}; choose another folder with --out, or delete it")
+
+
+def opening(folder: pathlib.Path, scene: str) -> dict:
+    """What every scene begins with: its extras are there, the folder is its own, one line about the machine.
+
+    Returns:
+        The description of the devices, see `environment`.
+    """
+    require("matplotlib", "demo", "the demo")
+    require("xarray", "demo", "the demo")
+    claim(folder, scene)
+    device = device_description()
+    print(
+        f"jaxsci {versions()['jaxsci']} · jax {jax.__version__} · {jax.device_count()} x {device['kind']}", flush=True
+    )
+    return device
 
 
 def source(name: str, edits: dict[str, str]) -> str:
@@ -80,4 +99,4 @@ def environment(device: dict) -> str:
     )
 
 
-__all__ = ["claim", "environment", "load", "source", "sweep_folder", "write_study"]
+__all__ = ["claim", "environment", "load", "opening", "source", "sweep_folder", "write_study"]

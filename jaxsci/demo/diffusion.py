@@ -15,8 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsci import diffusion, plot, sweep
-from jaxsci.core.extras import require
-from jaxsci.core.provenance import device_description, versions
 from jaxsci.demo import _shared, page
 
 _SETTINGS, _FAST = "SAMPLES = 64", "SAMPLES = 16"
@@ -36,13 +34,7 @@ def scene(folder: pathlib.Path, fast: bool) -> None:
         ImportError: the extra "demo" is missing.
     """
     began = time.perf_counter()
-    require("matplotlib", "demo", "the demo")
-    require("xarray", "demo", "the demo")
-    _shared.claim(folder, "diffusion")
-    device = device_description()
-    print(
-        f"jaxsci {versions()['jaxsci']} · jax {jax.__version__} · {jax.device_count()} x {device['kind']}", flush=True
-    )
+    device = _shared.opening(folder, "diffusion")
     print("the exact samples, by a fine grid of 200 steps ...", flush=True)
     full, small = _shared.source("_diffusion_study.py", {}), _shared.source("_diffusion_study.py", {_SETTINGS: _FAST})
     text = small if fast else full

@@ -16,8 +16,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsci import plot, smc
-from jaxsci.core.extras import require
-from jaxsci.core.provenance import device_description, versions
 from jaxsci.demo import _shared, page
 
 _SETTINGS, _FAST = "PARTICLES, MANY = 1000, 1_000_000", "PARTICLES, MANY = 300, 20_000"
@@ -35,13 +33,7 @@ def scene(folder: pathlib.Path, fast: bool) -> None:
         ImportError: the extra "demo" is missing.
     """
     began = time.perf_counter()
-    require("matplotlib", "demo", "the demo")
-    require("xarray", "demo", "the demo")
-    _shared.claim(folder, "filters")
-    device = device_description()
-    print(
-        f"jaxsci {versions()['jaxsci']} · jax {jax.__version__} · {jax.device_count()} x {device['kind']}", flush=True
-    )
+    device = _shared.opening(folder, "filters")
     full, small = _shared.source("_smc_study.py", {}), _shared.source("_smc_study.py", {_SETTINGS: _FAST})
     text = small if fast else full
     study = _shared.load(text)

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 
 from contracts import Bad, Compiled, Driver
 from jaxsci import demo
-from jaxsci.demo import diffusion, filters, page, photographs, quantization, resume, solvers
+from jaxsci.demo import diffusion, filters, mimic, page, photographs, quantization, resume, solvers
 
 
 def _pictures(folder):
@@ -73,6 +73,14 @@ def _quantization(folder):
     assert text.count("data:image/png;base64,") == 1 and " 0 failed" in text and "equal predictions" in text
 
 
+def _mimic(folder):
+    mimic.scene(folder / "out", True)
+    written = {path.name for path in (folder / "out").iterdir()}
+    assert {"index.html", "results.nc", "study.py", "densities.png"} <= written
+    text = (folder / "out" / "index.html").read_text()
+    assert text.count("data:image/png;base64,") == 1 and text.count("known points: exact") == 6
+
+
 ENTRIES = {
     "jaxsci.demo.run": Driver(
         bad=(
@@ -88,6 +96,9 @@ ENTRIES = {
     ),
     "jaxsci.demo.filters.scene": Driver(
         bad=(Bad(_scene_into_a_file(filters.scene), OSError, "choose another folder with --out"),), works=_filters
+    ),
+    "jaxsci.demo.mimic.scene": Driver(
+        bad=(Bad(_scene_into_a_file(mimic.scene), OSError, "choose another folder with --out"),), works=_mimic
     ),
     "jaxsci.demo.quantization.scene": Driver(
         bad=(Bad(_scene_into_a_file(quantization.scene), OSError, "choose another folder with --out"),),
