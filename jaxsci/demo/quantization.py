@@ -17,7 +17,6 @@ import numpy as np
 from jaxsci import plot
 from jaxsci import quantization as qz
 from jaxsci.core.extras import require
-from jaxsci.core.provenance import device_description, versions
 from jaxsci.demo import _shared, page
 
 _SETTINGS, _FAST = "STEPS, SEEDS = 100, 2", "STEPS, SEEDS = 20, 1"
@@ -35,13 +34,9 @@ def scene(folder: pathlib.Path, fast: bool) -> None:
         ImportError: the extra "demo" is missing.
     """
     began = time.perf_counter()
-    for module in ("matplotlib", "xarray", "sklearn", "optax"):
+    for module in ("sklearn", "optax"):
         require(module, "demo", "the demo")
-    _shared.claim(folder, "quantization")
-    device = device_description()
-    print(
-        f"jaxsci {versions()['jaxsci']} · jax {jax.__version__} · {jax.device_count()} x {device['kind']}", flush=True
-    )
+    device = _shared.opening(folder, "quantization")
     name = "_quantization_study.py"
     full, small = _shared.source(name, {}), _shared.source(name, {_SETTINGS: _FAST})
     text = small if fast else full

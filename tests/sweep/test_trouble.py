@@ -93,7 +93,7 @@ except OSError as error:
 @pytest.mark.full
 @pytest.mark.skipif(sys.platform == "win32", reason="needs limits on the size of files")
 def test_results_that_do_not_fit_end_in_a_clean_error_and_a_resume(tmp_path):
-    """Chunks of .8 or 1.6 MB fit below the limit, results.nc of 3.2 MB does not; without the limit the same call finishes."""
+    """Chunks of .8 or 1.6 MB fit below the limit, results.nc of 3.2 MB does not; without it the same call finishes."""
     folder = str(tmp_path / "a")
     limited, free = (
         subprocess.run(
