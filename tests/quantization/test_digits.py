@@ -115,6 +115,6 @@ def test_accuracies_of_the_whole_table():
             assert mean >= 97.5, told
     for name in ("HT+trust 1", "HT+clip 1"):
         assert found[name][0] >= max(97.5, found["ste 1"][0] - 0.3), told
-    for name, published in TABLE.items():
-        error = max(found[name][1], 0.3) * np.sqrt(2 / 5)  # two means of five seeds each
-        assert abs(found[name][0] - published) <= 5 * error, (name, told)
+    # Five seeds on 500 images: a mean has a standard deviation of .1 to .4, and so has the published one.
+    misses = np.array([found[name][0] - published for name, published in TABLE.items()])
+    assert np.abs(misses).max() <= 1.5 and abs(misses.mean()) <= 0.5, told
