@@ -23,6 +23,9 @@ assert jaxsci.__version__ != "0+unknown"
 op, method = jaxsci.linear.operators.shifted_laplacian((8, 8)), jaxsci.linear.methods.sor(1.5)
 result = jaxsci.linear.solve(op, jnp.ones((8, 8)), method=method, tol=1e-4)
 jaxsci.check(result)
+model = jaxsci.pfn.load("gp-1d-small")
+found = jaxsci.pfn.predict(model, jnp.full((2, 1), 0.5), jnp.zeros(2), 1, jnp.full((1, 1), 0.4))
+assert float(jaxsci.pfn.bars.variance(jaxsci.check(found))[0]) < 0.5
 low, high = pallas_kernels.extrema(jnp.arange(5.0))
 assert (float(low), float(high)) == (0.0, 4.0)
 try:
@@ -48,6 +51,7 @@ def main() -> None:
             "pallas_kernels/py.typed",
             "pallas_kernels/extrema/gpu.py",
             "jaxsci/sweep/_run.py",
+            "jaxsci/pfn/weights/gp-1d-small.npz",
         ):
             assert needed in names, f"{needed} is not in the wheel"
         assert not [n for n in names if n.startswith(("tests/", "benchmarks/", "notebooks/"))]
