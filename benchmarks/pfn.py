@@ -1,6 +1,5 @@
 """Prior-data fitted networks: drawing the prior, a training step, exact processes in batches, learning curves."""
 
-import statistics
 import sys
 
 import jax
@@ -173,12 +172,12 @@ def _network_rows(fast, peers, kernel, seconds):
 
 
 def _each(name, ours, num, peer, num_peer, peer_name, seconds, **options):
-    """A row of seconds an item, for sides whose calls hold different numbers of them."""
+    """A row of seconds an item, for sides whose calls hold different numbers of them; the peer is timed once."""
     alone = compare(name, ours, seconds=seconds)
     theirs, trouble = None, peer
     if isinstance(peer, Outside):
         try:
-            theirs, trouble = statistics.median(peer.sample(1) for _ in range(3)) / num_peer, None
+            theirs, trouble = peer.sample(1) / num_peer, None
         except PeerError as error:
             trouble = Failed(str(error))
     note = options.pop("note", "")
@@ -197,7 +196,7 @@ def _score(law, y, num_observed):
 def _curve_rows(fast, peers):
     """The posterior of learning curves: walkers here and in emcee, and the shipped network against emcee."""
     num, n, seconds = 4 if fast else 100, 40, 1.0 if fast else 10.0
-    walkers, steps, burn_in, thin = (52, 600, 300, 3) if fast else (100, 2000, 500, 5)
+    walkers, steps, burn_in, thin = (52, 300, 150, 3) if fast else (100, 2000, 500, 5)
     _, y = priors.draw(jax.random.key(7), priors.curves(), num, POINTS)
     given = {
         "y": np.asarray(y, float),

@@ -35,7 +35,7 @@ def means(key):
 def study(**options):
     """All numbers of known points as one labelled data set; `options` are those of `sweep.run`."""
     space = sweep.product(num_context=SIZES, key=sweep.keys(1))
-    return sweep.run(point, space, **options)
+    return sweep.run(point, space, devices=1, **options)  # a point is a batch of many data sets already
 
 
 if __name__ == "__main__":
