@@ -4,6 +4,6 @@ Builds on: core, nn, diffusion, quantization. `digits` is a class-conditional de
 by ``python -m jaxsci.models.digits --out DIR``.
 """
 
-from jaxsci.models import digits
+from jaxsci.models import digits, language
 
-__all__ = ["digits"]
+__all__ = ["digits", "language"]
