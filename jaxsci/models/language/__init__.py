@@ -2,9 +2,9 @@
 
 ``python -m jaxsci.models.language --out DIR --bits 2`` trains it; `load` reads it, and it runs step by step:
 
-    params = language.load("DIR")
-    model = nn.transformer.sequence_model(params, language.config(), dense=language.products(language.formats(2)))
-    state = model.init(language.encode("The import statement"))
+    params, cfg, spec = language.load("DIR"), language.config(), quantization.quest(2, 2)
+    model = nn.transformer.sequence_model(params, cfg, dense=language.products(spec))
+    print(language.decode(language.write(key, model, language.encode("The import"), 40)))
 
 Needs the extra "nets", and "sweep" for the progress bar.
 """
@@ -12,6 +12,7 @@ Needs the extra "nets", and "sweep" for the progress bar.
 from jaxsci.models.language._network import apply, config, init, products, rules
 from jaxsci.models.language._text import Text, data, decode, encode
 from jaxsci.models.language._train import Point, Result, load, loss, point, train, validation_loss
+from jaxsci.models.language._write import write
 
 __all__ = [
     "Point",
@@ -30,4 +31,5 @@ __all__ = [
     "rules",
     "train",
     "validation_loss",
+    "write",
 ]

@@ -1,4 +1,4 @@
-r"""A decoder: $p(s_{t+1}\,|\,s_{\le t}) = \mathrm{softmax}(W\,N\,h_t)$ with $h$ from a causal transformer of the symbols' vectors.
+r"""A decoder: $p(s_{t+1}\,|\,s_{\le t}) = \mathrm{softmax}(W h_t)$, $h$ from a causal transformer of their vectors.
 
 Blocks of `nn.transformer` with rms norms, gated feed-forward parts and no biases; embedding and head are not tied. The
 layout of the parameters is the one that `nn.transformer.sequence_model` reads.
