@@ -57,9 +57,9 @@ def _qwix(peers):
 
         peer = peers.find("qwix", "quantization:qwix", w=w, bits=bits)
         name = f"int{bits} kernel {_WIDTH} x {_WIDTH}, one unit an output"
-        about = {"codes": (codes_differ, 0.0, f"share of codes that differ, further than {_TIE:g} units from a tie"),
+        about = {"codes": (codes_differ, 0.0, f"share of codes that differ, {_TIE:g} units or more from a tie"),
                  "units": (units_differ, 3e-7, "largest relative difference"),
-                 "loss": (losses_differ, 1e-3, "relative difference of the mean squared error of a product")}  # fmt: skip
+                 "loss": (losses_differ, 1e-3, "relative difference of the squared error of a product")}  # fmt: skip
         for what, (accuracy, within, note) in about.items():
             yield compare(
                 f"{name}: {what}", ours, peer, peer_name="qwix", accuracy=accuracy, within=within, seconds=0.3,
@@ -136,7 +136,7 @@ def _published(peers):
         )  # fmt: skip
         yield compare(
             f"{name}: where gradients pass", built, peer, peer_name="published arithmetic in NumPy",
-            accuracy=masks_differ, within=0.0, seconds=0.2, note="accuracy: share of entries that differ, ties left out",
+            accuracy=masks_differ, within=0.0, seconds=0.2, note="accuracy: share that differs, ties left out",
         )  # fmt: skip
         yield compare(
             f"{name}: values", built, peer, peer_name="published arithmetic in NumPy", accuracy=values_differ,
@@ -210,8 +210,8 @@ def _lanes(fast):
     yield row(
         f"digits classifier, {len(bits)} numbers of bits x {seeds} seeds, {digits.STEPS} steps", ours, unit="s",
         peer_name="a loop of runs", peer=theirs, ratio=theirs / ours, accuracy=difference, target=4.0, within=0.02,
-        note=f"compilation included on both sides; the loop from {len(bits)} of its {len(bits) * seeds} runs; accuracy: "
-        "largest difference of test accuracy",
+        note=f"compilation included on both sides; the loop from {len(bits)} of its {len(bits) * seeds} runs; "
+        "accuracy: largest difference of test accuracy",
     )  # fmt: skip
 
 
