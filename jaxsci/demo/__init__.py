@@ -12,6 +12,7 @@ SCENES = {
     "solvers": "jaxsci.demo.solvers",
     "diffusion": "jaxsci.demo.diffusion",
     "filters": "jaxsci.demo.filters",
+    "quantization": "jaxsci.demo.quantization",
 }
 
 

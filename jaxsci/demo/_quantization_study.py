@@ -11,7 +11,7 @@ from jaxsci.core import train
 from jaxsci.nn import layers
 
 STEPS, SEEDS = 100, 2
-WIDTH, BLOCKS, BATCH, RATE = 256, 2, 64, 3e-3
+WIDTH, BLOCKS, BATCH, RATE = 128, 1, 64, 3e-3
 FORMATS = {f"W{b}A{b}": quantization.quest(b, b) for b in (4, 3, 2)}
 FORMATS["W1A1"] = quantization.quest(1, 1, estimator="clip", clip_scale=1.3)
 
@@ -40,7 +40,7 @@ def apply(params, x, dense=layers.affine):
         return dense(name, x, params[name]["kernel"], None)
 
     scale = jnp.ones(WIDTH)
-    x = product("embed", x)
+    x = product("embed", jnp.asarray(x))
     for i in range(BLOCKS):
         x = x + product(f"down_{i}", jax.nn.silu(product(f"up_{i}", layers.rms_norm(x, scale))))
     return product("head", layers.rms_norm(x, scale))
@@ -74,17 +74,17 @@ def fit(key, spec):
     return train.run(key, loss, start, batches, optimizer=optimizer(), num_steps=STEPS)
 
 
-def point(key, spec):
+def point(key, format):
     """Test accuracy and losses of one format and seed."""
-    result, (_, (x, y)) = fit(key, spec), data()
-    hits = jnp.argmax(apply(result.value, x, quantization.dense(rules(spec))), -1) == y
+    result, (_, (x, y)) = fit(key, format), data()
+    hits = jnp.argmax(apply(result.value, x, quantization.dense(rules(format))), -1) == y
     return {"accuracy": hits.mean(), "loss": result.history, "status": result.status}
 
 
 def study(**options):
     """All formats and seeds as lanes of one program, into one labelled data set; `options` are those of `sweep.run`."""
     space = sweep.product(format=sweep.stack(FORMATS), key=sweep.keys(SEEDS))
-    return sweep.run(lambda key, format: point(key, format), space, dims={"loss": ("step",)}, **options)
+    return sweep.run(point, space, dims={"loss": ("step",)}, **options)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from jaxsci.core import arrays
-from jaxsci.quantization._layers import Rules, _find, _table, check_names
+from jaxsci.quantization._layers import Rules, check_names, find_rule, rule_table
 from jaxsci.quantization._quantize import QuantizedArray, check_fits, quantize
 from jaxsci.quantization._spec import KIND
 
@@ -60,7 +60,7 @@ def pack_params(params: PyTree, rules: Rules, *, name_of: Callable[..., str | No
         >>> print(packed["kernel_0"].codes.shape, packed["kernel_1"].shape)
         (128, 512) (512, 2)
     """
-    patterns, specs = _table("pack_params", rules)
+    patterns, specs = rule_table("pack_params", rules)
     leaves, structure = jax.tree_util.tree_flatten_with_path(params)
     names = [name_of(path) for path, _ in leaves]
     layers = [name for name in names if name is not None]
@@ -69,7 +69,7 @@ def pack_params(params: PyTree, rules: Rules, *, name_of: Callable[..., str | No
     check_names("pack_params", patterns, layers)
 
     def packed(name, leaf):
-        spec = None if name is None else specs[_find("pack_params", name, patterns)]
+        spec = None if name is None else specs[find_rule("pack_params", name, patterns)]
         if spec is None or spec.weights is None:
             return leaf
         bits, size = spec.weights.bits, leaf.shape[check_fits(f"pack_params: layer {name!r}", leaf, spec.weights)]

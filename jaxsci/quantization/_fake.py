@@ -11,7 +11,7 @@ Reference: A. Panferov et al. 2025, arXiv:2502.05003, section 3.2.
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float
 
 from jaxsci.core.types import KeyArray, as_float
 from jaxsci.quantization._hadamard import hadamard_transform
@@ -25,7 +25,7 @@ def _fake(x, spec: QuantSpec, key):
 
 
 def _forward(x, spec: QuantSpec, key):
-    # The one place where training transforms and quantises: a kernel that does both in one pass stands in for it here.
+    # `encode` transforms and quantises; what stands in for it there serves training and packed networks alike.
     axis = spec.axis % x.ndim
     _, values, passes, _, _ = encode(x, spec, key, axis)
     return finished(values, spec, axis).astype(x.dtype), (passes, spec)
@@ -45,7 +45,7 @@ _fake.defvjp(_forward, _backward)
 
 
 @eqx.filter_jit
-def fake_quantize(x: Float[Array, "..."], spec: QuantSpec, *, key: KeyArray | None = None) -> Float[Array, "..."]:
+def fake_quantize(x: Float[ArrayLike, "..."], spec: QuantSpec, *, key: KeyArray | None = None) -> Float[Array, "..."]:
     r"""The values of the quantised array, with the gradient of the format's estimator.
 
     Args:

@@ -1,7 +1,7 @@
 r"""Block-diagonal Hadamard transform: $y = x\,H$, in a block $H_{ij} = (-1)^{\mathrm{popcount}(i \wedge j)} / \sqrt B$.
 
 Symmetric, orthonormal and therefore its own inverse. A block of size B is the Kronecker product of blocks of at most
-32, so that the transform is a few small products with tables of signs; signs are exact in every dtype, and the one
+16, so that the transform is a few small products with tables of signs; signs are exact in every dtype, and the one
 factor $1/\sqrt B$ comes last.
 
 Reference: J. J. Sylvester, "Thoughts on inverse orthogonal matrices", Phil. Mag. 34 (1867), 461-475.
@@ -10,12 +10,12 @@ Reference: J. J. Sylvester, "Thoughts on inverse orthogonal matrices", Phil. Mag
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float
 
 from jaxsci.core import precision
 from jaxsci.core.types import as_float
 
-_LARGEST = 32  # of one factor
+_LARGEST = 16  # of one factor
 
 
 def _signs(size: int) -> np.ndarray:
@@ -40,7 +40,7 @@ def check_block(function: str, block: int, size: int, axis: int) -> None:
 
 
 @eqx.filter_jit
-def hadamard_transform(x: Float[Array, "..."], block: int = 128, axis: int = -1) -> Float[Array, "..."]:
+def hadamard_transform(x: Float[ArrayLike, "..."], block: int = 128, axis: int = -1) -> Float[Array, "..."]:
     r"""Rotate consecutive blocks of an axis by the orthonormal Hadamard matrix.
 
     Args:

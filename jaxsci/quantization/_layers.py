@@ -80,8 +80,8 @@ def _half(spec: QuantSpec) -> int:
 
 
 def quest(
-    weight_bits: float | None,
-    activation_bits: float | None = None,
+    weight_bits: float | int | None,
+    activation_bits: float | int | None = None,
     *,
     block: int = 128,
     domain: str = "half",
@@ -129,7 +129,7 @@ Rules = LayerSpec | Mapping[str, LayerSpec | None]
 """One format for all layers, or patterns of names with the format of each; None exempts; the first match counts."""
 
 
-def _table(function: str, rules: Rules) -> tuple[tuple[str, ...], tuple[LayerSpec | None, ...]]:
+def rule_table(function: str, rules: Rules) -> tuple[tuple[str, ...], tuple[LayerSpec | None, ...]]:
     if isinstance(rules, LayerSpec):
         return ("*",), (rules,)
     if not isinstance(rules, Mapping) or not rules:
@@ -144,7 +144,7 @@ def _table(function: str, rules: Rules) -> tuple[tuple[str, ...], tuple[LayerSpe
     return tuple(rules), tuple(rules.values())
 
 
-def _find(function: str, name: str, patterns: tuple[str, ...]) -> int:
+def find_rule(function: str, name: str, patterns: tuple[str, ...]) -> int:
     for i, pattern in enumerate(patterns):
         if fnmatch.fnmatchcase(name, pattern):
             return i
@@ -161,7 +161,7 @@ def check_names(function: str, patterns: Iterable[str], names: Iterable[str]) ->
         ValueError: naming what is left over, and the layers that there are.
     """
     patterns, names = tuple(patterns), tuple(names)
-    used = {_find(function, name, patterns) for name in names}
+    used = {find_rule(function, name, patterns) for name in names}
     idle = [pattern for i, pattern in enumerate(patterns) if i not in used and pattern != "*"]
     if idle:
         raise ValueError(
@@ -227,7 +227,7 @@ def dense(rules: Rules, *, execution: str = "float", names: Iterable[str] | None
         >>> print(nn.mlp.apply(params, cfg, jnp.ones(128), dense=quantization.dense(rules)).shape)
         (3,)
     """
-    patterns, specs = _table("quantization.dense", rules)
+    patterns, specs = rule_table("quantization.dense", rules)
     if execution not in _EXECUTIONS:
         raise ValueError(f"quantization.dense: execution must be one of {', '.join(_EXECUTIONS)}, got {execution!r}")
     if names is not None:
@@ -236,7 +236,7 @@ def dense(rules: Rules, *, execution: str = "float", names: Iterable[str] | None
 
 
 def _dense(specs, name, x, kernel, bias, *, patterns, execution):
-    spec = specs[_find("quantization.dense", name, patterns)]
+    spec = specs[find_rule("quantization.dense", name, patterns)]
     stored = isinstance(kernel, QuantizedArray)
     if spec is None and not stored:
         return layers.affine(name, x, kernel, bias)
@@ -304,4 +304,14 @@ def integer_product(a: Array, w: Array, shift_a: int, shift_w: int) -> Array:
     return total
 
 
-__all__ = ["LayerSpec", "Rules", "check_names", "dense", "layer_names", "layer_spec", "quest"]
+__all__ = [
+    "LayerSpec",
+    "Rules",
+    "check_names",
+    "dense",
+    "find_rule",
+    "layer_names",
+    "layer_spec",
+    "quest",
+    "rule_table",
+]

@@ -14,7 +14,7 @@ Reference: E. Frantar et al. 2022, arXiv:2210.17323 (GPTQ; the words are those o
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Int
+from jaxtyping import Array, ArrayLike, Int
 
 PLANE = 128
 
@@ -83,7 +83,7 @@ def _spread(byte, axis: int, bits: int):
 
 
 @eqx.filter_jit
-def pack(codes: Int[Array, "..."], bits: int, axis: int = 0, plane: int = PLANE) -> Int[Array, "..."]:
+def pack(codes: Int[ArrayLike, "..."], bits: int, axis: int = 0, plane: int = PLANE) -> Int[Array, "..."]:
     r"""Codes as bytes in the layout "plane128": exactly ``bits / 8`` bytes an entry.
 
     Args:
@@ -111,7 +111,7 @@ def pack(codes: Int[Array, "..."], bits: int, axis: int = 0, plane: int = PLANE)
 
 
 @eqx.filter_jit
-def unpack(packed: Int[Array, "..."], bits: int, axis: int = 0, plane: int = PLANE) -> Int[Array, "..."]:
+def unpack(packed: Int[ArrayLike, "..."], bits: int, axis: int = 0, plane: int = PLANE) -> Int[Array, "..."]:
     """The codes of `pack` again, int8.
 
     Args:
@@ -130,7 +130,7 @@ def unpack(packed: Int[Array, "..."], bits: int, axis: int = 0, plane: int = PLA
 
 
 @eqx.filter_jit
-def to_interleaved(packed: Int[Array, "..."], bits: int, axis: int = 0) -> Int[Array, "..."]:
+def to_interleaved(packed: Int[ArrayLike, "..."], bits: int, axis: int = 0) -> Int[Array, "..."]:
     """Bytes in which neighbours along the axis share a byte, the first in the lowest bits; same shape.
 
     Args:
@@ -146,7 +146,7 @@ def to_interleaved(packed: Int[Array, "..."], bits: int, axis: int = 0) -> Int[A
 
 
 @eqx.filter_jit
-def from_interleaved(interleaved: Int[Array, "..."], bits: int, axis: int = 0) -> Int[Array, "..."]:
+def from_interleaved(interleaved: Int[ArrayLike, "..."], bits: int, axis: int = 0) -> Int[Array, "..."]:
     """The inverse of `to_interleaved`.
 
     Raises:
@@ -159,7 +159,7 @@ def from_interleaved(interleaved: Int[Array, "..."], bits: int, axis: int = 0) -
 
 
 @eqx.filter_jit
-def to_gptq_words(packed: Int[Array, "..."], bits: int, axis: int = 0) -> Int[Array, "..."]:
+def to_gptq_words(packed: Int[ArrayLike, "..."], bits: int, axis: int = 0) -> Int[Array, "..."]:
     r"""The int32 words of GPTQ's packages: ``32 / bits`` neighbours a word, codes counted from the least one.
 
     Args:
@@ -180,7 +180,7 @@ def to_gptq_words(packed: Int[Array, "..."], bits: int, axis: int = 0) -> Int[Ar
 
 
 @eqx.filter_jit
-def from_gptq_words(words: Int[Array, "..."], bits: int, axis: int = 0) -> Int[Array, "..."]:
+def from_gptq_words(words: Int[ArrayLike, "..."], bits: int, axis: int = 0) -> Int[Array, "..."]:
     """The inverse of `to_gptq_words`.
 
     Raises:

@@ -213,7 +213,8 @@ def tile_magnitudes(x, spec: QuantSpec, axis: int):
 
 
 def encode(x: Float[Array, "..."], spec: QuantSpec, key: KeyArray | None, axis: int):
-    """Transform, units and codes of an array: the one place where numbers become codes.
+    """Transform, units and codes of an array: the one place where numbers become codes, and where a kernel that does
+    it in one pass enters.
 
     Returns:
         ``(codes, values, passes, scale, zero_point)``: codes as floats, the values they stand for and where gradients
@@ -234,7 +235,7 @@ def encode(x: Float[Array, "..."], spec: QuantSpec, key: KeyArray | None, axis: 
 
 @eqx.filter_jit
 def quantize(
-    x: Float[Array, "..."], spec: QuantSpec, *, key: KeyArray | None = None, packed: bool = False
+    x: Float[ArrayLike, "..."], spec: QuantSpec, *, key: KeyArray | None = None, packed: bool = False
 ) -> QuantizedArray:
     r"""Codes and units of an array.
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, ArrayLike, Float, Int
 
 from jaxsci.core import status
 from jaxsci.core.types import as_float
@@ -45,7 +45,7 @@ class Report(NamedTuple):
 
 
 @eqx.filter_jit
-def report(x: Float[Array, "..."], spec: QuantSpec) -> Report:
+def report(x: Float[ArrayLike, "..."], spec: QuantSpec) -> Report:
     """Error, masked and saturated shares of an array in a format.
 
     Args:

@@ -174,7 +174,7 @@ def fit(runs: Runs, *, full_precision: str = "W16A16") -> Law:
     return Law(float(np.exp(log_a)), alpha, float(np.exp(log_b)), beta, float(np.exp(log_e)), efficiency)
 
 
-def bits_worth(law: Law, bits: Mapping[str, float], *, full_bits: float = 16) -> dict[str, float]:
+def bits_worth(law: Law, bits: Mapping[str, float | int], *, full_bits: float | int = 16) -> dict[str, float]:
     """Efficiency a bit, relative to full precision: how much more model a byte holds in each format.
 
     Args:

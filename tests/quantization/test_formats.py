@@ -122,11 +122,13 @@ def test_small_floats_round_as_their_types_do(grid, dtype):
         (lambda: unify([quant_spec(formats.midrise(2)), None]), "same places"),
     ],
 )
+@pytest.mark.bad_input
 def test_what_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
 
 
+@pytest.mark.bad_input
 def test_a_grid_is_no_number_of_bits():
     with pytest.raises(TypeError, match="must come from quantization.formats"):
         quant_spec(4)

@@ -98,6 +98,7 @@ def test_layouts_of_others(bits):
         (lambda: from_gptq_words(jnp.zeros((3, 2), jnp.int32), 4), "multiple of 256, got 24"),
     ],
 )
+@pytest.mark.bad_input
 def test_ragged_sizes_are_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()

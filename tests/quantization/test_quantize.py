@@ -62,6 +62,8 @@ def _cases():
     specs = {grid.name + str(grid.bits): _spec(grid, group=64) for grid in grids}
     specs |= {name: _spec(formats.midrise(2), scale=name, unit=0.5) for name in ("rms", "l1", "fixed")}
     specs |= {"tensor": _spec(granularity="tensor"), "rotated": _spec(formats.midrise(4), scale="rms", hadamard=64)}
+    specs |= {f"block {n}": _spec(formats.midrise(1), scale="rms", hadamard=n) for n in (2, 16, 256)}
+    specs |= {"first axis": _spec(axis=0), "group 16": _spec(formats.midrise(2), group=16, bound="qmax+0.5")}
     return specs | {"back": _spec(formats.midrise(2), scale="rms", hadamard=64, domain="full")}
 
 
@@ -217,11 +219,13 @@ def test_zeros_nans_and_infinities():
         ),
     ],
 )
+@pytest.mark.bad_input
 def test_what_does_not_fit_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call(jnp.ones((2, 96)))
 
 
+@pytest.mark.bad_input
 def test_a_format_is_no_number_of_bits():
     with pytest.raises(TypeError, match="spec must come from quant_spec|Type-check error"):
         qz.quantize(jnp.ones(8), 4)

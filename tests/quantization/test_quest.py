@@ -82,6 +82,7 @@ def test_blocks_stand_side_by_side_along_any_axis():
         (lambda: qz.hadamard_transform(jnp.ones((2, 96)), 32, axis=2), "axis must lie within the 2 axes"),
     ],
 )
+@pytest.mark.bad_input
 def test_a_rotation_is_never_left_out(call, message):
     with pytest.raises(ValueError, match=message):
         call()
@@ -253,11 +254,13 @@ def test_half_and_full_domains_give_one_product_and_one_gradient():
         (lambda x, w: qz.dense(qz.quest(4, 4))("up", x[:, :96], w[:96], None), "block 128 must divide the 96"),
     ],
 )
+@pytest.mark.bad_input
 def test_products_that_are_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call(jnp.ones((2, 128)), jnp.ones((128, 3)))
 
 
+@pytest.mark.bad_input
 def test_rules_that_are_none():
     for rules in (4, {}, {"up": 4}, {1: None}):
         with pytest.raises(TypeError, match="quantization.dense|Type-check error"):

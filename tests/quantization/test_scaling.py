@@ -51,11 +51,13 @@ def test_a_law_is_found_again_from_its_own_losses():
         (dict(formats=("W4A4",) * 82), "no run of 'W16A16'"),
     ],
 )
+@pytest.mark.bad_input
 def test_runs_that_cannot_be_fitted(change, message):
     with pytest.raises(ValueError, match=message):
         scaling.fit(scaling.published_runs()._replace(**change))
 
 
+@pytest.mark.bad_input
 def test_other_refusals():
     runs = scaling.published_runs()
     few = runs._replace(**{f: v[:5] for f, v in zip(runs._fields, runs)})

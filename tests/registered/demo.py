@@ -4,7 +4,7 @@ import jax.numpy as jnp
 
 from contracts import Bad, Compiled, Driver
 from jaxsci import demo
-from jaxsci.demo import diffusion, filters, page, photographs, resume, solvers
+from jaxsci.demo import diffusion, filters, page, photographs, quantization, resume, solvers
 
 
 def _pictures(folder):
@@ -65,6 +65,14 @@ def _filters(folder):
     assert text.count("data:image/png;base64,") == 1 and " 0 failed" in text and "standard errors" in text
 
 
+def _quantization(folder):
+    quantization.scene(folder / "out", True)
+    written = {path.name for path in (folder / "out").iterdir()}
+    assert {"index.html", "results.nc", "study.py", "losses.png"} <= written
+    text = (folder / "out" / "index.html").read_text()
+    assert text.count("data:image/png;base64,") == 1 and " 0 failed" in text and "equal predictions" in text
+
+
 ENTRIES = {
     "jaxsci.demo.run": Driver(
         bad=(
@@ -80,6 +88,10 @@ ENTRIES = {
     ),
     "jaxsci.demo.filters.scene": Driver(
         bad=(Bad(_scene_into_a_file(filters.scene), OSError, "choose another folder with --out"),), works=_filters
+    ),
+    "jaxsci.demo.quantization.scene": Driver(
+        bad=(Bad(_scene_into_a_file(quantization.scene), OSError, "choose another folder with --out"),),
+        works=_quantization,
     ),
     "jaxsci.demo.page.Page": Driver(works=_page),
     "jaxsci.demo.photographs.clean": Driver(works=_pictures),
