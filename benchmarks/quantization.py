@@ -209,7 +209,8 @@ def _lanes(fast):
     )
     yield row(
         f"digits classifier, {len(bits)} numbers of bits x {seeds} seeds, {digits.STEPS} steps", ours, unit="s",
-        peer_name="a loop of runs", peer=theirs, ratio=theirs / ours, accuracy=difference, target=4.0, within=0.02,
+        peer_name="a loop of runs", peer=theirs, ratio=theirs / ours, accuracy=difference,
+        target=None if fast else 4.0, within=0.02,
         note=f"compilation included on both sides; the loop from {len(bits)} of its {len(bits) * seeds} runs; "
         "accuracy: largest difference of test accuracy",
     )  # fmt: skip
