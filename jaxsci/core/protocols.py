@@ -169,6 +169,22 @@ class Result(NamedTuple):
     status: Int[Array, ""]
 
 
+class SequenceModel(NamedTuple):
+    """A model of sequences of tokens, asked for one token after the other: what particle decoding and samplers take.
+
+    Attributes:
+        init: ``init(prompt) -> state``: the state after the tokens Int[T] of a prompt, T static and possibly 0. A
+            record of fixed sizes, caches included: states stack under vmap, and particles are permuted by permuting
+            every leaf.
+        logits: ``logits(state) -> Float[V]``: unnormalised log-probabilities of the token that comes next.
+        advance: ``advance(state, token) -> state``: the state after one more token, int32.
+    """
+
+    init: Callable[..., PyTree]
+    logits: Callable[..., Float[Array, " V"]]
+    advance: Callable[..., PyTree]
+
+
 class Denoiser(Protocol):
     r"""Predicts data and noise of a diffusion model, $x_t = \alpha_t x_0 + \sigma_t\varepsilon$."""
 
@@ -193,6 +209,7 @@ __all__ = [
     "Policy",
     "Problem",
     "Result",
+    "SequenceModel",
     "Solver",
     "Stream",
     "StreamCarry",

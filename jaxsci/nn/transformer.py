@@ -12,6 +12,7 @@ Reference: A. Vaswani et al. 2017, arXiv:1706.03762; pre-norm: R. Xiong et al. 2
 N. Shazeer 2020, arXiv:2002.05202.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -19,125 +20,19 @@ from typing import NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.tree_util import Partial
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from jaxsci.core import keys
-from jaxsci.core.static import check_size
+from jaxsci.core import keys, status
+from jaxsci.core.protocols import SequenceModel
+from jaxsci.core.static import as_partial, bind, check_size
 from jaxsci.core.types import KeyArray
 from jaxsci.nn import layers
+from jaxsci.nn._transformer_config import Cache, Config, config, empty_cache
 from jaxsci.nn.attention import attention as _attention
 
-_NORMS, _ORDERS, _POSITIONS = ("layer", "rms"), ("pre", "post"), ("none", "learned", "rotary")
-_FEED_FORWARD = {"gelu": layers.gelu, "relu": jax.nn.relu, "silu": jax.nn.silu, "swiglu": None}
+_FEED_FORWARD = {"gelu": layers.gelu, "relu": jax.nn.relu, "silu": jax.nn.silu}
 _INITS = ("lecun", "torch", "normal")
-
-
-class Config(eqx.Module):
-    """Sizes and parts of a transformer; all static. Made by `config`.
-
-    Attributes:
-        width: entries of a token.
-        num_layers: blocks.
-        num_heads: heads of the queries.
-        num_groups: heads of keys and values, shared by num_heads / num_groups queries each.
-        hidden: width of the feed-forward part.
-        norm: ``"layer"`` or ``"rms"``.
-        order: ``"pre"`` or ``"post"``.
-        positions: ``"none"``, ``"learned"`` (a table of `max_length` rows is added to the input) or ``"rotary"``.
-        max_length: rows of the table, and of a `Cache`; None where neither is used.
-        activation: of the feed-forward part: ``"gelu"``, ``"relu"``, ``"silu"`` or ``"swiglu"``.
-        bias: whether products and layer norms have biases.
-        eps: added to variances before they divide.
-        base: of the rotary angles.
-    """
-
-    width: int = eqx.field(static=True)
-    num_layers: int = eqx.field(static=True)
-    num_heads: int = eqx.field(static=True)
-    num_groups: int = eqx.field(static=True)
-    hidden: int = eqx.field(static=True)
-    norm: str = eqx.field(static=True)
-    order: str = eqx.field(static=True)
-    positions: str = eqx.field(static=True)
-    max_length: int | None = eqx.field(static=True)
-    activation: str = eqx.field(static=True)
-    bias: bool = eqx.field(static=True)
-    eps: float = eqx.field(static=True)
-    base: float = eqx.field(static=True)
-
-
-class Cache(NamedTuple):
-    """Keys and values of the tokens so far, so that the next ones need not compute them again.
-
-    Attributes:
-        keys: of every layer; rows from `length` on hold nothing yet.
-        values: likewise.
-        length: tokens so far, int32.
-    """
-
-    keys: Float[Array, "layers max_length groups d"]
-    values: Float[Array, "layers max_length groups d"]
-    length: Int[Array, ""]
-
-
-def config(
-    width: int,
-    num_layers: int,
-    num_heads: int,
-    *,
-    hidden: int | None = None,
-    num_groups: int | None = None,
-    norm: str = "layer",
-    order: str = "pre",
-    positions: str = "none",
-    max_length: int | None = None,
-    activation: str = "gelu",
-    bias: bool = True,
-    eps: float = 1e-5,
-    base: float = 10_000.0,
-) -> Config:
-    """A validated configuration; every argument is static and means what `Config` says.
-
-    Args:
-        width, num_layers, num_heads: sizes.
-        hidden: 4 times the width by default.
-        num_groups: as many as heads by default.
-        norm, order, positions, activation: names of the parts.
-        max_length: needed for learned positions and for a cache.
-        bias, eps, base: see `Config`.
-
-    Raises:
-        ValueError: a size below 1, a width that is no multiple of the heads, heads that are no multiple of the groups,
-            an odd head with rotary positions, learned positions without `max_length`, an unknown name.
-    """
-    width, num_layers, num_heads = (
-        check_size("transformer.config", name, value)
-        for name, value in (("width", width), ("num_layers", num_layers), ("num_heads", num_heads))
-    )
-    hidden = check_size("transformer.config", "hidden", 4 * width if hidden is None else hidden)
-    num_groups = check_size("transformer.config", "num_groups", num_heads if num_groups is None else num_groups)
-    for name, value, known in (
-        ("norm", norm, _NORMS), ("order", order, _ORDERS), ("positions", positions, _POSITIONS),
-        ("activation", activation, _FEED_FORWARD),
-    ):  # fmt: skip
-        if value not in known:
-            raise ValueError(f"transformer.config: {name} must be one of {', '.join(known)}, got {value!r}")
-    if width % num_heads:
-        raise ValueError(f"transformer.config: width must be a multiple of num_heads, got {width} and {num_heads}")
-    if num_heads % num_groups:
-        raise ValueError(
-            f"transformer.config: num_heads must be a multiple of num_groups, got {num_heads} and {num_groups}"
-        )
-    if positions == "rotary" and width // num_heads % 2:
-        raise ValueError(f"transformer.config: rotary positions need an even head, got {width // num_heads}")
-    if max_length is not None:
-        max_length = check_size("transformer.config", "max_length", max_length)
-    elif positions == "learned":
-        raise ValueError("transformer.config: learned positions need max_length")
-    return Config(
-        width, num_layers, num_heads, num_groups, hidden, norm, order, positions, max_length, activation, bool(bias),
-        float(eps), float(base),
-    )  # fmt: skip
 
 
 def _products(cfg: Config) -> dict[str, tuple[int, int]]:
@@ -216,18 +111,6 @@ def _init(key, cfg: Config, kind, zero_residual, dtype):
         table_key = jax.random.fold_in(key, cfg.num_layers)
         params["positions"] = 0.02 * jax.random.normal(table_key, (cfg.max_length, cfg.width), dtype)
     return params
-
-
-def empty_cache(cfg: Config, *, dtype=None) -> Cache:
-    """A cache of `max_length` rows that holds no token yet.
-
-    Raises:
-        ValueError: the configuration has no `max_length`.
-    """
-    if cfg.max_length is None:
-        raise ValueError("transformer.empty_cache: the configuration needs max_length, got None")
-    shape = (cfg.num_layers, cfg.max_length, cfg.num_groups, cfg.width // cfg.num_heads)
-    return Cache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype), jnp.int32(0))
 
 
 @eqx.filter_jit
@@ -339,4 +222,131 @@ def _block(params, name, cfg: Config, h, positions, mask, before, dense, attenti
     return _norm(params["norm_2"], cfg, h + feed_forward(h)), rows
 
 
-__all__ = ["Cache", "Config", "apply", "config", "empty_cache", "init"]
+# --- one token after the other ------------------------------------------------------------------------------
+
+
+class SequenceState(NamedTuple):
+    """Where `sequence_model` stands in a sequence.
+
+    Attributes:
+        cache: keys and values of the tokens so far, and their number.
+        logits: of the token that comes next.
+        status: OUT_OF_RANGE where a token was refused: there was no row left, or it is none of the symbols.
+    """
+
+    cache: Cache
+    logits: Float[Array, " V"]
+    status: Int[Array, ""]
+
+
+def sequence_model(
+    params: PyTree,
+    cfg: Config,
+    *,
+    max_length: int | None = None,
+    dense: Callable = layers.affine,
+    attention: Callable = _attention,
+) -> SequenceModel:
+    r"""A decoder as ``SequenceModel(init, logits, advance)``: each token is computed once, the cache keeps the rest.
+
+    The logits after tokens $s_{\le t}$ are those of a causal pass over all of them, $h_t W + b$ with the embedding of
+    the tokens before and the head behind the transformer.
+
+    Args:
+        params: from `init`, with two entries more: ``embedding`` Float[V, width] and ``head``, a dict of ``kernel``
+            Float[width, V] and ``bias`` (None without); leaves.
+        cfg: of the transformer (static).
+        max_length: tokens that a state can hold (static); that of `cfg` when None. Rotary positions allow any number.
+        dense: product of the blocks and, under the name ``"head"``, of the head (static unless a Partial). It must
+            treat each token by itself, as formats with a unit for each row do.
+        attention: see `apply` (static unless a Partial).
+
+    Returns:
+        Partials with the parameters as leaves, and states `SequenceState`. An empty prompt leaves all logits 0: every
+        token is as likely as any other. Once `max_length` tokens are in, and for a token outside [0, V), ``advance``
+        changes nothing but the status.
+
+    Raises:
+        ValueError: parameters without embedding or head, no `max_length` anywhere, or one beyond the table of learned
+            positions; ``init``: a prompt that is no sequence of integers, or longer than `max_length`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxsci import nn
+        >>> cfg = nn.transformer.config(8, 1, 2, positions="rotary")
+        >>> params = nn.transformer.init(jax.random.key(0), cfg)
+        >>> params |= {"embedding": jnp.eye(5, 8), "head": {"kernel": jnp.eye(8, 5), "bias": None}}
+        >>> model = nn.transformer.sequence_model(params, cfg, max_length=16)
+        >>> state = model.advance(model.init(jnp.array([0, 3])), 2)
+        >>> print(model.logits(state).shape, state.cache.length)
+        (5,) 3
+    """
+    for name in ("embedding", "head"):
+        if name not in params:
+            raise ValueError(
+                f"transformer.sequence_model: params must have an entry {name!r} beside those of transformer.init, got "
+                f"{', '.join(params)}"
+            )
+    if max_length is None and cfg.max_length is None:
+        raise ValueError("transformer.sequence_model: give max_length, the configuration has none")
+    size = cfg.max_length if max_length is None else check_size("transformer.sequence_model", "max_length", max_length)
+    if cfg.positions == "learned" and size > cfg.max_length:
+        raise ValueError(
+            f"transformer.sequence_model: max_length must be at most the {cfg.max_length} learned positions, got {size}"
+        )
+    cfg = dataclasses.replace(cfg, max_length=size)
+    dense = as_partial(dense, "transformer.sequence_model", "dense")
+    attention = as_partial(attention, "transformer.sequence_model", "attention")
+    return SequenceModel(
+        Partial(bind(_begin, cfg=cfg), params, dense, attention),
+        Partial(_logits_of),
+        Partial(bind(_advance, cfg=cfg), params, dense, attention),
+    )
+
+
+@eqx.filter_jit
+def _begin(params, dense, attention, prompt, *, cfg: Config):
+    prompt = jnp.asarray(prompt)
+    if prompt.ndim != 1 or not (prompt.size == 0 or jnp.issubdtype(prompt.dtype, jnp.integer)):
+        raise ValueError(
+            f"transformer.sequence_model: a prompt must be one sequence of integers, got {prompt.dtype} of shape "
+            f"{prompt.shape}; vmap several"
+        )
+    if prompt.shape[0] > cfg.max_length:
+        raise ValueError(
+            f"transformer.sequence_model: a prompt must have at most {cfg.max_length} tokens (max_length), got "
+            f"{prompt.shape[0]}"
+        )
+    table = jnp.asarray(params["embedding"])
+    cache = empty_cache(cfg, dtype=table.dtype)
+    if prompt.shape[0] == 0:
+        return SequenceState(cache, jnp.zeros(table.shape[0], table.dtype), jnp.int32(0))
+    known = (prompt >= 0) & (prompt < table.shape[0])
+    logits, cache = _after(params, dense, attention, jnp.where(known, prompt, 0), cache, cfg)
+    return SequenceState(cache, logits, status.flag(~jnp.all(known), status.OUT_OF_RANGE))
+
+
+@eqx.filter_jit
+def _advance(params, dense, attention, state, token, *, cfg: Config):
+    token = jnp.asarray(token)
+    num_symbols = params["embedding"].shape[0]
+    takes = (state.cache.length < cfg.max_length) & (token >= 0) & (token < num_symbols)
+    logits, cache = _after(params, dense, attention, jnp.where(takes, token, 0)[None], state.cache, cfg)
+    new = SequenceState(cache, logits, state.status)
+    old = state._replace(status=state.status | status.OUT_OF_RANGE)
+    return jax.tree.map(lambda a, b: jnp.where(takes, a, b), new, old)
+
+
+def _after(params, dense, attention, tokens, cache, cfg: Config):
+    """Logits behind the last of some tokens, and the cache with all of them."""
+    h, cache = apply(
+        params, cfg, jnp.asarray(params["embedding"])[tokens], cache=cache, dense=dense, attention=attention
+    )
+    return dense("head", h[-1:], params["head"]["kernel"], params["head"]["bias"])[0], cache
+
+
+def _logits_of(state):
+    return state.logits
+
+
+__all__ = ["Cache", "Config", "SequenceState", "apply", "config", "empty_cache", "init", "sequence_model"]

@@ -64,6 +64,18 @@ def _cached(key, dtype):
     return run, _normal(key, dtype, (3, 8))
 
 
+def _sequence_model(key, dtype):
+    params = nn.transformer.init(key, DECODER, dtype=dtype)
+    table, kernel = _normal(key, dtype, (5, 8), (8, 5))
+
+    def run(table, kernel, token):
+        entries = {"embedding": table, "head": {"kernel": kernel, "bias": None}}
+        model = nn.transformer.sequence_model(params | entries, DECODER)
+        return model.logits(model.advance(model.init(jnp.arange(2)), token))
+
+    return run, (table, kernel, jnp.int32(3))
+
+
 ENTRIES = {
     "jaxsci.nn.attention.attention": Compiled(_attention, grad=(0, 1, 2)),
     "jaxsci.nn.attention.causal_mask": Driver(works=lambda folder: nn.attention.causal_mask(3)),
@@ -78,6 +90,7 @@ ENTRIES = {
     ),
     "jaxsci.nn.transformer.empty_cache": Compiled(_cached),
     "jaxsci.nn.transformer.init": Compiled(_transformer_init),
+    "jaxsci.nn.transformer.sequence_model": Compiled(_sequence_model, grad=(0, 1)),
     "jaxsci.nn.mlp.apply": Compiled(_apply, grad=(0, 1)),
     "jaxsci.nn.mlp.config": Driver(
         bad=(
