@@ -20,7 +20,7 @@ from jaxsci.quantization._spec import QuantSpec
 
 ZERO_TILE = status.register(
     "quantization",
-    16,
+    19,
     "tile of zeros",
     "all entries that share a unit are zero, so that their unit is the least one",
     "nothing is wrong if they are meant to be; a dead row or column can be pruned",

@@ -101,7 +101,8 @@ ENTRIES = {
     ),
     "jaxsci.models.language.data": Driver(works=_text),
     "jaxsci.models.language.decode": Driver(
-        bad=(Bad(lambda _: language.decode([94]), ValueError, r"must lie in \[0, 94\)"),), works=_round_trip
+        bad=(Bad(lambda _: language.decode([1000]), ValueError, r"must lie in \[0, \d+\), got 1000"),),
+        works=_round_trip,
     ),
     "jaxsci.models.language.encode": Driver(
         bad=(Bad(lambda _: language.encode("\x00"), ValueError, "must be made of the"),), works=_round_trip

@@ -169,7 +169,14 @@ def _within(x, low, high):
 
 
 def _ends(low, high, soft_low, width):
-    return (jax.nn.sigmoid(2 * (end - soft_low) / width - 1) for end in (low, high))
+    """The logistic function at the hard bounds: 0 or 1 at infinite ones, without a slope of infinity times 0 there."""
+
+    def at(end):
+        finite = jnp.isfinite(end)
+        z = 2 * (jnp.where(finite, end, 0) - soft_low) / width - 1
+        return jnp.where(finite, jax.nn.sigmoid(z), jnp.where(end > 0, 1, 0))
+
+    return at(low), at(high)
 
 
 __all__ = ["Normalized", "Normalizer", "denormalize", "normalize", "normalizer"]
