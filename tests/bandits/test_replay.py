@@ -9,6 +9,7 @@ import pytest
 import contracts
 from jaxsci import bandits, linear
 from jaxsci.core import status
+from jaxsci.core.protocols import Decision, Policy
 
 WEIGHTS = np.linspace(0.4, 1.0, 4)
 
@@ -61,8 +62,15 @@ def test_masks_and_bad_costs_carry_a_status(key):
         assert int(record.action[5]) == 1 and float(record.cost[3]) == 0 and float(record.log_prob[3]) == -np.inf
         chex.assert_tree_all_finite(state)
     assert float(state.policy.count.sum()) == 7
-    record = bandits.replay(key, costs[:2], bandits.policies.fixed(9, arm=8)).history
-    assert record.status.tolist() == [status.OUT_OF_RANGE] * 2
+    with pytest.raises(ValueError, match="replay: the policy must play as many arms .*, 3"):
+        bandits.replay(key, costs[:2], bandits.policies.fixed(9, arm=8))
+    # A policy of one's own that does not look at the mask cannot be refused beforehand.
+    blind = Policy(
+        lambda key: jnp.zeros(()),
+        lambda key, state, context=None, mask=None: Decision(jnp.int32(8), jnp.zeros(())),
+        lambda state, decision, loss, context=None, weight=1.0: state,
+    )
+    assert bandits.replay(key, costs[:2], blind).history.status.tolist() == [status.OUT_OF_RANGE] * 2
 
 
 def test_a_context_that_is_not_finite_carries_a_status(key):
