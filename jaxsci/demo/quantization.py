@@ -34,8 +34,8 @@ def scene(folder: pathlib.Path, fast: bool) -> None:
         ImportError: the extra "demo" is missing.
     """
     began = time.perf_counter()
-    for module in ("sklearn", "optax"):
-        require(module, "demo", "the demo")
+    require("sklearn", "demo", "the demo")
+    require("optax", "nets", "training in the demo")
     device = _shared.opening(folder, "quantization")
     name = "_quantization_study.py"
     full, small = _shared.source(name, {}), _shared.source(name, {_SETTINGS: _FAST})
