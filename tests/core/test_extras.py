@@ -50,7 +50,6 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 IMPORTED_AS = {"orbax-checkpoint": "orbax", "scikit-learn": "sklearn", "pillow": "PIL"}
 FOR_DEVELOPERS = {"peers", "diffusers"}  # compared with by benchmarks and tests
-NOT_YET = {"dist"}  # the distributions of state-space models: the room of sequential Monte Carlo will import them
 BROUGHT_ALONG = {"tfp-nightly"}  # required by distrax, see pyproject.toml
 
 
@@ -76,7 +75,7 @@ def _uses(folder: str):
 def test_an_extra_lists_what_the_package_imports_and_nothing_else():
     uses = set(_uses("jaxsci"))
     required = {extra: {module for module, of in uses if of == extra} for extra in EXTRAS}
-    assert {extra for extra in EXTRAS if not required[extra]} == {"all"} | FOR_DEVELOPERS | NOT_YET
+    assert {extra for extra in EXTRAS if not required[extra]} == {"all"} | FOR_DEVELOPERS
     for extra in {of for _, of in uses if of}:
         listed = _modules(EXTRAS[extra], expand=False) - BROUGHT_ALONG
         assert listed <= required[extra] <= _modules(EXTRAS[extra]), f"{extra}: {listed}, required {required[extra]}"
