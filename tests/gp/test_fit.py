@@ -72,7 +72,7 @@ def test_bad_starts_are_reported():
     assert np.all(found.status[1:3] == status.OUT_OF_RANGE) and np.all(found.steps[1:3] == 0)
     assert float(found.value["length"][1]) == -1 and float(found.objective[1]) == -np.inf
     # Without any correlation the evidence is flat in the length, which stays; the others are fitted.
-    assert found.value["length"][3] == np.float32(1.2e-38) and np.isfinite(found.objective[3])
+    assert abs(found.value["length"][3] / 1.2e-38 - 1) < 1e-4 and np.isfinite(found.objective[3])
     assert not int(found.status[3]) & ~status.MAX_STEPS
     assert float(found.objective[0]) > -np.inf and np.isfinite(found.value["length"][0])
 
