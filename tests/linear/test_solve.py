@@ -415,7 +415,7 @@ def test_integers_and_lists_are_conductances():
         (lambda: linear.operators.diffusion(jnp.ones((2, 3)), jnp.ones((3, 2)), jnp.ones(2)), "must be a scalar"),
         (lambda: linear.solve(laplacian(), jnp.ones((6, 5)), method=METHODS["cg"]), "operator's shape"),
         (lambda: linear.solve(laplacian(), jnp.ones((2, 5, 6)), method=METHODS["cg"]), "jax.vmap for a batch"),
-        (lambda: linear.solve(laplacian(), jnp.ones((5, 6)), jnp.ones(3), method=METHODS["cg"]), "x0 must be an array of the operator's shape"),
+        (lambda: linear.solve(laplacian(), jnp.ones((5, 6)), jnp.ones(3), method=METHODS["cg"]), "x0 must be an array"),
         (lambda: linear.solve(laplacian(), jnp.ones((5, 6)), method=METHODS["cg"], norm_ref="a"), "'b' or 'r0'"),
         (lambda: linear.solve(laplacian(), jnp.ones((5, 6)), method=METHODS["cg"], max_history=-1), ">= 0"),
         (lambda: linear.methods.ssor_pcg(1.0, sweep_first="left"), "sweep_first"),
