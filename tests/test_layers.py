@@ -178,3 +178,8 @@ def test_status_bits_are_disjoint_along_the_floors():
         others = set(owned) - {"sweep"} if room == "sweep" else below(room) & set(owned)
         for other in others:
             assert not owned[room] & owned[other], f"{room} and {other} share bits {owned[room] & owned[other]}"
+    # Without a room's name `check` passes a bit only if all that own it call it a notice.
+    kinds: dict[int, set[bool]] = {}
+    for bit, text in status.bits():
+        kinds.setdefault(bit, set()).add(text.notice)
+    assert [bit for bit, both in kinds.items() if len(both) > 1] == []

@@ -32,7 +32,7 @@ from jaxsci.linear._system import default_tol, real_dtype
 
 OUT_OF_REACH = status.register(
     "linear",
-    16,
+    28,
     "out of reach",
     "the residual stopped falling far above what rounding explains",
     "cg, pcg and chebyshev need a symmetric positive definite matrix, the sweeps one that they converge for, and a "

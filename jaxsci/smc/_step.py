@@ -24,7 +24,7 @@ from pallas_kernels.log_weight_stats import ALL_ZERO, ANY_INFINITE, log_weight_s
 
 UNEVEN_LOOK_AHEAD = status.register(
     "smc",
-    24,
+    23,
     "uneven look-ahead",
     "the look-ahead tells particles apart by more than their next weights may make good: its logarithm has a variance "
     "above 4, and log Z may have a far larger one than without it",

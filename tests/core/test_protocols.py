@@ -22,7 +22,7 @@ from jaxsci.core.protocols import (
 
 def test_names_are_the_agreed_ones():
     assert Decision._fields == ("action", "log_prob", "aux")
-    assert Policy._fields == ("init", "select", "update")
+    assert Policy._fields == ("init", "select", "update", "status")
     assert Solver._fields == ("prepare", "init", "step", "broken")
     assert Problem._fields == ("op", "b", "x0", "context")
     assert StreamCarry._fields == ("solution", "memory")

@@ -39,7 +39,7 @@ RANK_LOST = status.register(
 )
 MISPLACED_RULE = status.register(
     "control",
-    22,
+    26,
     "rule elsewhere",
     "the nodes of the rule leave [0, interval] or are not in order, or its weights do not sum to the interval",
     "build the rule on the interval, e.g. quadrature.rules.simpson(5, 0.0, interval)",

@@ -20,7 +20,7 @@ from jaxsci.core.types import float_dtype
 
 UNFIT_COSTS = status.register(
     "control",
-    23,
+    27,
     "unfit costs",
     "the cost matrix Q or R is not symmetric, or R has a negative eigenvalue",
     "pass symmetric matrices, (M + M.T) / 2, and a positive R",

@@ -40,7 +40,7 @@ PARAMETERS = (
 
 REJECTED = status.register(
     "pfn",
-    24,
+    29,
     "no curve accepted",
     "none of the candidates rose and stayed within [0, 1]; the curve holds NaN",
     "raise max_rounds, or num_candidates",
