@@ -4,7 +4,6 @@ Builds on: core, gp, nn. Start reading at `priors` (what a data set is), then `_
 """
 
 from jaxsci.pfn import bars, curves, priors, scores
-from jaxsci.pfn._attention import attention
 from jaxsci.pfn._network import Config, Context, apply, apply_sequence, config, encode, init, query
 from jaxsci.pfn._predict import OUTSIDE, Classes, Model, classify, model, predict
 from jaxsci.pfn._store import about, load, names, save
@@ -21,7 +20,6 @@ __all__ = [
     "about",
     "apply",
     "apply_sequence",
-    "attention",
     "bars",
     "batch",
     "classify",

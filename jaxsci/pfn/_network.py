@@ -26,7 +26,7 @@ from jaxsci.core import keys, tree
 from jaxsci.core.static import as_partial, bind, check_size
 from jaxsci.core.types import KeyArray, float_dtype
 from jaxsci.nn import layers
-from jaxsci.pfn._attention import attention
+from pallas_kernels import pfn_attention
 
 
 class Config(eqx.Module):
@@ -147,6 +147,8 @@ def _init(key, cfg: Config, dtype):
 def _attend(num_context, hook, q, k, v, mask, *, num_slots, cached):
     """Attention as the transformer calls it; with a cache the rows of `k` before the queries' own are the context's."""
     del mask
+    if num_slots == 0:
+        return v  # nothing but the token itself is there
     if cached:
         return hook(q, k[num_slots:], v[num_slots:], num_context, context=(k[:num_slots], v[:num_slots]))
     return hook(q, k, v, num_context, num_slots=num_slots)
@@ -211,7 +213,7 @@ def _lowered(params, compute_dtype, *arrays):
 
 
 def _hook(given):
-    return as_partial(attention if given is None else given, "pfn", "attention")
+    return as_partial(pfn_attention if given is None else given, "pfn", "attention")
 
 
 def apply(
@@ -235,7 +237,7 @@ def apply(
         num_context: how many of them count, the first ones; traced, cut to 0 ... N.
         x_query: the queries; none of them influences another.
         dense: ``dense(name, x, kernel, bias)``, see `nn.transformer` (static unless a Partial).
-        attention: a function like `pfn.attention`, which is the default (static unless a Partial).
+        attention: a function like `pallas_kernels.pfn_attention`, which is the default (static unless a Partial).
         compute_dtype: of products and activations, e.g. ``jnp.bfloat16`` (static); None keeps that of the inputs.
             Softmaxes, norms and the logits stay in at least float32.
 

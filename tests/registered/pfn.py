@@ -79,11 +79,6 @@ def _query(key, dtype):
     return lambda p, k, v, x: pfn.query(p, CFG, pfn.Context(k, v, jnp.int32(2)), x), (params, keys, values, x)
 
 
-def _attention(key, dtype):
-    qkv = (contracts.normal(jax.random.fold_in(key, i), (3, 2, 2), dtype) for i in range(3))
-    return lambda *qkv: pfn.attention(*qkv, 2), tuple(qkv)
-
-
 def _model(params, dtype):
     return pfn.Model(params, jnp.asarray(EDGES, dtype), CFG, True)
 
@@ -186,7 +181,6 @@ ENTRIES = {
     "jaxsci.pfn.about": Driver(bad=(Bad(lambda _: pfn.about("nothing"), FileNotFoundError, "there is no model"),)),
     "jaxsci.pfn.apply": Compiled(_apply, grad=(0, 1, 2)),
     "jaxsci.pfn.apply_sequence": Compiled(_sequence, grad=(0, 1, 2)),
-    "jaxsci.pfn.attention": Compiled(_attention, grad=(0, 1, 2)),
     "jaxsci.pfn.batch": Compiled(_batch, skip=_NO_DTYPE),
     "jaxsci.pfn.classify": Compiled(_classify, grad=(0, 1)),
     "jaxsci.pfn.config": Driver(
