@@ -23,7 +23,9 @@ from jaxsci.core.types import KeyArray, as_float
 from jaxsci.quantization._hadamard import check_block, hadamard_transform
 from jaxsci.quantization._packing import PLANE, check_packable, pack, unpack
 from jaxsci.quantization._spec import QuantSpec, is_uniform
+from pallas_kernels import hadamard_quantize
 
+_KERNEL_BLOCKS = (0, 16, 32, 64, 128)
 _SEARCHED = 32  # levels from which a binary search is cheaper than comparisons
 _SHRINKS = 80  # hundredths of the largest magnitude that the scale "mse" tries
 
@@ -212,14 +214,46 @@ def tile_magnitudes(x, spec: QuantSpec, axis: int):
     return jnp.max(jnp.abs(tiles), axis=axes)
 
 
-def encode(x: Float[Array, "..."], spec: QuantSpec, key: KeyArray | None, axis: int):
-    """Transform, units and codes of an array: the one place where numbers become codes, and where a kernel that does
+def is_one_pass(spec: QuantSpec) -> bool:
+    """Whether `hadamard_quantize` knows this format: that of QuEST, with the blocks that it has."""
+    kind = spec.grid, spec.scale, spec.granularity
+    return kind == ("midrise", "rms", "channel") and spec.hadamard in _KERNEL_BLOCKS
+
+
+def _encode_in_one_pass(x, spec: QuantSpec, axis: int, output: str):
+    """`encode` by the kernel; on a CPU that is its reference."""
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    count, step, clip, trust, eps = (
+        jnp.asarray(a, wide) for a in (spec.count, spec.step, spec.clip_scale, spec.trust, spec.eps)
+    )
+    top = (count - 1) / 2  # the last level in units
+    # values that are transformed back must not be rounded to the array's dtype in between
+    x = x.astype(wide) if output == "values" and spec.domain == "full" else x
+    found = hadamard_quantize(
+        jnp.moveaxis(x, axis, -1),
+        step * top,
+        bits=jnp.round(jnp.log2(count)).astype(jnp.int32),
+        output=output,
+        block=max(spec.hadamard, 1),
+        mask=output == "values",
+        reach=clip + trust / top,
+        eps=eps * top,
+    )
+    value, mask = (None if a is None else jnp.moveaxis(a, -1, axis) for a in (found.value, found.mask))
+    return value, mask, jnp.moveaxis(found.step[..., None], -1, axis), None
+
+
+def encode(x: Float[Array, "..."], spec: QuantSpec, key: KeyArray | None, axis: int, output: str):
+    """Transform, units and codes of an array: the one place where numbers become codes, and where the kernel that does
     it in one pass enters.
 
     Returns:
-        ``(codes, values, passes, scale, zero_point)``: codes as floats, the values they stand for and where gradients
-        pass, all of the shape of `x` and in the transformed domain; units and zero points as they are stored.
+        ``(codes, None, scale, zero_point)`` for the output "codes", codes as integers or floats, and
+        ``(values, passes, scale, zero_point)`` for "values": what the codes stand for and where gradients pass; all of
+        the shape of `x` and in the transformed domain; units and zero points as they are stored.
     """
+    if key is None and is_one_pass(spec):
+        return _encode_in_one_pass(x, spec, axis, output)
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     if spec.hadamard:
         wide = hadamard_transform(wide, spec.hadamard, axis)
@@ -228,9 +262,11 @@ def encode(x: Float[Array, "..."], spec: QuantSpec, key: KeyArray | None, axis: 
     noise = None if key is None else jax.random.uniform(as_typed_key(key, "quantize"), tiles.shape, tiles.dtype)
     t = _scaled(tiles, units, zero, spec)
     codes = _codes(jnp.where(jnp.isnan(t), 0, t), spec, noise)
+    scale = _stored(units, spec, axis), None if zero is None else _stored(zero, spec, axis)
+    if output == "codes":
+        return codes.reshape(x.shape), None, *scale
     values, passes = values_of(codes, units, zero, spec), _passes(tiles, units, zero, spec)
-    shaped = (a.reshape(x.shape) for a in (codes, values, passes))
-    return *shaped, _stored(units, spec, axis), None if zero is None else _stored(zero, spec, axis)
+    return values.reshape(x.shape), passes.reshape(x.shape), *scale
 
 
 @eqx.filter_jit
@@ -265,7 +301,7 @@ def quantize(
     """
     x = as_float(x)
     axis = check_fits("quantize", x, spec)
-    codes, _, _, scale, zero = encode(x, spec, key, axis)
+    codes, _, scale, zero = encode(x, spec, key, axis, "codes")
     codes, plane = codes.astype(jnp.int8), 0
     if packed:
         if spec.bits is None:
@@ -313,6 +349,7 @@ __all__ = [
     "dequantize",
     "encode",
     "finished",
+    "is_one_pass",
     "offset",
     "outside",
     "quantize",

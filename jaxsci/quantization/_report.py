@@ -67,7 +67,7 @@ def report(x: Float[ArrayLike, "..."], spec: QuantSpec) -> Report:
     axis = check_fits("report", x, spec)
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     rotated = hadamard_transform(wide, spec.hadamard, axis) if spec.hadamard else wide
-    _, values, passes, scale, zero = encode(x, spec, None, axis)
+    values, passes, scale, zero = encode(x, spec, None, axis, "values")
     square = jnp.mean(rotated**2)
     error = jnp.mean((values - rotated) ** 2) / jnp.where(square == 0, 1, square)
     code = status.flag(~jnp.all(jnp.isfinite(x)), status.NONFINITE_INPUT)
