@@ -1,7 +1,5 @@
 """Loops: equal to their plain counterparts, frozen lanes, O(sqrt) memory, one trace of the body."""
 
-import subprocess
-import sys
 from functools import partial
 from typing import NamedTuple
 
@@ -309,28 +307,3 @@ def test_messages():
         scan(lambda c, x: (c, x), 0.0, jnp.float32(1))
     with pytest.raises(TypeError, match=r"body must return \(carry, y\), got ShapeDtypeStruct"):
         scan(lambda c, x: c, 0.0, jnp.arange(3))
-
-
-_TWO_FACTORS = """
-import jax, jax.numpy as jnp
-from jaxsci.core import loops
-
-@jax.jit
-@jax.vmap
-def both(x):
-    matrix = jnp.exp(-((x - x.T) ** 2) * 12) + 0.01 * jnp.eye(40)
-    first = jnp.linalg.cholesky(matrix)
-    return first.sum() + jnp.linalg.cholesky(2 * loops.after(matrix, first)).sum()
-
-x = jax.random.normal(jax.random.key(0), (1024, 40, 1))
-for _ in range(20):
-    both(x).block_until_ready()
-print("through")
-"""
-
-
-@pytest.mark.full
-def test_factorisations_in_order_do_not_wait_for_each_other():
-    """Without `after` jaxlib 0.10.2 waits for ever in the first or second of these calls where there are two cores."""
-    found = subprocess.run([sys.executable, "-c", _TWO_FACTORS], capture_output=True, text=True, timeout=120)
-    assert found.stdout.strip() == "through", found.stderr

@@ -281,10 +281,6 @@ def _other_arms(folder):
     policies.select_among("f", policy, key, None, None, 4)
 
 
-def _after(key, dtype):
-    return lambda x: loops.after(x, jnp.array([jnp.nan, 1.0])), (contracts.normal(key, (3,), dtype),)
-
-
 def _bad_mask(folder):
     policies.allowed_arms(jnp.ones(3), 3)
 
@@ -443,7 +439,6 @@ ENTRIES = {
         )
     ),
     "jaxsci.core.keys.per_item": Compiled(lambda key, dtype: (lambda k: keys.per_item(k, 4), (key,))),
-    "jaxsci.core.loops.after": Compiled(_after, grad=(0,)),
     "jaxsci.core.loops.bounded_while": Compiled(_while("checkpointed"), grad=(0, 1)),
     "jaxsci.core.loops.checkpointed_scan": Compiled(_scan, grad=(0, 1)),
     "jaxsci.core.train.init": Compiled(lambda key, dtype: (_init, (_params(key, dtype),))),
