@@ -93,7 +93,7 @@ PRESETS = {
         {"x_range": (0.0, 1.0), "y_range": (0.0, 1.0)}, _curve_scores,
     ),
     "tabular": Preset(
-        lambda: priors.tabular(num_classes=(2, 3)), 30, 3, True, 160, (10, 130), 3000, 8, 1e-3, {"x_range": None},
+        lambda: priors.tabular(num_classes=(2, 3)), 30, 3, True, 160, (10, 130), 8000, 8, 1e-3, {"x_range": None},
         _accuracy,
     ),
 }  # fmt: skip
