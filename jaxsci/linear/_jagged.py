@@ -85,7 +85,8 @@ def product(parts: tuple[Array, ...], x: Float[Array, " n"], pattern: Pattern) -
     plan = jagged(pattern)
     y = jnp.zeros_like(x)
     for values, block in zip(parts, plan.blocks):
-        y = y.at[: block.cols.shape[1]].add(sum_rows(values, block.cols, x))
+        part, num = sum_rows(values, block.cols, x), block.cols.shape[1]
+        y = y + part if num == len(y) else y.at[:num].add(part)
     if plan.pieces is not None:
         y = y.at[plan.owners].add(sum_rows(parts[-1], plan.pieces.cols, x), indices_are_sorted=True)
     return y if plan.places is None else y.at[plan.places].get(mode="promise_in_bounds")
