@@ -10,7 +10,6 @@ Reference: Saad 2003, Iterative Methods for Sparse Linear Systems, section 3.4 (
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int

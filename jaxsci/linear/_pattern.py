@@ -108,7 +108,7 @@ def fill(entries: Float[Array, " entries"], slots: Int[np.ndarray, "w n"]) -> Fl
 def sum_rows(coefficients: Float[Array, "w n"], cols: Int[Array, "w n"], x: Float[Array, " m"]) -> Float[Array, " n"]:
     """y_i = sum_k coefficients[k, i] x[cols[k, i]], one column k after the other.
 
-    Written out, the sum is one loop over the rows for XLA on a CPU; as a reduction over k it is ten times slower. Very
+    Written out, the sum is one loop over the rows for XLA on a CPU, which a reduction over k is not. Very
     long rows are reduced nevertheless, since every column that is written out costs time to compile.
     """
     if not 0 < len(cols) <= _WRITTEN_OUT:
