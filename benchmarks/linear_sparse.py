@@ -1,17 +1,21 @@
 """General sparse matrices, of which nothing is known but the entries: CG against SciPy, SOR sweeps against pyamg.
 
 Both sides do the same work: as many steps or sweeps, with their residuals and norms. The peers' BLAS is on one thread.
+One row more: what a policy adds to a solve where systems come one by one.
 """
 
+import statistics
 import sys
+import time
 
+import equinox as eqx
 import jax
 import numpy as np
 import scipy.sparse as sp
 
-from benchmarks._harness import compare, compiled, main
+from benchmarks._harness import compare, compiled, main, row
 from benchmarks.peers.linear import laplacian
-from jaxsci import linear
+from jaxsci import bandits, linear
 
 
 def _irregular(n, seed=0):
@@ -79,8 +83,27 @@ def _sweeps(name, a, dtype, count, target, peers, seconds):
     )  # fmt: skip
 
 
+def _online(rounds=100):
+    """Choice and lesson of a policy by two compiled functions, called from a Python loop around any solver."""
+    policy, key = bandits.policies.cheb_cb(20, low=0.1, high=0.5, floor=1.0), jax.random.key(0)
+    select, update = eqx.filter_jit(policy.select), eqx.filter_jit(policy.update)
+    state, seconds = policy.init(key), []
+    for t, shift in enumerate(np.random.default_rng(0).uniform(0.1, 0.5, rounds)):
+        start = time.perf_counter()
+        decision = select(jax.random.fold_in(key, t), state, shift)
+        action = int(decision.action)
+        chosen = time.perf_counter()
+        steps = 20.0 + abs(action - 40 * shift)  # a solve would stand here
+        told = time.perf_counter()
+        state = jax.block_until_ready(update(state, decision, steps, shift))
+        seconds.append(chosen - start + time.perf_counter() - told)
+    median = statistics.median(seconds)
+    note = f"{rounds} rounds; target at most 2 ms, median"
+    return row("a round of an eager tuned loop beside its solve", median, unit="s", ok=median <= 2e-3, note=note)
+
+
 def rows(fast, peers):
-    """CG for each kind of matrix and dtype, sweeps of the 5-point one. Needs float64, which is switched on here."""
+    """CG for each kind of matrix and dtype, sweeps of the 5-point one, the eager loop; in float64, switched on here."""
     jax.config.update("jax_enable_x64", True)
     side, seconds = (120, 0.5) if fast else (320, 4.0)
     for name, a, steps, targets in _cases(side):
@@ -90,6 +113,7 @@ def rows(fast, peers):
     name, a, steps, _ = next(_cases(side))
     for dtype in (np.float64, np.float32):
         yield _sweeps(name, a, dtype, steps // 2, None if fast else 1.0, peers, seconds)
+    yield _online()
 
 
 if __name__ == "__main__":
