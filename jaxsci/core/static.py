@@ -77,14 +77,22 @@ def check_size(function: str, name: str, value: Any, *, least: int = 1) -> int:
         least: the smallest value allowed.
 
     Raises:
-        ValueError: `value` is no integer or below `least`.
+        ValueError: `value` is no integer, below `least`, or too large for the int32 that counts.
+        TypeError: `value` is traced.
     """
+    if isinstance(value, jax.core.Tracer):
+        raise TypeError(
+            f"{function}: {name} must be static, a Python int, got a traced value; keep it out of the arguments of jit "
+            "and vmap (jax.jit(..., static_argnames=...), sweep.static)"
+        )
     try:
         size = None if isinstance(value, bool) else operator.index(value)
     except TypeError:
         size = None
     if size is None or size < least:
         raise ValueError(f"{function}: {name} must be an int >= {least}, got {value!r}")
+    if size >= 2**31:
+        raise ValueError(f"{function}: {name} must be an int <= {2**31 - 1}, got {value!r}")
     return size
 
 

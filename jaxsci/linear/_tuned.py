@@ -21,6 +21,7 @@ from jaxsci.core.keys import as_typed_key
 from jaxsci.core.policies import round_key, select_among
 from jaxsci.core.protocols import Policy, Problem, Stream, StreamCarry
 from jaxsci.core.static import check_size
+from jaxsci.core.types import as_count
 from jaxsci.linear._solve import solve
 
 
@@ -148,7 +149,7 @@ def tuned_step(
     """
     key = as_typed_key(key, "tuned_step")
     _check_parts("tuned_step", stream, method, policy)
-    tol, max_steps = None if tol is None else jnp.asarray(tol, float), jnp.asarray(max_steps, jnp.int32)
+    tol, max_steps = None if tol is None else jnp.asarray(tol, float), as_count(max_steps, "tuned_step", "max_steps")
     return _step(key, state, stream, method, policy, _as_arms(arms, "tuned_step"), cost, tol, max_steps, norm_ref)
 
 
@@ -236,7 +237,10 @@ def tuned_sequence(
     key = as_typed_key(key, "tuned_sequence")
     _check_parts("tuned_sequence", stream, method, policy)
     arms = _as_arms(arms, "tuned_sequence")
-    tol, max_steps = None if tol is None else jnp.asarray(tol, float), jnp.asarray(max_steps, jnp.int32)
+    tol, max_steps = (
+        None if tol is None else jnp.asarray(tol, float),
+        as_count(max_steps, "tuned_sequence", "max_steps"),
+    )
     return _run(key, stream, method, policy, arms, tol, max_steps, state, num_rounds, cost, norm_ref)
 
 
@@ -283,7 +287,7 @@ def cost_table(
     if callable(arms):
         raise TypeError("cost_table: arms must be arrays with leading axis K, got a function")
     arms = _as_arms(arms, "cost_table")
-    tol, max_steps = None if tol is None else jnp.asarray(tol, float), jnp.asarray(max_steps, jnp.int32)
+    tol, max_steps = None if tol is None else jnp.asarray(tol, float), as_count(max_steps, "cost_table", "max_steps")
     return _table(key, stream, method, arms, tol, max_steps, num_rounds, cost, norm_ref)
 
 
