@@ -20,7 +20,7 @@ from jaxsci.core import status, tree
 from jaxsci.core.keys import as_typed_key
 from jaxsci.core.policies import round_key, select_among
 from jaxsci.core.protocols import Policy, Problem, Stream, StreamCarry
-from jaxsci.core.static import check_size
+from jaxsci.core.static import check_size, warn_of_new_objects
 from jaxsci.core.types import as_count
 from jaxsci.linear._solve import solve
 
@@ -330,6 +330,8 @@ def _check_parts(function: str, stream, method=None, policy=None) -> None:
             f"{function}: stream must be a core.protocols.Stream (linear.streams), got {type(stream).__name__}; "
             "linear.streams.from_systems makes one of lists of matrices and right-hand sides"
         )
+    if method is not None:
+        warn_of_new_objects(method, function, "method")
     if method is not None and (not callable(method) or hasattr(method, "prepare")):
         raise TypeError(
             f"{function}: method must be a function parameter -> method such as linear.methods.sor, got a "

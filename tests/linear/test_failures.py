@@ -92,7 +92,7 @@ def test_a_tolerance_of_derivatives_that_is_none_is_told(bad):
     ("count", "match"), [(2.5, "a whole number, got 2.5"), (np.nan, "got nan"), (1e12, "fit int32")]
 )
 def test_counts_that_are_none(count, match):
-    stream, policy = linear.streams.shifted_laplacian((4, 4)), bandits.policies.fixed(1)
+    stream, policy = linear.streams.shifted_laplacian((4, 4)), bandits.policies.fixed(1, arm=0)
     with pytest.raises(ValueError, match=f"solve: max_steps must .*{match}"):
         linear.solve(GRID, START, method=methods.cg(), max_steps=count)
     with pytest.raises(ValueError, match=f"solve: patience must .*{match}"):

@@ -401,6 +401,9 @@ ENTRIES = {
         bad=(Bad(lambda folder: static.as_partial(3, "sde", "drift"), TypeError, "sde: drift must be a function"),),
         works=_as_partial,
     ),
+    "jaxsci.core.static.warn_of_new_objects": Driver(
+        works=lambda folder: static.warn_of_new_objects(lambda x: x, "f", "g")
+    ),
     "jaxsci.core.static.bind": Driver(
         bad=(Bad(lambda folder: static.bind(max, a=jnp.ones(2)), TypeError, "a must be hashable to be static"),)
     ),
