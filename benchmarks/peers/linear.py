@@ -138,3 +138,30 @@ def _ssor(a, omega):
     lower = spla.splu((sp.tril(a, -1) + sp.diags(d / omega)).tocsc(), permc_spec="NATURAL", diag_pivot_thresh=0)
     middle = (2 - omega) / omega * d
     return spla.LinearOperator(a.shape, lambda r: lower.solve(middle * upper.solve(r)))
+
+
+def csr_cg(data, indices, indptr, b, steps):
+    """So many steps of SciPy's CG on any matrix: its stopping tests are computed and never met. Value and steps."""
+    a = sp.csr_matrix((data, indices, indptr))
+
+    def run():
+        taken = []
+        return spla.cg(a, b, rtol=0.0, atol=0.0, maxiter=steps, callback=lambda _: taken.append(1))[0], len(taken)
+
+    return run
+
+
+def csr_sweeps(data, indices, indptr, b, omega, count):
+    """pyamg's sweeps of any matrix as in `sor_sweeps`: relax, recompute the residual, take its norm."""
+    from pyamg.relaxation.relaxation import sor
+
+    a = sp.csr_matrix((data, indices, indptr))
+
+    def run():
+        x, norms = np.zeros_like(b), []
+        for _ in range(count):
+            sor(a, x, b, omega=omega)
+            norms.append(np.linalg.norm(b - a @ x))
+        return x, np.asarray(norms)
+
+    return run

@@ -33,7 +33,7 @@ from jaxsci.core.keys import as_typed_key
 from jaxsci.core.policies import allowed_arms, as_context, as_select, as_update, draw
 from jaxsci.core.protocols import Decision, Policy
 from jaxsci.core.static import bind, check_size
-from jaxsci.core.types import Size, float_dtype
+from jaxsci.core.types import Size, as_count, float_dtype
 
 
 class GPSurrogate(eqx.Module):
@@ -164,7 +164,10 @@ def gp_surrogate(
         None if log_prior is None else gp.kernels.as_tree(log_prior),
         number(center),
         number(jitter),
-        *(jnp.asarray(v, jnp.int32) for v in (warmup, refit_every, refit_steps)),
+        *(
+            as_count(v, "gp_surrogate", name)
+            for name, v in (("warmup", warmup), ("refit_every", refit_every), ("refit_steps", refit_steps))
+        ),
         capacity,
         context_size,
     )

@@ -138,7 +138,7 @@ def load(
 def _path(function: str, path: Any) -> pathlib.Path:
     if not isinstance(path, (str, os.PathLike)):
         raise TypeError(f"{function}: expected a path, got {type(path).__name__}")
-    return pathlib.Path(path)
+    return pathlib.Path(files.named(function, path))
 
 
 def _host(name: str, array: Any) -> np.ndarray:

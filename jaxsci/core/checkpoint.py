@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from jaxsci.core import extras, provenance
+from jaxsci.core import extras, files, provenance
 from jaxsci.core.static import check_size
 
 
@@ -59,7 +59,7 @@ def save(directory: str | Path, tree: PyTree, step: int, config: Any = None, kee
     options = ocp.CheckpointManagerOptions(
         max_to_keep=keep, create=True, cleanup_tmp_directories=True, enable_async_checkpointing=False
     )
-    with ocp.CheckpointManager(Path(directory).absolute(), options=options) as manager:
+    with ocp.CheckpointManager(Path(files.named("checkpoint.save", directory)).absolute(), options=options) as manager:
         manager.save(step, args=ocp.args.Composite(**items), force=True)
 
 
@@ -123,7 +123,7 @@ def _orbax(function):
 
 def _steps(directory) -> list[int]:
     """Complete steps, in order. Orbax renames a step's folder into place, and removes its metadata with the rest."""
-    if not Path(directory).is_dir():
+    if not Path(files.named("checkpoint", directory)).is_dir():
         return []
     folders = [path for path in Path(directory).iterdir() if path.name.isdecimal()]
     return sorted(int(path.name) for path in folders if (path / "_CHECKPOINT_METADATA").is_file())

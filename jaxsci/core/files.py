@@ -50,6 +50,17 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
     write_atomic(path, lambda temporary: temporary.write_text(json.dumps(value)))
 
 
+def named(function: str, path: str | os.PathLike) -> str | os.PathLike:
+    """The path of a file or folder as the user gave it; empty text is none, though the system takes it for ``"."``.
+
+    Raises:
+        ValueError: empty text.
+    """
+    if os.fspath(path) == "":
+        raise ValueError(f"{function}: expected a path, got empty text; '.' is the folder where Python runs")
+    return path
+
+
 def inside(function: str, folder: str | os.PathLike, name: str) -> pathlib.Path:
     """The path of `name`, as a file says it, in the folder where that file lies.
 
@@ -80,10 +91,11 @@ def locked(function: str, folder: str | os.PathLike, name: str) -> Iterator[None
         name: of the lock file.
 
     Raises:
+        ValueError: `folder` is empty text.
         OSError: the folder cannot be written; the message names it.
         RuntimeError: another process holds the lock; the message names it.
     """
-    folder = pathlib.Path(folder)
+    folder = pathlib.Path(named(function, folder))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".probe.{os.getpid()}.tmp"
@@ -127,4 +139,4 @@ def _take(function: str, folder: pathlib.Path, name: str) -> int | None:
     return handle
 
 
-__all__ = ["inside", "locked", "write_atomic", "write_json"]
+__all__ = ["inside", "locked", "named", "write_atomic", "write_json"]

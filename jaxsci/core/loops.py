@@ -20,6 +20,7 @@ from jaxtyping import Array, ArrayLike, Int, PyTree
 
 from jaxsci.core import _carry
 from jaxsci.core.static import check_size
+from jaxsci.core.types import as_count
 
 _KINDS = ("lax", "checkpointed")
 
@@ -66,11 +67,13 @@ def bounded_while(
     """
     if kind not in _KINDS:
         raise ValueError(f"bounded_while: kind must be one of {_KINDS}, got {kind!r}")
-    if not isinstance(max_steps, (jax.Array, jax.core.Tracer)) and max_steps < 0:
-        raise ValueError(f"bounded_while: max_steps must be >= 0, got {max_steps}")
+    if not isinstance(max_steps, jax.Array):
+        as_count(max_steps, "bounded_while", "max_steps")
+        if max_steps < 0:
+            raise ValueError(f"bounded_while: max_steps must be >= 0, got {max_steps}")
     carry = _carry.strong(carry)
     if kind == "lax":
-        return _lax_while(cond, body, carry, jnp.asarray(max_steps, jnp.int32))
+        return _lax_while(cond, body, carry, as_count(max_steps, "bounded_while", "max_steps"))
     if isinstance(max_steps, jax.core.Tracer):
         raise TypeError(
             "bounded_while: max_steps must be static for kind='checkpointed', got a traced value; pass a Python int"

@@ -7,6 +7,8 @@ compares by identity and would.
 
 import dataclasses
 import operator
+import warnings
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -64,7 +66,43 @@ def as_partial(function: Callable, caller: str, argument: str) -> Callable:
     """
     if not callable(function):
         raise TypeError(f"{caller}: {argument} must be a function, got {type(function).__name__}")
-    return function if isinstance(function, (Partial, eqx.Module)) else Partial(function)
+    if isinstance(function, (Partial, eqx.Module)):
+        return function
+    warn_of_new_objects(function, caller, argument)
+    return Partial(function)
+
+
+# How often one place in the source may make a function anew before it is said what that costs.
+_MANY = 100
+_made: dict[tuple[str, str, Any], tuple[int, weakref.ref]] = {}
+
+
+def warn_of_new_objects(function: Callable, caller: str, argument: str) -> None:
+    """Warn once where the same line of source has handed over a hundred functions, each another object.
+
+    A function that is static counts by identity. One that is made anew before every call, a lambda in a loop, is
+    compiled at every call, and JAX keeps each program with its memory maps, of which a process has some ten thousand.
+
+    Args:
+        function: what the user plugged in; only functions of Python have a source line to tell.
+        caller: named by the warning.
+        argument: the argument's name, for the warning.
+    """
+    code = getattr(function, "__code__", None)
+    if code is None:
+        return
+    place = (caller, argument, code)
+    count, last = _made.get(place, (0, None))
+    if last is not None and last() is function:
+        return
+    _made[place] = count + 1, weakref.ref(function)
+    if count + 1 == _MANY:
+        warnings.warn(
+            f"{caller}: {argument} was {_MANY} different functions so far, all made in line {code.co_firstlineno} of "
+            f"{code.co_filename} ({code.co_name}). Each is compiled anew and its program stays in memory. Make the "
+            "function once, outside the loop, and pass what changes as an array: jax.tree_util.Partial(function, x)",
+            stacklevel=3,
+        )
 
 
 def check_size(function: str, name: str, value: Any, *, least: int = 1) -> int:
@@ -77,15 +115,23 @@ def check_size(function: str, name: str, value: Any, *, least: int = 1) -> int:
         least: the smallest value allowed.
 
     Raises:
-        ValueError: `value` is no integer or below `least`.
+        ValueError: `value` is no integer, below `least`, or too large for the int32 that counts.
+        TypeError: `value` is traced.
     """
+    if isinstance(value, jax.core.Tracer):
+        raise TypeError(
+            f"{function}: {name} must be static, a Python int, got a traced value; keep it out of the arguments of jit "
+            "and vmap (jax.jit(..., static_argnames=...), sweep.static)"
+        )
     try:
         size = None if isinstance(value, bool) else operator.index(value)
     except TypeError:
         size = None
     if size is None or size < least:
         raise ValueError(f"{function}: {name} must be an int >= {least}, got {value!r}")
+    if size >= 2**31:
+        raise ValueError(f"{function}: {name} must be an int <= {2**31 - 1}, got {value!r}")
     return size
 
 
-__all__ = ["as_partial", "bind", "check_size"]
+__all__ = ["as_partial", "bind", "check_size", "warn_of_new_objects"]

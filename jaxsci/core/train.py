@@ -22,7 +22,7 @@ from jaxtyping import Array, Int, PyTree
 
 from jaxsci.core import _carry, drive, keys, program, provenance, status, tree
 from jaxsci.core.protocols import Result
-from jaxsci.core.static import check_size
+from jaxsci.core.static import check_size, warn_of_new_objects
 from jaxsci.core.types import KeyArray
 
 
@@ -226,6 +226,8 @@ def run(
         [ 1. -2.] 0
     """
     num_steps = check_size("train.run", "num_steps", num_steps, least=0)
+    for name, function in (("loss", loss), ("batches", batches)):
+        warn_of_new_objects(function, "train.run", name)
     key = keys.as_typed_key(key, "train.run")
     state = init(params, optimizer=optimizer) if state is None else _carry.strong(state)
     state, history = _scan(key, state, loss, batches, optimizer, num_steps, mesh)

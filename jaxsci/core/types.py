@@ -9,7 +9,7 @@ from typing import Any, SupportsIndex, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Inexact, Key, PyTree
+from jaxtyping import Array, ArrayLike, Inexact, Int, Key, PyTree
 
 KeyArray: TypeAlias = Key[Array, ""]
 """One typed key, ``jax.random.key(seed)``; consumed once."""
@@ -23,12 +23,29 @@ def float_dtype(*trees: PyTree) -> np.dtype:
 
     Integers and Booleans count as JAX's default float; float64 appears only when some input has it (and x64
     is on). Derived once at an entry point and kept from there on.
+
+    Raises:
+        TypeError: a complex leaf, of which a cast would keep the real part alone.
     """
+    if is_complex(*trees):
+        raise TypeError(
+            "expected real numbers, got complex ones, whose imaginary parts would be lost; pass .real, or a function "
+            "of real and imaginary part"
+        )
     leaves = [leaf for tree in trees for leaf in jax.tree.leaves(tree)]
     dtype = jnp.result_type(*leaves) if leaves else jnp.result_type(float)
     if not jnp.issubdtype(dtype, jnp.inexact):
         dtype = jnp.result_type(float)
     return dtype
+
+
+def is_complex(*trees: PyTree) -> bool:
+    """Whether some leaf is of a complex dtype, traced ones included."""
+    for leaf in (leaf for tree in trees for leaf in jax.tree.leaves(tree)):
+        dtype = getattr(leaf, "dtype", None)
+        if isinstance(leaf, complex) or dtype is not None and jnp.issubdtype(dtype, jnp.complexfloating):
+            return True
+    return False
 
 
 def as_float(value: ArrayLike) -> Inexact[Array, "..."]:
@@ -41,10 +58,39 @@ def as_scalar(value: ArrayLike, function: str, argument: str, dtype: Any = None)
 
     Raises:
         ValueError: `value` has axes; the message names `function` and `argument`.
+        TypeError: `value` is complex.
     """
     if jnp.shape(value) != ():
         raise ValueError(f"{function}: {argument} must be a scalar, got shape {jnp.shape(value)}; use jax.vmap over it")
+    if is_complex(value):
+        raise TypeError(f"{function}: {argument} must be a real number, got {jnp.result_type(value)}")
     return as_float(value) if dtype is None else jnp.asarray(value, dtype)
+
+
+def as_count(value: ArrayLike, function: str, argument: str) -> Int[Array, ""]:
+    """A number of steps or the like, which may be traced, as an int32 scalar. A float that is a whole number counts.
+
+    Raises:
+        ValueError: `value` has axes, is no whole number (2.5, NaN), or exceeds int32; the message names `function` and
+            `argument`.
+        TypeError: `value` is no number, or a traced one of a dtype that is not integer.
+    """
+    if np.shape(value) != ():
+        raise ValueError(f"{function}: {argument} must be a scalar, got shape {np.shape(value)}; use jax.vmap over it")
+    if isinstance(value, jax.core.Tracer):
+        if not jnp.issubdtype(value.dtype, jnp.integer):
+            raise TypeError(
+                f"{function}: {argument} must be an integer, got a traced {value.dtype}; use .astype(jnp.int32)"
+            )
+        return value.astype(jnp.int32)
+    number = np.asarray(value)
+    if number.dtype.kind not in "iuf":
+        raise TypeError(f"{function}: {argument} must be an integer, got {value!r}")
+    if not np.isfinite(number) or number != np.floor(number):
+        raise ValueError(f"{function}: {argument} must be a whole number, got {value}")
+    if not -(2**31) <= number < 2**31:
+        raise ValueError(f"{function}: {argument} must fit int32, at most {2**31 - 1}, got {value}")
+    return jnp.asarray(int(number), jnp.int32)
 
 
 def require_double(function: str, dtype: Any, allow_float32: bool, reason: str) -> None:
@@ -91,4 +137,15 @@ def concrete(value: Any, function: str, argument: str, alternative: str) -> Any:
     return jax.tree.map(np.asarray, value)
 
 
-__all__ = ["KeyArray", "Size", "as_float", "as_scalar", "concrete", "float_dtype", "is_concrete", "require_double"]
+__all__ = [
+    "KeyArray",
+    "Size",
+    "as_count",
+    "as_float",
+    "as_scalar",
+    "concrete",
+    "float_dtype",
+    "is_complex",
+    "is_concrete",
+    "require_double",
+]

@@ -17,7 +17,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree
 
 from jaxsci.core import loops, precision, status, tree
-from jaxsci.core.types import float_dtype
+from jaxsci.core.types import as_count, float_dtype
 from jaxsci.gp._gp import checked_data, evidence
 
 _ARMIJO = 1e-4
@@ -118,7 +118,7 @@ def fit(
         raise ValueError("gp.fit: params holds no numbers; expected a pytree of positive floats to fit")
     # The model's noise is checked where it arises, in the loop.
     x, y, mask, _, jitter = checked_data("gp.fit", dtype, x, y, mask, 0.0, jitter)
-    limits = jnp.asarray(max_steps, jnp.int32), jnp.asarray(tol, dtype)
+    limits = as_count(max_steps, "gp.fit", "max_steps"), jnp.asarray(tol, dtype)
     return _fit(model, params, x, y, mask, log_prior, jitter, limits)
 
 

@@ -11,7 +11,6 @@ windows; a window that is wider than its level computes some values of other lev
 Reference: Saad 2003, Iterative Methods for Sparse Linear Systems, section 11.6 (level scheduling).
 """
 
-from functools import lru_cache
 from typing import NamedTuple
 
 import equinox as eqx
@@ -23,7 +22,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxsci.core.static import bind
 from jaxsci.linear._colours import sequence
-from jaxsci.linear._pattern import Pattern, Rows, fill, pad_rows
+from jaxsci.linear._pattern import Kept, Pattern, Rows, fill, pad_rows, sum_rows, widest
 from jaxsci.linear._system import over
 
 # Cost of one more window, in unknowns: a window of width w costs w plus this. It decides the width.
@@ -40,8 +39,9 @@ class Schedule(NamedTuple):
         places: ``places[unknown]``, the inverse.
         before: rows of the triangle of neighbours that are updated earlier.
         after: rows of the other triangle.
-        width: places that a window reads.
+        width: places that a window writes.
         windows: (first, begin, end) of each: it reads `width` places from first on and keeps those in [begin, end).
+        reach: places before and after a window in which its neighbours of the triangles `before` and `after` stand.
     """
 
     unknowns: Int[np.ndarray, " n"]
@@ -50,6 +50,7 @@ class Schedule(NamedTuple):
     after: Rows
     width: int
     windows: Int[np.ndarray, "windows 3"]
+    reach: tuple[int, int]
 
 
 class Leveled(eqx.Module):
@@ -112,34 +113,49 @@ def leveled(diagonal, entries, pattern: Pattern, order) -> Leveled:
         ValueError: a row so long that padding all rows to it would take too much memory.
     """
     plan = schedule(pattern, order)
-    padded, held = plan.before.slots.size + plan.after.slots.size, len(pattern.rows)
-    if padded > _MOST_PADDING * held + 2**20:
-        longest = max(plan.before.slots.shape[0], plan.after.slots.shape[0])
-        raise ValueError(
-            f"sweeps of a sparse operator pad every row to the longest; here one has {longest} of {held} entries in "
-            f"{pattern.size} rows. Use a method without sweeps (cg, chebyshev, jacobi) or operators.dense"
-        )
     parts = (fill(entries, plan.before.slots), fill(entries, plan.after.slots))
     return Leveled(diagonal[plan.unknowns], *parts, pattern=pattern, order=order)
 
 
-@lru_cache(maxsize=16)
-def schedule(pattern: Pattern, order) -> Schedule:
+def _schedule(pattern: Pattern, order) -> Schedule:
     """Levels, storage order and windows of one pattern in one order."""
     n, held = pattern.size, len(pattern.rows)
     turn = sequence(pattern, order)
     rank = np.empty(n, np.int64)
     rank[turn] = np.arange(n)
+    earlier = rank[pattern.cols] < rank[pattern.rows]
+    _check_memory(n, held, *(widest(n, pattern.rows[side]) for side in (earlier, ~earlier)))
     level = levels(n, rank[pattern.rows], rank[pattern.cols])
     by_level = np.argsort(level, kind="stable")
     unknowns = turn[by_level]
     places = np.empty(n, np.int64)
     places[unknowns] = np.arange(n)
     rows, cols, slots = places[pattern.rows], places[pattern.cols], np.arange(held)
-    low = cols < rows
-    before, after = (pad_rows(n, rows[side], cols[side], slots[side], held) for side in (low, ~low))
+    before, after = (pad_rows(n, rows[side], cols[side], slots[side], held) for side in (earlier, ~earlier))
     width, windows = _windows(np.bincount(level))
-    return Schedule(unknowns.astype(np.int32), places.astype(np.int32), before, after, width, windows)
+    return Schedule(
+        unknowns.astype(np.int32), places.astype(np.int32), before, after, width, windows,
+        _reach(n, windows, width, rows, cols),
+    )  # fmt: skip
+
+
+schedule = Kept(_schedule)
+
+
+def _check_memory(n: int, held: int, *longest: int) -> None:
+    """Refuse before anything of the size that is refused has been allocated."""
+    if n * sum(longest) > _MOST_PADDING * held + 2**20:
+        raise ValueError(
+            f"sweeps of a sparse operator pad every row to the longest; here one has {max(longest)} of {held} entries "
+            f"in {n} rows. Use a method without sweeps (cg, chebyshev, jacobi) or operators.dense"
+        )
+
+
+def _reach(n: int, windows: np.ndarray, width: int, rows, cols) -> tuple[int, int]:
+    """How far the neighbours of a window's own places stand before its first place, and after its last."""
+    window = np.searchsorted(windows[:, 1], rows, side="right") - 1
+    first = windows[window, 0]
+    return int((first - cols).max(initial=0)), int((cols - (first + width - 1)).max(initial=0))
 
 
 def levels(size: int, rows, cols) -> Int[np.ndarray, " n"]:
@@ -179,20 +195,16 @@ def _take(x, *, pattern: Pattern, order, back: bool):
     return x.at[plan.places if back else plan.unknowns].get(mode="promise_in_bounds")
 
 
-def _sum_rows(coefficients, cols, x):
-    return (coefficients * x.at[cols].get(mode="promise_in_bounds")).sum(0)
-
-
 def _mv(op: Leveled, x):
     return op.diagonal * x + _below(op, x) + _above(op, x)
 
 
 def _below(op: Leveled, x):
-    return _sum_rows(op.before, schedule(op.pattern, op.order).before.cols, x)
+    return sum_rows(op.before, schedule(op.pattern, op.order).before.cols, x)
 
 
 def _above(op: Leveled, x):
-    return _sum_rows(op.after, schedule(op.pattern, op.order).after.cols, x)
+    return sum_rows(op.after, schedule(op.pattern, op.order).after.cols, x)
 
 
 def _triangle(op: Leveled, omega, *, backward: bool):
@@ -204,19 +216,35 @@ def _triangle(op: Leveled, omega, *, backward: bool):
 
 def _substitute(scale, coefficients, r, *, pattern: Pattern, order, backward: bool):
     plan = schedule(pattern, order)
-    width = plan.width
-    cols = jnp.asarray(plan.after.cols if backward else plan.before.cols)
-    scaled = scale * r
+    n, width = len(plan.places), plan.width
+    # A window gathers from the places that its neighbours can be in alone: XLA hands loops over a large array to
+    # threads, which cost more than a window does.
+    ahead, behind = (0, plan.reach[1]) if backward else (plan.reach[0], 0)
+    near = min(n, ahead + width + behind)
+    starts = np.clip(plan.windows[:, 0] - ahead, 0, n - near)
+    cols = (plan.after if backward else plan.before).cols
+    cols = _from_start(cols, plan, starts) if near < n else cols
+    cols, scaled = jnp.asarray(cols), scale * r
 
     def step(y, window):
-        first, begin, end = window
-        part, near = (jax.lax.dynamic_slice_in_dim(a, first, width, 1) for a in (coefficients, cols))
+        start, first, begin, end = window
+        part, of = (jax.lax.dynamic_slice_in_dim(a, first, width, 1) for a in (coefficients, cols))
         old, new = (jax.lax.dynamic_slice_in_dim(a, first, width) for a in (y, scaled))
         place = first + jnp.arange(width, dtype=jnp.int32)
-        new = jnp.where((place >= begin) & (place < end), new - _sum_rows(part, near, y), old)
-        return jax.lax.dynamic_update_slice_in_dim(y, new, first, 0), None
+        new = new - sum_rows(part, of, jax.lax.dynamic_slice_in_dim(y, start, near))
+        return jax.lax.dynamic_update_slice_in_dim(
+            y, jnp.where((place >= begin) & (place < end), new, old), first, 0
+        ), None
 
-    return jax.lax.scan(step, jnp.zeros_like(r), jnp.asarray(plan.windows), reverse=backward)[0]
+    windows = jnp.asarray(np.concatenate([starts[:, None], plan.windows], 1), jnp.int32)
+    return jax.lax.scan(step, jnp.zeros_like(r), windows, reverse=backward)[0]
+
+
+def _from_start(cols, plan: Schedule, starts):
+    """Columns counted from the start of what each place's own window reads; 0 in the padding and where it is read by
+    another window, which drops that value."""
+    sizes = plan.windows[:, 2] - plan.windows[:, 1]
+    return np.maximum(cols - np.repeat(starts, sizes), 0).astype(np.int32)
 
 
 __all__ = ["Leveled", "Schedule", "leveled", "levels", "schedule"]

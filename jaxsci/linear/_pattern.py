@@ -1,13 +1,17 @@
 """Where the entries of a sparse matrix stand: the static half of a sparse operator, built once on the host."""
 
 import dataclasses
-from functools import cached_property, lru_cache
+from collections import OrderedDict
+from functools import cached_property
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
+
+# Sums over more columns than this are left to a reduction.
+_WRITTEN_OUT = 64
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -78,13 +82,9 @@ def transposed(pattern: Pattern) -> tuple[Pattern, np.ndarray]:
     return Pattern(pattern.size, pattern.cols[order], pattern.rows[order]), order
 
 
-@lru_cache(maxsize=16)
-def rows_of(pattern: Pattern) -> Rows | None:
-    """All entries row by row; None if rows are so uneven that padding would cost more than a sum entry by entry."""
-    count = np.bincount(pattern.rows, minlength=pattern.size)
-    if count.size and count.max() * pattern.size > 8 * len(pattern.rows) + 1024:
-        return None
-    return pad_rows(pattern.size, pattern.rows, pattern.cols, np.arange(len(pattern.rows)), len(pattern.rows))
+def widest(size: int, rows) -> int:
+    """Entries of the longest row: what `pad_rows` would pad to, before anything is allocated for it."""
+    return int(np.bincount(rows, minlength=size).max(initial=0))
 
 
 def pad_rows(size: int, rows, cols, slots, missing: int) -> Rows:
@@ -105,4 +105,38 @@ def fill(entries: Float[Array, " entries"], slots: Int[np.ndarray, "w n"]) -> Fl
     return jnp.append(entries, jnp.zeros(1, entries.dtype)).at[slots].get(mode="promise_in_bounds")
 
 
-__all__ = ["Pattern", "Rows", "fill", "pad_rows", "rows_of", "split", "transposed"]
+def sum_rows(coefficients: Float[Array, "w n"], cols: Int[Array, "w n"], x: Float[Array, " m"]) -> Float[Array, " n"]:
+    """y_i = sum_k coefficients[k, i] x[cols[k, i]], one column k after the other.
+
+    Written out, the sum is one loop over the rows for XLA on a CPU, which a reduction over k is not. Very
+    long rows are reduced nevertheless, since every column that is written out costs time to compile.
+    """
+    if not 0 < len(cols) <= _WRITTEN_OUT:
+        return (coefficients * x.at[cols].get(mode="promise_in_bounds")).sum(0)
+    terms = [part * x.at[near].get(mode="promise_in_bounds") for part, near in zip(coefficients, cols)]
+    return sum(terms[1:], terms[0])
+
+
+class Kept:
+    """The last results of a function by its arguments, as many as fit into `limit` bytes, and always the newest.
+
+    A cache by number would hold the plans of sixteen large matrices for ever.
+    """
+
+    def __init__(self, function, limit: int = 2**28):
+        self.function, self.limit, self.held = function, limit, OrderedDict()
+
+    def __call__(self, *arguments):
+        found = self.held.pop(arguments, None)
+        self.held[arguments] = found = self.function(*arguments) if found is None else found
+        while len(self.held) > 1 and self.bytes > self.limit:
+            self.held.popitem(last=False)
+        return found
+
+    @property
+    def bytes(self) -> int:
+        """Of all arrays held."""
+        return sum(leaf.nbytes for leaf in jax.tree.leaves(list(self.held.values())) if isinstance(leaf, np.ndarray))
+
+
+__all__ = ["Kept", "Pattern", "Rows", "fill", "pad_rows", "split", "sum_rows", "transposed", "widest"]

@@ -19,7 +19,7 @@ from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 from jaxsci.core import tree
 from jaxsci.core.protocols import Solver
 from jaxsci.core.static import bind
-from jaxsci.core.types import as_scalar, float_dtype
+from jaxsci.core.types import as_count, as_scalar, float_dtype
 from jaxsci.linear._system import System
 
 
@@ -67,7 +67,7 @@ def refined(method: Solver, *, dtype: str = "float32", factor: ArrayLike = 1e-3,
     """
     dtype = jnp.dtype(dtype).name
     method = tree.cast(method, dtype)
-    limits = (as_scalar(factor, "refined", "factor"), jnp.asarray(max_inner, jnp.int32))
+    limits = (as_scalar(factor, "refined", "factor"), as_count(max_inner, "refined", "max_inner"))
     return Solver(
         Partial(bind(_prepare, dtype=dtype), method.prepare),
         Partial(bind(_restart, dtype=dtype), method.init),

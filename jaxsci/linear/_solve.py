@@ -28,6 +28,7 @@ from jaxsci.core import loops, status, tree
 from jaxsci.core.precision import largest, powers_of_two
 from jaxsci.core.protocols import Solver
 from jaxsci.core.static import check_size
+from jaxsci.core.types import as_count
 from jaxsci.linear._system import default_tol, real_dtype
 
 OUT_OF_REACH = status.register(
@@ -130,7 +131,8 @@ def solve(
             traced, at least 1. A method that is slower than that, though steady, needs more.
         max_history: how many residual norms to keep, static; 0 keeps none.
         adjoint_tol: tolerance of the solves behind derivatives, forward and reverse; `tol` by default. Their failure
-            cannot be reported through a derivative, so check the forward status at the tolerance you need.
+            cannot be reported through a derivative, so check the forward status at the tolerance you need; one that is
+            negative or NaN is out of range there.
         batching: what vmap makes of the solve, static: ``"map"`` solves one lane after the other, ``"vmap"`` all at
             once, where every lane waits for the slowest; ``"auto"`` is map on CPU and vmap on accelerators. Results
             agree to rounding, counts wherever `tol` lies well above it.
@@ -181,8 +183,8 @@ def solve(
     x0 = tree.zeros_like(b) if x0 is None else jax.tree.map(lambda a: jnp.asarray(a, dtype), x0)
     limits = _Limits(
         jnp.asarray(default_tol(dtype) if tol is None else tol, dtype),
-        jnp.asarray(max_steps, jnp.int32),
-        jnp.maximum(jnp.asarray(patience, jnp.int32), 1),
+        as_count(max_steps, "solve", "max_steps"),
+        jnp.maximum(as_count(patience, "solve", "patience"), 1),
     )
     adjoint_tol = limits.tol if adjoint_tol is None else jnp.asarray(adjoint_tol, dtype)
     return _solve(op, b, x0, method, limits, adjoint_tol, norm_ref, max_history, batching == "map")
@@ -239,7 +241,9 @@ def _solve(op, b, x0, method, limits, adjoint_tol, norm_ref: str, max_history: i
         symmetric=False,
         has_aux=True,
     )
-    return aux._replace(value=parts(found)[0])
+    # The solves behind derivatives have no status of their own; at a tolerance that is none they would take no step.
+    code = aux.status | status.flag(~(adjoint_tol >= 0), status.OUT_OF_RANGE)
+    return aux._replace(value=parts(found)[0], status=code)
 
 
 def _constant(x):

@@ -12,8 +12,9 @@ from jaxtyping import Array, ArrayLike, Float, Int
 
 from jaxsci.core.static import bind
 from jaxsci.core.types import concrete
+from jaxsci.linear._jagged import arrange, product
 from jaxsci.linear._levels import Leveled, leveled
-from jaxsci.linear._pattern import Pattern, fill, rows_of, split, transposed
+from jaxsci.linear._pattern import Pattern, split, transposed
 from jaxsci.linear._shift import shift
 from jaxsci.linear._system import as_operand, real_dtype
 
@@ -39,10 +40,7 @@ class Sparse(eqx.Module):
     @property
     def mv(self):
         """x -> A x."""
-        rows = rows_of(self.pattern)
-        if rows is None:
-            return Partial(bind(_mv_by_entry, pattern=self.pattern), self.diagonal, self.entries)
-        return Partial(bind(_mv_by_row, pattern=self.pattern), self.diagonal, fill(self.entries, rows.slots))
+        return Partial(bind(_mv, pattern=self.pattern), self.diagonal, arrange(self.entries, self.pattern))
 
     @property
     def transpose(self) -> "Sparse":
@@ -58,15 +56,9 @@ class Sparse(eqx.Module):
         return leveled(self.diagonal, self.entries, self.pattern, self.order)
 
 
-def _mv_by_row(diagonal, padded, x, *, pattern: Pattern):
+def _mv(diagonal, parts, x, *, pattern: Pattern):
     x = as_operand("Sparse.mv", x, diagonal.shape)
-    return diagonal * x + (padded * x.at[rows_of(pattern).cols].get(mode="promise_in_bounds")).sum(0)
-
-
-def _mv_by_entry(diagonal, entries, x, *, pattern: Pattern):
-    x = as_operand("Sparse.mv", x, diagonal.shape)
-    products = entries * x.at[pattern.cols].get(mode="promise_in_bounds")
-    return diagonal * x + jax.ops.segment_sum(products, pattern.rows, pattern.size, indices_are_sorted=True)
+    return diagonal * x + product(parts, x, pattern)
 
 
 def sparse(

@@ -7,7 +7,7 @@ from jax.tree_util import Partial
 from jaxtyping import ArrayLike, Int, PyTree
 
 from jaxsci.core import status
-from jaxsci.core.types import float_dtype
+from jaxsci.core.types import float_dtype, is_complex
 
 
 def identity(x):
@@ -69,13 +69,12 @@ def real_dtype(name: str, *trees: PyTree):
     Raises:
         TypeError: a complex entry.
     """
-    dtype = float_dtype(*trees)
-    if jnp.issubdtype(dtype, jnp.complexfloating):
+    if is_complex(*trees):
         raise TypeError(
-            f"{name}: expected real numbers, got {dtype}; write (B + iC)(x + iy) = f + ig as the real system "
+            f"{name}: expected real numbers, got complex ones; write (B + iC)(x + iy) = f + ig as the real system "
             "[[B, -C], [C, B]] of twice the size"
         )
-    return dtype
+    return float_dtype(*trees)
 
 
 def default_tol(dtype) -> float:

@@ -19,8 +19,9 @@ from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 from jaxsci.core import status, tree
 from jaxsci.core.keys import as_typed_key
 from jaxsci.core.policies import round_key, select_among
-from jaxsci.core.protocols import Policy, Stream, StreamCarry
-from jaxsci.core.static import check_size
+from jaxsci.core.protocols import Policy, Problem, Stream, StreamCarry
+from jaxsci.core.static import check_size, warn_of_new_objects
+from jaxsci.core.types import as_count
 from jaxsci.linear._solve import solve
 
 
@@ -99,16 +100,33 @@ def tuned_init(key, stream: Stream, policy: Policy) -> TunedState:
     Args:
         key: typed key; the same one is given to `tuned_step` in every round.
     """
-    return _init(as_typed_key(key, "tuned_init"), stream, policy)
+    key = as_typed_key(key, "tuned_init")
+    _check_parts("tuned_init", stream, policy=policy)
+    return _init(key, stream, policy)
 
 
 @eqx.filter_jit
 def _init(key, stream, policy):
-    return TunedState(
-        policy.init(round_key(key, "policy")),
-        stream.init(round_key(key, "stream")),
-        jnp.int32(0),
-    )
+    return TunedState(policy.init(round_key(key, "policy")), _start(key, stream), jnp.int32(0))
+
+
+def _start(key, stream) -> StreamCarry:
+    carry = stream.init(round_key(key, "stream"))
+    if not isinstance(carry, StreamCarry):
+        raise TypeError(
+            f"tuned_sequence: stream.init must return a core.protocols.StreamCarry, got {type(carry).__name__}"
+        )
+    return carry
+
+
+def _next(key, stream, carry, i) -> tuple[StreamCarry, Problem]:
+    found = stream.next(round_key(key, "stream", i), carry, i)
+    kinds = tuple(type(part) for part in found) if isinstance(found, tuple) else type(found)
+    if kinds != (StreamCarry, Problem):
+        raise TypeError(
+            f"tuned_sequence: stream.next must return (StreamCarry, Problem) of core.protocols, got {kinds}"
+        )
+    return found
 
 
 def tuned_step(
@@ -130,13 +148,14 @@ def tuned_step(
     and going on changes nothing, and policies that are compared at one key meet the same problems.
     """
     key = as_typed_key(key, "tuned_step")
-    tol, max_steps = None if tol is None else jnp.asarray(tol, float), jnp.asarray(max_steps, jnp.int32)
+    _check_parts("tuned_step", stream, method, policy)
+    tol, max_steps = None if tol is None else jnp.asarray(tol, float), as_count(max_steps, "tuned_step", "max_steps")
     return _step(key, state, stream, method, policy, _as_arms(arms, "tuned_step"), cost, tol, max_steps, norm_ref)
 
 
 @eqx.filter_jit
 def _step(key, state, stream, method, policy, arms, cost, tol, max_steps, norm_ref: str):
-    carry, problem = stream.next(round_key(key, "stream", state.round), state.carry, state.round)
+    carry, problem = _next(key, stream, state.carry, state.round)
     num_arms = None if callable(arms) else jax.tree.leaves(arms)[0].shape[0]
     decision = select_among(
         "tuned_sequence", policy, round_key(key, "policy", state.round), state.policy, problem.context, num_arms
@@ -179,7 +198,8 @@ def tuned_sequence(
 
     Args:
         key: typed key.
-        stream: problems (`linear.streams`); its last solution is fed back.
+        stream: problems (`linear.streams`; `linear.streams.from_systems` for lists of matrices); its last solution is
+            fed back.
         method: parameter -> method, e.g. `linear.methods.sor`, or a `Partial` of one.
         policy: a `core.protocols.Policy` over K arms (`jaxsci.bandits`).
         arms: the parameter of every arm, an array (K,) or a pytree of arrays with leading axis K, traced; or a
@@ -215,8 +235,12 @@ def tuned_sequence(
     """
     num_rounds = check_size("tuned_sequence", "num_rounds", num_rounds, least=0)
     key = as_typed_key(key, "tuned_sequence")
+    _check_parts("tuned_sequence", stream, method, policy)
     arms = _as_arms(arms, "tuned_sequence")
-    tol, max_steps = None if tol is None else jnp.asarray(tol, float), jnp.asarray(max_steps, jnp.int32)
+    tol, max_steps = (
+        None if tol is None else jnp.asarray(tol, float),
+        as_count(max_steps, "tuned_sequence", "max_steps"),
+    )
     return _run(key, stream, method, policy, arms, tol, max_steps, state, num_rounds, cost, norm_ref)
 
 
@@ -259,17 +283,18 @@ def cost_table(
     """
     num_rounds = check_size("cost_table", "num_rounds", num_rounds, least=0)
     key = as_typed_key(key, "cost_table")
+    _check_parts("cost_table", stream, method)
     if callable(arms):
         raise TypeError("cost_table: arms must be arrays with leading axis K, got a function")
     arms = _as_arms(arms, "cost_table")
-    tol, max_steps = None if tol is None else jnp.asarray(tol, float), jnp.asarray(max_steps, jnp.int32)
+    tol, max_steps = None if tol is None else jnp.asarray(tol, float), as_count(max_steps, "cost_table", "max_steps")
     return _table(key, stream, method, arms, tol, max_steps, num_rounds, cost, norm_ref)
 
 
 @eqx.filter_jit
 def _table(key, stream, method, arms, tol, max_steps, num_rounds: int, cost, norm_ref: str):
     def step(carry, i):
-        carry, problem = stream.next(round_key(key, "stream", i), carry, i)
+        carry, problem = _next(key, stream, carry, i)
 
         # One arm after the other: in a batch all would wait for the slowest. Only the first arm's solution is kept.
         def play(kept, numbered):
@@ -290,12 +315,32 @@ def _table(key, stream, method, arms, tol, max_steps, num_rounds: int, cost, nor
         solution, costs = jax.lax.scan(play, carry.solution, (jnp.arange(num_arms), arms))
         return carry._replace(solution=solution), (costs, problem.context)
 
-    start = stream.init(round_key(key, "stream"))
+    start = _start(key, stream)
     return jax.lax.scan(step, start, jnp.arange(num_rounds, dtype=jnp.int32))[1]
 
 
 def _parameter(arms, action, context):
     return arms(action, context) if callable(arms) else tree.dynamic_index(arms, action)
+
+
+def _check_parts(function: str, stream, method=None, policy=None) -> None:
+    """Lists, solvers and states in the place of what makes them, before they fail inside the compiled loop."""
+    if not (hasattr(stream, "init") and hasattr(stream, "next")):
+        raise TypeError(
+            f"{function}: stream must be a core.protocols.Stream (linear.streams), got {type(stream).__name__}; "
+            "linear.streams.from_systems makes one of lists of matrices and right-hand sides"
+        )
+    if method is not None:
+        warn_of_new_objects(method, function, "method")
+    if method is not None and (not callable(method) or hasattr(method, "prepare")):
+        raise TypeError(
+            f"{function}: method must be a function parameter -> method such as linear.methods.sor, got a "
+            f"{type(method).__name__}; for one that takes no parameter pass lambda parameter: linear.methods.cg()"
+        )
+    if policy is not None and not all(hasattr(policy, name) for name in ("init", "select", "update", "status")):
+        raise TypeError(
+            f"{function}: policy must be a core.protocols.Policy (jaxsci.bandits), got {type(policy).__name__}"
+        )
 
 
 def _as_arms(arms, function: str):

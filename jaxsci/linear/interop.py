@@ -18,6 +18,7 @@ from jaxtyping import ArrayLike
 from jaxsci.core import status, tree
 from jaxsci.core.extras import require
 from jaxsci.core.protocols import Solver
+from jaxsci.core.types import as_count
 from jaxsci.linear import operators
 from jaxsci.linear._foreign import from_bcoo, from_scipy
 from jaxsci.linear._solve import solve
@@ -156,7 +157,7 @@ def to_lineax(
         ([1.0, 1.0], 5)
     """
     make = _solver_class()
-    tol, max_steps = jnp.asarray(tol, float), jnp.asarray(max_steps, jnp.int32)
+    tol, max_steps = jnp.asarray(tol, float), as_count(max_steps, "to_lineax", "max_steps")
     return make(method, tol, max_steps, materialise)
 
 

@@ -1,7 +1,8 @@
 r"""Streams of related linear systems: the test beds on which solver parameters are tuned online.
 
 A stream is a `core.protocols.Stream` (init, next): `next(key, carry, i)` draws problem i inside the compiled loop,
-and the driver writes the last solution into `carry.solution`, from which time-stepping streams go on.
+and the driver writes the last solution into `carry.solution`, from which time-stepping streams go on. Systems that you
+already have become a stream by `from_systems`.
 """
 
 from functools import partial
@@ -15,6 +16,7 @@ from jaxsci.core.protocols import Problem, Stream, StreamCarry
 from jaxsci.core.static import bind, check_size
 from jaxsci.core.types import as_float, float_dtype
 from jaxsci.linear import operators, theory
+from jaxsci.linear._systems import from_systems
 
 
 def shifted_laplacian(
@@ -197,4 +199,4 @@ def _next_picture(images, contrast, first, last, key, carry, i, *, steps_per_ima
     return carry, Problem(operators.diffusion(down, right, tau), u, u, jnp.log10(1 + 4 * tau * mean))
 
 
-__all__ = ["heat", "laplacian_omega", "perona_malik", "shifted_laplacian"]
+__all__ = ["from_systems", "heat", "laplacian_omega", "perona_malik", "shifted_laplacian"]

@@ -5,6 +5,7 @@ names and dimensions.
 """
 
 import functools
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -82,6 +83,8 @@ def values(name: str, x: Any) -> Values:
         raise TypeError(f"sweep: axis {name!r} is traced; build the space outside jit and vmap")
     if isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
         raise TypeError(f"sweep: axis {name!r} holds typed keys; sweep.keys(n, seed=...) makes labelled ones")
+    if isinstance(x, np.ma.MaskedArray):
+        raise TypeError(f"sweep: axis {name!r} is a masked array, whose mask no axis can hold; take its .compressed()")
     if x is None or isinstance(x, (str, bytes, Mapping, set)) or callable(x):
         raise TypeError(
             f"sweep: axis {name!r} must be an array of numbers, got {type(x).__name__}; "
@@ -202,6 +205,8 @@ def _host(leaf: Any, label: str, path) -> tuple[np.ndarray, Any]:
         raise TypeError(f"sweep.stack: leaf {_path(path)} of {label!r} is traced; build the space outside jit and vmap")
     if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return np.asarray(jax.random.key_data(leaf)), str(jax.random.key_impl(leaf))
+    if isinstance(leaf, np.ma.MaskedArray):
+        raise TypeError(f"sweep.stack: leaf {_path(path)} of {label!r} is a masked array; stack its data and its mask")
     array = np.asarray(leaf)
     if array.dtype.kind in "OUSM":
         raise TypeError(
@@ -224,9 +229,47 @@ def _padded(arrays: list[np.ndarray], pad: Any, names: list[str], path) -> list[
         )
     if any(len(s) != len(shapes[0]) or not s or s[1:] != shapes[0][1:] for s in shapes):
         raise ValueError(f"sweep.stack: leaf {_path(path)} differs beyond its leading axis ({told}); pad cannot help")
+    filled = [_fill_of(a.dtype, pad, path) for a in arrays]
     longest = max(s[0] for s in shapes)
     widths = [[(0, longest - s[0])] + [(0, 0)] * (len(s) - 1) for s in shapes]
-    return [np.pad(a, w, constant_values=np.asarray(pad, a.dtype)) for a, w in zip(arrays, widths)]
+    return [np.pad(a, w, constant_values=value) for a, w, value in zip(arrays, widths, filled)]
+
+
+def _fill_of(dtype: np.dtype, pad: Any, path) -> np.ndarray:
+    """`pad` in the dtype of a leaf; only the rounding of a float may change it."""
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            value = np.asarray(pad).astype(dtype)
+        except (TypeError, ValueError, OverflowError):
+            value = None
+    holds = value is not None and value.ndim == 0 and value.dtype.kind != "O"
+    if not holds or not lossless(np.asarray(pad), value):
+        raise ValueError(
+            f"sweep.stack: pad={pad!r} is no {dtype}, which leaf {_path(path)} holds; pad with such a value"
+        )
+    return value
+
+
+def lossless(array: np.ndarray, cast: np.ndarray) -> bool:
+    """True if `cast` is `array` in another dtype, up to the rounding of floats: whole numbers are the same, no number
+    became infinite, and none became 0."""
+    if array.dtype.kind not in "biufc":
+        return False
+    if cast.dtype.kind not in "fc":
+        return bool(np.array_equal(array, cast))
+    return bool(np.array_equal(np.isfinite(array), np.isfinite(cast)) and np.array_equal(array == 0, cast == 0))
+
+
+def _check_labels(labels: Sequence[Any]) -> None:
+    """Different labels must stay different as a coordinate, which is text where they are of several kinds."""
+    texts = [str(label) for label in labels]
+    for i, text in enumerate(texts):
+        if text in texts[:i]:
+            raise ValueError(
+                f"sweep.stack: the labels {labels[texts.index(text)]!r} and {labels[i]!r} are both {text!r} in the "
+                "results; rename one"
+            )
 
 
 def _grid(entries: Mapping[Any, Any], dims: tuple[str, ...]) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
@@ -237,6 +280,8 @@ def _grid(entries: Mapping[Any, Any], dims: tuple[str, ...]) -> tuple[tuple[np.n
     if any(len(t) != len(dims) for t in tuples):
         raise ValueError(f"sweep.stack: dims {dims} need labels of {len(dims)} parts, got {list(entries)}")
     levels = [list(dict.fromkeys(t[d] for t in tuples)) for d in range(len(dims))]
+    for level in levels:
+        _check_labels(level)
     codes = np.full([len(level) for level in levels], -1, np.int32)
     for i, t in enumerate(tuples):
         codes[tuple(level.index(part) for level, part in zip(levels, t))] = i
@@ -276,6 +321,7 @@ def stack(
         raise ValueError("sweep.stack: the axis is empty")
     if isinstance(dims, str):
         dims = (dims,)
+    _check_labels(list(entries))
     names, trees = [str(label) for label in entries], list(entries.values())
     if unify is None:
         unify = getattr(type(trees[0]), "unify", None)

@@ -196,7 +196,7 @@ def _looped(study: Study, done: np.ndarray | None) -> Iterator[tuple[Batch, str]
     """Any Python function, one point after another; a point that raises is a status and not the end."""
     space, variables, first = study.space, study.variables, None
     for combination in study.combinations:
-        arrays = _points.payload(space, combination)
+        arrays = _points.payload(space, combination, on_host=True)
         for i in _todo(space, combination, done):
             index = _points.global_index(space, combination, np.asarray([i]))
             arguments = _points.host_arguments(space, combination, arrays, int(i))

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxsci.sweep._axes import Keys, Static, Values
+from jaxsci.sweep._axes import Keys, Static, Values, lossless
 from jaxsci.sweep._space import Axis, Space
 
 
@@ -102,16 +102,28 @@ def traced_axes(space: Space) -> list[Axis]:
     return [axis for axis in space.axes if not isinstance(axis.entries, Static)]
 
 
-def _canonical(name: str, array: np.ndarray) -> np.ndarray:
-    """The array in the dtype that JAX gives it; integers that do not fit raise."""
+def canonical(what: str, array: np.ndarray) -> np.ndarray:
+    """The array in the dtype that JAX gives it. Floats are rounded; a number that would become another one raises.
+
+    Raises:
+        ValueError: an integer beyond the dtype, a float that would become infinite or 0.
+    """
+    if array.dtype.kind == "O":  # what is no number is told elsewhere
+        return array
     dtype = jax.dtypes.canonicalize_dtype(array.dtype)
-    if array.dtype.kind in "iu" and dtype != array.dtype and not np.array_equal(array.astype(dtype), array):
-        raise ValueError(f"sweep: axis {name!r} exceeds {dtype}; jax.config.update('jax_enable_x64', True)")
-    return array.astype(dtype)
+    if dtype == array.dtype:
+        return array
+    with np.errstate(all="ignore"):
+        cast = array.astype(dtype)
+    if not lossless(array, cast):
+        bad = next(a for a, c in zip(np.ravel(array), np.ravel(cast)) if not lossless(a, c))
+        raise ValueError(f"sweep: {what} exceeds {dtype}: it holds {bad}; jax.config.update('jax_enable_x64', True)")
+    return cast
 
 
-def payload(space: Space, combination: Combination) -> dict[str, Any]:
-    """What a program gathers its arguments from: leaves of every traced axis, and which entry stands where."""
+def payload(space: Space, combination: Combination, on_host: bool = False) -> dict[str, Any]:
+    """What a program gathers its arguments from: leaves of every traced axis, and which entry stands where. A function
+    that runs on the host gets the numbers of an axis as they are."""
     found: dict[str, Any] = {}
     order = list(space.sizes)
     for axis in traced_axes(space):
@@ -124,7 +136,10 @@ def payload(space: Space, combination: Combination) -> dict[str, Any]:
             leaves = list(entries.leaves)
         here = [combination.positions[order.index(d)] for d in axis.dims]
         found[axis.name] = {
-            "leaves": [_canonical(axis.name, leaf) for leaf in leaves],
+            "leaves": [
+                leaf if on_host and isinstance(entries, Values) else canonical(f"axis {axis.name!r}", leaf)
+                for leaf in leaves
+            ],
             "codes": axis.codes[np.ix_(*here)].astype(np.int32),
         }
     return {"axes": found, "positions": list(combination.positions)}

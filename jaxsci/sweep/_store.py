@@ -103,7 +103,7 @@ class Store:
     """A folder opened for writing. Context manager: the lock is held until it is left."""
 
     def __init__(self, function: str, folder: str | os.PathLike):
-        self.function, self.folder = function, pathlib.Path(folder)
+        self.function, self.folder = function, pathlib.Path(files.named(f"sweep.{function}", folder))
         self._lock = files.locked(f"sweep.{function}", self.folder, _LOCK)
 
     def __enter__(self) -> "Store":
@@ -179,13 +179,27 @@ class Store:
 
 def read_record(folder: str | os.PathLike) -> Record | None:
     """The record of a sweep's folder, None if there is none."""
-    path = pathlib.Path(folder) / _RECORD
+    path = pathlib.Path(files.named("sweep", folder)) / _RECORD
     if not path.exists():
         return None
-    plain = json.loads(path.read_text())
-    if plain.pop("format", None) != _FORMAT:
+    try:
+        plain = json.loads(path.read_text())
+        known = plain.pop("format", None)
+    except (ValueError, AttributeError, TypeError) as error:  # no text, no JSON, no dictionary
+        raise _damaged(path, error) from error
+    if known != _FORMAT:
         raise SweepMismatch(f"sweep: {path} has another format; this version reads {_FORMAT}. Use another folder")
-    return Record(**{**plain, "identity": Identity(**plain["identity"])})
+    try:
+        return Record(**{**plain, "identity": Identity(**plain["identity"])})
+    except (TypeError, KeyError) as error:  # fields that are missing or unknown
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: pathlib.Path, error: Exception) -> ValueError:
+    return ValueError(
+        f"sweep: {path} is damaged ({type(error).__name__}: {error}); use a copy of it, choose another folder, "
+        "or pass overwrite=True to compute anew"
+    )
 
 
 def read_chunks(folder: str | os.PathLike, record: Record) -> Iterator[dict[str, Any]]:

@@ -112,6 +112,11 @@ def named_outputs(name: str, out: Any, convert: Callable) -> dict[str, Any]:
     for path, leaf in jax.tree_util.tree_flatten_with_path(out)[0]:
         variable = ".".join(map(_part, path)) or "value"
         dtype = getattr(leaf, "dtype", None)
+        if isinstance(leaf, np.ma.MaskedArray):
+            raise TypeError(
+                f"sweep: output {variable!r} of {name} is a masked array, whose mask no Dataset can hold; return "
+                "its .filled(np.nan), or the mask beside it"
+            )
         if dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key):
             raise TypeError(f"sweep: output {variable!r} of {name} is a typed key; return jax.random.key_data(key)")
         if not isinstance(leaf, (bool, int, float, complex)) and (dtype is None or np.dtype(dtype).kind in "OUSMm"):
@@ -157,19 +162,41 @@ def allowed(name: str, allow_nan: Sequence[str]) -> bool:
     return any(name == a or name.startswith(f"{a}.") or name.endswith(f".{a}") for a in allow_nan)
 
 
+# What JAX raises where Python asks a traced value for its number.
+_NEEDS_NUMBERS = (
+    jax.errors.ConcretizationTypeError,
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerIntegerConversionError,
+    jax.errors.NonConcreteBooleanIndexError,
+)
+
+
+def _traced_output(name: str, leaf: Any) -> jax.Array:
+    """A leaf as an array of JAX; a constant of NumPy or Python that JAX would change raises."""
+    if not isinstance(leaf, jax.Array):
+        _points.canonical(f"an output of {name}", np.asarray(leaf))
+    return jnp.asarray(leaf)
+
+
 def trace(point: Callable, space: Space, combination: Combination) -> Traced:
     """Call the point function once with abstract arguments."""
     names: list[str] = []
     name = function_name(point)
 
     def flat(arguments):
-        out = named_outputs(name, point(**combination.static, **arguments), jnp.asarray)
+        out = named_outputs(name, point(**combination.static, **arguments), lambda leaf: _traced_output(name, leaf))
         names.extend(out)
         return [leaf.astype(host_dtype(leaf.dtype)) for leaf in out.values()]
 
     try:
         closed = jax.make_jaxpr(flat)(_points.abstract(space, combination))
     except Exception as error:
+        if isinstance(error, _NEEDS_NUMBERS):
+            error.add_note(
+                f"sweep: {name} is traced once for all points, so its arguments have no values while Python looks at "
+                "them (if, float(), SciPy). Use jnp.where or jax.lax.cond, make the axis sweep.static, or pass "
+                'batch="loop", which calls any Python function point by point'
+            )
         if combination.static:
             error.add_note(f"sweep: while tracing {name} for {combination.text}")
         raise

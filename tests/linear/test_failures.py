@@ -78,6 +78,35 @@ def test_the_default_tolerance_in_double_precision():
     assert int(found.status) == 0 and float(found.residual) <= 1e-8 * np.linalg.norm(START)
 
 
+@pytest.mark.parametrize("bad", [np.nan, -1.0])
+def test_a_tolerance_of_derivatives_that_is_none_is_told(bad):
+    """The solve behind the derivative would take no step: a slope of zero."""
+    found = linear.solve(GRID, START, method=methods.cg(), tol=1e-4, adjoint_tol=bad)
+    assert int(found.status) == status.OUT_OF_RANGE
+    np.testing.assert_allclose(GRID.mv(found.value), START, atol=2e-4 * np.linalg.norm(START))
+    assert int(linear.solve(GRID, START, method=methods.cg(), tol=1e-4, adjoint_tol=0.0).status) == 0
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ("count", "match"), [(2.5, "a whole number, got 2.5"), (np.nan, "got nan"), (1e12, "fit int32")]
+)
+def test_counts_that_are_none(count, match):
+    stream, policy = linear.streams.shifted_laplacian((4, 4)), bandits.policies.fixed(1, arm=0)
+    with pytest.raises(ValueError, match=f"solve: max_steps must .*{match}"):
+        linear.solve(GRID, START, method=methods.cg(), max_steps=count)
+    with pytest.raises(ValueError, match=f"solve: patience must .*{match}"):
+        linear.solve(GRID, START, method=methods.cg(), patience=count)
+    with pytest.raises(ValueError, match=f"refined: max_inner must .*{match}"):
+        methods.refined(methods.cg(), max_inner=count)
+    with pytest.raises(ValueError, match=f"tuned_sequence: max_steps must .*{match}"):
+        linear.tuned_sequence(
+            jax.random.key(0), stream, methods.sor, policy, jnp.ones(1), num_rounds=1, max_steps=count
+        )
+    with pytest.raises(ValueError, match="tuned_sequence: num_rounds must be an int"):
+        linear.tuned_sequence(jax.random.key(0), stream, methods.sor, policy, jnp.ones(1), num_rounds=count)
+
+
 # --- arms --------------------------------------------------------------------------------------------------
 
 

@@ -361,6 +361,11 @@ ENTRIES = {
     ),
     "jaxsci.core.types.as_float": Compiled(lambda key, dtype: (types.as_float, (_vector(key, dtype),)), grad=(0,)),
     "jaxsci.core.types.as_scalar": Compiled(_scalar, grad=(0,)),
+    "jaxsci.core.types.as_count": Driver(
+        bad=(Bad(lambda folder: types.as_count(2.5, "f", "n"), ValueError, "f: n must be a whole number, got 2.5"),),
+        works=lambda folder: types.as_count(2, "f", "n"),
+    ),
+    "jaxsci.core.types.is_complex": Driver(works=lambda folder: types.is_complex(1j)),
     "jaxsci.core.types.float_dtype": Driver(works=_float_dtype),
     "jaxsci.core.types.require_double": Driver(
         bad=(
@@ -391,6 +396,9 @@ ENTRIES = {
     "jaxsci.core.static.as_partial": Driver(
         bad=(Bad(lambda folder: static.as_partial(3, "sde", "drift"), TypeError, "sde: drift must be a function"),),
         works=_as_partial,
+    ),
+    "jaxsci.core.static.warn_of_new_objects": Driver(
+        works=lambda folder: static.warn_of_new_objects(lambda x: x, "f", "g")
     ),
     "jaxsci.core.static.bind": Driver(
         bad=(Bad(lambda folder: static.bind(max, a=jnp.ones(2)), TypeError, "a must be hashable to be static"),)

@@ -31,7 +31,14 @@ ENTRIES = {
     "jaxsci.core.files.inside": Driver(
         bad=(Bad(lambda folder: files.inside("here", folder, "../x"), ValueError, "leads out of the folder"),)
     ),
-    "jaxsci.core.files.locked": Driver(works=_locked),
+    "jaxsci.core.files.locked": Driver(
+        bad=(Bad(lambda folder: files.locked("here", "", "lock").__enter__(), ValueError, "here: .* empty text"),),
+        works=_locked,
+    ),
+    "jaxsci.core.files.named": Driver(
+        bad=(Bad(lambda folder: files.named("here", ""), ValueError, "here: expected a path, got empty text"),),
+        works=lambda folder: files.named("here", "."),
+    ),
     "jaxsci.core.files.write_atomic": Driver(works=_written),
     "jaxsci.core.files.write_json": Driver(works=_written),
 }

@@ -103,6 +103,21 @@ FROM_SCIPY = (
     Bad(lambda _: linear.interop.from_scipy(sp.csr_array((2, 3))), ValueError, "square"),
     Bad(lambda _: linear.interop.from_scipy(1j * sp.eye_array(3)), ValueError, "real matrix"),
 )
+
+
+def _from_systems(folder):
+    matrices = [sp.eye_array(3).tocsr() * (1.0 + t) for t in range(2)]
+    stream = linear.streams.from_systems(matrices, np.ones((2, 3), np.float32), np.arange(2.0))
+    for t in range(3):
+        carry, problem = stream.next(None, stream.init(None), jnp.int32(t))
+        np.testing.assert_allclose(problem.op.mv(problem.b), np.full(3, 1.0 + t % 2), rtol=1e-6)
+        assert float(problem.context) == t % 2 and carry.solution.shape == (3,)
+
+
+FROM_SYSTEMS = (
+    Bad(lambda _: linear.streams.from_systems(sp.eye_array(3), np.ones(3)), TypeError, "must be a list"),
+    Bad(lambda _: linear.streams.from_systems([np.eye(3)], np.ones(3)), ValueError, "right_hand_sides"),
+)
 N = (4,)
 BANDS = (3, 4)
 
@@ -119,5 +134,6 @@ ENTRIES = {
     "jaxsci.linear.operators.reordered": Compiled(_entry(_reordered, *[SHAPE] * 3), grad=(1, 2)),
     "jaxsci.linear.interop.from_bcoo": Compiled(_from_bcoo, grad=(0, 1)),
     "jaxsci.linear.interop.from_scipy": Driver(bad=FROM_SCIPY, works=_from_scipy),
+    "jaxsci.linear.streams.from_systems": Driver(bad=FROM_SYSTEMS, works=_from_systems),
     "jaxsci.linear.methods.pipelined_sor": Family(_pipelined),
 }

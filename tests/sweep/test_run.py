@@ -370,6 +370,10 @@ BAD = [
         r"'value' is float64\[1\] for earlier points and float64\[2\] for x=2.0",
     ),
     (lambda: sweep.run(lambda x: {"y": x + np.ones((2,)) @ np.ones((3,))}, X), ValueError, "matmul"),
+    (lambda: sweep.run(lambda x: np.ma.array([x], mask=[1]), X, batch="loop"), TypeError, "'value' .* a masked array"),
+    (lambda: sweep.run(lambda x: [x, np.ma.array([1.0], mask=[1])], X), TypeError, "output '1' .* a masked array"),
+    (lambda: sweep.run(lambda x: x, X, out=""), ValueError, "sweep.run: expected a path, got empty text"),
+    (lambda: sweep.load(""), ValueError, "sweep: expected a path, got empty text"),
 ]  # fmt: skip
 
 
@@ -391,6 +395,24 @@ def test_an_exception_while_tracing_names_the_combination():
     with pytest.raises(ValueError, match="odd sizes only") as raised:
         sweep.run(point, sweep.product(x=[1.0], n=sweep.static([1, 2])), progress=False)
     assert "sweep: while tracing point for n=2" in raised.value.__notes__
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    "point",
+    [
+        lambda x: 1.0 if x > 0 else -1.0,
+        lambda x: float(x),
+        lambda x: np.sin(np.asarray(x)),
+        lambda x: sum(range(x.astype(int))),
+        lambda x: jnp.arange(3.0)[jnp.arange(3) < x],
+    ],
+    ids=["if", "float", "numpy", "range", "mask"],
+)
+def test_a_function_that_needs_numbers_is_told_of_the_loop(point):
+    with pytest.raises((jax.errors.JAXTypeError, jax.errors.JAXIndexError)) as raised:
+        sweep.run(point, sweep.product(x=[0.5]), progress=False)
+    assert any('batch="loop"' in note for note in raised.value.__notes__)
 
 
 def test_defaults_and_bound_arguments_need_no_axis():

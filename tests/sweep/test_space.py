@@ -284,7 +284,25 @@ BAD = [
     (lambda: sweep.keys([1, -2]), ValueError, r"seeds must lie in \[0, 2\^31\), got -2 to 1"),
     (lambda: sweep.keys(2, seed=2**31), ValueError, "seeds must lie in"),
     (lambda: sweep.keys([0.5]), TypeError, "list of integer seeds, got float64"),
+    # what would silently become something else
+    (lambda: sweep.product(a=np.ma.array([1.0, 2.0], mask=[0, 1])), TypeError, "axis 'a' is a masked array"),
+    (lambda: sweep.stack({"a": np.ma.array([1.0], mask=[1])}), TypeError, "the value itself of 'a' is a masked array"),
+    (lambda: sweep.stack({1: np.ones(2), "1": np.ones(2)}), ValueError, "the labels 1 and '1' are both '1'"),
+    (
+        lambda: sweep.stack({(s, n): 1.0 for s in "ab" for n in (1, "1")}, dims=("s", "n")),
+        ValueError,
+        "the labels 1 and '1' are both '1'",
+    ),
+    (lambda: _padded(np.int64, 0.5), ValueError, "pad=0.5 is no int64, which leaf the value itself holds"),
+    (lambda: _padded(np.int64, np.nan), ValueError, "pad=nan is no int64"),
+    (lambda: _padded(np.uint8, -1), ValueError, "pad=-1 is no uint8"),
+    (lambda: _padded(np.float32, 1e300), ValueError, "pad=1e[+]300 is no float32"),
+    (lambda: _padded(np.float64, "x"), ValueError, "pad='x' is no float64"),
 ]
+
+
+def _padded(dtype, pad):
+    return sweep.stack({"a": np.ones(1, dtype), "b": np.ones(2, dtype)}, pad=pad)
 
 
 @pytest.mark.bad_input
@@ -296,6 +314,22 @@ def test_bad_input(case):
 
 
 @pytest.mark.bad_input
-def test_integers_that_jax_would_narrow_raise():
-    with pytest.raises(ValueError, match="axis 'n' exceeds int32"):
-        sweep.run(lambda n: n, sweep.product(n=[1, 2**40]), progress=False)
+@pytest.mark.parametrize(
+    ("values", "match"),
+    [
+        ([1, 2**40], "axis 'n' exceeds int32: it holds 1099511627776"),
+        ([1.0, 1e300], "axis 'n' exceeds float32: it holds 1e[+]300"),
+        ([0.0, 1e-60], "axis 'n' exceeds float32: it holds 1e-60"),
+    ],
+)
+def test_numbers_that_jax_would_change_raise(values, match):
+    """Rounding is no change; infinity, zero and another integer are. A function on the host gets them as they are."""
+    space, seen = sweep.product(n=values), []
+    with pytest.raises(ValueError, match=match):
+        sweep.run(lambda n: n, space, progress=False)
+    with pytest.raises(ValueError, match="an output of <lambda> exceeds"):
+        sweep.run(lambda m: np.asarray(values) * 1, sweep.product(m=[1.0]), progress=False)
+    sweep.run(lambda n: seen.append(n) or 1.0, space, batch="loop", progress=False)
+    assert seen == values
+    ds = sweep.run(lambda x: x, sweep.product(x=[0.1, np.inf, np.nan, 0.0]), allow_nan="value", progress=False)
+    np.testing.assert_array_equal(ds["value"], np.float32([0.1, np.inf, np.nan, 0.0]))

@@ -314,3 +314,16 @@ def test_bad_folders(tmp_path):
     (tmp_path / "sweep.json").write_text('{"format": 99}')
     with pytest.raises(sweep.SweepMismatch, match="has another format"):
         run(tmp_path)
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "\x00\xff", "[]", "3", '{"format": 2}', '{"format": 2, "identity": {}}', '{"format": 2, "identity": 3}'],
+)
+def test_a_damaged_record_is_told_with_its_path_and_replaced_on_demand(tmp_path, text):
+    (tmp_path / "sweep.json").write_bytes(text.encode("latin-1"))
+    for call in (run, sweep.load):
+        with pytest.raises(ValueError, match=r"sweep.json is damaged \(.*overwrite=True"):
+            call(tmp_path)
+    assert run(tmp_path, overwrite=True).equals(sweep.load(tmp_path))

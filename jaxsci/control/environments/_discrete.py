@@ -16,7 +16,7 @@ from jaxsci.control.environments._walled import WalledProblem, check_kind, step
 from jaxsci.core import status
 from jaxsci.core.protocols import Environment, TimeStep
 from jaxsci.core.static import bind, check_size
-from jaxsci.core.types import float_dtype
+from jaxsci.core.types import as_count, float_dtype
 
 
 def discrete(
@@ -60,7 +60,7 @@ def discrete(
     controls = None if controls is None else jnp.asarray(controls, dtype)
     if controls is not None and controls.ndim != 1:
         raise ValueError(f"environments.discrete: controls must have shape (num_actions,), got {controls.shape}")
-    num_steps = None if num_steps is None else jnp.asarray(num_steps, jnp.int32)
+    num_steps = None if num_steps is None else as_count(num_steps, "environments.discrete", "num_steps")
     return Environment(
         Partial(_discrete_reset, walled, dt),
         Partial(bind(_discrete_step, num_substeps=num_substeps), walled, dt, controls, num_steps),

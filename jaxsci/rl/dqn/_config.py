@@ -11,7 +11,7 @@ from jaxtyping import Array, ArrayLike, Float, Int
 
 from jaxsci.core import extras
 from jaxsci.core.static import check_size
-from jaxsci.core.types import float_dtype
+from jaxsci.core.types import as_count, float_dtype
 
 
 class Config(eqx.Module):
@@ -123,7 +123,7 @@ def config(
         if not isinstance(value, jax.core.Tracer) and not np.all(good(np.asarray(value))):
             raise ValueError(f"dqn.config: {name} must be {expected}, got {value}")
     floats = (jnp.asarray(a, dtype) for a in floats)
-    return Config(*sizes.values(), double, batch, *floats, jnp.asarray(warm_up, jnp.int32))
+    return Config(*sizes.values(), double, batch, *floats, as_count(warm_up, "dqn.config", "warm_up"))
 
 
 def epsilon(cfg: Config, num_transitions: Int[ArrayLike, ""]) -> Float[Array, ""]:

@@ -22,7 +22,7 @@ from jaxtyping import Array, ArrayLike, Float, Int
 
 from jaxsci.core import keys, status, tree
 from jaxsci.core.protocols import Environment, TimeStep
-from jaxsci.core.types import KeyArray, concrete, float_dtype, require_double
+from jaxsci.core.types import KeyArray, as_count, concrete, float_dtype, require_double
 from jaxsci.rl.three_body import _reward, hermite
 
 STEP_PARAMETERS = tuple(float(mu) for mu in np.geomspace(1e-4, 1e-1, 10))
@@ -144,7 +144,9 @@ def config(
             "three_body.config: expected step_parameters [num_actions] and weights [3], got shapes "
             f"{step_parameters.shape} and {weights.shape}"
         )
-    horizon, max_steps = jnp.asarray(horizon, jnp.int32), jnp.asarray(max_steps, jnp.int32)
+    horizon, max_steps = (
+        as_count(value, "three_body.config", name) for name, value in (("horizon", horizon), ("max_steps", max_steps))
+    )
     interval = interval / _TIME
     return Config(index, observation, clock, step_parameters, weights, interval, max_error, horizon, max_steps)
 

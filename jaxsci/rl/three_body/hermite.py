@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from jaxsci.core import loops, status, tree
-from jaxsci.core.types import concrete, float_dtype, require_double
+from jaxsci.core.types import as_count, concrete, float_dtype, require_double
 
 COLLISION = status.register(
     "rl",
@@ -243,7 +243,11 @@ def integrate(
         [[-0.5, 0.0], [0.5, 0.0]] 126 0
     """
     dtype = bodies.position.dtype
-    scalars = (jnp.asarray(duration, dtype), jnp.asarray(step_parameter, dtype), jnp.asarray(max_steps, jnp.int32))
+    scalars = (
+        jnp.asarray(duration, dtype),
+        jnp.asarray(step_parameter, dtype),
+        as_count(max_steps, "hermite.integrate", "max_steps"),
+    )
     return _integrate(bodies, *scalars)
 
 
