@@ -18,7 +18,7 @@ from jaxsci.core.types import KeyArray, Size, as_scalar, concrete
 from jaxsci.smc import _step
 from jaxsci.smc._model import Model
 from jaxsci.smc._step import Cloud, State, Step
-from jaxsci.smc._transport import Transport
+from jaxsci.smc._transport import Informed, Transport
 from jaxsci.smc.resamplers import systematic
 
 
@@ -70,7 +70,7 @@ def _options(
                 f"{name}: a Transport is differentiated as it is and returns as many particles as it takes: leave "
                 f"gradient and num_resampled as they are, got {gradient!r} and {num_resampled!r}"
             )
-    else:
+    elif not isinstance(resampler, Informed):
         resampler = as_partial(resampler, name, "resampler")
     return _step.Options(
         resampler,

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from jaxsci.core import status
 from jaxsci.smc import _checks, _weights
-from jaxsci.smc._transport import Transport, transported
+from jaxsci.smc._transport import Informed, Transport, transported
 from pallas_kernels.log_weight_stats import ALL_ZERO, ANY_INFINITE, log_weight_stats
 
 UNEVEN_LOOK_AHEAD = status.register(
@@ -170,7 +170,11 @@ def _resampled(options, key, model, state, input):
     wanted = possible & ((ess < threshold * num) | (threshold >= 1))
 
     def again():
-        found = options.resampler(key, jax.lax.stop_gradient(proposal), num_out)
+        given = key, jax.lax.stop_gradient(proposal), num_out
+        if isinstance(options.resampler, Informed):
+            found = options.resampler.function(*given, cloud.particles, input)
+        else:
+            found = options.resampler(*given)
         if jnp.shape(found) != (num_out,) or not jnp.issubdtype(jnp.result_type(found), jnp.integer):
             got = f"{jnp.result_type(found)}{list(jnp.shape(found))}"
             raise TypeError(f"smc.run: resampler must return int32[{num_out}] ancestors, got {got}")
