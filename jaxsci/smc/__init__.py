@@ -5,8 +5,9 @@ Builds on: core. Start reading at `_model.py` (what a model is), then `_step.py`
 
 from jaxsci.smc import interop, resamplers
 from jaxsci.smc._batches import in_batches
-from jaxsci.smc._conditional import PathDraw, conditional, gibbs, lineage
+from jaxsci.smc._conditional import PathDraw, conditional, lineage
 from jaxsci.smc._filters import StateSpace, auxiliary, bootstrap, forecast, guided, state_space
+from jaxsci.smc._gibbs import gibbs
 from jaxsci.smc._lag import Remembering, with_lag
 from jaxsci.smc._marginal import marginal
 from jaxsci.smc._model import FeynmanKac, Model, lift
