@@ -3,7 +3,7 @@
 Builds on: core. Start reading at `_model.py` (what a model is), then `_step.py` (the order of one step).
 """
 
-from jaxsci.smc import interop, resamplers
+from jaxsci.smc import decoding, interop, resamplers
 from jaxsci.smc._batches import in_batches
 from jaxsci.smc._conditional import PathDraw, conditional, lineage
 from jaxsci.smc._filters import StateSpace, auxiliary, bootstrap, forecast, guided, state_space
@@ -35,6 +35,7 @@ __all__ = [
     "auxiliary",
     "bootstrap",
     "conditional",
+    "decoding",
     "effective_sample_size",
     "finish",
     "forecast",
