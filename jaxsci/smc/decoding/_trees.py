@@ -63,11 +63,12 @@ def _child(num, node, token):
     return num * node + 1 + token
 
 
+@jax.jit
 def _descend(table, prompt):
-    def down(node, token):
-        return _child(table.shape[1], node, token), None
-
-    return jax.lax.scan(down, jnp.int32(0), jnp.asarray(prompt, jnp.int32))[0]
+    node = jnp.int32(0)
+    for i in range(prompt.shape[0]):
+        node = _child(table.shape[1], node, prompt[i])
+    return node
 
 
 def _row(table, node):

@@ -107,7 +107,7 @@ def _law(success, prior, completeness, soundness, cost, num_attempts, survival):
     right, wrong = (jnp.cumsum(reached @ (prior * gain)) for gain in (accepted, mistaken))
     reward = right - cost * wrong
     if survival == "published":
-        joint = reached * prior
+        joint = reached * prior[None]
         total = jnp.sum(joint, axis=1, keepdims=True)
         posterior = joint / jnp.where(total > 0, total, 1)
         gain = posterior @ (accepted - cost * mistaken)
