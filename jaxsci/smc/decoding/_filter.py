@@ -175,7 +175,9 @@ def particle_gibbs(
 @eqx.filter_jit
 def _filtered(key, task, steps, resampler, threshold, num_particles):
     model = Model(Partial(_init, task), Partial(_move, task))
-    result = _run.run(key, model, steps, num_particles=num_particles, resampler=resampler, ess_threshold=threshold)
+    result = _run.run(
+        key, model, steps, num_particles=num_particles, resampler=resampler, ess_threshold=threshold, in_place=True
+    )
     return _particles.decoded(task, result.value, result.history, result.status, result.log_z)
 
 
