@@ -9,6 +9,7 @@ meaning of the op) everywhere else. A named implementation never falls back: it 
 from pallas_kernels.extrema import extrema
 from pallas_kernels.hadamard_quantize import HadamardQuantized, hadamard_quantize
 from pallas_kernels.log_weight_stats import log_weight_stats
+from pallas_kernels.permute import permute
 from pallas_kernels.pfn_attention import pfn_attention
 from pallas_kernels.resample import resample
 from pallas_kernels.sor import SORResult, sor
@@ -19,6 +20,7 @@ __all__ = [
     "extrema",
     "hadamard_quantize",
     "log_weight_stats",
+    "permute",
     "pfn_attention",
     "resample",
     "sor",

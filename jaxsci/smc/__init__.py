@@ -3,9 +3,11 @@
 Builds on: core. Start reading at `_model.py` (what a model is), then `_step.py` (the order of one step).
 """
 
-from jaxsci.smc import interop, resamplers
+from jaxsci.smc import decoding, interop, resamplers
 from jaxsci.smc._batches import in_batches
+from jaxsci.smc._conditional import PathDraw, conditional, lineage
 from jaxsci.smc._filters import StateSpace, auxiliary, bootstrap, forecast, guided, state_space
+from jaxsci.smc._gibbs import gibbs
 from jaxsci.smc._lag import Remembering, with_lag
 from jaxsci.smc._marginal import marginal
 from jaxsci.smc._model import FeynmanKac, Model, lift
@@ -22,6 +24,7 @@ __all__ = [
     "Cloud",
     "FeynmanKac",
     "Model",
+    "PathDraw",
     "Remembering",
     "Result",
     "State",
@@ -31,14 +34,18 @@ __all__ = [
     "Variance",
     "auxiliary",
     "bootstrap",
+    "conditional",
+    "decoding",
     "effective_sample_size",
     "finish",
     "forecast",
+    "gibbs",
     "guided",
     "in_batches",
     "init",
     "interop",
     "lift",
+    "lineage",
     "log_mean_exp",
     "log_z_variance",
     "marginal",

@@ -18,7 +18,7 @@ from jaxsci.core.types import KeyArray, Size, as_scalar, concrete
 from jaxsci.smc import _step
 from jaxsci.smc._model import Model
 from jaxsci.smc._step import Cloud, State, Step
-from jaxsci.smc._transport import Transport
+from jaxsci.smc._transport import Informed, Transport
 from jaxsci.smc.resamplers import systematic
 
 
@@ -55,7 +55,7 @@ def _model(name: str, model: Model) -> Model:
 
 
 def _options(
-    name, resampler, ess_threshold, gradient, soft_share, statistics, store, num_resampled=None
+    name, resampler, ess_threshold, gradient, soft_share, statistics, store, num_resampled=None, in_place=False
 ) -> _step.Options:
     store = (store,) if isinstance(store, str) else tuple(store)
     unknown = sorted(set(store) - set(_step.STORED))
@@ -70,7 +70,7 @@ def _options(
                 f"{name}: a Transport is differentiated as it is and returns as many particles as it takes: leave "
                 f"gradient and num_resampled as they are, got {gradient!r} and {num_resampled!r}"
             )
-    else:
+    elif not isinstance(resampler, Informed):
         resampler = as_partial(resampler, name, "resampler")
     return _step.Options(
         resampler,
@@ -80,6 +80,7 @@ def _options(
         None if statistics is None else as_partial(statistics, name, "statistics"),
         tuple(sorted(store)),
         None if num_resampled is None else check_size(name, "num_resampled", num_resampled),
+        bool(in_place),
     )
 
 
@@ -90,6 +91,8 @@ def _check_options(name: str, options: _step.Options, model: Model, num_particle
             f"{name}: a model with a look-ahead needs ancestors, whose weights it corrects; a Transport returns none: "
             "take one of smc.resamplers, or model._replace(look_ahead=None)"
         )
+    if options.in_place and (options.num_resampled is not None or isinstance(options.resampler, Transport)):
+        raise ValueError(f"{name}: in_place needs ancestors of all particles: leave num_resampled and Transport out")
     out = options.num_resampled
     if out is not None and num_particles % out:
         raise ValueError(
@@ -132,6 +135,7 @@ def step(
     gradient: str = "none",
     soft_share: ArrayLike = 0.5,
     num_resampled: Size | None = None,
+    in_place: bool = False,
     statistics: Callable | None = None,
     store: str | tuple[str, ...] = (),
 ) -> tuple[State, Step]:
@@ -148,7 +152,7 @@ def step(
         TypeError, ValueError: as `run`.
     """
     name = "smc.step"
-    options = _options(name, resampler, ess_threshold, gradient, soft_share, statistics, store, num_resampled)
+    options = _options(name, resampler, ess_threshold, gradient, soft_share, statistics, store, num_resampled, in_place)
     model = _model(name, model)
     _check_options(name, options, model, state.eves.shape[0])
     return _following(as_typed_key(key, name), model, state, tree.as_arrays(input), options)
@@ -180,6 +184,7 @@ def run(
     gradient: str = "none",
     soft_share: ArrayLike = 0.5,
     num_resampled: Size | None = None,
+    in_place: bool = False,
     statistics: Callable[[PyTree, Array], PyTree] | None = None,
     store: str | tuple[str, ...] = (),
     keep_at: ArrayLike | None = None,
@@ -212,6 +217,9 @@ def run(
         num_resampled: M, how many particles a resampling leaves for the model to move, a divisor of N; None for all N.
             With fewer, `move` takes M particles and returns N, particle i a child of parent i mod M (so those of one
             parent stand M apart), and every step resamples whatever the effective sample size; static.
+        in_place: particles that survive a resampling keep their places, and only the places of the others are written,
+            see `pallas_kernels.permute`: as many offspring of each in another order. Worth it where a particle is large
+            (a cache of 2 KiB or more); static.
         statistics: ``statistics(particles, weights) -> pytree``, recorded at every step; the N weights sum to 1.
         store: what else is recorded at every step, some of "particles", "log_weights", "ancestors" (T N numbers each)
             and "aux" (of the steps after the first); static.
@@ -251,7 +259,7 @@ def run(
     """
     name = "smc.run"
     key, model, inputs = as_typed_key(key, name), _model(name, model), tree.as_arrays(inputs)
-    options = _options(name, resampler, ess_threshold, gradient, soft_share, statistics, store, num_resampled)
+    options = _options(name, resampler, ess_threshold, gradient, soft_share, statistics, store, num_resampled, in_place)
     num_particles, length = check_size(name, "num_particles", num_particles), _length(name, inputs)
     _check_options(name, options, model, num_particles)
     times = None if keep_at is None else _times(name, keep_at, length)

@@ -19,8 +19,9 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from jaxsci.core import status
 from jaxsci.smc import _checks, _weights
-from jaxsci.smc._transport import Transport, transported
+from jaxsci.smc._transport import Informed, Transport, transported
 from pallas_kernels.log_weight_stats import ALL_ZERO, ANY_INFINITE, log_weight_stats
+from pallas_kernels.permute import permute, settle
 
 UNEVEN_LOOK_AHEAD = status.register(
     "smc",
@@ -99,7 +100,8 @@ class Step(NamedTuple):
 class Options(NamedTuple):
     """How steps are taken: `ess_threshold` and `soft_share` are traced, all else is static.
 
-    `num_resampled` is how many particles a resampling leaves, None for as many as there are.
+    `num_resampled` is how many particles a resampling leaves, None for as many as there are; `in_place` lets those
+    that survive keep their places.
     """
 
     resampler: PyTree
@@ -109,6 +111,7 @@ class Options(NamedTuple):
     statistics: PyTree
     store: tuple[str, ...]
     num_resampled: int | None = None
+    in_place: bool = False
 
 
 def first(options: Options, key, model, input, num_particles: int) -> tuple[State, Step]:
@@ -138,6 +141,13 @@ def following(options: Options, key, model, state: State, input) -> tuple[State,
     log_weights = _children(cloud.log_weights, num) + increment.astype(cloud.log_weights.dtype)
     state = state._replace(cloud=Cloud(particles, log_weights), eves=eves)
     return _weighed(options, state, resampled, ancestors, code, aux)
+
+
+def _rows(array, found, in_place: bool):
+    """Rows of an array of the cloud; typed keys are none that a kernel knows."""
+    if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
+        return array[found]
+    return permute(array, found, in_place=in_place)
 
 
 def _children(values, num: int):
@@ -170,18 +180,25 @@ def _resampled(options, key, model, state, input):
     wanted = possible & ((ess < threshold * num) | (threshold >= 1))
 
     def again():
-        found = options.resampler(key, jax.lax.stop_gradient(proposal), num_out)
+        given = key, jax.lax.stop_gradient(proposal), num_out
+        if isinstance(options.resampler, Informed):
+            found = options.resampler.function(*given, cloud.particles, input)
+        else:
+            found = options.resampler(*given)
         if jnp.shape(found) != (num_out,) or not jnp.issubdtype(jnp.result_type(found), jnp.integer):
             got = f"{jnp.result_type(found)}{list(jnp.shape(found))}"
             raise TypeError(f"smc.run: resampler must return int32[{num_out}] ancestors, got {got}")
         found = found.astype(jnp.int32)
+        if options.in_place:
+            found = settle(found)
         if options.gradient == "none" and model.look_ahead is None:
             weights = jnp.zeros(num_out, dtype)
         elif options.gradient == "stop_gradient":
             weights = cloud.log_weights[found] - jax.lax.stop_gradient(proposal[found])
         else:
             weights = cloud.log_weights[found] - proposal[found]
-        particles, found = jax.tree.map(lambda a: a[found], cloud.particles), _children(found, num)
+        particles = jax.tree.map(lambda a: _rows(a, found, options.in_place), cloud.particles)
+        found = _children(found, num)
         return Cloud(particles, weights), state.eves[found], found
 
     def as_before():

@@ -1,4 +1,4 @@
-"""Resamplers that return particles instead of ancestors, told apart by their type.
+"""Resamplers of other forms than ``(key, log_weights, num_out) -> ancestors``, told apart by their type.
 
 An index form says of which particle each place is a copy; a transport form makes new particles, of which none need be
 a copy of anything (a transport plan moves each to a weighted mean of many). `run` takes both.
@@ -24,6 +24,16 @@ class Transport(NamedTuple):
     Attributes:
         function: ``function(key, log_weights, particles) -> (particles, log_weights)``: from N particles and their
             log-weights, of mean weight 1, N others with log-weights up to a constant.
+    """
+
+    function: Callable[..., Any]
+
+
+class Informed(NamedTuple):
+    """A resampler that also sees the particles and the input they are to move with; told apart by its type.
+
+    Attributes:
+        function: ``function(key, log_weights, num_out, particles, input) -> ancestors``.
     """
 
     function: Callable[..., Any]

@@ -6,6 +6,7 @@ import numpy as np
 
 import contracts
 import pallas_kernels
+from pallas_kernels.permute import reference as reference_of_permute
 from pallas_kernels.resample import reference
 
 
@@ -40,7 +41,23 @@ def _ancestors(key, dtype):
     return lambda ends: reference.ancestors(ends, 29), (jnp.asarray(ends),)
 
 
+def _permute(key, dtype):
+    key, other = jax.random.split(key)
+    ancestors = jnp.asarray(6 * contracts.uniform(other, (5,)), jnp.int32)
+
+    def run(x, small):
+        return pallas_kernels.permute(x, ancestors), pallas_kernels.permute(small, ancestors)
+
+    return run, (contracts.normal(key, (6, 3, 200), dtype), contracts.normal(other, (6, 2), dtype))
+
+
+def _settle(key, dtype):
+    return reference_of_permute.settle, (jnp.asarray(9 * contracts.uniform(key, (9,)), jnp.int32),)
+
+
 ENTRIES = {
+    "pallas_kernels.permute": contracts.Compiled(_permute, grad=(0, 1)),
+    "pallas_kernels.permute.settle": contracts.Compiled(_settle),
     "pallas_kernels.extrema": contracts.Compiled(_extrema, grad=(0,)),
     "pallas_kernels.log_weight_stats": contracts.Compiled(_log_weight_stats, grad=(0,)),
     "pallas_kernels.resample": contracts.Compiled(_resample),

@@ -162,7 +162,36 @@ def _to_arviz(folder):
     assert groups["posterior"]["x"].shape == (1, 5) and type(groups["posterior"]["x"]) is np.ndarray
 
 
+def _density(theta, before, x, y):
+    return -0.5 * ((x - theta[0] * before) / theta[1]) ** 2
+
+
+def _single(theta):
+    parts = (Partial(f, theta) for f in (_single_first, _single_next, _single_weight))
+    return smc.FeynmanKac(*parts, log_propagate=Partial(_density, theta))
+
+
+def _path(theta, y):
+    return smc.conditional(jax.random.key(7), _single(theta), y, 0.5 * y, num_particles=4)
+
+
+def _doubled(key, theta, path, y):
+    return theta
+
+
+def _gibbs(theta, y):
+    options = dict(num_particles=3, num_steps=2, parameters=theta, update=_doubled, draw="ancestor")
+    return smc.gibbs(jax.random.key(7), _single, y, **options)
+
+
+def _lineage(key, dtype):
+    return smc.lineage, (jax.random.randint(key, (4, 5), 0, 5), jax.random.randint(key, (3,), 0, 5))
+
+
 ENTRIES = {
+    "jaxsci.smc.conditional": _entry(_path, grad=()),
+    "jaxsci.smc.gibbs": _entry(_gibbs, grad=()),
+    "jaxsci.smc.lineage": Compiled(_lineage),
     "jaxsci.smc.resamplers.systematic": _resampler(R.systematic, least=np.floor, most=np.ceil),
     "jaxsci.smc.resamplers.ssp": _resampler(R.ssp, least=np.floor, most=np.ceil),
     "jaxsci.smc.resamplers.stratified": _resampler(R.stratified, least=lambda share: share - 2, most=_two),
