@@ -119,21 +119,67 @@ def sample(
     return _run(key, denoiser, table, x_T, cond, w, denoised_hook, state_hook, save)
 
 
+class State(NamedTuple):
+    """Where a run stands: the state at a node and what later rows look back to; all arrays have the shape of `x`.
+
+    Attributes:
+        x: the state, one sample or a cloud of them along a leading axis.
+        states: earlier states, the latest first.
+        data: earlier data predictions.
+        noise: the noise predictions that belong to `data`.
+    """
+
+    x: Float[Array, "*d"]
+    states: tuple[Array, ...]
+    data: tuple[Array, ...]
+    noise: tuple[Array, ...]
+
+
+def rows_of(table: SolverTable) -> dict:
+    """What one step is told, for all rows along a leading axis of N."""
+    # Padding stands at node 0: batched, it is evaluated too, and a node without noise would put NaN into gradients.
+    here = lambda a: a[:-1] if table.active is None else jnp.where(table.active, a[:-1], a[0])  # noqa: E731
+    return {
+        "i": jnp.arange(table.num_rows), "t": here(table.t), "t_next": table.t[1:], "alpha": here(table.alpha),
+        "sigma": here(table.sigma), "predictor": table.predictor, "corrector": table.corrector,
+        "corrected": table.corrected, "active": table.active, "evaluate": table.evaluate,
+    }  # fmt: skip
+
+
+def _depths(row, axis: int) -> list[int]:
+    """How many states, data and noise predictions the rows read; `axis` is that of the slots."""
+    both = [rows for rows in (row["predictor"], row["corrector"]) if rows is not None]
+    return [max(rows[k].shape[axis] for rows in both) for k in range(3)]
+
+
+def beginning(table: SolverTable, x: Array) -> State:
+    """At node 0: nothing to look back to."""
+    depths = _depths(table._asdict(), 1)
+    return State(x, *((jnp.zeros_like(x),) * max(depth - 1, 0) for depth in depths))
+
+
+def advanced(key: KeyArray | None, row: dict, state: State, data: Array, noise: Array) -> tuple[State, Array]:
+    """The state at the next node, and the one at this node after its correction, from fresh predictions.
+
+    One draw serves a whole cloud: a leading axis needs no vmap.
+    """
+    x, (past, *depth) = state.x, _depths(row, 0)
+    datas, noises = (data, *state.data)[: depth[0]], (noise, *state.noise)[: depth[1]]
+    if row["corrector"] is not None:
+        x = jnp.where(row["corrected"], combine(row["corrector"], (x, *state.states), datas, noises), x)
+    xs = (x, *state.states)[: max(past, 1)]
+    new = combine(row["predictor"], xs, datas, noises)
+    if row["predictor"].std is not None:
+        new = new + row["predictor"].std * jax.random.normal(key, x.shape, x.dtype)
+    kept = (values[: max(n - 1, 0)] for values, n in ((xs, past), (datas, depth[0]), (noises, depth[1])))
+    return State(new, *kept), x
+
+
 @eqx.filter_jit
 def _run(key, denoiser, table, x_T, cond, w, denoised_hook, state_hook, save):
     dtype, size = x_T.dtype, table.num_rows
     table = tree.cast(table, dtype)
-    first, second = (jnp.zeros_like(x_T),) * 2
-    predictor, corrector = table.predictor, table.corrector
-    past = max(predictor.x.shape[1] - 1, 0 if corrector is None else corrector.x.shape[1] - 1)
-    depth = [max(rows[k].shape[1] for rows in (predictor, corrector) if rows is not None) for k in (1, 2)]
-    # Padding stands at node 0: batched, it is evaluated too, and a node without noise would put NaN into gradients.
-    here = lambda a: a[:-1] if table.active is None else jnp.where(table.active, a[:-1], a[0])  # noqa: E731
-    steps = {
-        "i": jnp.arange(size), "t": here(table.t), "t_next": table.t[1:], "alpha": here(table.alpha),
-        "sigma": here(table.sigma), "predictor": predictor, "corrector": corrector, "corrected": table.corrected,
-        "active": table.active, "evaluate": table.evaluate,
-    }  # fmt: skip
+    nothing = jnp.zeros_like(x_T)
 
     def predictions(x, row, key):
         def model(x):
@@ -146,7 +192,7 @@ def _run(key, denoiser, table, x_T, cond, w, denoised_hook, state_hook, save):
             def known(x):
                 return convert("sample", jnp.broadcast_to(table.analytic, x.shape), x, row["alpha"], row["sigma"])
 
-            data, noise = _choose(row["evaluate"], model, known, x)
+            data, noise = choose(row["evaluate"], model, known, x)
         finite = jnp.all(jnp.isfinite(data) & jnp.isfinite(noise))  # hooks may hide it, and later rows overwrite it
         if denoised_hook is not None:
             data = _like(x, "denoised_hook", denoised_hook(data, x, row["t"], key))
@@ -154,36 +200,29 @@ def _run(key, denoiser, table, x_T, cond, w, denoised_hook, state_hook, save):
         return data, noise, finite
 
     def advance(carry, row):
-        x, xs, datas, noises, finite = carry
-        mine = None if key is None else jax.random.fold_in(key, row["i"])
-        data, noise, good = predictions(x, row, None if mine is None else jax.random.fold_in(mine, 1))
-        datas = (data, *datas)[: depth[0]]
-        noises = (noise, *noises)[: depth[1]]
-        if corrector is not None:
-            x = jnp.where(row["corrected"], combine(row["corrector"], (x, *xs), datas, noises), x)
-        xs = (x, *xs)[: past + 1]
-        new = combine(row["predictor"], xs, datas, noises)
-        if row["predictor"].std is not None:
-            new = new + row["predictor"].std * jax.random.normal(jax.random.fold_in(mine, 0), x.shape, dtype)
+        state, finite = carry
+        keys = (None,) * 3
+        if key is not None:
+            mine = jax.random.fold_in(key, row["i"])
+            keys = [jax.random.fold_in(mine, j) for j in range(3)]
+        data, noise, good = predictions(state.x, row, keys[1])
+        new, x = advanced(keys[0], row, state, data, noise)
         if state_hook is not None:
-            mine = None if mine is None else jax.random.fold_in(mine, 2)
-            new = _like(x, "state_hook", state_hook(new, row["t_next"], mine))
-        past_predictions = datas[: max(depth[0] - 1, 0)], noises[: max(depth[1] - 1, 0)]
-        return (new, xs[:past], *past_predictions, finite & good), (x, data, noise)
+            new = new._replace(x=_like(x, "state_hook", state_hook(new.x, row["t_next"], keys[2])))
+        return (new, finite & good), (x, data, noise)
 
     def stay(carry, _):
-        return carry, (carry[0], first, second)
+        return carry, (carry[0].x, nothing, nothing)
 
     def body(carry, row):
         if row["active"] is None:
             carry, seen = advance(carry, row)
         else:
-            carry, seen = _choose(row["active"], advance, stay, carry, row)
+            carry, seen = choose(row["active"], advance, stay, carry, row)
         return carry, seen if save == "trajectory" else None
 
-    zeros = jnp.zeros_like(x_T)
-    carry = (x_T, (zeros,) * past, *((zeros,) * max(d - 1, 0) for d in depth), jnp.asarray(True))
-    (x, *_, finite), seen = jax.lax.scan(body, carry, steps)
+    (state, finite), seen = jax.lax.scan(body, (beginning(table, x_T), jnp.asarray(True)), rows_of(table))
+    x = state.x
     used = jnp.ones(size, bool) if table.active is None else table.active
     evaluated = used if table.evaluate is None else used & table.evaluate
     bits = status.merge(
@@ -217,7 +256,7 @@ def _any_of_batch(axis_size, in_batched, flags):
     return _any(jnp.any(flags, axis=0)), False
 
 
-def _choose(mine, wanted, otherwise, *operands):
+def choose(mine, wanted, otherwise, *operands):
     new, old = jax.lax.cond(
         _any(mine),
         lambda *args: (wanted(*args), otherwise(*args)),
