@@ -136,7 +136,7 @@ def times(factor, value):
 
 def log_target(log_densities, reward, here: Place) -> Float[Array, " N"]:
     """log of the target's unnormalised density."""
-    value = jnp.sum(times(here.beta, log_densities), axis=1)
+    value = jnp.sum(times(here.beta[None], log_densities), axis=1)
     return value if reward is None else value + times(here.scale, reward)
 
 
@@ -156,7 +156,7 @@ def log_growth(seen: Seen, here: Place, change: Place, x, sigma) -> Float[Array,
         along = change.log_alpha * _rows(seen.slope * x) - change.lam * sigma * _rows(seen.slope * seen.noise)
         growth = growth + here.scale * along + times(change.scale, seen.reward)
     if seen.log_densities is not None:
-        growth = growth + jnp.sum(times(change.beta, seen.log_densities), axis=1)
+        growth = growth + jnp.sum(times(change.beta[None], seen.log_densities), axis=1)
     return growth
 
 

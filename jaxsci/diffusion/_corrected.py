@@ -57,12 +57,12 @@ class Options(NamedTuple):
 
 def start(target, law, key, num, now, *, exact):
     row, here = now.row, now.here
-    centre, variance, log_z = law
-    x = centre + jnp.sqrt(variance) * jax.random.normal(key, (num, *centre.shape), centre.dtype)
+    centre, variance, log_z = (a[None] for a in law)
+    x = centre + jnp.sqrt(variance) * jax.random.normal(key, (num, *centre.shape[1:]), centre.dtype)
     state, laws = beginning(row, x, 0, True), _composed.log_laws(target, x, row["t"])
     reward = _composed.rewards(target, x, row["t"])
     if laws is None:
-        weights = jnp.full(num, log_z)
+        weights = jnp.broadcast_to(log_z, (num,))
         return Particle(state), weights if reward is None else weights + _composed.times(here.scale, reward)
     density = _composed.log_target(laws, reward, here)
     weights = density - _log_normal(x, centre, variance)
