@@ -219,8 +219,9 @@ def kappas_of(table: SolverTable):
     xp = namespace(table)
     if table.predictor.std is None:
         return xp.zeros(table.num_rows, table.t.dtype)
-    h, sigma = table.lam[1:] - table.lam[:-1], table.sigma[1:]
-    usable = xp.isfinite(h) & (h > 0) & (sigma > 0)
+    lam = xp.where(xp.isfinite(table.lam), table.lam, 0)
+    h, sigma = lam[1:] - lam[:-1], table.sigma[1:]
+    usable = xp.isfinite(table.lam[1:]) & xp.isfinite(table.lam[:-1]) & (h > 0) & (sigma > 0)
     h, sigma = xp.where(usable, h, 1), xp.where(usable, sigma, 1)
     return xp.where(usable, -xp.log1p(-xp.clip((table.predictor.std / sigma) ** 2, 0, 1 - 1e-7)) / (2 * h), 0)
 
