@@ -177,7 +177,7 @@ def prepared(target, table, kappas, mean, std, options, share, interval, exact):
     nfe = jnp.sum(active, dtype=jnp.int32) + int(exact)
     # the start has no row: it is told the first, and nothing is resampled before it
     inputs = jax.tree.map(lambda a: jnp.concatenate([a[:1], a]), inputs)
-    shares = jnp.concatenate([jnp.zeros_like(share)[None], jnp.where(wanted, share, 0)])
+    shares = jnp.append(False, wanted) * share.astype(jnp.promote_types(lam.dtype, jnp.float32))
     return Prepared(inputs, shares, law, bits, nfe, kappa, ratio)
 
 

@@ -19,7 +19,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
 from jaxsci import smc
-from jaxsci.core import status
+from jaxsci.core import status, tree
 from jaxsci.core.host import as_leaf, to_host
 from jaxsci.core.static import as_partial, bind, check_size
 from jaxsci.core.types import KeyArray, Size, as_scalar, concrete, is_concrete
@@ -125,7 +125,7 @@ def _problem(
     if m == 0:
         raise ValueError(f"{name}: denoisers must be one or several, got none")
     denoisers = tuple(as_partial(f, name, "denoisers") for f in denoisers)
-    conds = (None,) * m if conds is None else _several(conds, m, "conds")
+    conds = (None,) * m if conds is None else tree.as_arrays(_several(conds, m, "conds"))
     means = tuple(jnp.asarray(a) for a in _several(mean, m, "mean"))
     dtype = jnp.result_type(*means)
     if not jnp.issubdtype(dtype, jnp.floating) or len({a.shape for a in means}) > 1:
