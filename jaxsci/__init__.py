@@ -23,8 +23,8 @@ floor  room                holds                                                
 3      bandits             policies: (init, select, update)                            gp, nn
 3      control             continuous-time problems, martingale policy evaluation,     quadrature, nn
                            integral RL, linear-quadratic truths
-3      diffusion           schedules, predictions, grids, solvers as tables,           nn
-                           statistics, search, guidance, likelihood
+3      diffusion           schedules, predictions, grids, solvers as tables,           nn, smc
+                           statistics, search, guidance, likelihood, correctors
 3      pfn                 prior-data fitted networks: priors, bar distribution,       gp, nn
                            training, learning curves, shipped weights
 3      quantization        formats, optimal grids, quantisation-aware training         nn, linear

@@ -1,11 +1,12 @@
 """Diffusion samplers: one core for every fast solver.
 
-Builds on: core, nn. A solver is a table (`tables`): a rule (`rules`) put on a grid (`grids`) of a noise schedule
+Builds on: core, nn, smc. A solver is a table (`tables`): a rule (`rules`) put on a grid (`grids`) of a noise schedule
 (`schedules`); `sample` runs it for a denoiser (`predictions`). Start reading at `tables.py`, then `_sample.py`.
 """
 
 from jaxsci.diffusion import (
     adaptive,
+    correctors,
     dense,
     grids,
     hooks,
@@ -22,7 +23,7 @@ from jaxsci.diffusion import (
     unified,
     v3,
 )
-from jaxsci.diffusion._sample import Result, Trajectory, sample
+from jaxsci.diffusion._sample import Result, Trajectory, finish, init, sample, step
 from jaxsci.diffusion.interop import from_diffusers
 from jaxsci.diffusion.tables import SolverTable
 
@@ -31,10 +32,13 @@ __all__ = [
     "SolverTable",
     "Trajectory",
     "adaptive",
+    "correctors",
     "dense",
+    "finish",
     "from_diffusers",
     "grids",
     "hooks",
+    "init",
     "interop",
     "likelihood",
     "names",
@@ -45,6 +49,7 @@ __all__ = [
     "search",
     "solvers",
     "statistics",
+    "step",
     "tables",
     "unified",
     "v3",

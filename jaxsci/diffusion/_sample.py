@@ -100,100 +100,234 @@ def sample(
 
     References: design of the table in `tables`; algorithm 1 of every solver in `solvers`.
     """
-    x_T = jnp.asarray(x_T)
-    if not jnp.issubdtype(x_T.dtype, jnp.floating):
-        raise TypeError(f"diffusion.sample: x_T must be floating, got {x_T.dtype}")
+    x_T = _as_state("diffusion.sample", table, x_T)
     if save not in ("final", "trajectory"):
         raise ValueError(f"diffusion.sample: save must be 'final' or 'trajectory', got {save!r}")
-    draws = any(rows is not None and rows.std is not None for rows in (table.predictor, table.corrector))
-    if key is None and draws:
+    if key is None and _draws(table):
         raise ValueError("diffusion.sample: this table draws noise; pass a key, e.g. jax.random.key(0)")
-    shape = table.predictor.x.shape[2:]
-    tail = x_T.shape[x_T.ndim - len(shape) :] if len(shape) <= x_T.ndim else ()
-    if len(shape) > x_T.ndim or any(n not in (1, m) for n, m in zip(shape, tail)):
-        raise ValueError(f"diffusion.sample: the table's coefficients have shape {shape}, x_T has {x_T.shape}")
     if key is not None:
         key = keys.as_typed_key(key, "diffusion.sample")
-    table = jax.tree.map(jnp.asarray, table)
     w = jnp.asarray(guidance_scale, x_T.dtype)
     return _run(key, denoiser, table, x_T, cond, w, denoised_hook, state_hook, save)
 
 
+class State(NamedTuple):
+    """Where a run stands: all that its later rows need, for one sample or for a cloud along a leading axis.
+
+    Attributes:
+        x: the state at the next node to evaluate.
+        states: earlier states, the latest first.
+        data: earlier data predictions.
+        noise: the noise predictions that belong to `data`.
+        nfe: model calls made.
+        status: as in `Result`, without the last state.
+    """
+
+    x: Float[Array, "*shape"]
+    states: tuple[Array, ...]
+    data: tuple[Array, ...]
+    noise: tuple[Array, ...]
+    nfe: Int[Array, "..."]
+    status: Int[Array, "..."]
+
+
+def init(table: SolverTable, x_T: Float[ArrayLike, "*shape"], *, cloud: bool = False) -> State:
+    """The state at node 0, from which `step` goes on row by row; arguments as for `sample`.
+
+    Args:
+        table: the solver.
+        x_T: one sample; with `cloud`, N of them along a leading axis.
+        cloud: the samples share the keys, the table and the condition: one draw a step serves all of them, and
+            nothing but the denoiser is vmapped. Static.
+
+    Returns:
+        A `State`: arrays that can be permuted, copied and resampled along the axis of the cloud, histories included.
+
+    Raises:
+        TypeError, ValueError: as `sample`.
+    """
+    x_T = _as_state("diffusion.init", table, x_T)
+    if cloud and x_T.ndim == 0:
+        raise ValueError("diffusion.init: a cloud needs a leading axis, got x_T of shape ()")
+    return _first(table, x_T, bool(cloud))
+
+
+def step(
+    key: KeyArray | None,
+    denoiser: Callable[..., tuple[Array, Array]],
+    table: SolverTable,
+    state: State,
+    i: Int[ArrayLike, ""],
+    *,
+    cond: PyTree = None,
+    guidance_scale: ArrayLike = 1.0,
+) -> State:
+    """Row `i` of the table: one call of the denoiser at every sample, and the move to node i + 1.
+
+    Args:
+        key: the key of the whole run, the same at every step: i is folded in here.
+        denoiser, table, cond, guidance_scale: as for `sample`.
+        state: from `init` or `step`.
+        i: number of the row, 0 to N - 1 in order (traced).
+
+    Returns:
+        The `State` at the next node. N steps of one sample give what `sample` gives.
+
+    Raises:
+        TypeError, ValueError: as `sample`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxsci import diffusion
+        >>> denoiser = lambda x, t, cond, w: (0 * x + 3, 0 * x)
+        >>> table = diffusion.solvers.sde_dpm(diffusion.grids.logsnr(diffusion.schedules.ve(), 10))
+        >>> key, state = jax.random.key(0), diffusion.init(table, jnp.zeros((100, 2)), cloud=True)
+        >>> for i in range(table.num_rows):
+        ...     state = diffusion.step(key, denoiser, table, state, i)
+        >>> result = diffusion.finish(state)
+        >>> result.value.shape, result.status.shape
+        ((100, 2), (100,))
+    """
+    if key is None and _draws(table):
+        raise ValueError("diffusion.step: this table draws noise; pass a key, e.g. jax.random.key(0)")
+    key = None if key is None else keys.as_typed_key(key, "diffusion.step")
+    x = _as_state("diffusion.step", table, state.x)
+    return _following(key, denoiser, table, state, jnp.asarray(i), cond, jnp.asarray(guidance_scale, x.dtype))
+
+
+def finish(state: State) -> Result:
+    """The result of a run that was taken step by step, without a trajectory; of a cloud, one entry for each sample."""
+    return Result(state.x, state.nfe, state.status | _trouble(state, state.x, status.NONFINITE_RESULT), None)
+
+
+def _as_state(name, table, x):
+    """A state that the table's coefficients fit."""
+    x = jnp.asarray(x)
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise TypeError(f"{name}: x_T must be floating, got {x.dtype}")
+    shape = table.predictor.x.shape[2:]
+    tail = x.shape[x.ndim - len(shape) :] if len(shape) <= x.ndim else ()
+    if len(shape) > x.ndim or any(n not in (1, m) for n, m in zip(shape, tail)):
+        raise ValueError(f"{name}: the table's coefficients have shape {shape}, x_T has {x.shape}")
+    return x
+
+
+def _draws(table):
+    return any(rows is not None and rows.std is not None for rows in (table.predictor, table.corrector))
+
+
+def _trouble(state: State, values, bit):
+    """The bit for each sample whose values are not all finite."""
+    axes = tuple(range(state.status.ndim, values.ndim))
+    return status.flag(~jnp.all(jnp.isfinite(values), axis=axes), bit)
+
+
 @eqx.filter_jit
-def _run(key, denoiser, table, x_T, cond, w, denoised_hook, state_hook, save):
-    dtype, size = x_T.dtype, table.num_rows
-    table = tree.cast(table, dtype)
-    first, second = (jnp.zeros_like(x_T),) * 2
-    predictor, corrector = table.predictor, table.corrector
-    past = max(predictor.x.shape[1] - 1, 0 if corrector is None else corrector.x.shape[1] - 1)
-    depth = [max(rows[k].shape[1] for rows in (predictor, corrector) if rows is not None) for k in (1, 2)]
+def _first(table, x_T, cloud):
+    return beginning(rows_of(table), x_T, 1, cloud)
+
+
+@eqx.filter_jit
+def _following(key, denoiser, table, state, i, cond, w):
+    table = tree.cast(jax.tree.map(jnp.asarray, table), state.x.dtype)
+    row = tree.dynamic_index(rows_of(table), i)
+    return _taken(key, denoiser, table.analytic, row, state, cond, w)[0]
+
+
+# --- one step, shared with the correctors -------------------------------------------------------------------
+
+
+def rows_of(table: SolverTable) -> dict:
+    """What one step is told, for all rows along a leading axis of N."""
     # Padding stands at node 0: batched, it is evaluated too, and a node without noise would put NaN into gradients.
     here = lambda a: a[:-1] if table.active is None else jnp.where(table.active, a[:-1], a[0])  # noqa: E731
-    steps = {
-        "i": jnp.arange(size), "t": here(table.t), "t_next": table.t[1:], "alpha": here(table.alpha),
-        "sigma": here(table.sigma), "predictor": predictor, "corrector": corrector, "corrected": table.corrected,
-        "active": table.active, "evaluate": table.evaluate,
+    return {
+        "i": jnp.arange(table.num_rows), "t": here(table.t), "t_next": table.t[1:], "alpha": here(table.alpha),
+        "sigma": here(table.sigma), "predictor": table.predictor, "corrector": table.corrector,
+        "corrected": table.corrected, "active": table.active, "evaluate": table.evaluate,
     }  # fmt: skip
 
-    def predictions(x, row, key):
+
+def _depths(row, axis: int) -> list[int]:
+    """How many states, data and noise predictions the rows read; `axis` is that of the slots."""
+    both = [rows for rows in (row["predictor"], row["corrector"]) if rows is not None]
+    return [max(rows[k].shape[axis] for rows in both) for k in range(3)]
+
+
+def beginning(rows: dict, x: Array, axis: int, cloud: bool) -> State:
+    """At node 0: nothing to look back to. `axis` is that of the slots: 1 of all rows, 0 of one."""
+    counts = jnp.zeros(x.shape[:1] if cloud else (), jnp.int32)
+    state = State(x, *((jnp.zeros_like(x),) * max(depth - 1, 0) for depth in _depths(rows, axis)), counts, counts)
+    return state._replace(status=_trouble(state, x, status.NONFINITE_INPUT))
+
+
+def advanced(key: KeyArray | None, row: dict, state: State, data: Array, noise: Array) -> tuple[State, Array]:
+    """The state at the next node, and the one at this node after its correction, from fresh predictions.
+
+    One draw serves a whole cloud: a leading axis needs no vmap.
+    """
+    x, (past, *depth) = state.x, _depths(row, 0)
+    datas, noises = (data, *state.data)[: depth[0]], (noise, *state.noise)[: depth[1]]
+    if row["corrector"] is not None:
+        x = jnp.where(row["corrected"], combine(row["corrector"], (x, *state.states), datas, noises), x)
+    xs = (x, *state.states)[: max(past, 1)]
+    new = combine(row["predictor"], xs, datas, noises)
+    if row["predictor"].std is not None:
+        new = new + row["predictor"].std * jax.random.normal(key, x.shape, x.dtype)
+    kept = (values[: max(n - 1, 0)] for values, n in ((xs, past), (datas, depth[0]), (noises, depth[1])))
+    return State(new, *kept, state.nfe, state.status), x
+
+
+def _taken(key, denoiser, analytic, row, state, cond, w, denoised_hook=None, state_hook=None):
+    """One row: predictions, hooks, correction and move; also (x, D, eps) of this node."""
+
+    def advance(state):
+        cloud = state.status.ndim == 1
+        keys = (None,) * 3
+        if key is not None:
+            mine = jax.random.fold_in(key, row["i"])
+            keys = [jax.random.fold_in(mine, j) for j in range(3)]
+
         def model(x):
-            return checked("diffusion.sample", denoiser(x, row["t"], cond, w), x)
+            one = lambda x: checked("diffusion.sample", denoiser(x, row["t"], cond, w), x)  # noqa: E731
+            return (jax.vmap(one) if cloud else one)(x)
 
-        if row["evaluate"] is None:
-            data, noise = model(x)
-        else:
+        def known(x):
+            return convert("sample", jnp.broadcast_to(analytic, x.shape), x, row["alpha"], row["sigma"])
 
-            def known(x):
-                return convert("sample", jnp.broadcast_to(table.analytic, x.shape), x, row["alpha"], row["sigma"])
-
-            data, noise = _choose(row["evaluate"], model, known, x)
-        finite = jnp.all(jnp.isfinite(data) & jnp.isfinite(noise))  # hooks may hide it, and later rows overwrite it
+        x, evaluate = state.x, row["evaluate"]
+        data, noise = model(x) if evaluate is None else choose(evaluate, model, known, x)
+        # hooks may hide what is not finite, and later rows overwrite it
+        trouble = _trouble(state, data, status.NONFINITE_RESULT) | _trouble(state, noise, status.NONFINITE_RESULT)
         if denoised_hook is not None:
-            data = _like(x, "denoised_hook", denoised_hook(data, x, row["t"], key))
+            data = _like(x, "denoised_hook", denoised_hook(data, x, row["t"], keys[1]))
             data, noise = convert("sample", data, x, row["alpha"], row["sigma"])
-        return data, noise, finite
-
-    def advance(carry, row):
-        x, xs, datas, noises, finite = carry
-        mine = None if key is None else jax.random.fold_in(key, row["i"])
-        data, noise, good = predictions(x, row, None if mine is None else jax.random.fold_in(mine, 1))
-        datas = (data, *datas)[: depth[0]]
-        noises = (noise, *noises)[: depth[1]]
-        if corrector is not None:
-            x = jnp.where(row["corrected"], combine(row["corrector"], (x, *xs), datas, noises), x)
-        xs = (x, *xs)[: past + 1]
-        new = combine(row["predictor"], xs, datas, noises)
-        if row["predictor"].std is not None:
-            new = new + row["predictor"].std * jax.random.normal(jax.random.fold_in(mine, 0), x.shape, dtype)
+        new, x = advanced(keys[0], row, state, data, noise)
         if state_hook is not None:
-            mine = None if mine is None else jax.random.fold_in(mine, 2)
-            new = _like(x, "state_hook", state_hook(new, row["t_next"], mine))
-        past_predictions = datas[: max(depth[0] - 1, 0)], noises[: max(depth[1] - 1, 0)]
-        return (new, xs[:past], *past_predictions, finite & good), (x, data, noise)
+            new = new._replace(x=_like(x, "state_hook", state_hook(new.x, row["t_next"], keys[2])))
+        calls = 1 if evaluate is None else evaluate.astype(jnp.int32)
+        return new._replace(nfe=state.nfe + calls, status=state.status | trouble), (x, data, noise)
 
-    def stay(carry, _):
-        return carry, (carry[0], first, second)
+    def stay(state):
+        return state, (state.x, jnp.zeros_like(state.x), jnp.zeros_like(state.x))
 
-    def body(carry, row):
-        if row["active"] is None:
-            carry, seen = advance(carry, row)
-        else:
-            carry, seen = _choose(row["active"], advance, stay, carry, row)
-        return carry, seen if save == "trajectory" else None
+    return advance(state) if row["active"] is None else choose(row["active"], advance, stay, state)
 
-    zeros = jnp.zeros_like(x_T)
-    carry = (x_T, (zeros,) * past, *((zeros,) * max(d - 1, 0) for d in depth), jnp.asarray(True))
-    (x, *_, finite), seen = jax.lax.scan(body, carry, steps)
-    used = jnp.ones(size, bool) if table.active is None else table.active
-    evaluated = used if table.evaluate is None else used & table.evaluate
-    bits = status.merge(
-        status.flag(~jnp.all(jnp.isfinite(x_T)), status.NONFINITE_INPUT),
-        status.flag(~(finite & jnp.all(jnp.isfinite(x))), status.NONFINITE_RESULT),
-    )
-    trajectory = None
+
+@eqx.filter_jit
+def _run(key, denoiser, table, x_T, cond, w, denoised_hook, state_hook, save):
+    table = tree.cast(jax.tree.map(jnp.asarray, table), x_T.dtype)
+
+    def body(state, row):
+        state, seen = _taken(key, denoiser, table.analytic, row, state, cond, w, denoised_hook, state_hook)
+        return state, seen if save == "trajectory" else None
+
+    rows = rows_of(table)
+    state, seen = jax.lax.scan(body, beginning(rows, x_T, 1, False), rows)
+    result = finish(state)
     if save == "trajectory":
-        trajectory = Trajectory(jnp.concatenate([seen[0], x[None]]), *seen[1:])
-    return Result(x, jnp.sum(evaluated, dtype=jnp.int32), bits, trajectory)
+        result = result._replace(trajectory=Trajectory(jnp.concatenate([seen[0], state.x[None]]), *seen[1:]))
+    return result
 
 
 def _like(x, name, value):
@@ -217,7 +351,7 @@ def _any_of_batch(axis_size, in_batched, flags):
     return _any(jnp.any(flags, axis=0)), False
 
 
-def _choose(mine, wanted, otherwise, *operands):
+def choose(mine, wanted, otherwise, *operands):
     new, old = jax.lax.cond(
         _any(mine),
         lambda *args: (wanted(*args), otherwise(*args)),

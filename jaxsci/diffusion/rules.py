@@ -156,7 +156,22 @@ def ddim(eta: ArrayLike = 0.0) -> Partial:
 # --- multistep ----------------------------------------------------------------------------------------------
 
 
-def _multistep(grid, i, *, order, kind, relaxation, second, lower_order_final, corrector, tau):
+def _powered(grid, i, row, tau, power) -> Row:
+    r"""The row for eps = P e, P the power, from the one of strength $c - 1$, $c = (1 + \tau^2) P$, for the data of e.
+
+    Those are $D/P + (1 - 1/P)\,x/\alpha$ at every slot; the noise is that of tau, with the decay of c.
+    """
+    xp = namespace(grid)
+    x = dict(row.x)
+    for slot, weight in row.data.items():
+        x[slot] = x.get(slot, 0.0) + (1 - 1 / power) / grid.alpha[i - slot] * weight
+    h, decay = grid.lam[i + 1] - grid.lam[i], (1 + tau**2) * power - 1
+    variance = -(tau**2) / decay * xp.expm1(-2 * decay * h) if decay > 0 else 2 * tau**2 * h
+    std = grid.sigma[i + 1] * xp.sqrt(variance) if tau else None
+    return Row(x, {slot: weight / power for slot, weight in row.data.items()}, {}, std=std)
+
+
+def _multistep(grid, i, *, order, kind, relaxation, second, lower_order_final, corrector, tau, power):
     num_rows, fix = grid.lam.shape[0] - 1, None
 
     def num_points(i):
@@ -168,7 +183,11 @@ def _multistep(grid, i, *, order, kind, relaxation, second, lower_order_final, c
         fix = _Expansion(1, kind, ((0, *range(2, n + 1)),) * n, relaxation if n == 1 else "exact")
     n = num_points(i)
     stencils = (tuple(range(1, n)),) * (n - 1)
-    return _step(grid, i, _Expansion(0, kind, stencils, relaxation if n == 2 else "exact", second=second), fix, tau=tau)
+    predictor = _Expansion(0, kind, stencils, relaxation if n == 2 else "exact", second=second)
+    if power == 1 or _end(grid, i) is not None:
+        return _step(grid, i, predictor, fix, tau=tau)
+    step = _step(grid, i, predictor, tau=((1 + tau**2) * power - 1) ** 0.5)
+    return Step(_powered(grid, i, step.predictor, tau, power))
 
 
 def multistep(
@@ -180,6 +199,7 @@ def multistep(
     lower_order_final: bool = False,
     corrector: bool = False,
     tau: float = 0.0,
+    power: float = 1.0,
 ) -> Partial:
     r"""Exponential Adams-Bashforth in lambda, with an Adams-Moulton corrector if wished. All options are static.
 
@@ -192,10 +212,12 @@ def multistep(
         lower_order_final: fall to first order at the last node: stability on very unequal steps.
         corrector: UniC of one order more, at no further model call.
         tau: noise of the reverse SDE, >= 0 (1 is the SDE's own); "data" only.
+        power: eps is about this many times that of a law: the sum of the powers in `correctors`, where D jumps as x
+            does and is a poor thing to interpolate. The same equation for any value; "data" without corrector.
 
     Raises:
-        ValueError: an order outside 1 to 4, an unknown name, tau negative or not finite, or noise with kind "noise" or
-            with a corrector.
+        ValueError: an order outside 1 to 4, an unknown name, tau negative or not finite, noise or a power with kind
+            "noise" or with a corrector, or (1 + tau^2) power below 1.
     """
     if order not in (1, 2, 3, 4):
         raise ValueError(f"rules.multistep: order must be 1, 2, 3 or 4, got {order}")
@@ -207,6 +229,10 @@ def multistep(
         raise ValueError(f"rules.multistep: tau must be >= 0 and finite, got {tau}")
     if tau and (kind == "noise" or corrector):
         raise ValueError("rules.multistep: tau > 0 needs kind='data' and no corrector")
+    if not 1 <= (1 + float(tau) ** 2) * float(power) < np.inf or (power != 1 and (kind == "noise" or corrector)):
+        raise ValueError(
+            f"rules.multistep: power {power} needs kind='data', no corrector, and tau with (1 + tau^2) power >= 1"
+        )
     return Partial(
         bind(
             _multistep,
@@ -217,6 +243,7 @@ def multistep(
             lower_order_final=lower_order_final,
             corrector=corrector,
             tau=float(tau),
+            power=float(power),
         )  # fmt: skip
     )
 

@@ -14,7 +14,7 @@ from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 from jaxsci.core import drive, tree
 from jaxsci.core.keys import as_typed_key
 from jaxsci.core.static import as_partial, bind, check_size
-from jaxsci.core.types import KeyArray, Size, as_scalar, concrete
+from jaxsci.core.types import KeyArray, Size, as_float, as_scalar, concrete
 from jaxsci.smc import _step
 from jaxsci.smc._model import Model
 from jaxsci.smc._step import Cloud, State, Step
@@ -55,7 +55,16 @@ def _model(name: str, model: Model) -> Model:
 
 
 def _options(
-    name, resampler, ess_threshold, gradient, soft_share, statistics, store, num_resampled=None, in_place=False
+    name,
+    resampler,
+    ess_threshold,
+    gradient,
+    soft_share,
+    statistics,
+    store,
+    num_resampled=None,
+    in_place=False,
+    length=None,
 ) -> _step.Options:
     store = (store,) if isinstance(store, str) else tuple(store)
     unknown = sorted(set(store) - set(_step.STORED))
@@ -74,7 +83,7 @@ def _options(
         resampler = as_partial(resampler, name, "resampler")
     return _step.Options(
         resampler,
-        as_scalar(ess_threshold, name, "ess_threshold"),
+        as_scalar(ess_threshold, name, "ess_threshold") if length is None else _shares(name, ess_threshold, length),
         gradient,
         as_scalar(soft_share, name, "soft_share"),
         None if statistics is None else as_partial(statistics, name, "statistics"),
@@ -207,7 +216,8 @@ def run(
         num_particles: N, static.
         resampler: ``(key, log_weights, num_out) -> ancestors``, from `smc.resamplers`, or a `Transport`, which returns
             particles; static but for its leaves.
-        ess_threshold: resample when the effective sample size is below this share of N; 0 never, 1 always; traced.
+        ess_threshold: resample when the effective sample size is below this share of N; 0 never, 1 always; traced. T
+            numbers are a share for each input of this call; the first of a run is not read.
         gradient: static; what differentiating `log_z` gives. "none": through states and weights, not through the
             choice of ancestors: wrong for log Z as soon as something is resampled. "stop_gradient": the weights of
             ancestors enter as $w / \mathrm{stop}(w)$; with frozen particles (see `lift`) it is Fisher's score, with a
@@ -259,8 +269,10 @@ def run(
     """
     name = "smc.run"
     key, model, inputs = as_typed_key(key, name), _model(name, model), tree.as_arrays(inputs)
-    options = _options(name, resampler, ess_threshold, gradient, soft_share, statistics, store, num_resampled, in_place)
     num_particles, length = check_size(name, "num_particles", num_particles), _length(name, inputs)
+    options = _options(
+        name, resampler, ess_threshold, gradient, soft_share, statistics, store, num_resampled, in_place, length
+    )
     _check_options(name, options, model, num_particles)
     times = None if keep_at is None else _times(name, keep_at, length)
     if state is not None and state.eves.shape != (num_particles,):
@@ -293,6 +305,16 @@ def _length(name: str, inputs: PyTree) -> int:
             "a model without inputs takes jnp.arange(T)"
         )
     return lengths.pop()
+
+
+def _shares(name: str, ess_threshold: ArrayLike, length: int) -> Array:
+    """The share of N below which each input is met by a resampled cloud."""
+    shares = as_float(ess_threshold)
+    if shares.shape not in ((), (length,)):
+        raise ValueError(
+            f"{name}: ess_threshold must be a number or one for each of {length} inputs, got shape {shares.shape}"
+        )
+    return jnp.broadcast_to(shares, (length,))
 
 
 def _times(name: str, keep_at: ArrayLike, length: int) -> Int[Array, " K"]:
@@ -347,29 +369,30 @@ class _Static:
 def _driven(arrays, carry, i, static, shift):
     key, model, inputs, options, times = eqx.combine(arrays, static.value)
     state, kept = carry
+    options = options._replace(ess_threshold=options.ess_threshold[i + shift])
     state, taken = _step.following(options, key, model, state, tree.dynamic_index(inputs, i))
     return (state, _keep(kept, times, i + shift, state.cloud)), taken
 
 
 @eqx.filter_jit
 def _whole(key, model, inputs, options, state, num_particles, times):
-    begun, places = None, None
+    begun, places, shares = None, None, options.ess_threshold
     if times is not None:
-        places = jnp.arange(jax.tree.leaves(inputs)[0].shape[0], dtype=jnp.int32)
+        places = jnp.arange(shares.size, dtype=jnp.int32)
     if state is None:
         state, begun = _step.first(options, key, model, tree.dynamic_index(inputs, 0), num_particles)
-        inputs, places = jax.tree.map(lambda a: a[1:], (inputs, places))
+        inputs, places, shares = jax.tree.map(lambda a: a[1:], (inputs, places, shares))
     kept = None if times is None else _room(state.cloud, times)
     if begun is not None:
         kept = _keep(kept, times, 0, state.cloud)
 
     def body(carry, now):
         state, kept = carry
-        input, place = now
-        state, taken = _step.following(options, key, model, state, input)
+        input, place, share = now
+        state, taken = _step.following(options._replace(ess_threshold=share), key, model, state, input)
         return (state, _keep(kept, times, place, state.cloud)), taken
 
-    (state, kept), history = jax.lax.scan(body, (state, kept), (inputs, places))
+    (state, kept), history = jax.lax.scan(body, (state, kept), (inputs, places, shares))
     return state, history if begun is None else _joined(begun, history), _filled(kept)
 
 

@@ -9,10 +9,10 @@ from jax.tree_util import Partial
 
 import contracts
 from contracts import Bad, Builder, Compiled, Driver
-from jaxsci import diffusion
-from jaxsci.diffusion import grids, predictions, rules, schedules, solvers, tables
+from jaxsci import diffusion, smc
+from jaxsci.diffusion import correctors, grids, predictions, rules, schedules, solvers, tables
 
-VP = schedules.vp_linear()
+VP, VE = schedules.vp_linear(), schedules.ve(0.1, 10.0)
 SIZES_ONLY = {"tracer": "its arguments are names and sizes"}
 LAMS = np.asarray([-2.0, -1.1, -0.3, 0.8, 1.4])
 
@@ -224,9 +224,74 @@ def _sample(key, dtype):
     return run, (key, scale, contracts.normal(key, (3,), dtype), w)
 
 
+def _steps(key, dtype):
+    """Two steps of a cloud."""
+    table = solvers.sde_dpm(grids.logsnr(VP, 2))
+
+    def run(key, scale, x_T, w):
+        state = diffusion.init(table, x_T, cloud=True)
+        for i in range(2):
+            state = diffusion.step(key, guided(scale), table, state, i, cond=0.5, guidance_scale=w)
+        return diffusion.finish(state)
+
+    scale, w = numbers(key, dtype, 2)
+    return run, (key, scale, contracts.normal(key, (4, 3), dtype), w)
+
+
+# --- correctors ---------------------------------------------------------------------------------------------
+
+
+def _normal_denoiser(scale, x, t, cond, w):
+    """Of N(cond, scale^2) under VE."""
+    eps = t * (x - cond) / (scale**2 + t**2)
+    return x - t * eps, eps
+
+
+def _pair(scale):
+    return (Partial(_normal_denoiser, scale),) * 2
+
+
+def _reward(slope, x, t):
+    return -slope * jnp.sum(x**2)
+
+
+def _corrected(key, dtype):
+    """Two powers and a reward, with no choice of ancestors, so that all is smooth."""
+    grid = grids.at_lams(VE, np.asarray([-2.0, -1.0, 0.5, 2.0]))
+    table = solvers.sde_dpm(grid, power=1.6)
+
+    def run(key, scale, beta, slope, mean):
+        options = dict(beta=beta, conds=(0.0, 0.5), reward=Partial(_reward, slope), ess_threshold=0.0)
+        result = correctors.sample(key, _pair(scale), table, mean, num_particles=6, **options)
+        return result.value, result.log_z, result.variance_ratio, result.kappa
+
+    scale, slope = numbers(key, dtype, 2, 0.8, 1.2)
+    beta = jnp.stack(numbers(jax.random.fold_in(key, 1), dtype, 2))
+    return run, (key, scale, 0.5 + beta, slope, contracts.normal(key, (3,), dtype))
+
+
+def _corrector_model(key, dtype):
+    table = solvers.sde_dpm(grids.at_lams(VE, np.asarray([-2.0, -1.0, 0.5, 2.0])))
+
+    def run(key, scale, mean):
+        model, inputs, shares = correctors.model(
+            _pair(scale), table, mean, beta=np.asarray([0.7, 0.6]), conds=(0.0, 0.5)
+        )
+        state, _ = smc.init(key, model, jax.tree.map(lambda a: a[0], inputs), num_particles=6)
+        return state.cloud.particles.state.x, state.cloud.log_weights, shares
+
+    scale = contracts.uniform(key, (), dtype, 0.8, 1.2)
+    return run, (key, scale, contracts.normal(key, (3,), dtype))
+
+
 R = "jaxsci.diffusion."
 ENTRIES = {
     R + "sample": Compiled(_sample, grad=(1, 2, 3)),
+    R + "init": Compiled(_steps),
+    R + "step": Compiled(_steps, grad=(1, 2, 3)),
+    R + "finish": Compiled(_steps),
+    R + "correctors.sample": Compiled(_corrected, grad=(1, 2, 3, 4)),
+    R + "correctors.model": Compiled(_corrector_model),
     R + "schedules.vp_linear": _schedule(schedules.vp_linear, [(0.05, 0.2), (10.0, 20.0)]),
     R + "schedules.vp_cosine": _schedule(schedules.vp_cosine, [(0.005, 0.02)]),
     R + "schedules.flow": _schedule(schedules.flow, [(1.0, 3.0)]),
