@@ -14,8 +14,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
 from jaxsci.core import keys, status, tree
+from jaxsci.core.static import as_partial
 from jaxsci.core.types import KeyArray
-from jaxsci.diffusion.predictions import checked, convert
+from jaxsci.diffusion.predictions import at_least_single, check_guided, checked, convert
 from jaxsci.diffusion.tables import SolverTable
 
 
@@ -68,10 +69,12 @@ def sample(
         key: one typed key; row i uses ``fold_in(key, i)``, so padding never shifts the noise. None for a table without
             noise and hooks that draw nothing.
         denoiser: ``denoiser(x, t, cond, w) -> (D, eps)``, traced once; see `predictions.denoiser`.
-        table: from `solvers`, `tables.tabulate`, `tables.load` or the search; cast to the dtype of `x_T`.
+        table: from `solvers`, `tables.tabulate`, `tables.load` or the search; cast to the dtype of `x_T`, to float32 if
+            that is a shorter one: times and coefficients are never in half precision.
         x_T: the state at node 0: unit normal for variance-preserving schedules, times sigma(node 0) for VE.
         cond: condition, any record; None is unconditional.
-        guidance_scale: w, traced; 1 is the conditional model. A denoiser made without guidance ignores it.
+        guidance_scale: w, 1 is the conditional model: a number, one for each row of the table, or a function of the
+            schedule's time, such as `predictions.within`; traced.
         denoised_hook: ``hook(D, x, t, key) -> D`` after every evaluation; eps is recomputed as (x - alpha D)/sigma.
             See `hooks`.
         state_hook: ``hook(x, t_next, key) -> x`` after every step.
@@ -81,7 +84,8 @@ def sample(
         `Result`; differentiable in `x_T`, `guidance_scale`, the table and what the denoiser holds.
 
     Raises:
-        ValueError: no key though the table draws noise, an unknown `save`, or coefficients that do not fit `x_T`.
+        ValueError: no key though the table draws noise, an unknown `save`, coefficients that do not fit `x_T`, a
+            guidance scale of another shape, or one that is not 1 for a denoiser made without guidance.
         TypeError: x_T is not floating, a key that is not typed, or a denoiser that does not give two arrays like x,
             or a hook one.
 
@@ -107,7 +111,7 @@ def sample(
         raise ValueError("diffusion.sample: this table draws noise; pass a key, e.g. jax.random.key(0)")
     if key is not None:
         key = keys.as_typed_key(key, "diffusion.sample")
-    w = jnp.asarray(guidance_scale, x_T.dtype)
+    w = _guidance("diffusion.sample", denoiser, table, guidance_scale, x_T)
     return _run(key, denoiser, table, x_T, cond, w, denoised_hook, state_hook, save)
 
 
@@ -192,7 +196,8 @@ def step(
         raise ValueError("diffusion.step: this table draws noise; pass a key, e.g. jax.random.key(0)")
     key = None if key is None else keys.as_typed_key(key, "diffusion.step")
     x = _as_state("diffusion.step", table, state.x)
-    return _following(key, denoiser, table, state, jnp.asarray(i), cond, jnp.asarray(guidance_scale, x.dtype))
+    w = _guidance("diffusion.step", denoiser, table, guidance_scale, x)
+    return _following(key, denoiser, table, state, jnp.asarray(i), cond, w)
 
 
 def finish(state: State) -> Result:
@@ -202,6 +207,11 @@ def finish(state: State) -> Result:
 
 def _as_state(name, table, x):
     """A state that the table's coefficients fit."""
+    if not isinstance(table, SolverTable):
+        raise TypeError(
+            f"{name}: table must be a SolverTable, got {type(table).__name__}; the order is denoiser, table, state; "
+            "diffusion.solvers builds tables from grids"
+        )
     x = jnp.asarray(x)
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise TypeError(f"{name}: x_T must be floating, got {x.dtype}")
@@ -210,6 +220,29 @@ def _as_state(name, table, x):
     if len(shape) > x.ndim or any(n not in (1, m) for n, m in zip(shape, tail)):
         raise ValueError(f"{name}: the table's coefficients have shape {shape}, x_T has {x.shape}")
     return x
+
+
+def _guidance(name, denoiser, table, w, x):
+    """w of every row, or the function of time that gives it."""
+    if not callable(w):
+        if jnp.shape(w) not in ((), (table.num_rows,)):
+            raise ValueError(
+                f"{name}: guidance_scale must be a number, one for each of {table.num_rows} rows, or a function of "
+                f"time, got shape {jnp.shape(w)}; use jax.vmap over several runs"
+            )
+        check_guided(name, denoiser, w)
+        return jnp.asarray(w, at_least_single(x))
+    return as_partial(w, name, "guidance_scale")
+
+
+def _scales(w, times):
+    """One for each row."""
+    if not callable(w):
+        return jnp.broadcast_to(w, times.shape)
+    found = jax.vmap(w)(times)
+    if found.shape != times.shape:
+        raise ValueError(f"diffusion.sample: guidance_scale(t) must return a number, got shape {found.shape[1:]}")
+    return jnp.asarray(found, times.dtype)
 
 
 def _draws(table):
@@ -229,9 +262,8 @@ def _first(table, x_T, cloud):
 
 @eqx.filter_jit
 def _following(key, denoiser, table, state, i, cond, w):
-    table = tree.cast(jax.tree.map(jnp.asarray, table), state.x.dtype)
-    row = tree.dynamic_index(rows_of(table), i)
-    return _taken(key, denoiser, table.analytic, row, state, cond, w)[0]
+    rows, table = _cast_rows(table, w, state.x)
+    return _taken(key, denoiser, table.analytic, tree.dynamic_index(rows, i), state, cond)[0]
 
 
 # --- one step, shared with the correctors -------------------------------------------------------------------
@@ -246,6 +278,13 @@ def rows_of(table: SolverTable) -> dict:
         "sigma": here(table.sigma), "predictor": table.predictor, "corrector": table.corrector,
         "corrected": table.corrected, "active": table.active, "evaluate": table.evaluate,
     }  # fmt: skip
+
+
+def _cast_rows(table, w, x):
+    """Rows with the guidance scale of each, and the table: at least float32, whatever the state is."""
+    table = tree.cast(jax.tree.map(jnp.asarray, table), at_least_single(x))
+    rows = rows_of(table)
+    return {**rows, "w": _scales(w, rows["t"])}, table
 
 
 def _depths(row, axis: int) -> list[int]:
@@ -273,12 +312,12 @@ def advanced(key: KeyArray | None, row: dict, state: State, data: Array, noise: 
     xs = (x, *state.states)[: max(past, 1)]
     new = combine(row["predictor"], xs, datas, noises)
     if row["predictor"].std is not None:
-        new = new + row["predictor"].std * jax.random.normal(key, x.shape, x.dtype)
+        new = (new + row["predictor"].std * jax.random.normal(key, x.shape, x.dtype)).astype(x.dtype)
     kept = (values[: max(n - 1, 0)] for values, n in ((xs, past), (datas, depth[0]), (noises, depth[1])))
     return State(new, *kept, state.nfe, state.status), x
 
 
-def _taken(key, denoiser, analytic, row, state, cond, w, denoised_hook=None, state_hook=None):
+def _taken(key, denoiser, analytic, row, state, cond, denoised_hook=None, state_hook=None):
     """One row: predictions, hooks, correction and move; also (x, D, eps) of this node."""
 
     def advance(state):
@@ -289,11 +328,15 @@ def _taken(key, denoiser, analytic, row, state, cond, w, denoised_hook=None, sta
             keys = [jax.random.fold_in(mine, j) for j in range(3)]
 
         def model(x):
-            one = lambda x: checked("diffusion.sample", denoiser(x, row["t"], cond, w), x)  # noqa: E731
+            one = lambda x: checked("diffusion.sample", denoiser(x, row["t"], cond, row["w"]), x)  # noqa: E731
             return (jax.vmap(one) if cloud else one)(x)
 
+        def pair(data, x):
+            found = convert("sample", data, x, row["alpha"], row["sigma"])
+            return tuple(a.astype(x.dtype) for a in found)
+
         def known(x):
-            return convert("sample", jnp.broadcast_to(analytic, x.shape), x, row["alpha"], row["sigma"])
+            return pair(jnp.broadcast_to(analytic, x.shape), x)
 
         x, evaluate = state.x, row["evaluate"]
         data, noise = model(x) if evaluate is None else choose(evaluate, model, known, x)
@@ -301,7 +344,7 @@ def _taken(key, denoiser, analytic, row, state, cond, w, denoised_hook=None, sta
         trouble = _trouble(state, data, status.NONFINITE_RESULT) | _trouble(state, noise, status.NONFINITE_RESULT)
         if denoised_hook is not None:
             data = _like(x, "denoised_hook", denoised_hook(data, x, row["t"], keys[1]))
-            data, noise = convert("sample", data, x, row["alpha"], row["sigma"])
+            data, noise = pair(data, x)
         new, x = advanced(keys[0], row, state, data, noise)
         if state_hook is not None:
             new = new._replace(x=_like(x, "state_hook", state_hook(new.x, row["t_next"], keys[2])))
@@ -316,13 +359,12 @@ def _taken(key, denoiser, analytic, row, state, cond, w, denoised_hook=None, sta
 
 @eqx.filter_jit
 def _run(key, denoiser, table, x_T, cond, w, denoised_hook, state_hook, save):
-    table = tree.cast(jax.tree.map(jnp.asarray, table), x_T.dtype)
+    rows, table = _cast_rows(table, w, x_T)
 
     def body(state, row):
-        state, seen = _taken(key, denoiser, table.analytic, row, state, cond, w, denoised_hook, state_hook)
+        state, seen = _taken(key, denoiser, table.analytic, row, state, cond, denoised_hook, state_hook)
         return state, seen if save == "trajectory" else None
 
-    rows = rows_of(table)
     state, seen = jax.lax.scan(body, beginning(rows, x_T, 1, False), rows)
     result = finish(state)
     if save == "trajectory":
@@ -362,14 +404,17 @@ def choose(mine, wanted, otherwise, *operands):
 
 
 def combine(rows, xs, datas, noises):
-    """The linear form of one row, dense or sparse; slots that it does not store are not read."""
+    """The linear form of one row, dense or sparse, in the dtype of the states; slots that it does not store are not
+    read."""
     total = None
     for coefficients, history in ((rows.x, xs), (rows.data, datas), (rows.noise, noises)):
         for k in coefficients if isinstance(coefficients, dict) else range(coefficients.shape[0]):
             term = _fit(coefficients[k], history[k]) * history[k]
             total = term if total is None else total + term
-    total = jnp.zeros_like(xs[0]) if total is None else total
-    return total if rows.shift is None else total + _fit(rows.shift, total)
+    newest = next(iter(xs.values())) if isinstance(xs, dict) else xs[0]
+    total = jnp.zeros_like(newest) if total is None else total
+    total = total if rows.shift is None else total + _fit(rows.shift, total)
+    return total.astype(newest.dtype)
 
 
 def _fit(coefficient, x):

@@ -22,9 +22,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
 from jaxsci.core import loops, status
+from jaxsci.core.types import as_scalar
 from jaxsci.diffusion import grids, rules
 from jaxsci.diffusion._sample import combine
-from jaxsci.diffusion.predictions import checked
+from jaxsci.diffusion.predictions import at_least_single, check_guided, checked
 from jaxsci.diffusion.schedules import NoiseSchedule
 
 
@@ -139,7 +140,11 @@ def sample(
     if not jnp.issubdtype(x_T.dtype, jnp.floating):
         raise TypeError(f"adaptive.sample: x_T must be floating, got {x_T.dtype}")
     ends = (schedule.t_max if t_max is None else t_max, schedule.t_min if t_min is None else t_min)
-    numbers = jnp.stack([jnp.asarray(a, x_T.dtype) for a in (*ends, h_init, atol, rtol, safety, guidance_scale)])
+    numbers = {"h_init": h_init, "atol": atol, "rtol": rtol, "safety": safety, "guidance_scale": guidance_scale}
+    numbers = [as_scalar(a, "adaptive.sample", name) for name, a in numbers.items()]
+    check_guided("adaptive.sample", denoiser, guidance_scale)
+    # times, steps and errors are never in half precision
+    numbers = jnp.stack([jnp.asarray(a, at_least_single(x_T)) for a in (*ends, *numbers)])
     return _run(denoiser, schedule, x_T, cond, numbers, jnp.asarray(max_steps, jnp.int32), order, kind)
 
 
@@ -153,7 +158,7 @@ _PAIRS = {
 @eqx.filter_jit
 def _run(denoiser, schedule, x_T, cond, numbers, max_steps, order, kind):
     t_max, t_min, h_init, atol, rtol, safety, w = numbers
-    dtype = x_T.dtype
+    dtype = numbers.dtype
     lam_start, lam_end = (jnp.asarray(schedule.lam(t), dtype) for t in (t_max, t_min))
     fractions, stages, lower_row, higher_row = _PAIRS[order]
 
@@ -180,7 +185,7 @@ def _run(denoiser, schedule, x_T, cond, numbers, max_steps, order, kind):
             datas, noises = [*datas, data_i], [*noises, noise_i]
         lower, higher = reach(end, *lower_row), reach(end, *higher_row)
         scale = jnp.maximum(atol, rtol * jnp.maximum(jnp.abs(lower), jnp.abs(carry.lower)))
-        error = jnp.sqrt(jnp.mean(((higher - lower) / scale) ** 2))
+        error = jnp.sqrt(jnp.mean(((higher - lower).astype(dtype) / scale) ** 2))
         taken = error <= 1
         grown = safety * h * jnp.maximum(error, jnp.finfo(dtype).tiny ** 0.5) ** (-1 / order)
         lam = jnp.where(taken, target, carry.lam)

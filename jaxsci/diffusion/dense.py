@@ -21,6 +21,7 @@ from jaxsci.core.types import concrete
 from jaxsci.diffusion import tables
 from jaxsci.diffusion._sample import Trajectory, combine
 from jaxsci.diffusion.grids import TimeGrid
+from jaxsci.diffusion.predictions import at_least_single
 from jaxsci.diffusion.tables import Rows, Step
 
 
@@ -115,7 +116,8 @@ def evaluate(points: Outputs, trajectory: Trajectory) -> Float[Array, "M *d"]:
         return combine(rows, *([a[jnp.maximum(index - k, 0)] for k in range(depth)] for a in trajectory))
 
     depth = max(part.shape[1] for part in points.rows[:3])
-    return jax.vmap(at)(points.index, jax.tree.map(lambda a: a.astype(trajectory.x.dtype), points.rows))
+    wide = at_least_single(trajectory.x)
+    return jax.vmap(at)(points.index, jax.tree.map(lambda a: a.astype(wide), points.rows))
 
 
 __all__ = ["Outputs", "evaluate", "outputs"]

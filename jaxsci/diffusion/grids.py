@@ -18,7 +18,7 @@ from jaxsci.core import keys
 from jaxsci.core.host import namespace, to_host
 from jaxsci.core.static import check_size
 from jaxsci.core.types import KeyArray, Size, concrete
-from jaxsci.diffusion.schedules import NoiseSchedule
+from jaxsci.diffusion.schedules import NoiseSchedule, chain_length
 
 _INGRAPH = "use grids.at_times(schedule, times) or grids.at_lams(schedule, lams) inside compiled code"
 
@@ -50,7 +50,9 @@ class TimeGrid(NamedTuple):
 def at_lams(schedule: NoiseSchedule, lams: Float[ArrayLike, " num_nodes"]) -> TimeGrid:
     """Nodes at given lam, unchecked; traced values allowed."""
     lams = _nodes(schedule, lams)
-    return _grid(schedule, lams.dtype, schedule.t_of_lam(lams), lams)
+    with np.errstate(invalid="ignore"):  # a noise that the schedule never reaches; checked where values may be
+        times = schedule.t_of_lam(lams)
+    return _grid(schedule, lams.dtype, times, lams)
 
 
 def at_times(schedule: NoiseSchedule, times: Float[ArrayLike, " num_nodes"]) -> TimeGrid:
@@ -61,6 +63,8 @@ def at_times(schedule: NoiseSchedule, times: Float[ArrayLike, " num_nodes"]) -> 
 
 def _nodes(schedule, nodes):
     """Float64 on the host; inside compiled code the dtype that was given."""
+    if nodes is None:
+        raise TypeError("grids: nodes must be numbers, got None")
     if namespace(schedule, nodes) is np:
         return np.asarray(nodes, np.float64)
     nodes = jnp.asarray(nodes)
@@ -80,6 +84,12 @@ def _checked(name: str, grid: TimeGrid) -> TimeGrid:
         raise ValueError(f"grids.{name}: needs at least 2 nodes, got shape {lam.shape}")
     if np.isnan(lam).any():
         raise ValueError(f"grids.{name}: lam is NaN at nodes {np.flatnonzero(np.isnan(lam)).tolist()}; times in range?")
+    lost = np.flatnonzero(~np.isfinite(np.asarray(grid.t)))
+    if lost.size:
+        raise ValueError(
+            f"grids.{name}: the schedule has no time for nodes {lost.tolist()}, of lam {lam[lost].tolist()}; it never "
+            "reaches that noise, leave them out"
+        )
     bad = np.flatnonzero(~(lam[1:] > lam[:-1]))
     if bad.size:
         i = int(bad[0])
@@ -254,14 +264,14 @@ def start(key: KeyArray, grid: Any, image: Float[ArrayLike, "*d"], *, node: int 
 
 
 def from_timesteps(
-    schedule: NoiseSchedule, timesteps: Any, *, num_train: int = 1000, last: float | int | None = None
+    schedule: NoiseSchedule, timesteps: Any, *, num_train: int | None = None, last: float | int | None = None
 ) -> TimeGrid:
     """Given integer (or interpolated) steps of a discrete chain, 0-based and falling, as time (step + 1)/num_train.
 
     Args:
         schedule: of the chain, from `schedules.vp_discrete`.
         timesteps: steps where the model is called; `ALIGN_YOUR_STEPS` holds published ones.
-        num_train: length of the chain.
+        num_train: length of the chain: that of the schedule by default, 1000 where it is no chain.
         last: step of one more node, the end of the last interval; None ends without noise.
 
     Raises:
@@ -269,6 +279,7 @@ def from_timesteps(
     """
     concrete((schedule, timesteps), "grids.from_timesteps", "schedule and timesteps", _INGRAPH)
     steps = np.asarray(timesteps, np.float64)
+    num_train = (chain_length(schedule) or 1000) if num_train is None else num_train
     times = (np.append(steps, last) if last is not None else steps) + 1.0
     grid = _checked("from_timesteps", at_times(to_host(schedule), times / num_train))
     return grid if last is not None else with_zero(grid)

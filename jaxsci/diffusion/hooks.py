@@ -13,11 +13,13 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float
 
 from jaxsci.core.host import as_leaf
 from jaxsci.core.static import as_partial
+from jaxsci.core.types import is_concrete
 from jaxsci.diffusion.schedules import NoiseSchedule
 
 
@@ -93,8 +95,15 @@ def dynamic_threshold(quantile: ArrayLike = 0.995, *, max_value: ArrayLike = jnp
         max_value: largest q (traced). With 1 this is plain clipping, which is the default of a widely used
             implementation; the paper has no such bound.
 
+    Raises:
+        ValueError: a concrete quantile outside [0, 1], or a concrete max_value that is not positive.
+
     References: C. Saharia et al., "Photorealistic Text-to-Image Diffusion Models", 2022, section 2.3.
     """
+    if is_concrete(quantile) and not np.all((np.asarray(quantile) >= 0) & (np.asarray(quantile) <= 1)):
+        raise ValueError(f"hooks.dynamic_threshold: quantile must lie in [0, 1], got {quantile}")
+    if is_concrete(max_value) and not np.all(np.asarray(max_value) > 0):
+        raise ValueError(f"hooks.dynamic_threshold: max_value must be positive, got {max_value}")
     return Partial(_dynamic_threshold, as_leaf(quantile), as_leaf(max_value))
 
 

@@ -14,6 +14,8 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxsci.diffusion import predictions
@@ -87,24 +89,41 @@ def run_plain(
 
 
 def plain_denoiser(
-    model: Callable[..., Any], schedule: NoiseSchedule, kind: str, *, sigma_data: float = 0.5
-) -> Callable[..., tuple[Any, Any]]:
+    model: Callable[..., Any], schedule: NoiseSchedule | Imported, kind: str | None = None, *,
+    sigma_data: float | None = None, batched: bool = False, convert: Callable[[np.ndarray], Any] = lambda array: array,
+) -> Callable[..., tuple[Any, Any]]:  # fmt: skip
     """What `run_plain` takes, from a network of any array library; the table of kinds is in `predictions`.
 
     Args:
         model: ``model(x, t) -> output``; t is a float, ``schedule.model_time`` of the node.
-        schedule: a host schedule.
-        kind: one of `predictions.KINDS`.
-        sigma_data: of kind "edm".
+        schedule: a host schedule; or the whole record of `from_diffusers`, whose kind, limits and standard deviation
+            of the data are then used.
+        kind: one of `predictions.KINDS`; None with a record.
+        sigma_data: of kind "edm", .5 by default; None with a record.
+        batched: x has a leading axis of samples, each of which a record's limits look at alone.
+        convert: makes a NumPy array into one of the library, as for `run_plain`; for limits, which NumPy computes.
 
     Returns:
         ``(x, t, alpha, sigma) -> (D, eps)``.
 
     Raises:
-        ValueError: an unknown kind.
+        ValueError: an unknown kind, or a kind or sigma_data beside a record.
     """
+    limit = None
+    if isinstance(schedule, Imported):
+        if kind is not None or sigma_data is not None:
+            raise ValueError("interop.plain_denoiser: a record brings kind and sigma_data; leave them out")
+        limit, kind, sigma_data = schedule.limit, schedule.kind, float(schedule.sigma_data)
+        schedule = schedule.schedule
     if kind not in predictions.KINDS:
         raise ValueError(f"interop.plain_denoiser: kind must be one of {predictions.KINDS}, got {kind!r}")
+    sigma_data = 0.5 if sigma_data is None else sigma_data
+
+    def limited(data, eps, x, alpha, sigma):
+        one = limit.args[-1]  # the hook, which looks at one sample
+        found = np.asarray((jax.vmap(one) if batched else one)(jnp.asarray(np.asarray(data))))
+        data = convert(found)
+        return (data, (x + -alpha * data) * (1 / sigma)) if dict(limit.func.items)["again"] else (data, eps)
 
     def denoise(x, t, alpha, sigma):
         scale, time = 1.0, None
@@ -118,7 +137,8 @@ def plain_denoiser(
             time = float(schedule.model_time(t))
             of_data, of_noise = _LINEAR[kind](alpha, sigma)
         output = model(x if scale == 1.0 else scale * x, time)
-        return of_data[0] * x + of_data[1] * output, of_noise[0] * x + of_noise[1] * output
+        data, eps = of_data[0] * x + of_data[1] * output, of_noise[0] * x + of_noise[1] * output
+        return (data, eps) if limit is None else limited(data, eps, x, alpha, sigma)
 
     return denoise
 

@@ -24,7 +24,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
 from jaxsci.core import extras, keys, status, tree
-from jaxsci.core.types import KeyArray, as_float, float_dtype
+from jaxsci.core.static import check_size
+from jaxsci.core.types import KeyArray, as_float, as_scalar, float_dtype
 from jaxsci.diffusion.predictions import checked
 from jaxsci.diffusion.schedules import NoiseSchedule
 
@@ -88,7 +89,7 @@ def log_prob(
         key: one typed key for "hutchinson"; None for "exact".
         denoiser: ``denoiser(x, t, cond, w) -> (D, eps)``; see `predictions.denoiser`.
         schedule: the noise schedule of the denoiser.
-        x: one point; batches are the caller's vmap.
+        x: one point; batches are the caller's vmap. Computed in at least float32.
         trace: "exact" takes d forward derivatives a call (d up to some hundreds), "hutchinson" one; static.
         prior: ``prior(x_T) -> log p_T(x_T)``, a function or a Partial; None is the normal law of variance
             alpha^2 + sigma^2 at `t_max`, which is 1 for variance-preserving schedules.
@@ -175,12 +176,15 @@ def bits_per_dimension(
     Returns:
         Bits, of the shape of `log_prob`.
 
+    Raises:
+        ValueError: num_dims below 1.
+
     Example:
         >>> from jaxsci.diffusion import likelihood
         >>> print(f"{likelihood.bits_per_dimension(0.0, 64, bin_width=1 / 8):.3f}")  # uniform over [0, 1]: 8 levels
         3.000
     """
-    log_prob = as_float(log_prob)
+    log_prob, num_dims = as_float(log_prob), check_size("likelihood.bits_per_dimension", "num_dims", num_dims)
     width = jnp.asarray(bin_width, log_prob.dtype)
     return -(log_prob / num_dims + jnp.log(width)) / math.log(2)
 
@@ -213,7 +217,8 @@ def _arrays(name, schedule, x, guidance_scale, t_min, t_max, rtol, atol, solver)
         raise ValueError(f"likelihood.{name}: solver must be one of {tuple(_SOLVERS)}, got {solver!r}")
     t_min = schedule.t_min if t_min is None else t_min
     t_max = schedule.t_max if t_max is None else t_max
-    dtype = float_dtype(x)
+    guidance_scale = as_scalar(guidance_scale, f"likelihood.{name}", "guidance_scale")
+    dtype = jnp.promote_types(float_dtype(x), jnp.float32)
     return _Arrays(*(jnp.asarray(a, dtype) for a in (x, guidance_scale, t_min, t_max, rtol, atol)))
 
 

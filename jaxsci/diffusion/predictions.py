@@ -22,11 +22,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from jaxsci.core.host import as_leaf
-from jaxsci.core.static import as_partial, bind
+from jaxsci.core.static import Bound, as_partial, bind
+from jaxsci.core.types import is_concrete
 from jaxsci.diffusion.schedules import NoiseSchedule
 
 KINDS = ("epsilon", "sample", "v_prediction", "score", "flow_prediction", "edm")
@@ -84,17 +86,19 @@ def _combine(conditional, unconditional, w):
 
 
 def _denoise(model, schedule, null, classifier, sigma_data, x, t, cond, w, *, kind, guidance, batched):
+    # A state in half precision must not round the time that the network sees, nor the numbers of the schedule.
+    wide = at_least_single(x)
     lam = schedule.lam(t)
-    alpha, sigma = (jnp.asarray(v, x.dtype) for v in schedule.alpha_sigma(lam))
-    w = jnp.asarray(w, x.dtype)
+    alpha, sigma = (jnp.asarray(v, wide) for v in schedule.alpha_sigma(lam))
+    w = jnp.asarray(w, wide)
     if kind == "edm":
-        ratio, data = sigma / alpha, jnp.asarray(sigma_data, x.dtype)
+        ratio, data = sigma / alpha, jnp.asarray(sigma_data, wide)
         root = jnp.sqrt(ratio**2 + data**2)
         skip, out = data**2 / root**2, ratio * data / root
-        inputs, time = x / (alpha * root), jnp.log(ratio) / 4
+        inputs, time = (x / (alpha * root)).astype(x.dtype), jnp.log(ratio) / 4
     else:
         inputs, time = x, schedule.model_time(t)
-    time = jnp.asarray(time, x.dtype)
+    time = jnp.asarray(time, wide)
 
     def call(x, t, cond):
         if not batched:
@@ -104,7 +108,7 @@ def _denoise(model, schedule, null, classifier, sigma_data, x, t, cond, w, *, ki
 
     def call_both(x, t, cond, null):
         """One batched call for both labels."""
-        pair = jax.tree.map(lambda a, b: jnp.stack([a, b.astype(a.dtype)]), *jax.tree.map(jnp.asarray, (cond, null)))
+        pair = jax.tree.map(_stacked, *jax.tree.map(jnp.asarray, (cond, null)))
         xs, ts = jnp.broadcast_to(x, (2, *x.shape)), jnp.broadcast_to(t, (2,))
         return model(xs, ts, pair) if batched else jax.vmap(model)(xs, ts, pair)
 
@@ -115,7 +119,7 @@ def _denoise(model, schedule, null, classifier, sigma_data, x, t, cond, w, *, ki
         output = _combine(output[0], output[1], w)
     else:
         output = call(inputs, time, cond)
-    output = jnp.asarray(output, x.dtype)
+    output = jnp.asarray(output, wide)
     if kind == "edm":
         data, noise = convert("sample", skip * (x / alpha) + out * output, x, alpha, sigma)
     else:
@@ -124,7 +128,25 @@ def _denoise(model, schedule, null, classifier, sigma_data, x, t, cond, w, *, ki
         slope = jax.grad(lambda x: classifier(x, time, cond))(x)
         noise = noise - w * sigma * slope
         data = (x - sigma * noise) / alpha
-    return data, noise
+    return data.astype(x.dtype), noise.astype(x.dtype)
+
+
+def _stacked(cond, null):
+    """Both labels, in a dtype that keeps whole numbers as they are (-1 beside unsigned labels)."""
+    dtype = cond.dtype
+    if not jnp.issubdtype(dtype, jnp.inexact):
+        if jnp.issubdtype(null.dtype, jnp.inexact):
+            raise TypeError(
+                f"predictions.denoiser: null must be of whole numbers as cond is ({cond.dtype}), got {null.dtype}; "
+                "give both the same dtype"
+            )
+        dtype = jnp.promote_types(cond.dtype, null.dtype)
+    return jnp.stack([cond.astype(dtype), null.astype(dtype)])
+
+
+def at_least_single(x) -> Any:
+    """The dtype of times and coefficients for a state."""
+    return jnp.promote_types(x.dtype, jnp.float32)
 
 
 def denoiser(
@@ -160,6 +182,7 @@ def denoiser(
     Raises:
         ValueError: an unknown kind or guidance, an argument of it that is missing, or one of another guidance; when
             called: classifier_free guidance without a condition.
+        TypeError: `schedule` is none, or `model` is not callable; when called: a fractional null beside whole numbers.
     """
     if kind not in KINDS:
         raise ValueError(f"predictions.denoiser: kind must be one of {KINDS}, got {kind!r}")
@@ -176,10 +199,49 @@ def denoiser(
             raise ValueError(
                 f"predictions.denoiser: {name} has no effect with guidance={guidance!r}; pass guidance={owner!r}"
             )
+    if not isinstance(schedule, NoiseSchedule):
+        raise TypeError(
+            f"predictions.denoiser: schedule must be a NoiseSchedule, got {type(schedule).__name__}; the order is "
+            "denoiser(model, schedule, kind)"
+        )
     model = as_partial(model, "predictions.denoiser", "model")
     classifier = None if classifier is None else as_partial(classifier, "predictions.denoiser", "classifier")
     rule = bind(_denoise, kind=kind, guidance=guidance, batched=bool(batched))
     return Partial(rule, model, schedule, jax.tree.map(as_leaf, null), classifier, as_leaf(sigma_data))
+
+
+def check_guided(caller: str, denoiser: Callable, scale: ArrayLike) -> None:
+    """Raises ValueError where a scale that is not 1 meets a denoiser of `denoiser` that was made without guidance."""
+    rule = getattr(denoiser, "func", None)
+    if not isinstance(rule, Bound) or rule.function is not _denoise or dict(rule.items)["guidance"] is not None:
+        return
+    if is_concrete(scale) and np.any(np.asarray(scale) != 1):
+        raise ValueError(
+            f"{caller}: guidance_scale={np.asarray(scale)} has no effect: the denoiser was made without guidance; pass "
+            "guidance= to predictions.denoiser"
+        )
+
+
+def _within(scale, low, high, t):
+    return jnp.where((t >= low) & (t <= high), scale, 1)
+
+
+def within(scale: ArrayLike, low: ArrayLike, high: ArrayLike) -> Partial:
+    """A guidance scale that holds between two times, 1 elsewhere; for ``sample(..., guidance_scale=)``.
+
+    Args:
+        scale: w in the interval, traced.
+        low, high: ends of the interval in schedule time, both included, traced.
+
+    Example:
+        >>> from jaxsci.diffusion import predictions
+        >>> print(predictions.within(4.0, 0.2, 0.8)(jnp.array([0.1, 0.5, 0.9])))
+        [1. 4. 1.]
+
+    References: T. Kynkäänniemi et al., "Applying Guidance in a Limited Interval Improves Sample and Distribution
+    Quality in Diffusion Models", 2024.
+    """
+    return Partial(_within, *map(as_leaf, (scale, low, high)))
 
 
 def checked(caller: str, out: Any, x: Float[Array, "*d"]) -> tuple[Float[Array, "*d"], Float[Array, "*d"]]:
@@ -192,4 +254,4 @@ def checked(caller: str, out: Any, x: Float[Array, "*d"]) -> tuple[Float[Array, 
     return jnp.asarray(out[0], x.dtype), jnp.asarray(out[1], x.dtype)
 
 
-__all__ = ["KINDS", "convert", "denoiser"]
+__all__ = ["KINDS", "convert", "denoiser", "within"]

@@ -29,7 +29,7 @@ from jaxtyping import Array, ArrayLike, Float
 
 from jaxsci.core.host import as_leaf, namespace
 from jaxsci.core.static import bind
-from jaxsci.core.types import concrete
+from jaxsci.core.types import concrete, is_concrete
 
 
 class NoiseSchedule(NamedTuple):
@@ -132,6 +132,9 @@ def vp_linear(beta_min: ArrayLike = 0.1, beta_max: ArrayLike = 20.0, *, t_min: f
         beta_min, beta_max: beta at times 0 and 1 (traced).
         t_min: where sampling stops by default.
 
+    Raises:
+        ValueError: a concrete beta below 0.
+
     Example:
         >>> from jaxsci.diffusion import schedules
         >>> vp = schedules.vp_linear()
@@ -140,6 +143,9 @@ def vp_linear(beta_min: ArrayLike = 0.1, beta_max: ArrayLike = 20.0, *, t_min: f
 
     References: Song et al. 2021, appendix C.
     """
+    for name, value in (("beta_min", beta_min), ("beta_max", beta_max)):
+        if is_concrete(value) and not np.all(np.asarray(value) >= 0):
+            raise ValueError(f"schedules.vp_linear: {name} must be >= 0, got {value}")
     return _vp(_linear_log_alpha, _linear_time, (as_leaf(beta_min), as_leaf(beta_max)), t_min, 1.0)
 
 
@@ -221,7 +227,7 @@ def vp_discrete(
     betas: Float[ArrayLike, " N"],
     *,
     zero_terminal_snr: bool = False,
-    time_scale: float = 1000.0,
+    time_scale: float | None = None,
     lam_min: float | None = None,
 ) -> NoiseSchedule:
     r"""A trained chain $\log\alpha_i = \frac12\sum_{j\le i}\log(1-\beta_j)$ at $t_i = i/N$, between them linear.
@@ -232,7 +238,7 @@ def vp_discrete(
         betas: variances of the N steps, each in (0, 1).
         zero_terminal_snr: shift and scale the roots of the cumulative products so that the last is zero; its square
             is then set to 2^-24, the value the common implementations use. Needs a v- or x0-predicting model.
-        time_scale: the model's time is (t - 1/N) time_scale.
+        time_scale: the model's time is (t - 1/N) time_scale; N by default, which makes it the number of the step.
         lam_min: sampling starts where lam reaches this value; for cosine chains -5.1 is usual. None: at t = 1.
 
     Returns:
@@ -240,7 +246,7 @@ def vp_discrete(
 
     Raises:
         TypeError: a traced argument.
-        ValueError: a beta outside (0, 1), or less than two of them.
+        ValueError: a beta outside (0, 1), less than two of them, or what looks like cumulative products.
 
     References: Ho et al., "Denoising Diffusion Probabilistic Models", 2020; Lin et al. 2024 (terminal SNR).
     """
@@ -248,17 +254,57 @@ def vp_discrete(
     beta = np.asarray(betas, np.float64)
     if beta.ndim != 1 or beta.size < 2 or not np.all((beta > 0) & (beta < 1)):
         raise ValueError(f"schedules.vp_discrete: betas must be at least two numbers in (0, 1), got shape {beta.shape}")
+    if beta[0] > 0.5 and np.all(np.diff(beta) < 0):
+        raise ValueError(
+            f"schedules.vp_discrete: betas fall from {beta[0]:.4g} to {beta[-1]:.4g}, as cumulative products of "
+            "1 - beta do; pass those to schedules.from_alphas_cumprod"
+        )
     log_alphas = 0.5 * np.cumsum(np.log1p(-beta))
     if zero_terminal_snr:
         roots = np.exp(log_alphas)
         roots = (roots - roots[-1]) * roots[0] / (roots[0] - roots[-1])
         roots[-1] = 2.0**-12
         log_alphas = np.log(roots)
-    model_time = bind(_discrete_model_time, num_steps=beta.size, scale=float(time_scale))
+    scale = float(beta.size if time_scale is None else time_scale)
+    model_time = bind(_discrete_model_time, num_steps=beta.size, scale=scale)
     schedule = _vp(_discrete_log_alpha, _discrete_time, (log_alphas,), 1 / beta.size, 1.0, model_time)
     if lam_min is None:
         return schedule
     return schedule._replace(t_max=as_leaf(float(schedule.t_of_lam(max(lam_min, schedule.lam(1.0))))))
+
+
+def from_alphas_cumprod(alphas_cumprod: Float[ArrayLike, " N"], **options) -> NoiseSchedule:
+    r"""`vp_discrete` from $\bar\alpha_i = \prod_{j\le i}(1 - \beta_j)$, as files of weights store it.
+
+    Args:
+        alphas_cumprod: falling, in (0, 1); concrete.
+        **options: those of `vp_discrete`.
+
+    Raises:
+        TypeError: a traced argument.
+        ValueError: less than two numbers, or numbers that do not fall within (0, 1).
+
+    Example:
+        >>> import numpy as np
+        >>> from jaxsci.diffusion import schedules
+        >>> chain = schedules.from_alphas_cumprod(np.cumprod(1 - schedules.betas("linear")))
+        >>> print(f"{chain.lam(0.5):.4f} {schedules.vp_discrete(schedules.betas('linear')).lam(0.5):.4f}")
+        -1.2306 -1.2306
+    """
+    concrete(alphas_cumprod, "schedules.from_alphas_cumprod", "alphas_cumprod", "write the law with jax.numpy")
+    bar = np.asarray(alphas_cumprod, np.float64)
+    if bar.ndim != 1 or bar.size < 2 or not (np.all((bar > 0) & (bar < 1)) and np.all(np.diff(bar) < 0)):
+        raise ValueError(
+            f"schedules.from_alphas_cumprod: expected at least two falling numbers in (0, 1), got {bar.shape} from "
+            f"{bar.ravel()[:1]} to {bar.ravel()[-1:]}; betas go to schedules.vp_discrete"
+        )
+    return vp_discrete(1 - bar / np.append(1.0, bar[:-1]), **options)
+
+
+def chain_length(schedule: NoiseSchedule) -> int | None:
+    """The number of steps of a schedule from `vp_discrete`, None for any other."""
+    rule = getattr(schedule.model_time, "func", None)
+    return dict(rule.items)["num_steps"] if getattr(rule, "function", None) is _discrete_model_time else None
 
 
 # --- variance exploding and flow ----------------------------------------------------------------------------
@@ -318,4 +364,4 @@ def flow(shift: ArrayLike = 1.0, *, t_min: float = 1e-3, t_max: float = 1.0, tim
     )  # fmt: skip
 
 
-__all__ = ["NoiseSchedule", "betas", "flow", "ve", "vp_cosine", "vp_discrete", "vp_linear"]
+__all__ = ["NoiseSchedule", "betas", "flow", "from_alphas_cumprod", "ve", "vp_cosine", "vp_discrete", "vp_linear"]

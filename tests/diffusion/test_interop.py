@@ -288,6 +288,30 @@ def test_bad_calls():
         interop.run_plain(lambda x, t, a, s: (x, x), table, np.zeros(2))
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        DDIM | {"clip_sample": True, "clip_sample_range": 0.8},
+        DPM | {"thresholding": True, "sample_max_value": 3.0},
+        {"_class_name": "EDMDPMSolverMultistepScheduler", "sigma_data": 1.0},
+    ],
+    ids=["clip", "threshold", "edm"],
+)
+def test_the_plain_path_takes_the_record_whole(config):
+    """Limits and the standard deviation of the data reach plain arrays as they reach `interop.denoiser`."""
+    it, x = interop.from_diffusers(config, 6), np.array([0.3, -0.2, 2.0], np.float32)
+    x = x * np.float32(it.init_scale)
+    inside = interop.denoiser(it, lambda x, t, cond: 3 * jnp.tanh(x))
+    ours = diffusion.sample(None, inside, it.table, jnp.asarray(x)).value
+    outside = interop.plain_denoiser(lambda x, t: 3 * np.tanh(x), it)
+    np.testing.assert_allclose(interop.run_plain(outside, it.table, x), ours, rtol=2e-5, atol=2e-5)
+    pair = interop.plain_denoiser(lambda x, t: 3 * np.tanh(x), it, batched=True)
+    two = interop.run_plain(pair, it.table, np.stack([x, -2 * x]))
+    np.testing.assert_allclose(two[0], ours, rtol=2e-5, atol=2e-5)
+    with pytest.raises(ValueError, match="a record brings kind and sigma_data"):
+        interop.plain_denoiser(lambda x, t: x, it, "epsilon")
+
+
 # --- plain Python -------------------------------------------------------------------------------------------
 
 

@@ -63,9 +63,13 @@ def _chain(betas):
     return schedule.lam(times), schedule.model_time(times)
 
 
+def _cumulative(bar):
+    return schedules.from_alphas_cumprod(bar).lam(np.arange(1, 4) / 3)
+
+
 def _chain_truth(betas):
     bar = np.cumprod(1 - betas)
-    return 0.5 * np.log(bar / (1 - bar)), np.arange(5) * 200.0
+    return 0.5 * np.log(bar / (1 - bar)), np.arange(5.0)
 
 
 # --- grids --------------------------------------------------------------------------------------------------
@@ -117,6 +121,13 @@ def _start(key, dtype):
         return grids.start(key, grid, image, node=1)
 
     return run, (key, contracts.normal(key, (3,), dtype))
+
+
+def _within(key, dtype):
+    def run(scale, times):
+        return jax.vmap(predictions.within(scale, 0.2, 0.6))(times)
+
+    return run, (contracts.uniform(key, (), dtype, 2.0, 5.0), jnp.asarray([0.1, 0.4, 0.9], dtype))
 
 
 # --- predictions --------------------------------------------------------------------------------------------
@@ -224,7 +235,7 @@ def _sample(key, dtype):
     return run, (key, scale, contracts.normal(key, (3,), dtype), w)
 
 
-def _steps(key, dtype):
+def _row_by_row(key, dtype):
     """Two steps of a cloud."""
     table = solvers.sde_dpm(grids.logsnr(VP, 2))
 
@@ -287,9 +298,9 @@ def _corrector_model(key, dtype):
 R = "jaxsci.diffusion."
 ENTRIES = {
     R + "sample": Compiled(_sample, grad=(1, 2, 3)),
-    R + "init": Compiled(_steps),
-    R + "step": Compiled(_steps, grad=(1, 2, 3)),
-    R + "finish": Compiled(_steps),
+    R + "init": Compiled(_row_by_row),
+    R + "step": Compiled(_row_by_row, grad=(1, 2, 3)),
+    R + "finish": Compiled(_row_by_row),
     R + "correctors.sample": Compiled(_corrected, grad=(1, 2, 3, 4)),
     R + "correctors.model": Compiled(_corrector_model),
     R + "schedules.vp_linear": _schedule(schedules.vp_linear, [(0.05, 0.2), (10.0, 20.0)]),
@@ -301,6 +312,10 @@ ENTRIES = {
         lambda a, b: (0.1 + np.arange(4) / 3 * 0.1) ** 2,
     ),
     R + "schedules.vp_discrete": Builder(lambda: (_chain, (np.linspace(0.1, 0.5, 5),)), _chain_truth),
+    R + "schedules.from_alphas_cumprod": Builder(
+        lambda: (_cumulative, (np.array([0.9, 0.5, 0.1]),)),
+        lambda bar: 0.5 * np.log(bar / (1 - bar)),
+    ),
     R + "grids.at_lams": _grid_in_graph(grids.at_lams),
     R + "grids.at_times": _grid_in_graph(grids.at_times),
     R + "grids.time": Builder(
@@ -334,6 +349,7 @@ ENTRIES = {
     R + "grids.start": Compiled(_start, grad=(1,)),
     R + "predictions.convert": Compiled(_convert, grad=(0, 1, 2, 3)),
     R + "predictions.denoiser": Compiled(_denoiser, grad=(0, 1, 2, 3, 4)),
+    R + "predictions.within": Compiled(_within, grad=(0,)),
     R + "tables.tabulate": _of_table(lambda lams: _floats(_table(lams))),
     R + "tables.amplification": _of_table(lambda lams: tables.amplification(_table(lams))),
     R + "tables.analytic_first": _of_table(lambda lams: _floats(tables.analytic_first(_table(lams), lams[0]))),
