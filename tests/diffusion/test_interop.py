@@ -89,9 +89,39 @@ def test_given_levels_are_kept():
     assert it.timesteps[0] > 990 and np.all(np.diff(it.timesteps) < 0)
     it = interop.from_diffusers(DPM | SD, sigmas=sigmas, timesteps=[900, 700, 5, 1])
     np.testing.assert_array_equal(it.timesteps, [900, 700, 5, 1])
-    it = interop.from_diffusers(FLOW, sigmas=[1.0, 0.5, 0.0])
-    np.testing.assert_array_equal(it.timesteps, [1000, 500])
+    it = interop.from_diffusers(FLOW | {"shift": 3.0}, sigmas=[1.0, 0.5, 0.0], timesteps=[1000, 400])
+    np.testing.assert_array_equal(it.timesteps, [1000, 400])
     np.testing.assert_array_equal(it.table.alpha, [0, 0.5, 1])
+
+
+def test_flow_levels_are_taken_as_pipelines_pass_them():
+    """Shifted by the configuration, by mu or by the size of the image, and 0 appended."""
+    sigmas, dynamic = np.array([1.0, 0.75, 0.5, 0.25]), FLOW | {"use_dynamic_shifting": True}
+
+    def shifted(k, s=sigmas):
+        return np.append(k * s / (1 + (k - 1) * s), 0.0)
+
+    mu = 0.5 + (1024 - 256) * (1.15 - 0.5) / (4096 - 256)  # between the two ends of the configuration
+    size = FLOW | {"base_shift": 0.5, "max_shift": 1.15}
+    for config, options, k in (
+        (FLOW, {}, 1.0),
+        (FLOW | {"shift": 3.0}, {}, 3.0),
+        (FLOW | {"shift": 3.0}, {"mu": 0.7, "num_steps": 4}, 3.0),  # mu has no effect there
+        (dynamic, {"mu": 0.7}, np.exp(0.7)),
+        (dynamic | {"time_shift_type": "linear"}, {"mu": 1.7}, 1.7),
+        (size | {"use_dynamic_shifting": True}, {"image_seq_len": 1024}, np.exp(mu)),
+    ):
+        it = interop.from_diffusers(config, sigmas=sigmas, **options)
+        np.testing.assert_allclose(it.table.t, shifted(k), rtol=1e-12)
+        np.testing.assert_allclose(it.timesteps, 1000 * shifted(k)[:-1], rtol=1e-9)
+    it = interop.from_diffusers(FLOW | {"shift": 2.0}, timesteps=[1000, 600, 300])
+    np.testing.assert_allclose(it.table.t, shifted(2.0, np.array([1.0, 0.6, 0.3])), rtol=1e-12)
+    np.testing.assert_array_equal(it.timesteps, [1000, 600, 300])
+    it = interop.from_diffusers(FLOW | {"shift": 2.0}, sigmas=[1.0, 0.5], timesteps=[900, 100])
+    np.testing.assert_allclose(it.table.t, shifted(2.0, np.array([1.0, 0.5])), rtol=1e-12)
+    np.testing.assert_array_equal(it.timesteps, [900, 100])
+    it = interop.from_diffusers(FLOW | {"shift_terminal": 0.1}, sigmas=sigmas)
+    np.testing.assert_allclose(it.table.t[:-1], 1 - (1 - sigmas) * 0.9 / 0.75, rtol=1e-12)
 
 
 def test_exact_third_order_on_request():
@@ -245,8 +275,11 @@ def test_limits():
         (DDIM | {"timestep_spacing": "linspace"}, {}, "timestep_spacing='linspace' with 10 steps is not supported"),
         (DDIM | {"timestep_spacing": "trailing"}, {"num_steps": 7}, "timestep_spacing='trailing' with 7 steps"),
         (DDIM | {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}, {}, "'epsilon'.*at pure noise"),
-        (FLOW, {"sigmas": [1.0, 0.5, 0.0], "mu": 1.0}, "mu=1.0 is not supported: sigmas are kept as given"),
-        (FLOW | {"use_dynamic_shifting": True}, {"sigmas": [1.0, 0.0], "mu": 1.0}, "mu=1.0 is not supported"),
+        (FLOW, {"sigmas": [1.0, 0.5, 0.0]}, "without the last node, which the class appends"),
+        (FLOW, {"sigmas": [1.0, 0.5], "num_steps": 3}, "num_steps=3 is not supported: there are 2 sigmas"),
+        (FLOW | {"use_dynamic_shifting": True}, {"sigmas": [1.0, 0.5]}, "it needs the argument mu"),
+        (FLOW, {"mu": 1.0, "image_seq_len": 9}, "image_seq_len=9 is not supported: mu is given as well"),
+        (DPM, {"image_seq_len": 9}, "image_seq_len=9 is not supported: the class shifts"),
         (DPM, {"timesteps": [9, 5], "num_steps": 2}, "num_steps=2 is not supported: the argument timesteps"),
         (DPM, {"sigmas": [9.0, 5.0], "num_steps": 3}, "num_steps=3 is not supported: the argument sigmas"),
         (DPM | {"final_sigmas_type": "none"}, {"sigmas": [2.0, 0.0]}, "final_sigmas_type='none' is not supported"),

@@ -10,6 +10,7 @@ has the value of the section "neutral". Settings that are no options of the libr
 ``takes_eta``         whether steps take the argument eta
 ``even_strides``      every step goes to t - T/N, which must be the next time step
 ``keeps_noise``       the network's eps stays when D is clipped
+``mu_is_inert``       without dynamic shifting the argument mu has no effect, and pipelines pass it all the same
 ``ends_still``        levels of a curve end by repeating the last one, unless they end at 0
 ``flow_from_one``     levels of flows start just below 1, and not one step of the chain below
 ``rounded_curves``    curves whose time steps are rounded to integers, but not under the ``unrounded_betas``

@@ -128,7 +128,7 @@ def _shifted(o, values, shift):
         if mu is None:
             raise refuse("use_dynamic_shifting=True", "it needs the argument mu")
         k = float(np.exp(mu)) if o["time_shift_type"] == "exponential" else mu
-    elif mu is not None:
+    elif mu is not None and not o["mu_is_inert"]:
         raise refuse(f"mu={mu}", "the configuration has use_dynamic_shifting=False")
     values, terminal = k * values / (1 + (k - 1) * values), o["shift_terminal"]
     return values if not terminal else 1 - (1 - values) * (1 - terminal) / (1 - values[-1])
@@ -208,14 +208,24 @@ def _flow(o):
     size, which, static = o["num_train_timesteps"], _curve_name(o), float(o["shift"])
     if o["invert_sigmas"]:
         raise refuse("invert_sigmas=True", "levels would rise; invert the model's time instead")
-    if o["timesteps"] is not None:
-        raise refuse("timesteps", "flow matching takes sigmas")
-    # The library shifts the least level of the chain when it is made, and all levels again for sampling.
-    ends = (1.0, 1 / size) if o["use_dynamic_shifting"] else (1.0, static / size / (1 + (static - 1) / size))
-    values = _shifted(o, np.linspace(*ends, o["num_steps"]), static)
+    steps = None if o["timesteps"] is None else np.asarray(o["timesteps"], np.float64)
+    if o["sigmas"] is not None:
+        values = np.asarray(o["sigmas"], np.float64)
+    elif steps is not None:
+        values = steps / size
+    else:
+        # The library shifts the least level of the chain when it is made, and all levels again for sampling.
+        ends = (1.0, 1 / size) if o["use_dynamic_shifting"] else (1.0, static / size / (1 + (static - 1) / size))
+        values = np.linspace(*ends, o["num_steps"])
+    if values.shape != (o["num_steps"],) or not np.all((values > 0) & (values <= 1)):
+        raise ValueError(
+            "interop.from_diffusers: sigmas of flow matching must lie in (0, 1], and its timesteps in (0, "
+            f"{size}], without the last node, which the class appends; got {values.tolist()} for {o['num_steps']} steps"
+        )
+    values = _shifted(o, values, static)
     if which:
         values = _curve(which, values[0], values[-1], o["num_steps"])
-    return Levels(np.append(values, 0.0), values * size)
+    return Levels(np.append(values, 0.0), values * size if steps is None else steps)
 
 
 def _edm(o):
@@ -270,11 +280,16 @@ def levels(spacing: str, o: dict) -> Levels:
     mu, num_steps = o["mu"], o["num_steps"]
     if mu is not None and o["law"] != "flow":
         raise refuse(f"mu={mu}", "it shifts flow levels only")
-    if o["sigmas"] is not None:
+    lengths = {given: len(o[given]) for given in ("sigmas", "timesteps") if o[given] is not None}
+    # Flow pipelines pass levels without the last node, to be shifted; N + 1 levels beside N time steps are complete.
+    as_passed = spacing == "flow" and not ("timesteps" in lengths and lengths.get("sigmas") == lengths["timesteps"] + 1)
+    if o["sigmas"] is not None and not as_passed:
         if mu is not None:
             raise refuse(f"mu={mu}", "sigmas are kept as given; shift them before")
         return _given(o)
-    if num_steps is None and o["timesteps"] is not None:
-        num_steps = len(o["timesteps"])
+    for given, length in lengths.items():
+        if as_passed and num_steps not in (None, length):
+            raise refuse(f"num_steps={num_steps}", f"there are {length} {given}")
+        num_steps = length
     num_steps = check_size("interop.from_diffusers", "num_steps", num_steps)
     return SPACINGS[spacing](o | {"num_steps": num_steps})

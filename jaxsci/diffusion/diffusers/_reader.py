@@ -167,6 +167,7 @@ def from_diffusers(
     begin: int = 0,
     eta: float = 0.0,
     mu: float | None = None,
+    image_seq_len: int | None = None,
     weights: str = "published",
 ) -> Imported:
     """The solver that a scheduler of the diffusers library is, from its configuration. A builder; nothing is imported.
@@ -178,9 +179,13 @@ def from_diffusers(
             make 2 num_steps - 1 calls.
         timesteps: steps of the chain instead, falling; or those that belong to `sigmas`.
         sigmas: levels sigma/alpha instead (sigma for flows), falling, the last node included; they are kept as given.
+            Of FlowMatchEulerDiscreteScheduler as its pipelines pass them: without the last node, and shifted here; one
+            more than `timesteps` are kept as given.
         begin: leave out the first steps, to start from a noisy image; the history starts there.
         eta: noise of DDIM, 0 to 1.
-        mu: shift of the configurations with ``use_dynamic_shifting``; not with `sigmas`, which are shifted already.
+        mu: shift of the configurations with ``use_dynamic_shifting``; flow matching passes over it without.
+        image_seq_len: tokens of the image, from which pipelines compute mu: linear between the configuration's
+            ``base_shift`` at ``base_image_seq_len`` and ``max_shift`` at ``max_image_seq_len``.
         weights: "published": third-order rows of DPM-Solver as the library has them, of order 2 only; "exact".
 
     Returns:
@@ -207,14 +212,16 @@ def from_diffusers(
         raise ValueError(f"interop.from_diffusers: weights must be 'published' or 'exact', got {weights!r}")
     if not 0 <= eta <= 1:
         raise ValueError(f"interop.from_diffusers: eta must be in [0, 1], got {eta}")
-    for given, value in (("sigmas", sigmas), ("timesteps", timesteps)):
-        if num_steps is not None and value is not None:
-            raise refuse(f"num_steps={num_steps}", f"the argument {given} says how many steps there are")
     arguments = {
         "num_steps": num_steps, "timesteps": timesteps, "sigmas": sigmas, "begin": begin, "eta": float(eta), "mu": mu,
         "weights": weights,
     }  # fmt: skip
     scheduler, o = _read(config, arguments)
+    for given, value in (("sigmas", sigmas), ("timesteps", timesteps)):
+        if num_steps is not None and value is not None and scheduler.levels != "flow":
+            raise refuse(f"num_steps={num_steps}", f"the argument {given} says how many steps there are")
+    if image_seq_len is not None:
+        o["mu"] = _mu(o, mu, image_seq_len)
     values, steps = levels(scheduler.levels, o)
     if not 0 <= begin < len(steps):
         raise ValueError(f"interop.from_diffusers: begin must be in [0, {len(steps) - 1}], got {begin}")
@@ -238,6 +245,14 @@ def from_diffusers(
         np.asarray(grid.schedule.model_time(table.t[:-1])) if rule in STAGED else steps,
         np.float64(o["sigma_data"]), _limit_of(o, grid.schedule),
     )  # fmt: skip
+
+
+def _mu(o, mu, image_seq_len):
+    if mu is not None or "base_shift" not in o:
+        why = "mu is given as well" if mu is not None else "the class shifts its levels by no size of images"
+        raise refuse(f"image_seq_len={image_seq_len}", why)
+    low, high, first, last = (o[k] for k in ("base_image_seq_len", "max_image_seq_len", "base_shift", "max_shift"))
+    return first + (image_seq_len - low) * (last - first) / (high - low)
 
 
 def _limit_of(o, schedule):
