@@ -1,5 +1,6 @@
 """Reading scheduler configurations, and running tables in plain Python."""
 
+import inspect
 import json
 
 import chex
@@ -92,6 +93,51 @@ def test_given_levels_are_kept():
     it = interop.from_diffusers(FLOW | {"shift": 3.0}, sigmas=[1.0, 0.5, 0.0], timesteps=[1000, 400])
     np.testing.assert_array_equal(it.timesteps, [1000, 400])
     np.testing.assert_array_equal(it.table.alpha, [0, 0.5, 1])
+
+
+@pytest.mark.parametrize(
+    "name", ["DPMSolverMultistep", "DPMSolverSinglestep", "DEISMultistep", "EulerDiscrete", "LMSDiscrete"]
+)
+@pytest.mark.parametrize("curve", ["karras", "exponential", "beta"])
+def test_curves_look_for_ends_that_no_class_declares(name, curve):
+    """sigma_min and sigma_max count wherever a curve looks for them; without a curve they do not."""
+    ends = {"_class_name": f"{name}Scheduler", "sigma_min": 0.02, "sigma_max": 80.0}
+    found = interop.from_diffusers(ends | {f"use_{curve}_sigmas": True}, 12).table.t
+    own = interop.from_diffusers({"_class_name": f"{name}Scheduler", f"use_{curve}_sigmas": True}, 12).table.t
+    if (name, curve) == ("LMSDiscrete", "karras"):  # its own form of this curve looks for none
+        np.testing.assert_array_equal(found, own)
+    else:
+        np.testing.assert_allclose(found[[0, 11]], [80.0, 0.02], rtol=1e-9)
+    plain = interop.from_diffusers(ends | {"sigma_min": None, "sigma_max": None}, 12).table.t
+    if name != "EulerDiscrete":
+        np.testing.assert_array_equal(interop.from_diffusers(ends, 12).table.t, plain)
+
+
+def test_what_the_library_translates_or_passes_over_is_no_error():
+    """Names of another class are replaced as the library replaces them; options of other classes have no effect."""
+    for name, option, given, means in (
+        ("DPMSolverMultistep", "solver_type", "bh2", "midpoint"),
+        ("DPMSolverMultistep", "algorithm_type", "deis", "dpmsolver++"),
+        ("UniPCMultistep", "solver_type", "heun", "bh2"),
+        ("DEISMultistep", "algorithm_type", "dpmsolver++", "deis"),
+    ):
+        config = {"_class_name": f"{name}Scheduler"}
+        equal(
+            interop.from_diffusers(config | {option: given}, 6).table,
+            interop.from_diffusers(config | {option: means}, 6).table,
+        )
+    strange = {"original_inference_steps": 50, "snr_shift_scale": 3.0, "variance_type": "fixed_small", "s_noise": 1.0}
+    equal(interop.from_diffusers(DPM | strange, 6).table, interop.from_diffusers(DPM, 6).table)
+
+
+def test_every_option_of_a_class_is_known():
+    """Against the signatures of the library, where it is installed: a new option fails here."""
+    diffusers = pytest.importorskip("diffusers")
+    from jaxsci.diffusion.diffusers._classes import SCHEDULERS
+
+    for name, scheduler in SCHEDULERS.items():
+        declared = inspect.signature(getattr(diffusers, name).__init__).parameters.keys() - {"self"}
+        assert declared == scheduler.options.keys(), name
 
 
 def test_flow_levels_are_taken_as_pipelines_pass_them():
@@ -251,14 +297,15 @@ def test_limits():
     ("config", "kwargs", "message"),
     [
         ({}, {}, "_class_name=None is not supported: known are"),
-        ({"_class_name": "PNDMScheduler"}, {}, "_class_name='PNDMScheduler' is not supported"),
+        ({"_class_name": "PNDMScheduler"}, {}, "'PNDMScheduler' is not supported: it needs its Runge-Kutta"),
+        ({"_class_name": "OtherScheduler"}, {}, "_class_name='OtherScheduler' is not supported: known are"),
         (DPM | {"use_karas_sigmas": True}, {}, "use_karas_sigmas=True is not supported: no scheduler has this option"),
         (DPM | {"beta_schedule": "sigmoid"}, {}, "beta_schedule='sigmoid' is not supported: it must be one of"),
         (DPM | {"use_karras_sigmas": True, "use_beta_sigmas": True}, {}, "use_beta_sigmas=True is not supported"),
         (DPM | {"use_karras_sigmas": True, "use_flow_sigmas": True}, {}, "use_flow_sigmas=True is not supported"),
-        (DPM | {"algorithm_type": "deis"}, {}, "algorithm_type='deis' is not supported"),
+        (DPM | {"algorithm_type": "euler"}, {}, "algorithm_type='euler' is not supported"),
         (DPM | {"algorithm_type": "dpmsolver"}, {}, "final_sigmas_type='zero' is not supported"),
-        (DPM | {"solver_type": "bh2"}, {}, "solver_type='bh2' is not supported"),
+        (DPM | {"solver_type": "bh3"}, {}, "solver_type='bh3' is not supported"),
         (DPM | {"solver_order": 4}, {}, "solver_order=4 is not supported"),
         (DPM | {"solver_order": 3, "algorithm_type": "sde-dpmsolver++"}, {}, "wrong sign .* pass weights='exact'"),
         (DPM | {"variance_type": "learned_range"}, {}, "variance_type='learned_range' is not supported"),

@@ -10,6 +10,7 @@ has the value of the section "neutral". Settings that are no options of the libr
 ``takes_eta``         whether steps take the argument eta
 ``even_strides``      every step goes to t - T/N, which must be the next time step
 ``keeps_noise``       the network's eps stays when D is clipped
+``karras_in_range``   whether sigma_min and sigma_max, which curves of any class look for, hold for Karras' too
 ``mu_is_inert``       without dynamic shifting the argument mu has no effect, and pipelines pass it all the same
 ``ends_still``        levels of a curve end by repeating the last one, unless they end at 0
 ``flow_from_one``     levels of flows start just below 1, and not one step of the chain below
@@ -34,6 +35,7 @@ class Scheduler(NamedTuple):
         options: options that its configuration may hold, with the library's defaults.
         names: values allowed for options that are names; checked whether or not this call uses them.
         fixed: settings of the class that no configuration changes.
+        translated: values of options that are names of other classes, which the library replaces by its own.
         refused: settings without exact counterpart: ``option`` is refused, because of ``why``, if every setting named
             in ``when`` has one of the values there; "given" is any but None.
     """
@@ -43,6 +45,7 @@ class Scheduler(NamedTuple):
     options: dict
     names: dict
     fixed: dict
+    translated: dict
     refused: list
 
 
@@ -62,8 +65,15 @@ SCHEDULERS = {
         _merged(row["options"], _FILE["options"]),
         _merged(["everywhere", *row["names"]], _FILE["names"]),
         row.get("fixed", {}),
+        row.get("translated", {}),
         [refusal for group in row.get("refused", ()) for refusal in _FILE["refusals"][group]],
     )
     for name, row in _FILE["classes"].items()
 }
 """Every class that `interop.from_diffusers` knows."""
+
+FOREIGN = frozenset(_FILE["foreign"]).union(*(scheduler.options for scheduler in SCHEDULERS.values()))
+"""Options of any class of the library: files carry them over from the class that they were written for."""
+
+MISSING = _FILE["missing"]
+"""Classes that are asked for and not read, with what has no counterpart here."""

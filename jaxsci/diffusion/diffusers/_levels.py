@@ -112,9 +112,15 @@ def _curve(name, first, last, num, *, power=7.0):
     return values
 
 
+def _range(o, which):
+    """(sigma_min, sigma_max) of the configuration where a curve looks for them, else None."""
+    blind = which == "lu" or which == "karras" and not o["karras_in_range"]
+    return (None, None) if blind else (o["sigma_min"], o["sigma_max"])
+
+
 def _on_curve(o, which, rho, first, last):
     """Levels of a curve between two levels, or between those of the configuration, and their time steps."""
-    low, high = o["sigma_min"], o["sigma_max"]
+    low, high = _range(o, which)
     values = _curve(which, first if high is None else high, last if low is None else low, o["num_steps"])
     steps = steps_of(values, rho)
     round_them = which in o["rounded_curves"] and o["beta_schedule"] not in o["unrounded_betas"]
@@ -224,7 +230,9 @@ def _flow(o):
         )
     values = _shifted(o, values, static)
     if which:
-        values = _curve(which, values[0], values[-1], o["num_steps"])
+        low, high = _range(o, which)
+        first, last = values[0] if high is None else high, values[-1] if low is None else low
+        values = _curve(which, first, last, o["num_steps"])
     return Levels(np.append(values, 0.0), values * size if steps is None else steps)
 
 

@@ -19,15 +19,13 @@ from jaxsci.core.host import namespace
 from jaxsci.core.static import bind
 from jaxsci.core.types import Size, concrete
 from jaxsci.diffusion import hooks, predictions, schedules, solvers
-from jaxsci.diffusion.diffusers._classes import NEUTRAL, SCHEDULERS
+from jaxsci.diffusion.diffusers._classes import FOREIGN, MISSING, NEUTRAL, SCHEDULERS
 from jaxsci.diffusion.diffusers._levels import chain, levels, one_of, refuse, steps_of, times_of_chain
 from jaxsci.diffusion.diffusers._rows import SOLVERS, STAGED
 from jaxsci.diffusion.grids import TimeGrid
 from jaxsci.diffusion.schedules import NoiseSchedule
 from jaxsci.diffusion.tables import SolverTable, tabulate
 
-# Options that files carry over from a class they were written for; the library passes over them as well.
-_FOREIGN = {"skip_prk_steps"}.union(*(scheduler.options for scheduler in SCHEDULERS.values()))
 _FAR = 1e30  # stands for the infinite level of pure noise among finite knots
 
 
@@ -133,15 +131,19 @@ def _read(config, arguments):
     config = dict(config)
     name = config.get("_class_name")
     if name not in SCHEDULERS:
-        raise refuse(f"_class_name={name!r}", f"known are {sorted(SCHEDULERS)}")
-    unknown = sorted(key for key in config if not key.startswith("_") and key not in _FOREIGN)
+        why = f"it needs {MISSING[name]}; " if name in MISSING else ""
+        raise refuse(f"_class_name={name!r}", f"{why}known are {sorted(SCHEDULERS)}")
+    unknown = sorted(key for key in config if not key.startswith("_") and key not in FOREIGN)
     if unknown:
         raise refuse(f"{unknown[0]}={config[unknown[0]]!r}", "no scheduler has this option; is it misspelt?")
     scheduler = SCHEDULERS[name]
     o = NEUTRAL | arguments
     for key, default in scheduler.options.items():
         value = config.get(key, default)
+        value = scheduler.translated.get(key, {}).get(value, value) if isinstance(value, str) else value
         o[key] = bool(value) if isinstance(default, bool) else value
+    if "use_karras_sigmas" in scheduler.options:  # curves look for these though no class declares them
+        o |= {key: config.get(key, o[key]) for key in ("sigma_min", "sigma_max")}
     o |= scheduler.fixed
     if o["use_flow_sigmas"]:
         o["law"] = "flow"
