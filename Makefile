@@ -30,7 +30,7 @@ test-full: install  ## what `make test` leaves to the gate: notebooks, long trut
 	@$(PYTEST) -m "full and not slow and not aot and not device" $(ARGS)
 
 test-all: install  ## everything, on both supported Pythons
-	@$(PYTEST) -m "not device" $(ARGS)
+	@$(PYTEST) -o faulthandler_timeout=0 -m "not device" $(ARGS)
 	@$(if $(filter python3 python,$(PYTHON)),$(MAKE) --no-print-directory test-all PYTHON=python3.12)
 
 # The deselected one compares functions wrapped by the hook here with bare ones in the process that it kills.
