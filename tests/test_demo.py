@@ -7,7 +7,7 @@ import pytest
 
 from jaxsci import __main__, demo, linear, sweep
 from jaxsci.core import provenance
-from jaxsci.demo import _shared, diffusion, filters, mimic, quantization, solvers
+from jaxsci.demo import _shared, diffusion, filters, mimic, page, quantization, solvers
 
 
 @pytest.fixture(autouse=True)
@@ -24,6 +24,31 @@ def _tiny(rounds):
     study.PROBLEMS = {"heat equation": (linear.streams.heat(5), *study.PROBLEMS["heat equation"][1:])}
     study.POLICIES = {name: study.POLICIES[name] for name in ("ω = 1", "fixed ω")}
     return study
+
+
+def test_the_tables_of_a_page_scroll_in_themselves_on_a_phone(tmp_path):
+    """A row of the study's table at the size of a phone: letters of .72rem are half as wide, 5.8 pixels."""
+    report = page.Page("a", "b", "c")
+    header = ["sequence", "policy", "iterations", "/ fixed ω", "/ ω = 1", "/ instance-optimal"]
+    longest = ["heat equation", "binned Tsallis-INF", "610,932", "1.000", "1.000", "12.345"]
+    report.table(header, [longest])
+    report.write(tmp_path / "index.html")
+    text = (tmp_path / "index.html").read_text()
+    assert text.count('<div class="wide"><table>') == text.count("</table></div>") == 1
+    assert "@media (max-width: 640px)" in text and ".wide { overflow-x: auto; }" in text
+    # words break between lines, so a column is as wide as its longest word
+    columns = zip(header, longest)
+    width = sum(max(len(word) for cell in column for word in cell.replace("-", "- ").split()) for column in columns)
+    assert 5.8 * width + len(header) * 2 * 0.2 * 16 + 16 <= 375
+
+
+def test_every_sequence_is_played_by_the_physics_too():
+    study = _tiny(3)
+    names = list(_shared.load(_shared.source("_study.py", {})).POLICIES)
+    assert "learnt physics" in names
+    study.POLICIES = {"learnt physics": _shared.load(_shared.source("_study.py", {})).POLICIES["learnt physics"]}
+    ds = study.study(progress=False)
+    assert not ds["point.status"].any() and not ds["policy_status"].any()
 
 
 def test_other_round_numbers_in_one_folder_are_refused_and_equal_ones_continue(tmp_path):

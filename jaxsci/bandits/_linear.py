@@ -17,23 +17,28 @@ from jaxsci.bandits._ridge import Regressor, learns, ridge
 from jaxsci.core.keys import as_typed_key
 from jaxsci.core.policies import as_select, choose_least
 from jaxsci.core.protocols import Decision, Policy
+from jaxsci.core.static import bind
 from jaxsci.core.types import Size, as_float, float_dtype
 
 
-def lin_ucb(num_arms: Size, num_features: Size, *, alpha: ArrayLike = 1.0, **options) -> Policy:
+def lin_ucb(
+    num_arms: Size, num_features: Size, *, alpha: ArrayLike = 1.0, random_ties: bool = False, **options
+) -> Policy:
     r"""LinUCB: plays the arm of least optimistic loss, $\hat\theta_a^\top\phi - \alpha\sqrt{\phi^\top A_a^{-1}\phi}$.
 
     Args:
         num_arms: K, static.
         num_features: d, static.
         alpha: width of the confidence bound, >= 0, traced.
+        random_ties: draw among arms of equal bound, as all are at the start, instead of the lowest index; static.
         options: further arguments of `ridge`: regularization (traced), shared (static). With
             ``shared=True`` there is one $\theta$ for all arms and the context is Float[K, d]; else Float[d].
 
     Losses have any range. The fit starts from the prediction 0. If losses are positive, an unknown arm thus looks
     better than the known ones and is explored; if they are negative (minus a reward), exploration is left to `alpha`.
-    Ties go to the lower index. A loss or a context that is not finite teaches nothing. The choice is deterministic, so
-    log_prob is 0, and importance weights cannot be taken from it. `discounted` applies.
+    A loss or a context that is not finite teaches nothing. The choice is deterministic but for ties, so log_prob is 0
+    or that of the draw among them; importance weights cannot be taken from it. `discounted` applies;
+    `wrappers.scaled` brings features of different sizes to one.
 
     Raises:
         ValueError: a size below 1; a context of another shape, when it is used.
@@ -53,7 +58,7 @@ def lin_ucb(num_arms: Size, num_features: Size, *, alpha: ArrayLike = 1.0, **opt
     """
     alpha = as_float(alpha)
     regressor = ridge(num_arms, num_features, **options)
-    select = as_select(Partial(_select_optimistic, regressor, alpha))
+    select = as_select(Partial(bind(_select_optimistic, random_ties=bool(random_ties)), regressor, alpha))
     return Policy(regressor.init, select, learns(regressor), regressor.status)
 
 
@@ -80,10 +85,11 @@ def lin_ts(num_arms: Size, num_features: Size, *, alpha: ArrayLike = 1.0, **opti
     return Policy(regressor.init, select, learns(regressor), regressor.status)
 
 
-def _select_optimistic(regressor: Regressor, alpha, key, state, context, mask) -> Decision:
+def _select_optimistic(regressor: Regressor, alpha, key, state, context, mask, *, random_ties) -> Decision:
     predicted = regressor.predict(state, context)
     width = jnp.sqrt(regressor.leverage(state, context))
-    return choose_least(predicted - alpha.astype(predicted.dtype) * width, mask)
+    bound = predicted - alpha.astype(predicted.dtype) * width
+    return choose_least(bound, mask, key=key if random_ties else None)
 
 
 def _select_sampled(regressor: Regressor, alpha, key, state, context, mask) -> Decision:

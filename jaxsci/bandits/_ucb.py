@@ -20,15 +20,16 @@ from jaxsci.core.static import bind
 from jaxsci.core.types import Size, as_float, float_dtype
 
 
-def ucb1(num_arms: Size, *, alpha: ArrayLike = 1.0) -> Policy:
+def ucb1(num_arms: Size, *, alpha: ArrayLike = 1.0, random_ties: bool = False) -> Policy:
     r"""UCB1: plays the arm of least $\hat\mu_i - \alpha\sqrt{2 \ln N/n_i}$, N all plays so far. Losses in [0, 1].
 
     Args:
         num_arms: K, static.
         alpha: width of the bound, >= 0, traced; losses in [0, b] need b times as much.
+        random_ties: draw among arms of equal bound, those without plays too, instead of the first of them; static.
 
-    The choice is deterministic, so log_prob is 0, and importance weights cannot be taken from it. Of equal arms the
-    first is played. The state is `Moments`, so `discounted` and `windowed` apply.
+    The choice is deterministic but for ties, so log_prob is 0 or that of the draw among them; importance weights cannot
+    be taken from it. The state is `Moments`, so `discounted` and `windowed` apply.
 
     Example:
         >>> import jax
@@ -46,18 +47,21 @@ def ucb1(num_arms: Size, *, alpha: ArrayLike = 1.0) -> Policy:
     alpha = as_float(alpha)
     return Policy(
         Partial(bind(init_moments, num_arms=num_arms), alpha),
-        as_select(Partial(_select_ucb1, alpha)),
+        as_select(Partial(bind(_select_ucb1, random_ties=bool(random_ties)), alpha)),
         learning_moments(jnp.zeros_like(alpha)),
     )
 
 
-def ucb_v(num_arms: Size, *, exploration: ArrayLike = 1.2, loss_range: ArrayLike = 1.0) -> Policy:
+def ucb_v(
+    num_arms: Size, *, exploration: ArrayLike = 1.2, loss_range: ArrayLike = 1.0, random_ties: bool = False
+) -> Policy:
     r"""UCB-V: bounds from the variance of each arm's losses; arms whose losses hardly vary need fewer plays.
 
     Args:
         num_arms: K, static.
         exploration: c in $\zeta = c \ln N$, > 0, traced.
         loss_range: b, losses lie in an interval of this length that starts at 0, traced.
+        random_ties: as in `ucb1`.
 
     The choice is deterministic, so log_prob is 0, and importance weights cannot be taken from it. The state is
     `Moments`.
@@ -69,7 +73,7 @@ def ucb_v(num_arms: Size, *, exploration: ArrayLike = 1.2, loss_range: ArrayLike
     exploration, loss_range = (jnp.asarray(v, dtype) for v in (exploration, loss_range))
     return Policy(
         Partial(bind(init_moments, num_arms=num_arms), exploration),
-        as_select(Partial(_select_ucb_v, exploration, loss_range)),
+        as_select(Partial(bind(_select_ucb_v, random_ties=bool(random_ties)), exploration, loss_range)),
         learning_moments(jnp.zeros_like(exploration)),
     )
 
@@ -79,18 +83,18 @@ def _plays(state: Moments):
     return jnp.where(state.count > 0, state.count, 1), jnp.log(jnp.maximum(jnp.sum(state.count), 1))
 
 
-def _select_ucb1(alpha, key, state: Moments, context, mask) -> Decision:
+def _select_ucb1(alpha, key, state: Moments, context, mask, *, random_ties) -> Decision:
     count, log_plays = _plays(state)
     bound = state.mean - alpha * jnp.sqrt(2 * log_plays / count)
-    return choose_least(jnp.where(state.count > 0, bound, -jnp.inf), mask)
+    return choose_least(jnp.where(state.count > 0, bound, -jnp.inf), mask, key=key if random_ties else None)
 
 
-def _select_ucb_v(exploration, loss_range, key, state: Moments, context, mask) -> Decision:
+def _select_ucb_v(exploration, loss_range, key, state: Moments, context, mask, *, random_ties) -> Decision:
     count, log_plays = _plays(state)
     variance = jnp.maximum(state.squares / count - state.mean**2, 0)
     zeta = exploration * log_plays
     bound = state.mean - jnp.sqrt(2 * variance * zeta / count) - 3 * loss_range * zeta / count
-    return choose_least(jnp.where(state.count > 0, bound, -jnp.inf), mask)
+    return choose_least(jnp.where(state.count > 0, bound, -jnp.inf), mask, key=key if random_ties else None)
 
 
 __all__ = ["ucb1", "ucb_v"]

@@ -1,8 +1,9 @@
 """Policies made out of other policies.
 
 `binned` runs one copy of a policy for each bin of a scalar context, `encoded` puts a feature map before a policy,
-`choose` is one of several policies by a traced index. `discounted` and `windowed` forget old losses. `delayed` learns
-losses that arrive late; with `delayed_hold` and `delayed_settle` the losses come from outside, whenever they are known.
+`scaled` brings features to the size 1, `choose` is one of several policies by a traced index. `discounted` and
+`windowed` forget old losses. `delayed` learns losses that arrive late; with `delayed_hold` and `delayed_settle` the
+losses come from outside, whenever they are known.
 """
 
 from jaxsci.bandits._binned import binned
@@ -10,10 +11,12 @@ from jaxsci.bandits._choose import choose
 from jaxsci.bandits._delayed import DelayedState, delayed, delayed_hold, delayed_settle
 from jaxsci.bandits._encoded import encoded
 from jaxsci.bandits._forgetting import DiscountedState, WindowedState, discounted, windowed
+from jaxsci.bandits._scaled import ScaledState, scaled
 
 __all__ = [
     "DelayedState",
     "DiscountedState",
+    "ScaledState",
     "WindowedState",
     "binned",
     "choose",
@@ -22,5 +25,6 @@ __all__ = [
     "delayed_settle",
     "discounted",
     "encoded",
+    "scaled",
     "windowed",
 ]

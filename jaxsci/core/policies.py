@@ -80,9 +80,14 @@ def draw(
     return Decision(action, logits[action], aux)
 
 
-def choose_least(scores: Float[Array, " K"], mask: Bool[ArrayLike, " K"] | None = None, aux: PyTree = None) -> Decision:
-    """The allowed arm of least score, the lower index of equal ones: a deterministic choice, so its log-probability
-    is 0.
+def choose_least(
+    scores: Float[Array, " K"],
+    mask: Bool[ArrayLike, " K"] | None = None,
+    aux: PyTree = None,
+    key: KeyArray | None = None,
+) -> Decision:
+    """The allowed arm of least score. Of equal ones the lower index, a deterministic choice whose log-probability is 0;
+    with a key one of them is drawn, and the log-probability is that of the draw.
 
     A NaN counts as an infinite score. If no arm is allowed, the action is 0 and the log-probability -inf.
 
@@ -90,10 +95,14 @@ def choose_least(scores: Float[Array, " K"], mask: Bool[ArrayLike, " K"] | None 
         scores: of the K arms.
         mask: True where an arm may be played; None allows all.
         aux: what the policy's update will need, handed on in the decision.
+        key: typed key, consumed by the draw among equal scores.
     """
     allowed = allowed_arms(mask, scores.shape[0])
     # A NaN would win the argmin. Only if every allowed score is NaN or infinite does the first allowed arm play.
     scores = jnp.where(allowed & ~jnp.isnan(scores), scores, jnp.inf)
+    if key is not None:
+        least = allowed & (scores == jnp.min(scores))
+        return draw(key, least.astype(scores.dtype), mask, aux)
     first_allowed = jnp.argmax(allowed)
     action = jnp.where(jnp.any(scores < jnp.inf), jnp.argmin(scores), first_allowed).astype(jnp.int32)
     log_prob = jnp.where(jnp.any(allowed), 0, -jnp.inf).astype(scores.dtype)

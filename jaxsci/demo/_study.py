@@ -17,19 +17,21 @@ PROBLEMS = {  # stream, method, range of the context, a good fixed arm, toleranc
     "photograph": (PHOTOGRAPHS, SOR, {"low": 0.0, "high": 2.0}, 11, 1e-6),
 }
 POLICIES = {
-    "ω = 1": lambda good, span: policies.fixed(20, arm=0),
-    "fixed ω": lambda good, span: policies.fixed(20, arm=good),
-    "ε-greedy": lambda good, span: policies.epsilon_greedy(20),
-    "Tsallis-INF": lambda good, span: policies.tsallis_inf(20, floor=1.0),
-    "binned Tsallis-INF": lambda good, span: wrappers.binned(policies.tsallis_inf(20, floor=1.0), 5, **span),
-    "ChebCB": lambda good, span: policies.cheb_cb(20, floor=1.0, **span),
+    "ω = 1": lambda good, theory, span: policies.fixed(20, arm=0),
+    "fixed ω": lambda good, theory, span: policies.fixed(20, arm=good),
+    "ε-greedy": lambda good, theory, span: policies.epsilon_greedy(20),
+    "Tsallis-INF": lambda good, theory, span: policies.tsallis_inf(20, floor=1.0),
+    "binned Tsallis-INF": lambda good, theory, span: wrappers.binned(policies.tsallis_inf(20, floor=1.0), 5, **span),
+    "ChebCB": lambda good, theory, span: policies.cheb_cb(20, floor=1.0, **span),
+    "learnt physics": lambda good, theory, span: linear.physics_policy(ARMS, method=theory, **span),
 }
 
 
 def point(key, problem, policy):
     """One policy on one sequence of problems: a record of every round."""
     stream, method, span, good, tol = PROBLEMS[problem]
-    chosen = wrappers.choose([make(good, span) for make in POLICIES.values()], policy)
+    theory = "sor" if method is SOR else "ssor_pcg"
+    chosen = wrappers.choose([make(good, theory, span) for make in POLICIES.values()], policy)
     return linear.tuned_sequence(key, stream, method, chosen, ARMS, num_rounds=ROUNDS, tol=tol).history
 
 

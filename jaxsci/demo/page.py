@@ -16,6 +16,9 @@ figcaption { color: #57606a; font-size: .92rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; width: 100%; font-size: .93rem; }
 th { text-align: left; border-bottom: 2px solid #1b1f24; padding: .3rem .6rem; }
 td { border-bottom: 1px solid #d8dee4; padding: .25rem .6rem; } td.n, th.n { text-align: right; }
+.wide { overflow-x: auto; }
+@media (max-width: 640px) { body { margin: 1rem auto; padding: 0 .5rem; } table { font-size: .72rem; }
+  th, td, tr td { padding: .2rem .2rem; } th { hyphens: auto; } }
 tr.first td { border-top: 2px solid #8c959f; } tr.best td { background: #eaf4ff; font-weight: 600; }
 ul { padding-left: 1.2rem; } pre { background: #f6f8fa; padding: 1rem; overflow-x: auto; font-size: .85rem; }
 """
@@ -68,7 +71,11 @@ class Page:
                 best.setdefault(row[0], []).append((float(row[3]), row[1]))
         winners = {group: min(entries)[1] for group, entries in best.items()}
         cells = ['<th class="n">' if i > 1 else "<th>" for i in range(len(header))]
-        out = ["<table><tr>" + "".join(f"{c}{html.escape(h)}</th>" for c, h in zip(cells, header)) + "</tr>"]
+        out = [
+            '<div class="wide"><table><tr>'
+            + "".join(f"{c}{html.escape(h)}</th>" for c, h in zip(cells, header))
+            + "</tr>"
+        ]
         previous = None
         for row in rows:
             kind = "first " if row[0] != previous else ""
@@ -77,7 +84,7 @@ class Page:
             previous = row[0]
             body = "".join(f"<td{' class=n' if i > 1 else ''}>{html.escape(c)}</td>" for i, c in enumerate(shown))
             out.append(f'<tr class="{kind.strip()}">{body}</tr>')
-        self._tables.append("".join(out) + "</table>")
+        self._tables.append("".join(out) + "</table></div>")
 
     def write(self, file: pathlib.Path, source: str = "") -> None:
         """Write the page; `source` is shown at its end."""

@@ -117,6 +117,10 @@ def _explain(report, study) -> None:
         f"{tol['photograph']:.0e}; after six pictures the sequence begins again."
     )
     report.paragraph(
+        "Most of the policies know nothing but the counts. Learnt physics (`linear.physics_policy`) knows the theory "
+        "of the method, how its rate depends on ω and on the spectrum, and learns its constants from the counts."
+    )
+    report.paragraph(
         "Two rows are known in hindsight only and are no policies. Instance-optimal: every single system gets the ω "
         "that is best for it, the cheapest of the grid or, for the random shift, that of Young's formula. Best fixed "
         "ω: the one ω of the grid with the least total, where the cost of every ω on every system was computed."

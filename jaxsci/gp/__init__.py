@@ -5,7 +5,7 @@ which rows count, a dead row is a row of the identity. Start reading at `kernels
 """
 
 from jaxsci.gp import kernels
-from jaxsci.gp._fit import FitResult, fit
+from jaxsci.gp._fit import FAR_OFF, FitResult, fit
 from jaxsci.gp._gp import (
     FULL,
     GP,
@@ -23,6 +23,7 @@ from jaxsci.gp._gp import (
 )
 
 __all__ = [
+    "FAR_OFF",
     "FULL",
     "GP",
     "JITTERED",

@@ -20,7 +20,18 @@ from jaxsci.core import loops, precision, status, tree
 from jaxsci.core.types import as_count, float_dtype
 from jaxsci.gp._gp import checked_data, evidence
 
+FAR_OFF = status.register(
+    "gp",
+    22,
+    "parameter far off",
+    "the fit took a parameter more than ten thousand times away from its start: the data hardly determine it (a length "
+    "far beyond the inputs, a noise of 0)",
+    "give a log_prior, hold the parameter fixed in the model, or start elsewhere",
+    notice=True,  # the objective is as large as it says
+)
+
 _ARMIJO = 1e-4
+_FAR = 1e4
 _NOISE = 1000  # rounding errors of the value, in units of the last place
 _SHORTEN = 0.25
 _SHORTEST = 1e-6
@@ -35,7 +46,8 @@ class FitResult(NamedTuple):
         objective: log marginal likelihood plus log prior there; -inf if it could not be computed.
         residual: largest slope of the objective in a log-parameter; infinite if it could not be computed.
         steps: evaluations of the objective, int32.
-        status: OUT_OF_RANGE (a parameter), MAX_STEPS, STAGNATED, SINGULAR, NONFINITE_RESULT, see `fit`; 0 = ok.
+        status: OUT_OF_RANGE (a parameter), MAX_STEPS, STAGNATED, SINGULAR, NONFINITE_RESULT, FAR_OFF (a notice), see
+            `fit`; 0 = ok.
     """
 
     value: PyTree
@@ -93,7 +105,8 @@ def fit(
     Returns:
         A `FitResult`. Status: out of range (a parameter is not positive and finite; nothing was done), cap reached,
         stagnated (no step improves any more: rounding error, or a kink), singular or non-finite result (the objective
-        cannot be computed at the start). `value` is always finite if `params` is.
+        cannot be computed at the start), and as a notice far off (a parameter has run more than ten thousand times away
+        from its start, as it does where the evidence is flat). `value` is always finite if `params` is.
 
     Raises:
         ValueError: as `condition`; no parameters; a log prior that is not a scalar.
@@ -182,6 +195,7 @@ def _fit(model, params, x, y, mask, log_prior, jitter, limits) -> FitResult:
     code = end.bits | status.flag(outside, status.OUT_OF_RANGE)
     code = code | status.flag(known & end.stuck, status.STAGNATED)
     code = code | status.flag(~outside & ~end.stuck & ~(known & (residual <= tol)), status.MAX_STEPS)
+    code = code | status.flag(known & jnp.any(jnp.abs(end.u - u) > jnp.log(_FAR)), FAR_OFF)
     value = tree.where(known, unravel(jnp.exp(end.u)), params)
     return FitResult(value, -end.value, jnp.where(known, residual, jnp.inf), steps, code)
 
@@ -196,4 +210,4 @@ def _bfgs(inverse, move, change):
     return jnp.where(convex, updated + rho * jnp.outer(move, move), inverse)
 
 
-__all__ = ["FitResult", "fit"]
+__all__ = ["FAR_OFF", "FitResult", "fit"]

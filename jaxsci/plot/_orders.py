@@ -7,6 +7,9 @@ import numpy as np
 
 from jaxsci.plot import _style
 
+_FALLEN = np.log(1e3)
+_FLAT = 0.25
+
 
 def orders(
     errors: Any,
@@ -29,7 +32,9 @@ def orders(
         x: the dimension of the sizes of a `DataArray`; the last by default.
         by: the dimension of the methods; the other one by default.
         labels: names of the methods of a plain array.
-        fit: fit the slopes to sizes in this closed range only, e.g. to leave a round-off floor out.
+        fit: fit the slopes to sizes in this closed range only. By default to all sizes but those at the round-off
+            floor: the last ones, along which the error falls at less than a quarter of its steepest slope after it has
+            fallen by a factor of a thousand. They are drawn nevertheless.
         references: slopes of the grey lines; by default the fitted ones rounded to whole numbers.
         title: above the figure.
         ax: Axes to draw on; a new figure by default.
@@ -81,7 +86,7 @@ def orders(
     for i, (method, error, use) in enumerate(zip(methods, values, usable)):
         color = _style.COLORS[i % len(_style.COLORS)]
         ax.plot(sizes[use], error[use], "o-", color=color, markersize=5, linewidth=1.6, label=method or None)
-        fitted = use & ((sizes >= fit[0]) & (sizes <= fit[1]) if fit else True)
+        fitted = use & ((sizes >= fit[0]) & (sizes <= fit[1])) if fit else _above_floor(sizes, error, use)
         words = "slope n/a"
         if len(np.unique(sizes[fitted])) > 1:
             slope, level = np.polyfit(np.log(sizes[fitted]), np.log(error[fitted]), 1)
@@ -91,10 +96,27 @@ def orders(
             last = np.flatnonzero(use)[np.argmax(sizes[use])]
             ends.append((sizes[last], error[last], f"{method}: {words}".removeprefix(": "), color))
     whole = dict.fromkeys(round(slope) for slope, _ in slopes) if references is None else references
-    _references(ax, sizes, whole, slopes)
+    grey = _references(ax, sizes, whole, slopes)
     _style.finish(ax, xlabel=array.dim_labels[x], ylabel=array.label or "error", title=title)
     _style.direct_labels(ax, ends)
+    _style.untangle(ax, grey)
     return ax
+
+
+def _above_floor(sizes, errors, use):
+    """Which of the usable sizes are before the flat end of the line."""
+    order = np.flatnonzero(use)[np.argsort(sizes[use], kind="stable")]
+    n, error = np.log(sizes[order]), np.log(errors[order])
+    if len(order) < 3 or np.any(np.diff(n) == 0) or np.ptp(error) < _FALLEN:
+        return use
+    local = np.diff(error) / np.diff(n)
+    steepest, first = local.min(), len(local)
+    while first and local[first - 1] > _FLAT * steepest:
+        first -= 1
+    found = use.copy()
+    if first < len(local):
+        found[order[first:]] = False
+    return found
 
 
 def _signed(slope, digits=2):
@@ -103,17 +125,17 @@ def _signed(slope, digits=2):
 
 def _references(ax, sizes, references, slopes):
     """Dashed lines of given slopes, each a little below the fitted line that is nearest in slope."""
-    low, high = sizes.min(), sizes.max()
-    for reference in references:
-        if not slopes:
-            return
+    low, high, texts = sizes.min(), sizes.max(), []
+    for reference in references if slopes else ():
         slope, level = min(slopes, key=lambda s: abs(s[0] - reference))
         middle = np.sqrt(low * high)
         height = np.exp(level + slope * np.log(middle)) / 2.2
         ends = np.array([low * (high / low) ** 0.15, low * (high / low) ** 0.85])
         line = height * (ends / middle) ** reference
         ax.plot(ends, line, color=_style.GREY, linewidth=1, linestyle="--", zorder=1)
-        ax.annotate(
+        text = ax.annotate(
             _signed(reference, 0 if float(reference).is_integer() else 1), (ends[1], line[1]), color=_style.GREY,
             fontsize=_style.FONT - 1, xytext=(2, -3), textcoords="offset points", va="top", ha="right",
         )  # fmt: skip
+        texts.append(text)
+    return texts

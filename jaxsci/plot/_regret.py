@@ -16,7 +16,7 @@ def regret(
     *,
     baseline: Any,
     x: str = "round",
-    over: str | None = "seed",
+    over: str | Iterable[str] | None = None,
     by: str = "policy",
     labels: Iterable[str] | None = None,
     kind: str = "difference",
@@ -26,12 +26,13 @@ def regret(
     """Draw cumulative cost relative to a baseline over the rounds: a mean and a 5–95 % band for each policy.
 
     Args:
-        cost: cost of each round: a `DataArray` with dimensions `by`, `over` (if it is there) and `x`, or a plain array
+        cost: cost of each round: a `DataArray` with dimensions `by`, `x` and any of repetitions, or a plain array
             (policies, rounds) or (policies, seeds, rounds).
         baseline: the label of a policy (its index in a plain array), compared seed by seed; or the costs of something
             that is not in `cost`, of shape (rounds,) or (seeds, rounds).
         x: dimension of the rounds.
-        over: dimension of the repetitions.
+        over: dimension or dimensions of the repetitions; by default all that are neither `by` nor `x`, such as the
+            ``key`` of a sweep.
         by: dimension of the policies.
         labels: names of the policies of a plain array.
         kind: "difference" or "ratio" of the two cumulative costs.
@@ -56,9 +57,9 @@ def regret(
     """
     if kind not in _KINDS:
         raise ValueError(f"plot.regret: kind must be one of {_KINDS}, got {kind!r}")
-    array = _style.read("regret", cost, (by, over, x) if np.ndim(cost) == 3 else (by, x))
-    over = over if over in array.dims else None
-    values = _style.ordered("regret", array, ((by,), _style.names(over), (x,))).astype(np.float64)
+    array = _style.read("regret", cost, (by, *(_style.names(over) or ("seed",)), x) if np.ndim(cost) == 3 else (by, x))
+    over = tuple(dim for dim in (_style.names(over) or array.dims) if dim in array.dims and dim not in (by, x))
+    values = _style.ordered("regret", array, ((by,), over, (x,))).astype(np.float64)
     plain = not hasattr(cost, "dims")
     policies = list(labels) if labels is not None else [_style.text(v) for v in array.coords[by]]
     if len(policies) != len(values):
@@ -71,9 +72,11 @@ def regret(
         reference, name = values[known.index(baseline)], policies[known.index(baseline)]
     else:
         if hasattr(baseline, "dims"):  # by name, whatever the order
-            wanted = [d for d in (_style.names(over) + _style.names(x)) if d in baseline.dims]
+            wanted = [d for d in (*over, x) if d in baseline.dims]
             baseline = baseline.transpose(*wanted).values if set(wanted) == set(baseline.dims) else baseline.values
         reference, name = np.asarray(baseline, np.float64), "baseline"
+        if reference.ndim > 2 and reference.ndim == 1 + len(over):  # repetitions as one axis, as the costs have them
+            reference = reference.reshape(-1, reference.shape[-1])
         if reference.shape not in (values.shape[1:], values.shape[2:]):
             raise ValueError(
                 f"plot.regret: baseline must have shape {values.shape[2:]} or {values.shape[1:]}, got {reference.shape}"
@@ -89,14 +92,15 @@ def regret(
     ax.axhline(float(kind == "ratio"), color=_style.GREY, linewidth=1, linestyle="--", zorder=1)
     rounds = array.coords[x] + 1 if plain else array.coords[x]
     ends = draw_bands(ax, rounds, relative, policies, band="quantile" if over else None, leave_out=unseen)
-    ax.annotate(
+    text = ax.annotate(
         name, (rounds[0], float(kind == "ratio")), color=_style.GREY, fontsize=_style.FONT - 1, xytext=(4, -3),
         textcoords="offset points", va="top",
     )  # fmt: skip
     of = array.label or "cost"
     ylabel = f"cumulative {of} {'relative to' if kind == 'ratio' else 'in excess of'} {name}"
     if over:
-        ylabel += f"\n(mean, 5–95 % over {over})"
+        ylabel += f"\n(mean, 5–95 % over {', '.join(over)})"
     _style.finish(ax, xlabel=array.dim_labels[x], ylabel=ylabel, title=title)
     _style.direct_labels(ax, ends)
+    _style.untangle(ax, [text])
     return ax

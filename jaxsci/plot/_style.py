@@ -16,6 +16,7 @@ GREY = "#666666"
 FONT = 10.0
 SIZE = (7.2, 4.4)  # inches; at DPI 125 a figure is 900 pixels wide
 DPI = 125
+_MOST_MOVES = 8  # lines of text up or down
 
 
 class Labelled(NamedTuple):
@@ -134,19 +135,45 @@ def direct_labels(ax, entries: Sequence[tuple[Any, Any, str, str]]) -> None:
     right = max(ax.transData.transform((x, y))[0] for x, y, *_ in entries)
     ends = sorted((*ax.transData.transform((x, y)), text, color) for x, y, text, color in entries)
     ends.sort(key=lambda end: end[1])
-    heights = [end[1] for end in ends]
-    for _ in range(100):
-        moved = False
-        for i in range(len(heights) - 1):
-            short = gap - (heights[i + 1] - heights[i])
-            if short > 1e-6:
-                heights[i] -= short / 2
-                heights[i + 1] += short / 2
-                moved = True
-        if not moved:
-            break
+    heights = _apart([end[1] for end in ends], gap, *ax.get_window_extent().intervaly)
     for (x, y, label, color), height in zip(ends, heights):
         ax.annotate(
             label, ax.transData.inverted().transform((x, y)), fontsize=FONT, color=color, va="center",
             xytext=((right - x) * points + 5, (height - y) * points), textcoords="offset points", annotation_clip=False,
         )  # fmt: skip
+
+
+def _apart(heights: Sequence[float], gap: float, bottom: float, top: float) -> np.ndarray:
+    """The nearest heights, in the same order, that are a gap or more apart; within the axes if there is room.
+
+    Least squares under an order: neighbours that violate it are pooled at their mean.
+    """
+    steps = gap * np.arange(len(heights))
+    pools: list[list[float]] = []
+    for height in np.asarray(heights) - steps:
+        pools.append([height, 1])
+        while len(pools) > 1 and pools[-2][0] > pools[-1][0]:
+            (a, m), (b, n) = pools[-2:]
+            pools[-2:] = [[(m * a + n * b) / (m + n), m + n]]
+    level = np.repeat([mean for mean, _ in pools], [int(n) for _, n in pools])
+    if steps[-1] <= top - bottom:
+        level = np.clip(level, bottom, top - steps[-1])
+    return level + steps
+
+
+def untangle(ax, movable: Sequence[Any]) -> None:
+    """Move each of these texts to the first place around its point where its box touches no other text's."""
+    ax.figure.draw_without_rendering()
+    texts = [text for text in ax.texts if text.get_text()]
+    free = list(movable)
+    for text in movable:
+        free.remove(text)
+        others = [other.get_window_extent() for other in texts if other is not text and other not in free]
+        height = 1.3 * text.get_fontsize()
+        for k in range(2 * _MOST_MOVES + 1):
+            shift = height * (k + 1) // 2 * (-1) ** k
+            x, y = text.xyann
+            text.xyann = (x, y + shift)
+            if not any(text.get_window_extent().overlaps(box) for box in others):
+                break
+            text.xyann = (x, y)

@@ -182,6 +182,16 @@ def test_orthogonality_written_out(key):
 
 
 @pytest.mark.x64
+def test_a_path_with_a_hole_has_no_loss_of_zero(key):
+    """The pseudo-inverse of a matrix of NaN keeps no direction; the sum over none of them would be perfect."""
+    condition = martingale.condition(VALUE, discount=0.5, test=_quadratic)
+    paths = jax.vmap(ou)(jax.random.split(key, 8))
+    paths = paths._replace(xs=paths.xs.at[2, 3].set(jnp.nan))
+    for metric in ("identity", "covariance"):
+        assert np.isnan(martingale.losses.orthogonality(condition, np.array([0.3, -0.8]), paths, metric=metric))
+
+
+@pytest.mark.x64
 @pytest.mark.parametrize("weight", [False, True])
 def test_the_surrogate_takes_own_test_functions(weight, key):
     """Its negative gradient is the sum of tests times increments, whatever the tests."""

@@ -5,8 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.optimize
+from jax.tree_util import Partial
 
 import contracts
+import jaxsci
 from jaxsci import gp
 from jaxsci.core import status
 
@@ -63,6 +65,27 @@ def test_without_data_the_fit_is_the_mode_of_the_prior():
     np.testing.assert_allclose(found.value["precision"], 99.0, rtol=1e-4)
     np.testing.assert_allclose(found.objective, 99 * np.log(99) - 99, rtol=1e-8)
     assert int(found.status) == 0
+
+
+@pytest.mark.x64
+def test_a_parameter_that_runs_away_is_a_notice():
+    """Observations that are all equal want an infinite length; a prior keeps it, and the value holds either way."""
+
+    def flat(params):
+        return gp.kernels.rbf(params["length"]), jnp.full_like(params["length"], 0.1)
+
+    def prior(weight, params):
+        return -weight * jnp.log(params["length"]) ** 2
+
+    def run(weight):
+        start = {"length": jnp.ones_like(weight)}
+        return gp.fit(flat, start, X[:, None], np.ones_like(Y), log_prior=Partial(prior, weight), tol=1e-13)
+
+    free, kept = (jax.tree.map(lambda a, i=i: a[i], jax.jit(jax.vmap(run))(jnp.array([0.0, 1.0]))) for i in (0, 1))
+    assert float(free.value["length"]) > 1e4 and int(free.status) & gp.FAR_OFF
+    assert int(status.faults(int(free.status) & ~status.STAGNATED, "gp")) == 0
+    assert "far off" in jaxsci.explain(gp.FAR_OFF, "gp")
+    assert float(kept.value["length"]) < 100 and not int(kept.status) & gp.FAR_OFF
 
 
 def test_bad_starts_are_reported():

@@ -92,6 +92,45 @@ def test_labels_of_lines_that_end_together_do_not_overlap():
     assert [text.get_text() for text in upwards] == ["0", "1", "2", "3"]
 
 
+def _boxes(ax):
+    ax.figure.canvas.draw()
+    return {text.get_text(): text.get_window_extent() for text in ax.texts if text.get_text()}
+
+
+def _apart(ax):
+    """No two texts of a figure touch, as rendered."""
+    boxes = list(_boxes(ax).items())
+    touching = [
+        (a, b) for i, (a, one) in enumerate(boxes) for b, other in boxes[:i] if one.overlaps(other.padded(-0.5))
+    ]
+    assert not touching, touching
+
+
+@pytest.mark.parametrize("ends", [np.ones(12), np.linspace(0, 1e-3, 9), [5.0] * 6 + [-5.0] * 6, [0, 0, 1, 1, 1, 40]])
+def test_many_labels_are_apart_and_stay_within_the_axes(ends):
+    ax = plot.lines(xarray.DataArray(np.outer(ends, [1.0, 1.0]), dims=("m", "x")), by="m")
+    _apart(ax)
+    boxes = _boxes(ax)
+    low, high = ax.get_window_extent().intervaly
+    assert len(boxes) == len(ends)
+    assert all(low - 12 <= box.y0 and box.y1 <= high + 12 for box in boxes.values())
+    # labels stand in the order of their lines
+    order = sorted(boxes, key=lambda name: boxes[name].y0)
+    assert [ends[int(name)] for name in order] == sorted(ends)
+
+
+def test_grey_words_give_way(rng):
+    n = 2.0 ** np.arange(3, 10)
+    errors = 3 * n ** -np.array([1.0, 1.02, 1.04, 2.0])[:, None]
+    ax = plot.orders(errors, n, labels=list("abcd"), references=[-1, -1.01, -1.02, -1.03, -2])
+    _apart(ax)
+    assert len(ax.texts) == 9
+    cost = 1 + np.array([0.0, 1e-6, -1e-6])[:, None] * np.ones(2)
+    ax = plot.regret(cost, baseline=np.ones(2), labels=["left", "right", "middle"])
+    _apart(ax)
+    assert set(_boxes(ax)) == {"baseline", "left", "right", "middle"}
+
+
 def test_draws_on_the_axes_it_is_given(rng):
     figure, (left, right) = plt.subplots(1, 2)
     assert plot.lines(_cost(rng)[0], over="seed", ax=left) is left
@@ -163,6 +202,30 @@ def test_orders_from_a_data_array_with_a_floor():
     assert f"rk4: slope {fitted:.2f}".replace("-", "−") in _texts(ax) and "euler: slope −1.00" in _texts(ax)
     assert {"−4", "−1"} <= set(_texts(ax)) and ax.get_xlabel() == "steps"
     assert _texts(plot.orders([1.0, np.nan], [1, 2])) == ["slope n/a"]
+
+
+@pytest.mark.parametrize(
+    ("errors", "order"),
+    [
+        (lambda n: n**-4.0 + 1e-9, 4.0),
+        (lambda n: np.maximum(n**-8.0, 3e-16), 8.0),
+        (lambda n: n**-2.0, 2.0),
+        (lambda n: np.where(n < 100, n**-4.0, 1e-5 * n**-1.5), None),  # a slower order that goes on is no floor
+        (lambda n: 1 / np.sqrt(n) * (1 + 0.2 * np.sin(7 * n)), None),  # nor is noise
+    ],
+)
+def test_slopes_leave_the_floor_out(errors, order):
+    n = 2.0 ** np.arange(2, 11)
+    ax = plot.orders(errors(n), n)
+    (told,) = [word for word in _texts(ax) if word.startswith("slope")]
+    slope = float(told.removeprefix("slope ").replace("−", "-"))
+    expected = np.polyfit(np.log(n), np.log(errors(n)), 1)[0] if order is None else -order
+    assert abs(slope - expected) < (0.006 if order is None else 0.1)
+    np.testing.assert_array_equal(ax.get_lines()[0].get_xdata(), n)  # all of them are drawn
+
+
+def test_a_fall_to_the_floor_in_one_step_has_no_slope():
+    assert _texts(plot.orders([1e-2, 1e-15, 1e-16, 2e-16], [1, 2, 4, 8])) == ["slope n/a"]
 
 
 # --- regret ------------------------------------------------------------------------------------------------
@@ -310,6 +373,19 @@ def test_a_labelled_baseline_is_matched_by_name():
     assert len(drawn[0]) == len(drawn[1]) > 1
     for one, other in zip(*drawn):
         np.testing.assert_array_equal(one.get_ydata(), other.get_ydata())
+
+
+def test_repetitions_are_all_other_dimensions(rng):
+    """A sweep calls them `key`; there may be several, or none."""
+    values = rng.random((2, 3, 4, 5))
+    cost = xarray.DataArray(values, dims=("policy", "key", "noise", "round"), name="cost")
+    ax = plot.regret(cost, baseline=np.zeros(5))
+    np.testing.assert_allclose(ax.get_lines()[1].get_ydata(), np.cumsum(values[0], -1).mean((0, 1)), rtol=1e-12)
+    assert "over key, noise" in ax.get_ylabel()
+    ax = plot.regret(cost[:, 0, 0], baseline=np.zeros(5))
+    assert "over" not in ax.get_ylabel()
+    with pytest.raises(ValueError, match="dimensions .'noise'. are not used"):
+        plot.regret(cost, baseline=np.zeros(5), over="key")
 
 
 def test_lines_are_labelled_over_dates(tmp_path):

@@ -84,6 +84,10 @@ def _encoded(exploration):
     return bandits.wrappers.encoded(bandits.policies.epsilon_greedy(4, exploration=exploration), DISJOINT)
 
 
+def _scaled(alpha):
+    return bandits.wrappers.scaled(bandits.policies.lin_ucb(4, 2, alpha=alpha), 2)
+
+
 def _disjoint(key, dtype):
     return DISJOINT, (contracts.normal(key, (3,), dtype),)
 
@@ -101,6 +105,7 @@ ENTRIES = {
         lambda *h: _neural(bandits.policies.neu_fast_cb, *h), hyper=(3.0, 10.0, 0.1, 2.0), context=ROWS
     ),
     "jaxsci.bandits.wrappers.encoded": _policy(_encoded, hyper=(1.0,)),
+    "jaxsci.bandits.wrappers.scaled": _policy(_scaled, hyper=(1.0,)),
     "jaxsci.bandits.regressors.ridge": _regressor(
         lambda reg: bandits.regressors.ridge(4, 2, regularization=reg, shared=True), hyper=(1.0,)
     ),

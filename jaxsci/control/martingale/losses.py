@@ -156,6 +156,8 @@ def _orthogonality(cond, unknowns, paths, metric):
     sizes, axes = jnp.linalg.eigh(covariance)
     kept = sizes > sizes.shape[0] * jnp.finfo(sizes.dtype).eps * sizes[-1]
     along = precision.matmul(mean, axes)
+    # A NaN is no size above the cutoff: it would leave nothing to sum, a loss of 0.
+    kept = kept | jnp.isnan(sizes)
     return jnp.sum(jnp.where(kept, along**2 / jnp.where(kept, sizes, 1), 0)) / 2
 
 
