@@ -9,10 +9,12 @@ import numpy as np
 from benchmarks._harness import compare, compiled, main
 from jaxsci import linear
 from jaxsci.nn.attention import attention
-from pallas_kernels import extrema, log_weight_stats, sor
+from pallas_kernels import extrema, log_weight_stats, permute, sor
 from pallas_kernels.extrema import arg_specs
 from pallas_kernels.hadamard_quantize import arg_specs as quantize_specs
 from pallas_kernels.log_weight_stats import arg_specs as stats_specs
+from pallas_kernels.permute import arg_specs as permute_specs
+from pallas_kernels.permute import settle
 from pallas_kernels.pfn_attention import arg_specs as attention_specs
 from pallas_kernels.resample import arg_specs as resample_specs
 from pallas_kernels.sor import arg_specs as sor_specs
@@ -108,6 +110,48 @@ def _clouds(fast):
             accuracy=lambda a, b, share=share: share(a), note="; ".join(filter(None, [note, here])), **common,
         )  # fmt: skip
         yield _share_of_copy(f"resample {name}", ours, args[0], common, 0.5 if on_device else None, here)
+
+
+_TURNS = 20
+
+
+def _turns(in_place):
+    """Permutations one after the other, as a scan over tokens has them."""
+
+    def run(x, ancestors):
+        def turn(x, shift):
+            return permute(x, settle(jnp.roll(ancestors, shift)), in_place=in_place), None
+
+        return jax.lax.scan(turn, x, jnp.arange(_TURNS))[0]
+
+    return run
+
+
+def _different(ours, theirs):
+    return float(jnp.mean(ours != theirs))
+
+
+def _permute(fast):
+    """`permute` against indexing and a copy; in place in a loop against a gather there."""
+    here = "the TPU and GPU kernels: not measured here" if jax.default_backend() == "cpu" else ""
+    seconds = 0.5 if fast else 3.0
+    on_device = jax.default_backend() != "cpu"
+    for name in ("caches",) if fast else permute_specs.TIMED:
+        args = permute_specs.make(jax.random.key(0), name)
+        common = dict(amount=permute_specs.cost(name)[0] / 1e9, unit="GB/s", seconds=seconds)
+        note = "; ".join(filter(None, ["accuracy: share of numbers that differ", here]))
+        ours = compiled(lambda x, a: permute(x, a), *args)
+        yield compare(
+            f"permute {name}", ours, compiled(lambda x, a: x[a], *args), peer_name="x[ancestors]",
+            accuracy=_different, within=0.0, note=note, **common,
+        )  # fmt: skip
+        yield _share_of_copy(f"permute {name}", ours, args[0], common, 0.5 if on_device else None, here)
+        common["amount"] *= _TURNS
+        yield compare(
+            f"permute {name} in place, {_TURNS} times in a scan", compiled(_turns(True), *args),
+            compiled(_turns(False), *args), peer_name="gather", accuracy=_different, within=0.0,
+            target=None if on_device else 2.0, note=note, **common,
+        )  # fmt: skip
 
 
 def _share_of_copy(name, ours, x, common, target, here):
@@ -279,6 +323,7 @@ def rows(fast, peers):
     """All ops. The last ones need float64, which is switched on there."""
     yield from _extrema(fast)
     yield from _clouds(fast)
+    yield from _permute(fast)
     yield from _attention(fast)
     yield from _quantize(fast)
     yield from _sor(fast, peers)

@@ -17,7 +17,7 @@ SPECS = {
     "prime_bfloat16": _rows(13, (1031,), "bfloat16"),
     "integers": _rows(29, (600,), "int32"),
     "caches": _rows(64, (2, 64, 2, 32)),
-    "large": _rows(1024, (4, 256, 4, 64)),
+    "large": _rows(256, (4, 128, 4, 64)),
 }
 """Name -> the arrays of one call: rows, ancestors."""
 

@@ -35,7 +35,7 @@ def _best(model, reward):
 
 
 def _beams(model, reward):
-    return decoding.beam_search(model, reward, [], num_beams=2, num_children=3, max_tokens=2, policy_weight=0.5)
+    return decoding.beam_search(None, model, reward, [], num_beams=2, num_children=3, max_tokens=2, policy_weight=0.5)
 
 
 def _walk(model, reward):

@@ -158,7 +158,7 @@ def brute_force_beam(num_beams, num_children, tau, policy_weight):
 def test_beam_search_is_the_brute_force_one(num_beams, num_children):
     for tau, policy_weight in ((1.0, 0.0), (1.0, 1.0), (2.5, 0.3)):
         result = decoding.beam_search(
-            MODEL, REWARD, [], num_beams=num_beams, num_children=num_children, max_tokens=DEPTH,
+            None, MODEL, REWARD, [], num_beams=num_beams, num_children=num_children, max_tokens=DEPTH,
             reward_temperature=tau, policy_weight=policy_weight,
         )  # fmt: skip
         expected = brute_force_beam(num_beams, num_children, tau, policy_weight)
@@ -170,6 +170,28 @@ def test_beam_search_is_the_brute_force_one(num_beams, num_children):
         assert int(result.status) == 0 and found[result.best] == expected[0][1]
 
 
+def winners(p, scores, draws):
+    """Law of the highest of some draws from p."""
+    order = np.argsort(scores)
+    law = np.empty(len(p))
+    law[order] = np.diff(np.r_[0, np.cumsum(p[order])] ** draws)
+    return law
+
+
+def test_beam_search_with_drawn_children_has_the_enumerated_law(key):
+    """One beam of three children, two tokens: the best of three draws, twice."""
+    found = jax.jit(
+        jax.vmap(lambda k: decoding.beam_search(k, MODEL, REWARD, [], num_beams=1, num_children=3, max_tokens=2))
+    )(jax.random.split(key, 4000))
+    tokens = np.asarray(found.value.tokens)[np.arange(4000), np.asarray(found.best)]
+    law = winners(trees.POLICY[0][0], trees.REWARD_LOGITS[0], 3)[:, None] * np.stack(
+        [winners(trees.POLICY[1][a], trees.REWARD_LOGITS[1][V * a : V * a + V], 3) for a in range(V)]
+    )
+    shares = np.bincount(tokens @ [V, 1], minlength=V * V) / 4000
+    law = law.ravel()
+    assert (np.abs(shares - law) <= STANDARD_ERRORS * np.sqrt(law * (1 - law) / 4000) + 1e-9).all()
+
+
 def test_weighted_majority_is_the_brute_force_one(key):
     log_weights = np.array([0.3, -1.0, 2.0, np.nan, -np.inf, 0.1], np.float32)
     answers = np.array([0, 2, 2, 1, 1, 7])
@@ -177,6 +199,74 @@ def test_weighted_majority_is_the_brute_force_one(key):
     np.testing.assert_allclose(decoding.majority(answers, log_weights, 3), weights / weights.sum(), rtol=1e-5)
     np.testing.assert_array_equal(decoding.majority(answers, np.full(6, -np.inf, np.float32), 3), np.zeros(3))
     np.testing.assert_allclose(decoding.majority([1, 1, 0], np.zeros(3) - 500, 2), [1 / 3, 2 / 3], rtol=1e-5)
+
+
+# --- equal budget, noisy reward ----------------------------------------------------------------------------
+
+
+def goal_tree():
+    """Log-policy, log-odds of the perfect reward, results: +1, times 2, -3, +5, five times from 1; right is 15.
+
+    A fifth of what the policy draws is right by intention, the rest is drawn uniformly.
+    """
+    results = np.array([1])
+    for _ in range(5):
+        results = np.stack([results + 1, 2 * results, results - 3, results + 5], axis=1).reshape(-1)
+    right = results == 15
+    mass = [0.8 / right.size + 0.2 * right / right.sum()]
+    for _ in range(5):
+        mass.insert(0, mass[0].reshape(-1, 4).sum(1))
+    policy = [b.reshape(-1, 4) / a[:, None] for a, b in zip(mass, mass[1:])]
+    value = [right.astype(float)]
+    for p in policy[:0:-1]:
+        value.insert(0, (value[0].reshape(-1, 4) * p).sum(1))
+    odds = [np.log(v / (1 - v)) for v in (np.clip(v, 0.02, 0.98) for v in value)]
+    return trees.as_float32(map(np.log, policy)), trees.as_float32(odds), results
+
+
+@pytest.mark.full
+def test_at_equal_budget_the_filter_beats_best_of_n_and_beam_search_under_noise_and_loses_where_it_must(key):
+    """Eight sequences; the log-odds of the reward are off by normal numbers, drawn anew for every run."""
+    policy, odds, results = goal_tree()
+    answers, num_answers = jnp.asarray(results - results.min()), int(np.ptp(results)) + 1
+    runs, budget = 600, dict(max_tokens=5)
+
+    @jax.jit
+    @functools.partial(jax.vmap, in_axes=(0, None))
+    def rights(key, sigma):
+        keys = jax.random.split(key, 3)
+        errors = [jax.random.normal(jax.random.fold_in(keys[0], t), a.shape) for t, a in enumerate(odds)]
+        tree = decoding.tree(policy, [jax.nn.sigmoid(a + sigma * e) for a, e in zip(odds, errors)])
+
+        def answer(result):
+            return answers[result.value.tokens @ jnp.asarray(trees.PLACES)]
+
+        def filtered(tau):
+            options = dict(num_particles=8, reward_temperature=tau, **budget)
+            result = decoding.particle_filter(keys[1], *tree, [], **options)
+            return jnp.argmax(decoding.majority(answer(result), result.value.log_weights, num_answers))
+
+        beams = dict(num_beams=2, num_children=4, **budget)
+        rivals = (
+            decoding.best_of_n(keys[2], *tree, [], num_particles=8, **budget),
+            decoding.beam_search(keys[2], *tree, [], **beams),
+            decoding.beam_search(None, *tree, [], **beams),
+        )
+        found = [*jax.vmap(filtered)(jnp.stack([1 + sigma**2 / 4, jnp.ones(())])), *(answer(r)[r.best] for r in rivals)]
+        return jnp.stack(found) == 15 - int(results.min())
+
+    keys = jax.random.split(key, runs)
+    for sigma in (0.0, 3.0, 6.0):
+        tempered, plain, best, drawn, everything = np.asarray(rights(keys, jnp.float32(sigma))).mean(0)
+        print(sigma, tempered, plain, best, drawn, everything)
+        error = STANDARD_ERRORS * np.sqrt(0.25 / runs)  # 0.1
+        if sigma == 0:
+            assert everything == 1 and tempered > best + 0.05  # nothing speaks against taking the best
+        elif sigma == 3:
+            assert tempered >= max(best, drawn, everything) + 0.05
+        else:
+            assert tempered > max(best, drawn, everything) + error
+            assert plain < best  # a reward trusted beyond its worth: copies of lucky errors
 
 
 # --- zero weights, caches, ends ----------------------------------------------------------------------------
@@ -257,7 +347,7 @@ def test_a_stop_that_never_comes_is_told_and_one_at_once_is_a_sequence_of_one():
     assert int(found["at once"].status) == 0 and (np.asarray(found["at once"].value.lengths) == 1).all()
     lengths, finished = (np.asarray(a) for a in found["mixed"].value[1:6:4])
     assert (finished == (np.asarray(found["mixed"].value.tokens) == 3).any(1)).all() and len(set(lengths)) > 2
-    beam = decoding.beam_search(model, reward, [], num_beams=4, num_children=4, max_tokens=DEPTH, stop=3)
+    beam = decoding.beam_search(None, model, reward, [], num_beams=4, num_children=4, max_tokens=DEPTH, stop=3)
     tokens = np.asarray(beam.value.tokens)[np.asarray(beam.value.log_weights) > -np.inf]
     assert len({tuple(row) for row in tokens.tolist()}) == len(tokens), "an ended beam stands for itself once"
 
@@ -375,7 +465,7 @@ BAD = {
         "int >= 2",
     ),
     "children": (
-        lambda: decoding.beam_search(MODEL, REWARD, [], num_beams=1, num_children=5, max_tokens=2),
+        lambda: decoding.beam_search(None, MODEL, REWARD, [], num_beams=1, num_children=5, max_tokens=2),
         ValueError,
         "at most the 4 tokens, got 5",
     ),
