@@ -154,11 +154,11 @@ def _sweep(seconds, seeds, peers):
 # --- against the model calls --------------------------------------------------------------------------------
 
 
-def _network():
+def _network(seed=0):
     """The digits network with fresh parameters, as model(x, t, cond)."""
     from jaxsci.models import digits
 
-    params = digits.init(jax.random.key(0))
+    params = digits.init(jax.random.key(seed))
     return Partial(_digits, params)
 
 

@@ -187,7 +187,7 @@ d = found.decisions
 print("node, prediction, order, corrected")
 for i in range(int(d.num_rows)):
     print(f"{d.lam[i]:7.2f}  {unified.KINDS[int(d.kind[i])]:5s}  {int(d.order[i])}  {bool(d.corrector[i])}")
-print("first prediction from:", unified.FIRST[int(d.first)])
+print("first prediction from:", ("model", "zero", "mean")[int(d.first)])
 
 # %% [markdown]
 # The result is a plain table: `tables.save(found.value, "five.npz")`, and it runs wherever tables run, also in the

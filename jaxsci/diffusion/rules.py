@@ -35,7 +35,7 @@ def _history(grid, i, num):
     return [k for k in range(min(num, i + 1)) if not _infinite(grid.lam[i - k], -1)]
 
 
-def exponential_row(grid, i, base, target, kind, stencils, *, factors=None, tau=0.0) -> Row:
+def _exponential_row(grid, i, base, target, kind, stencils, *, factors=None, tau=0.0) -> Row:
     r"""From slot `base` to node `target` by the Taylor polynomial of D or eps.
 
     With kind "data", noise of relative strength tau (1 is the reverse SDE) may be added:
@@ -96,7 +96,7 @@ def _expand(grid, i, target, what: _Expansion, *, tau=0.0, coefficient=0.0, v3=N
         factors = [expo.relaxation(what.relaxation, h, mu, coefficient), what.second, *(1.0 for _ in stencils)]
     if what.kind == "v3":
         return v3(grid, i, what.base, target, stencils, factors=factors)
-    return exponential_row(grid, i, what.base, target, what.kind, stencils, factors=factors, tau=tau)
+    return _exponential_row(grid, i, what.base, target, what.kind, stencils, factors=factors, tau=tau)
 
 
 def _end(grid, i, base=0, tau=0.0) -> Row | None:
@@ -104,7 +104,7 @@ def _end(grid, i, base=0, tau=0.0) -> Row | None:
     if _infinite(grid.lam[i + 1]):
         return Row({}, {0: grid.alpha[i + 1]}, {})
     if _infinite(grid.lam[i - base], -1):
-        return exponential_row(grid, i, base, i + 1, "data", (), tau=tau)
+        return _exponential_row(grid, i, base, i + 1, "data", (), tau=tau)
     return None
 
 
@@ -351,4 +351,4 @@ def _runge_kutta(stages: tuple) -> Partial:
     return Partial(bind(_rho_stage, stages=tuple(stages)))
 
 
-__all__ = ["adams_bashforth", "ddim", "exponential_row", "ipndm", "multistep"]
+__all__ = ["adams_bashforth", "ddim", "ipndm", "multistep"]

@@ -1,7 +1,7 @@
 r"""Solvers under their usual names: builders that put a rule on a grid, in float64 on the host.
 
 =====================  ==================================================================================
-``ddim``, ``euler``    first order, with noise (eta) if wished
+``ddim``               first order (Euler in sigma/alpha, flow-matching Euler), with noise (eta) if wished
 ``dpm_multistep``      DPM-Solver and DPM-Solver++ 2M, 3M (with ``half_second`` as published)
 ``sde_dpm``            SDE-DPM-Solver++ 1 to 3
 ``dpm_singlestep``     DPM-Solver and DPM-Solver++ of order 2 and 3, one step at a time
@@ -59,11 +59,6 @@ def ddim(grid: TimeGrid, *, eta: ArrayLike = 0.0) -> SolverTable:
     """
     concrete((grid, eta), "solvers.ddim", "grid and eta", _INGRAPH)
     return tabulate(rules.ddim(float(eta)), to_host(grid))
-
-
-def euler(grid: TimeGrid) -> SolverTable:
-    """Euler in sigma/alpha: DDIM with eta = 0 under its other name (also flow-matching Euler)."""
-    return tabulate(rules.ddim(), _host_grid("euler", grid))
 
 
 def dpm_multistep(
@@ -272,7 +267,6 @@ __all__ = [
     "dpm_orders",
     "dpm_singlestep",
     "dpm_v3",
-    "euler",
     "heun",
     "ipndm",
     "runge_kutta",

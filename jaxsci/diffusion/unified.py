@@ -32,10 +32,8 @@ from jaxsci.diffusion.tables import Rows, SolverTable
 
 KINDS = ("noise", "data", "v3")
 """What a row interpolates; `Decisions.kind` indexes it."""
-RELAXATIONS = expo.RELAXATIONS
-"""Factor on the first derivative; `Decisions.relaxation` indexes it. "linear" is 1 + coefficient h."""
-FIRST = ("model", "zero", "mean")
-"""Where the first prediction comes from; `Decisions.first` indexes it. The last two save a model call."""
+# Where the first prediction comes from; the last two save a model call.
+_FIRST = ("model", "zero", "mean")
 
 _MAX_ORDER = 4
 _SLOTS = 4  # history that a predictor may reach back to; a corrector sees one more
@@ -50,10 +48,11 @@ class Decisions(NamedTuple):
         order: terms of the Taylor polynomial, 1 to 4.
         start: slot of the expansion point: 0 is multistep, 1 and 2 are singlestep.
         points: ``points[i, k - 1, p]``: derivative k of row i uses slot p.
-        relaxation: factor on the first derivative, an index of `RELAXATIONS`.
+        relaxation: factor on the first derivative, an index of ("exact", "bh1", "bh2", "plus_exp", "minus_exp",
+            "linear"); "linear" is 1 + coefficient h.
         coefficient: coefficient of the relaxation "linear"; the others ignore it.
         corrector: whether the state at which row i arrives is corrected, at no further call; never at the last node.
-        first: where the first prediction comes from, an index of `FIRST`.
+        first: where the first prediction comes from, an index of ("model", "zero", "mean").
         num_rows: rows that count, at most N.
     """
 
@@ -99,7 +98,7 @@ def uniform(
 
     Args:
         lam: n + 1 finite nodes, rising.
-        kind, relaxation, first: names of `KINDS`, `RELAXATIONS`, `FIRST`.
+        kind, relaxation, first: names of `KINDS`, and of relaxations and firsts as in `Decisions`.
         order: 1 to 4, less at the start.
         corrector: correct every node but the last.
         lower_order_final: fall to first order at the last node.
@@ -120,7 +119,11 @@ def uniform(
         ([1, 2, 2, 2, 1], 5)
     """
     concrete(lam, "unified.uniform", "lam", "decisions are made on the host; stack them for jax.vmap")
-    for name, value, known in (("kind", kind, KINDS), ("relaxation", relaxation, RELAXATIONS), ("first", first, FIRST)):
+    for name, value, known in (
+        ("kind", kind, KINDS),
+        ("relaxation", relaxation, expo.RELAXATIONS),
+        ("first", first, _FIRST),
+    ):
         if value not in known:
             raise ValueError(f"unified.uniform: {name} must be one of {known}, got {value!r}")
     if order not in range(1, _MAX_ORDER + 1):
@@ -137,10 +140,10 @@ def uniform(
         orders,
         np.zeros(size, int),
         np.stack([nearest(int(o)) for o in orders]),
-        np.full(size, RELAXATIONS.index(relaxation)),
+        np.full(size, expo.RELAXATIONS.index(relaxation)),
         np.zeros(size),
         (np.arange(size) < n - 1) & corrector,
-        np.asarray(FIRST.index(first)),
+        np.asarray(_FIRST.index(first)),
         np.asarray(n),
     )
 
@@ -161,7 +164,7 @@ def _plan(decisions: Decisions) -> tuple:
     for i in range(int(d.num_rows)):
         kind, start = KINDS[int(d.kind[i])], int(d.start[i])
         stencils = tuple(tuple(int(p) for p in np.flatnonzero(d.points[i, k])) for k in range(int(d.order[i]) - 1))
-        row = rules._Expansion(start, kind, stencils, RELAXATIONS[int(d.relaxation[i])])
+        row = rules._Expansion(start, kind, stencils, expo.RELAXATIONS[int(d.relaxation[i])])
         plan.append((row, fix))
         moved = [(0, *(p + 1 for p in stencil)) for stencil in stencils]  # with one derivative more
         moved.append(moved[-1] if moved else (0,))
@@ -179,8 +182,8 @@ def _check(decisions: Decisions, statistics: Statistics | None = None) -> None:
     lam = d.lam[: n + 1]
     if not np.isfinite(lam[:-1]).all() or not (np.diff(lam) > 0).all():
         raise ValueError(f"unified: nodes must be finite (but the last) and rise strictly in lam, got {lam}")
-    if not 0 <= d.first < len(FIRST):
-        raise ValueError(f"unified: first must be in [0, {len(FIRST)}), got {d.first}")
+    if not 0 <= d.first < len(_FIRST):
+        raise ValueError(f"unified: first must be in [0, {len(_FIRST)}), got {d.first}")
     for i in range(n):
         for name, value, num in (("kind", d.kind[i], 3), ("relaxation", d.relaxation[i], 6), ("start", d.start[i], 3)):
             if not 0 <= value < num:
@@ -256,7 +259,7 @@ def solver(
         v3.check_cover("unified.solver", grid, statistics)
     table = tables.tabulate(rule(jax.tree.map(np.asarray, decisions), statistics, grid), grid)
     if int(decisions.first):
-        by_mean = FIRST[int(decisions.first)] == "mean"
+        by_mean = _FIRST[int(decisions.first)] == "mean"
         table = tables.analytic_first(table, np.asarray(mean if by_mean else 0.0, np.float64))
     if not pad:
         return table
@@ -275,9 +278,7 @@ def _everything(size, shape, mean_shape):
 
 
 __all__ = [
-    "FIRST",
     "KINDS",
-    "RELAXATIONS",
     "Decisions",
     "nearest",
     "rule",

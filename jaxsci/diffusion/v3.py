@@ -7,7 +7,7 @@ $$ x_t = \alpha_t e^{L_s - L_t}\Bigl[\tfrac{x_s}{\alpha_s} - \int_{\lambda_s}^{\
    \Bigl(g + \int_{\lambda_s}^{\lambda} e^{S_s - S} b\Bigr) d\lambda\Bigr]. $$
 
 g is replaced by its Taylor polynomial at s with derivatives from stored values, as in the other exponential rules
-(`rules.exponential_row`); l = 1, s = b = 0 gives back data prediction, l = 0, s = -1, b = 0 noise prediction.
+(`rules._exponential_row`); l = 1, s = b = 0 gives back data prediction, l = 0, s = -1, b = 0 noise prediction.
 The integrals are in `_v3_integrals`.
 
 References: K. Zheng, C. Lu, J. Chen, J. Zhu, "DPM-Solver-v3: Improved Diffusion ODE Solver with Empirical Model
@@ -51,7 +51,7 @@ def v3_row(
     *,
     factors: Sequence[Any] | None = None,
 ) -> Row:
-    r"""From slot `base` to node `target` by the Taylor polynomial of g; the sibling of `rules.exponential_row`.
+    r"""From slot `base` to node `target` by the Taylor polynomial of g; the sibling of `rules._exponential_row`.
 
     Args:
         grid: rising nodes, all that are used finite in lam; host float64 or traced.

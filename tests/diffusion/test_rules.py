@@ -106,6 +106,25 @@ def test_weights_integrate_polynomials_in_lambda_exactly(points, kind):
             np.testing.assert_allclose(got, exact, rtol=1e-9, atol=1e-11)
 
 
+@pytest.mark.parametrize(("tau", "power"), [(1.0, 2.0), (0.0, 1.5), (2.0**0.5, 0.5), (1.0, 0.5)])
+def test_a_power_of_a_point_is_solved_exactly(tau, power):
+    """eps = P (x - alpha m) / sigma is linear: one step is two of half its length, in mean and in variance."""
+
+    rule = rules.multistep(1, tau=tau, power=power)
+
+    def moments(lams):
+        grid, mean, variance = grids.at_lams(VP, np.asarray(lams)), 0.7, 0.3
+        for i in range(len(lams) - 1):
+            row, alpha = rule(grid, i).predictor, grid.alpha[i]
+            slope = row.x[0] + row.data[0] * (1 - power) / alpha  # D = (x - sigma eps) / alpha
+            mean = slope * mean + row.data[0] * power * 0.4  # of a point at 0.4
+            variance = slope**2 * variance + (row.std or 0.0) ** 2
+        return mean, variance
+
+    np.testing.assert_allclose(moments([-1.0, 1.0]), moments([-1.0, 0.0, 1.0]), rtol=1e-12)
+    assert abs(moments([-1.0, 1.0])[0] - 0.4 * VP.alpha_sigma(1.0)[0]) < 0.3, "it ends near the point"
+
+
 @pytest.mark.parametrize("variable", ["t", "rho"])
 def test_weights_integrate_polynomials_in_their_variable_exactly(variable):
     lams = np.asarray([-2.0, -1.4, -0.5, 0.3, 0.9])
@@ -207,6 +226,8 @@ def test_bad_input():
         (lambda: rules.multistep(2, relaxation="bh3"), "relaxation must be"),
         (lambda: rules.multistep(2, tau=1.0, corrector=True), "tau > 0 needs kind='data' and no corrector"),
         (lambda: rules.multistep(2, tau=1.0, kind="noise"), "tau > 0 needs"),
+        (lambda: rules.multistep(2, power=2.0, corrector=True), "power 2.0 needs kind='data', no corrector"),
+        (lambda: rules.multistep(2, power=0.4, tau=1.0), r"with \(1 \+ tau\^2\) power >= 1"),
         (lambda: rules.adams_bashforth(0), "points must be 1, 2, 3 or 4"),
         (lambda: rules.adams_bashforth(2, variable="s"), "variable must be 't', 'rho' or 'lam'"),
         (lambda: rules.ipndm(7), "ipndm: order must be 1, 2, 3 or 4"),

@@ -10,7 +10,7 @@ import pytest
 
 from diffusion import mixture
 from jaxsci import diffusion
-from jaxsci.diffusion import grids, rules, solvers, statistics, tables, unified
+from jaxsci.diffusion import _exponential, grids, rules, solvers, statistics, tables, unified
 
 SCHEDULE = mixture.problem_a().schedule
 
@@ -113,7 +113,7 @@ def by_hand(d, x, predict):
             history[0][1] = step(unified.KINDS[d.kind[i - 1]], d.start[i - 1] + 1, moved, lam[i], 1.0)
         kind, base = unified.KINDS[d.kind[i]], d.start[i]
         h = lam[i + 1] - history[base][0]
-        name = unified.RELAXATIONS[d.relaxation[i]]
+        name = _exponential.RELAXATIONS[d.relaxation[i]]
         factor = relax(name, d.coefficient[i], h, -h if kind == "data" else h)
         x = step(kind, base, plan[i], lam[i + 1], factor)
     return x

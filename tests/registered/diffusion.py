@@ -183,14 +183,6 @@ def _ddim_rule(key, dtype):
     return run, (_lams(key, dtype), *numbers(key, dtype, 1))
 
 
-def _row(key, dtype):
-    def run(lams):
-        row = rules.exponential_row(grids.at_lams(VP, lams), 2, 1, 3, "noise", ((0, 2), (0, 2)))
-        return row.x[1], row.noise
-
-    return run, (_lams(key, dtype),)
-
-
 def _table(lams):
     return tables.tabulate(rules.multistep(1, corrector=True), grids.at_lams(VP, lams))
 
@@ -362,5 +354,4 @@ ENTRIES = {
     R + "rules.multistep": _rule(rules.multistep(3, relaxation="bh2", corrector=True)),
     R + "rules.adams_bashforth": _rule(rules.adams_bashforth(2)),
     R + "rules.ipndm": _rule(rules.ipndm()),
-    R + "rules.exponential_row": Compiled(_row, grad=(0,)),
 }

@@ -109,7 +109,6 @@ def _works_orders(folder):
 R = "jaxsci.diffusion.solvers."
 ENTRIES = {
     R + "ddim": _solver(lambda g: solvers.ddim(g, eta=0.5), _ddim_truth(0.5)),
-    R + "euler": _solver(solvers.euler, _ddim_truth(0)),
     R + "dpm_multistep": _solver(solvers.dpm_multistep, _midpoint_truth),
     R + "sde_dpm": _solver(lambda g: solvers.sde_dpm(g, order=1), _sde_truth),
     R + "dpm_singlestep": Builder(

@@ -185,6 +185,19 @@ def test_the_threshold_is_strict(key):
     np.testing.assert_array_equal(drawn.value.particles, [0, 0, 1, 1])
 
 
+def test_a_threshold_for_each_input(key, tmp_path):
+    """T numbers are read where they stand, in a scan, in a host loop and by a run that goes on."""
+    shares, options = jnp.array([1.0, 0.0, 1.0, 0.0, 1.0]), dict(num_particles=8)
+    whole = smc.run(key, linear(), series()[:5], ess_threshold=shares, **options)
+    np.testing.assert_array_equal(whole.history.resampled, [False, False, True, False, True])
+    looped = smc.run(key, linear(), series()[:5], ess_threshold=shares, checkpoint=tmp_path, **options)
+    np.testing.assert_array_equal(looped.history.resampled, whole.history.resampled)
+    rest = smc.run(key, linear(), series()[5:8], state=whole.state, ess_threshold=shares[:3], **options)
+    np.testing.assert_array_equal(rest.history.resampled, [True, False, True])
+    with pytest.raises(ValueError, match="a number or one for each of 3 inputs, got shape"):
+        smc.run(key, linear(), series()[:3], ess_threshold=shares, **options)
+
+
 def test_one_particle_and_one_input(key):
     one = smc.run(key, linear(), series()[:3], num_particles=1, ess_threshold=1.0)
     assert one.value.particles.shape == (1,) and np.isfinite(one.log_z) and np.all(one.history.ess == 1)

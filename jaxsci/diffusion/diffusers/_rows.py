@@ -74,7 +74,7 @@ def ancestral(large: bool, noise_at_end: bool):
     """
 
     def rule(grid, i):
-        row = rules.exponential_row(grid, i, 0, i + 1, "data", (), tau=1.0)
+        row = rules._exponential_row(grid, i, 0, i + 1, "data", (), tau=1.0)
         if np.isinf(grid.lam[i + 1]):
             std = np.sqrt(1 - grid.alpha[i] ** 2) if large and noise_at_end else 0.0
             return Step(Row({}, {0: grid.alpha[i + 1]}, {}, std=std))

@@ -16,11 +16,11 @@ from jaxtyping import Array, ArrayLike, Float
 
 from jaxsci.core import keys
 from jaxsci.core.types import KeyArray
-from jaxsci.diffusion import unified
+from jaxsci.diffusion import _exponential
 from jaxsci.diffusion.unified import Decisions
 
 _GAP = 1e-3  # least distance of two nodes, in units of the mean distance
-_LINEAR = unified.RELAXATIONS.index("linear")
+_LINEAR = _exponential.RELAXATIONS.index("linear")
 
 
 class Space(eqx.Module):
@@ -32,7 +32,7 @@ class Space(eqx.Module):
         kinds: probabilities of the predictions `unified.KINDS`.
         orders: probabilities of 1 to 4 Taylor terms.
         starts: probabilities of expansion points 0, 1 and 2 evaluations back.
-        firsts: probabilities of `unified.FIRST`.
+        firsts: probabilities of ("model", "zero", "mean").
         corrector: probability that a row is corrected.
         low_order: probability that the first derivative uses fewer points than there are.
         change: probability that `mutate` draws a decision again or shifts it.
@@ -84,7 +84,7 @@ def space(
         kinds: probabilities of the predictions `unified.KINDS`; 0 for "v3" without statistics.
         orders: of Taylor polynomials of 1 to 4 terms.
         starts: of expansion points 0, 1 and 2 evaluations back; the published search has multistep rows alone.
-        firsts: of `unified.FIRST`; (1, 0, 0) keeps all calls for the model.
+        firsts: of ("model", "zero", "mean"); (1, 0, 0) keeps all calls for the model.
         corrector: probability that a row is corrected.
         low_order: probability that the first derivative uses fewer points than there are.
         change: probability that `mutate` draws a decision again.
