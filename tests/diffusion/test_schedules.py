@@ -74,7 +74,9 @@ def test_a_discrete_chain_is_its_products(name):
     times = np.arange(1, 101) / 100
     bar = np.cumprod(1 - beta)
     np.testing.assert_allclose(schedule.alpha_sigma(schedule.lam(times))[0], np.sqrt(bar), rtol=1e-12)
-    np.testing.assert_allclose(schedule.model_time(times), np.arange(100) * 10.0, atol=1e-9)
+    np.testing.assert_allclose(schedule.model_time(times), np.arange(100), atol=1e-9)
+    scaled = schedules.vp_discrete(beta, time_scale=1000.0)
+    np.testing.assert_allclose(scaled.model_time(times), np.arange(100) * 10.0, atol=1e-9)
     middle = schedule.lam((times[3] + times[4]) / 2)  # linear in log alpha between the nodes
     np.testing.assert_allclose(np.log(schedule.alpha_sigma(middle)[0]), (np.log(bar[3]) + np.log(bar[4])) / 4)
 
