@@ -136,9 +136,9 @@ def _label(value: Any) -> Any:
 def _label_array(labels: Sequence[Any]) -> np.ndarray:
     """Labels as a coordinate: Boolean, integer or float if all of them are, else strings."""
     kinds = {type(label) for label in labels}
-    if kinds <= {bool} or kinds <= {int}:
+    if kinds <= {bool} or kinds <= {int} and all(-(2**63) <= label < 2**63 for label in labels):
         return np.asarray(labels)
-    if kinds <= {int, float}:
+    if float in kinds and kinds <= {int, float}:
         return np.asarray(labels, np.float64)
     return np.asarray([str(label) for label in labels])
 

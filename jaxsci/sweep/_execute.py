@@ -231,6 +231,10 @@ def _looped(study: Study, done: np.ndarray | None) -> Iterator[tuple[Batch, str]
 
 def _host(leaf: Any) -> np.ndarray:
     array = np.asarray(leaf)
+    if array.dtype.kind == "O":
+        raise TypeError(
+            f"sweep: an output is {leaf!r}, which no dtype of NumPy holds; return a float or text of digits"
+        )
     return array.astype(host_dtype(array.dtype), copy=False)
 
 
@@ -240,6 +244,8 @@ def _code(outputs: dict[str, np.ndarray], allow_nan: Sequence[str]) -> int:
     for name, out in outputs.items():
         if is_status(name, out.dtype):
             code |= int(np.bitwise_or.reduce(out.astype(np.int64), axis=None))
+            if not -(2**31) <= code < 2**31:
+                raise ValueError(f"sweep: output {name!r} is no status: {code} is beyond the bits of an int32")
         elif out.dtype.kind in "fc" and not allowed(name, allow_nan) and not np.isfinite(out).all():
             code |= status.NONFINITE_RESULT
     return code

@@ -133,9 +133,11 @@ def named_outputs(name: str, out: Any, convert: Callable) -> dict[str, Any]:
 
 
 def host_dtype(dtype: Any) -> np.dtype:
-    """The dtype an output has in files: small floats that netCDF does not know become float32."""
+    """The dtype an output has in files: small floats and integers that netCDF does not know become float32 and int8."""
     if jnp.issubdtype(dtype, jnp.floating) and np.dtype(dtype).itemsize < 4:
         return np.dtype(np.float32)
+    if jnp.issubdtype(dtype, jnp.integer) and np.dtype(dtype).kind not in "iu":  # of two and four bits
+        return np.dtype(np.int8 if jnp.issubdtype(dtype, jnp.signedinteger) else np.uint8)
     return np.dtype(dtype)
 
 

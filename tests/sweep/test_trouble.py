@@ -72,6 +72,24 @@ def test_a_full_disk_is_an_error_that_names_the_file(tmp_path, monkeypatch):
     assert path.read_bytes() == b"before" and [p.name for p in tmp_path.iterdir()] == ["a.npz"]
 
 
+def test_what_files_do_not_know_is_converted_or_refused_at_the_first_point(tmp_path):
+    """Integers of four bits, labels beyond int64; statuses beyond int32, integers beyond any dtype."""
+    x, quiet = sweep.product(x=[1.0, 2.0]), {"progress": False}
+    ds = sweep.run(lambda x: {"s": jnp.int4(-3), "u": jnp.uint4(9)}, x, out=tmp_path / "a", **quiet)
+    assert ds["s"].dtype == np.int8 and ds["u"].dtype == np.uint8 and ds["s"].values.tolist() == [-3, -3]
+    wide = sweep.product(n=sweep.static([2**70, 1]))
+    ds = sweep.run(lambda n: jnp.float32(n), wide, out=tmp_path / "b", **quiet)
+    assert sweep.load(tmp_path / "b")["n"].values.tolist() == [str(2**70), "1"] and float(ds["value"][0]) == 2.0**70
+    points = []
+    for bad, error, match in (
+        (lambda x: points.append(x) or {"y": x, "status": 3_000_000_000}, ValueError, "'status' is no status: 3000"),
+        (lambda x: points.append(x) or 2**70, TypeError, "which no dtype of NumPy holds"),
+    ):
+        with pytest.raises(error, match=match):
+            sweep.run(bad, x, batch="loop", out=tmp_path / "c", overwrite=True, **quiet)
+    assert points == [1.0, 1.0]
+
+
 _LIMITED = """
 import resource, signal, sys
 import numpy as np
