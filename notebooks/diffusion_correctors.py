@@ -165,9 +165,9 @@ print("farthest:", ", ".join(f"{a} and {b} ({z:.1f})" for z, (a, b) in near[-3:]
 #
 # From the left: threes; threes at the power 1.5, nearer to what is typical; the law whose constant is the affinity of 3
 # and 8; the product of the two. Above each stand log Z, how much it varies over runs, and the effective number of
-# samples. Between laws that do not add up to a power of 1 every pixel is corrected, so weights and log Z are rougher. The
-# product's log Z varies by nats and its samples are alike: few ancestors are left, which the effective number after the
-# last resampling does not tell (`state.eves` does).
+# samples. Between laws that do not add up to a power of 1 every pixel is corrected, so weights and log Z are rougher.
+# The product's log Z varies by nats and its samples are alike: few ancestors are left, which the effective number after
+# the last resampling does not tell (`state.eves` does).
 
 
 # %%
