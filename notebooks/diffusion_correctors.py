@@ -50,7 +50,7 @@ ve = schedules.ve(0.05, 100.0)
 def log_density(x, t):
     """log q of one point at noise t."""
     v = WIDTH**2 + t**2
-    return logsumexp(np.log(WEIGHTS) - jnp.sum((x - MEANS) ** 2, axis=-1) / (2 * v)) - jnp.log(2 * jnp.pi * v)
+    return logsumexp(np.log(WEIGHTS) - jnp.sum((x[None] - MEANS) ** 2, axis=-1) / (2 * v)) - jnp.log(2 * jnp.pi * v)
 
 
 forty = diffusion.predictions.denoiser(lambda x, t, cond: -t * jax.grad(log_density)(x, t), ve, "epsilon")
