@@ -1,7 +1,8 @@
 """Diffusion samplers: one core for every fast solver.
 
 Builds on: core, nn, smc. A solver is a table (`tables`): a rule (`rules`) put on a grid (`grids`) of a noise schedule
-(`schedules`); `sample` runs it for a denoiser (`predictions`). Start reading at `tables.py`, then `_sample.py`.
+(`schedules`); `sample` runs it for a denoiser (`predictions`), `correctors` a cloud for several. Start reading at
+`tables.py`, then `_sample.py`.
 """
 
 from jaxsci.diffusion import (

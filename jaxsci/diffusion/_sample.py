@@ -252,7 +252,7 @@ def _draws(table):
 def _trouble(state: State, values, bit):
     """The bit for each sample whose values are not all finite."""
     axes = tuple(range(state.status.ndim, values.ndim))
-    return status.flag(~jnp.all(jnp.isfinite(values), axis=axes), bit)
+    return jnp.where(jnp.all(jnp.isfinite(values), axis=axes), jnp.int32(0), jnp.int32(bit))
 
 
 @eqx.filter_jit

@@ -160,7 +160,7 @@ def test_the_mean_growth_is_that_of_log_z():
     """E_p[g] = d log Z / d lambda, by quadrature in one dimension; of other schedules the equation above says it."""
     schedule = SCHEDULES["vp"]
     target = _target(schedule, (Q1, Q2))
-    x = np.linspace(-14, 14, 2801)[:, None]
+    x = jnp.linspace(-14, 14, 2801)[:, None]
 
     @jax.jit
     def both(lam, case, rates):

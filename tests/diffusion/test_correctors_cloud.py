@@ -75,6 +75,7 @@ def test_a_cloud_shares_its_draws_and_permutes_with_its_histories():
     np.testing.assert_array_equal(permuted.x, np.asarray(state.x)[order])
 
 
+@pytest.mark.bad_input
 def test_misuse_of_steps():
     table = solvers.sde_dpm(grids.logsnr(VE, 2))
     with pytest.raises(TypeError, match="diffusion.init: x_T must be floating"):
@@ -172,6 +173,7 @@ def _constant(value, x, t):
     return value + 0 * x[0]
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize(
     ("error", "match", "change"),
     [
@@ -205,6 +207,7 @@ def test_static_misuse(error, match, change):
         correctors.sample(**call)
 
 
+@pytest.mark.bad_input
 def test_a_traced_grid_is_refused():
     with pytest.raises(TypeError, match="concrete"):
         jax.jit(lambda lam: correctors.sample(KEY, _toy, grids.at_lams(VE, lam), ZERO, num_particles=2))(
