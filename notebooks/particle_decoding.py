@@ -221,6 +221,7 @@ METHODS = {
     "beam search, all children": GREY,
 }
 answers, answer = jnp.asarray(results - results.min()), GOAL - int(results.min())
+num_answers = int(np.ptp(results)) + 1
 right32 = jnp.asarray(right)
 
 
@@ -239,7 +240,7 @@ def accuracy(keys, sigma, num):
             result = decoding.particle_filter(
                 first, model, reward, [], num_particles=num, max_tokens=DEPTH, reward_temperature=tau
             )
-            votes = decoding.majority(answers[leaf(result)], result.value.log_weights, int(answers.max()) + 1)
+            votes = decoding.majority(answers[leaf(result)], result.value.log_weights, num_answers)
             return jnp.argmax(votes) == answer
 
         def best(result):
