@@ -327,9 +327,9 @@ ax.legend(frameon=False, fontsize=8, title="dotted: as published")
 plt.show()
 
 # %% [markdown]
-# The dotted lines are the published formula, which weighs each attempt by the wrong average over the types of tasks
-# and promises too much. Over all verifiers and prices, this is the number of attempts after which one should stop: in
-# the white corner one should not begin.
+# The dotted lines are the published formula, which weighs each attempt by the wrong average over the types of tasks:
+# it promises too much where wrong answers are cheap and too little where they are dear. Over all verifiers and
+# prices, this is the number of attempts after which one should stop: in the white corner one should not begin.
 
 # %%
 num = 8 if FAST else 60
