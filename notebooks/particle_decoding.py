@@ -221,6 +221,7 @@ METHODS = {
     "beam search, all children": GREY,
 }
 answers, answer = jnp.asarray(results - results.min()), GOAL - int(results.min())
+num_answers = int(np.ptp(results)) + 1
 right32 = jnp.asarray(right)
 
 
@@ -239,7 +240,7 @@ def accuracy(keys, sigma, num):
             result = decoding.particle_filter(
                 first, model, reward, [], num_particles=num, max_tokens=DEPTH, reward_temperature=tau
             )
-            votes = decoding.majority(answers[leaf(result)], result.value.log_weights, int(answers.max()) + 1)
+            votes = decoding.majority(answers[leaf(result)], result.value.log_weights, num_answers)
             return jnp.argmax(votes) == answer
 
         def best(result):
@@ -326,9 +327,9 @@ ax.legend(frameon=False, fontsize=8, title="dotted: as published")
 plt.show()
 
 # %% [markdown]
-# The dotted lines are the published formula, which weighs each attempt by the wrong average over the types of tasks
-# and promises too much. Over all verifiers and prices, this is the number of attempts after which one should stop: in
-# the white corner one should not begin.
+# The dotted lines are the published formula, which weighs each attempt by the wrong average over the types of tasks:
+# it promises too much where wrong answers are cheap and too little where they are dear. Over all verifiers and
+# prices, this is the number of attempts after which one should stop: in the white corner one should not begin.
 
 # %%
 num = 8 if FAST else 60

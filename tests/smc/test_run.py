@@ -238,3 +238,27 @@ def test_bad_calls(error, match, change, key):
     given = {name: value for name, value in given.items() if name not in model._fields}
     with pytest.raises(error, match=match):
         smc.run(given.pop("key"), given.pop("model"), given.pop("inputs"), **given)
+
+
+# --- in place ----------------------------------------------------------------------------------------------
+
+
+def test_in_place_the_same_offspring_stand_where_their_parents_survive(key):
+    """Particles that do not move, large and small: the ones that survive are where they were."""
+    rng = np.random.default_rng(0)
+    wide, weights = rng.standard_normal((40, 600)).astype(np.float32), rng.standard_normal(40).astype(np.float32)
+    model = smc.Model(
+        lambda key, num, t: ({"wide": jnp.asarray(wide), "index": jnp.arange(num)}, jnp.asarray(weights)),
+        lambda key, x, log_weights, t: (x, x["wide"][:, 0], None),
+    )
+    options = dict(num_particles=40, ess_threshold=1.0, store="ancestors")
+    plain, settled = (smc.run(key, model, jnp.arange(4), in_place=flag, **options) for flag in (False, True))
+    before, after = (np.asarray(r.history.ancestors) for r in (plain, settled))
+    np.testing.assert_array_equal(before[1], np.sort(after[1]))
+    for row in after:
+        np.testing.assert_array_equal(row[row], row)
+    index = np.asarray(settled.value.particles["index"])
+    np.testing.assert_array_equal(settled.value.particles["wide"], wide[index])
+    np.testing.assert_array_equal(index, settled.state.eves)
+    with pytest.raises(ValueError, match="in_place needs ancestors of all particles"):
+        smc.run(key, model, jnp.arange(4), num_particles=40, num_resampled=10, in_place=True)

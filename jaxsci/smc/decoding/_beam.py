@@ -8,6 +8,8 @@ Reference: C. Snell et al., Scaling LLM test-time compute optimally, arXiv 2408.
 against a process reward, with children that are drawn).
 """
 
+from collections.abc import Sequence
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -29,7 +31,7 @@ def beam_search(
     key: KeyArray | None,
     model: SequenceModel,
     reward: Reward,
-    prompt: Int[ArrayLike, " T"],
+    prompt: Int[ArrayLike, " T"] | Sequence[int],
     *,
     num_beams: Size,
     num_children: Size,

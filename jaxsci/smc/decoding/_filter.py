@@ -9,7 +9,7 @@ References: I. Puri et al., A probabilistic inference approach to inference-time
 Monte Carlo methods, arXiv 2502.01618 (2025); S. Zhao et al., arXiv 2404.17546 (2024).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import equinox as eqx
 import jax
@@ -34,7 +34,7 @@ def particle_filter(
     key: KeyArray,
     model: SequenceModel,
     reward: Reward,
-    prompt: Int[ArrayLike, " T"],
+    prompt: Int[ArrayLike, " T"] | Sequence[int],
     *,
     num_particles: Size,
     max_tokens: Size,
@@ -102,7 +102,7 @@ def best_of_n(
     key: KeyArray,
     model: SequenceModel,
     reward: Reward,
-    prompt: Int[ArrayLike, " T"],
+    prompt: Int[ArrayLike, " T"] | Sequence[int],
     *,
     num_particles: Size,
     max_tokens: Size,
@@ -131,7 +131,7 @@ def particle_gibbs(
     key: KeyArray,
     model: SequenceModel,
     reward: Reward,
-    prompt: Int[ArrayLike, " T"],
+    prompt: Int[ArrayLike, " T"] | Sequence[int],
     *,
     num_particles: Size,
     num_steps: Size,
@@ -217,7 +217,7 @@ def _chain(key, task, steps, threshold, num_particles, num_steps):
 
 
 def majority(
-    answers: Int[ArrayLike, " N"], log_weights: Float[ArrayLike, " N"], num_answers: Size
+    answers: Int[ArrayLike, " N"] | Sequence[int], log_weights: Float[ArrayLike, " N"], num_answers: Size
 ) -> Float[Array, " num_answers"]:
     r"""Weighted majority: the share of the weight that each answer has, $\sum_i W_i [a_i = k]$.
 

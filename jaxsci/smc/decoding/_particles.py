@@ -184,7 +184,8 @@ def extended(task: Task, particles: Particle, token, law, lawful, input: Step) -
     else:
         counted = increment = jnp.where(reads, score / tau, 0)
     alive = particles.alive & lawful
-    bad = status.flag(outside & reads, status.OUT_OF_RANGE) | status.flag(~lawful, status.DEGENERATE)
+    bad = jnp.where(outside & reads, status.OUT_OF_RANGE, 0) | jnp.where(lawful, 0, status.DEGENERATE)
+    bad = bad.astype(jnp.int32)
     told = jnp.where(active, jax.vmap(_status)(state), 0) | bad
     column = jnp.where(active, token, -1)
     chosen = jnp.take_along_axis(law, token[:, None], axis=1)[:, 0]

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
-from jaxtyping import Array, Float
+from jaxtyping import ArrayLike, Float
 
 from jaxsci.core.protocols import SequenceModel
 from jaxsci.core.types import concrete
@@ -17,7 +17,7 @@ from jaxsci.smc.decoding._reward import TARGETS, WEIGHTS, Reward
 
 
 def tree(
-    log_policy: Sequence[Float[Array, "nodes V"]], rewards: Sequence[Float[Array, " children"]]
+    log_policy: Sequence[Float[ArrayLike, "_ _"]], rewards: Sequence[Float[ArrayLike, " _"]]
 ) -> tuple[SequenceModel, Reward]:
     """A model and a reward that look up a tree of V tokens and depth D.
 
@@ -80,12 +80,12 @@ def _score(scores, node):
 
 
 def tree_posterior(
-    log_policy: Sequence[Float[np.ndarray, "nodes V"]],
-    rewards: Sequence[Float[np.ndarray, " children"]],
+    log_policy: Sequence[Float[ArrayLike, "_ _"]],
+    rewards: Sequence[Float[ArrayLike, " _"]],
     *,
     weight: str = "odds",
     target: str = "product",
-    reward_temperature: float | Sequence[float] = 1.0,
+    reward_temperature: ArrayLike | Sequence[float] = 1.0,
 ) -> tuple[float, Float[np.ndarray, " leaves"]]:
     r"""The law that decoding of a tree aims at, by enumeration: $\log Z$ and $p(s) w(s) / Z$ of each of its V^D leaves.
 

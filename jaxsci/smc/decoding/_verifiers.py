@@ -15,6 +15,7 @@ Reference: B. Stroebl, S. Kapoor, A. Narayanan, Inference scaling fLaws: the lim
 verifiers, arXiv 2411.17501 (2024).
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import equinox as eqx
@@ -46,8 +47,8 @@ class ResamplingLaw(NamedTuple):
 
 
 def resampling_law(
-    success: Float[ArrayLike, " types"],
-    prior: Float[ArrayLike, " types"],
+    success: Float[ArrayLike, " types"] | Sequence[float],
+    prior: Float[ArrayLike, " types"] | Sequence[float],
     num_attempts: Size,
     *,
     completeness: ArrayLike = 1.0,
