@@ -1,7 +1,7 @@
 """What each test file costs: CPU seconds of the processes and programs asked for, printed by ``--budget``.
 
 Seconds are those of the test's process and of its finished children, all threads; programs are requests to the
-compiler, whether or not the persistent cache answers them, so a warm run counts the same. Contracts count by room.
+compiler, whether or not the persistent cache answers them, so a warm run counts the same. Contracts and examples count by room.
 Compiling is most of what the suite costs, so a file that asks for more than `MAX_PROGRAMS` fails the run.
 """
 
@@ -32,9 +32,9 @@ def cpu_seconds() -> float:
 
 
 def part(nodeid: str) -> str:
-    """The file of a test; of a contract also the room it belongs to."""
+    """The file of a test; of a contract and of a module's examples also the room it belongs to."""
     file, _, case = nodeid.partition("::")
-    if file.endswith("test_contracts.py") and "[" in case:
+    if file.endswith("test_contracts.py") and "[" in case or case.startswith("test_doctests["):
         return f"{file} {'.'.join(case.split('[')[1].rstrip(']').split('.')[:2])}"
     return file
 

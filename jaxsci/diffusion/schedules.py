@@ -289,7 +289,7 @@ def from_alphas_cumprod(alphas_cumprod: Float[ArrayLike, " N"], **options) -> No
         >>> from jaxsci.diffusion import schedules
         >>> chain = schedules.from_alphas_cumprod(np.cumprod(1 - schedules.betas("linear")))
         >>> print(f"{chain.lam(0.5):.4f} {schedules.vp_discrete(schedules.betas('linear')).lam(0.5):.4f}")
-        -1.2306 -1.2306
+        -1.2308 -1.2308
     """
     concrete(alphas_cumprod, "schedules.from_alphas_cumprod", "alphas_cumprod", "write the law with jax.numpy")
     bar = np.asarray(alphas_cumprod, np.float64)
