@@ -1,8 +1,8 @@
 """What each test file costs: CPU seconds of the processes and programs asked for, printed by ``--budget``.
 
 Seconds are those of the test's process and of its finished children, all threads; programs are requests to the
-compiler, whether or not the persistent cache answers them, so a warm run counts the same. Contracts and examples count by room.
-Compiling is most of what the suite costs, so a file that asks for more than `MAX_PROGRAMS` fails the run.
+compiler, whether or not the persistent cache answers them, so a warm run counts the same. Contracts and examples count
+by room. Compiling is most of what the suite costs, so a file that asks for more than `MAX_PROGRAMS` fails the run.
 """
 
 import os
