@@ -37,7 +37,6 @@ top    demo                scenes and the command line; nothing imports it      
 
 import importlib
 import importlib.metadata
-import os
 
 # The rooms, and the functions with the module that each comes from; all lazy, see __getattr__.
 __all__ = [  # noqa: F822
@@ -65,22 +64,6 @@ try:
     __version__ = importlib.metadata.version("jaxsci")
 except importlib.metadata.PackageNotFoundError:  # a source tree that was never installed
     __version__ = "0+unknown"
-
-
-def _widen_the_thread_pool() -> None:
-    """Four threads a core for JAX on a CPU, where jaxlib 0.10 would wait for ever with one.
-
-    There a batched factorisation holds a thread of the pool while its parts wait for another one, so as many of them at
-    once as there are threads (two on two cores, also one on each of two virtual devices) stand still; jaxlib 0.11 does
-    not. JAX reads the variable when it first computes. Who has set it, or NPROC, keeps what they set.
-    """
-    release = tuple(int(part) for part in importlib.metadata.version("jaxlib").split(".")[:2])
-    if release < (0, 11) and "NPROC" not in os.environ:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        os.environ.setdefault("PJRT_NPROC", str(4 * cores))
-
-
-_widen_the_thread_pool()
 
 
 def __getattr__(name: str):

@@ -1,4 +1,4 @@
-r"""Loops that trace the user's body once: a while loop with a cap, and a scan in rematerialised segments.
+r"""Loops that trace the user's body once: a while loop with a cap, and a scan in rematerialised segments; and order.
 
 Reverse mode needs the carry of every step. Kept for all $T$ steps it costs memory $O(T)$; kept at the ends
 of $\sqrt T$ segments, with the inside of a segment computed again on the way back, it costs $O(\sqrt T)$
@@ -216,4 +216,25 @@ def _traced_cond(cond, carry):
     return lambda carry: run(*jax.tree.leaves(carry))[0]
 
 
-__all__ = ["bounded_while", "checkpointed_scan"]
+def after(x: PyTree, first: PyTree) -> PyTree:
+    """`x` as it is, but not before `first` is there: a dependence that the compiler cannot remove.
+
+    jaxlib 0.10 waits for ever on a CPU with few cores when two batched factorisations (`jnp.linalg.cholesky`, or a
+    solve, under `vmap`) that do not depend on each other run at once; jaxlib 0.11 does not. Where a function holds two,
+    the second one's matrix is taken after the first one's result.
+
+    Args:
+        x: any pytree of arrays; its floating leaves wait.
+        first: what is waited for: its first leaf.
+
+    Example:
+        >>> from jaxsci.core import loops
+        >>> float(loops.after(jnp.float32(2.0), jnp.ones((3, 3))))
+        2.0
+    """
+    value = jax.lax.stop_gradient(jnp.ravel(jax.tree.leaves(first)[0])[0])
+    nothing = 0 * jnp.where(jnp.isfinite(value), value, 0)
+    return jax.tree.map(lambda a: a + nothing.astype(a.dtype) if eqx.is_inexact_array(a) else a, x)
+
+
+__all__ = ["after", "bounded_while", "checkpointed_scan"]

@@ -6,7 +6,11 @@ sharded inputs would make all devices meet at every iteration of it.
 
 import collections
 import hashlib
+import importlib.metadata
+import os
+import re
 import threading
+import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -92,6 +96,29 @@ def compile_chunk(
     return Program(_compiled(lowered, traced, devices), arguments, step)
 
 
+def _warn_of_waiting(text: str, devices: Sequence[Any]) -> None:
+    """Before factorisations that may wait for each other for ever.
+
+    On a CPU jaxlib 0.10 hands a batched factorisation to a thread of its pool, which waits there until other threads
+    have computed the parts. As many at once as the pool has threads, by default one a core, all wait. Several devices
+    share one pool. jaxlib 0.11 does without. JAX reads the variables when it first computes.
+    """
+    release = tuple(int(part) for part in importlib.metadata.version("jaxlib").split(".")[:2])
+    if devices[0].platform != "cpu" or release >= (0, 11):
+        return
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = int(os.environ.get("PJRT_NPROC") or os.environ.get("NPROC") or cores)
+    at_once = len(devices) * len(re.findall(r"custom_call @(?:lapack|blas)_", text))
+    if at_once > 1 and threads < 4 * len(devices):
+        warnings.warn(
+            f"sweep.run: this program holds factorisations, of which {at_once} may run at once, and with jaxlib "
+            f"{'.'.join(map(str, release))} they can wait for each other for ever on the {threads} threads that JAX "
+            f"has here; if the run stands still, set PJRT_NPROC={4 * len(devices)} in the environment before Python "
+            "starts, or take jaxlib 0.11",
+            stacklevel=2,
+        )
+
+
 def _compiled(lowered: Any, traced: Traced, devices: Sequence[Any]) -> Any:
     """The executable of a lowered chunk: that of an earlier call, if its text and devices are the same.
 
@@ -100,8 +127,9 @@ def _compiled(lowered: Any, traced: Traced, devices: Sequence[Any]) -> Any:
     """
     if any("callback" in equation.primitive.name for equation in program.equations(traced.closed.jaxpr)):
         return lowered.compile()
-    text = hashlib.sha256(lowered.as_text().encode()).digest()
-    key = (text, *((device.platform, device.id) for device in devices))
+    text = lowered.as_text()
+    _warn_of_waiting(text, devices)
+    key = (hashlib.sha256(text.encode()).digest(), *((device.platform, device.id) for device in devices))
     with _lock:
         found = _kept.pop(key, None)
     found = found or lowered.compile()

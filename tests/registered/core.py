@@ -122,6 +122,10 @@ def _add(carry, x):
     return carry, carry**2
 
 
+def _after(key, dtype):
+    return lambda x: loops.after(x, jnp.array([jnp.nan, 1.0])), (contracts.normal(key, (3,), dtype),)
+
+
 def _scan(key, dtype):
     def run(carry, xs):
         return loops.checkpointed_scan(_add, carry, xs, segment=3)
@@ -448,6 +452,7 @@ ENTRIES = {
     ),
     "jaxsci.core.keys.per_item": Compiled(lambda key, dtype: (lambda k: keys.per_item(k, 4), (key,))),
     "jaxsci.core.loops.bounded_while": Compiled(_while("checkpointed"), grad=(0, 1)),
+    "jaxsci.core.loops.after": Compiled(_after, grad=(0,)),
     "jaxsci.core.loops.checkpointed_scan": Compiled(_scan, grad=(0, 1)),
     "jaxsci.core.train.init": Compiled(lambda key, dtype: (_init, (_params(key, dtype),))),
     "jaxsci.core.train.step": Compiled(_step, grad=(1, 2)),
