@@ -8,6 +8,7 @@ predictive densities of both as pictures; a thousand data sets in one call again
 import pathlib
 import shutil
 import time
+import warnings
 
 import jax
 import numpy as np
@@ -40,7 +41,9 @@ def scene(folder: pathlib.Path, fast: bool) -> None:
     )
     report = page.Page("A network that knows Bayes' rule", lead, _shared.environment(device))
     kept = _shared.sweep_folder(folder, text)
-    ds = study.study(out=kept, progress=False).isel(key=0)
+    with warnings.catch_warnings():  # the score takes its factorisations one after the other
+        warnings.filterwarnings("ignore", "sweep.run: this program holds factorisations")
+        ds = study.study(out=kept, progress=False).isel(key=0)
     for row in ds.to_dataframe().itertuples():
         report.line(
             f"{row.Index:>2} known points: exact log-density {row.exact:.3f} nats, the network's lower by "
