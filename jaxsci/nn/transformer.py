@@ -332,9 +332,19 @@ def _advance(params, dense, attention, state, token, *, cfg: Config):
     num_symbols = params["embedding"].shape[0]
     takes = (state.cache.length < cfg.max_length) & (token >= 0) & (token < num_symbols)
     logits, cache = _after(params, dense, attention, jnp.where(takes, token, 0)[None], state.cache, cfg)
-    new = SequenceState(cache, logits, state.status)
-    old = state._replace(status=state.status | status.OUT_OF_RANGE)
-    return jax.tree.map(lambda a, b: jnp.where(takes, a, b), new, old)
+    code = state.status | status.flag(~takes, status.OUT_OF_RANGE)
+    return SequenceState(_taken(takes, cache, state.cache), jnp.where(takes, logits, state.logits), code)
+
+
+def _taken(takes, new: Cache, old: Cache) -> Cache:
+    """The new cache or the old one: they differ in one row, and the others need not be read."""
+    at = jnp.minimum(old.length, old.keys.shape[1] - 1)
+
+    def rows(a, b):
+        mine, before = (jax.lax.dynamic_slice_in_dim(c, at, 1, axis=1) for c in (a, b))
+        return jax.lax.dynamic_update_slice_in_dim(a, jnp.where(takes, mine, before), at, axis=1)
+
+    return Cache(rows(new.keys, old.keys), rows(new.values, old.values), jnp.where(takes, new.length, old.length))
 
 
 def _after(params, dense, attention, tokens, cache, cfg: Config):
