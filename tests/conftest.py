@@ -8,7 +8,7 @@ import zlib
 # Before jax starts: CPU only unless the device tests are asked for, and two devices for the sharding tests.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Two devices that share the threads of two cores would wait for each other for ever, see jaxsci/sweep/_program.py.
-os.environ.setdefault("PJRT_NPROC", "8")
+os.environ.setdefault("PJRT_NPROC", "6")
 if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2".strip()
 if os.environ.get("JAXSCI_TEST_QUICK"):

@@ -109,11 +109,11 @@ def _warn_of_waiting(text: str, devices: Sequence[Any]) -> None:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = int(os.environ.get("PJRT_NPROC") or os.environ.get("NPROC") or cores)
     at_once = len(devices) * len(re.findall(r"custom_call @(?:lapack|blas)_", text))
-    if at_once > 1 and threads < 4 * len(devices):
+    if at_once > 1 and threads < 3 * len(devices):
         warnings.warn(
             f"sweep.run: this program holds factorisations, of which {at_once} may run at once, and with jaxlib "
             f"{'.'.join(map(str, release))} they can wait for each other for ever on the {threads} threads that JAX "
-            f"has here; if the run stands still, set PJRT_NPROC={4 * len(devices)} in the environment before Python "
+            f"has here; if the run stands still, set PJRT_NPROC={max(8, 4 * len(devices))} in the environment before Python "
             "starts, or take jaxlib 0.11",
             stacklevel=2,
         )
