@@ -113,8 +113,8 @@ def _warn_of_waiting(text: str, devices: Sequence[Any]) -> None:
         warnings.warn(
             f"sweep.run: this program holds factorisations, of which {at_once} may run at once, and with jaxlib "
             f"{'.'.join(map(str, release))} they can wait for each other for ever on the {threads} threads that JAX "
-            f"has here; if the run stands still, set PJRT_NPROC={max(8, 4 * len(devices))} in the environment before Python "
-            "starts, or take jaxlib 0.11",
+            f"has here; if the run stands still, set PJRT_NPROC={max(8, 4 * len(devices))} in the environment before "
+            "Python starts, or take jaxlib 0.11",
             stacklevel=2,
         )
 
