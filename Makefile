@@ -52,4 +52,4 @@ notebooks: install  ## execute every percent script into its .ipynb
 	@$(CACHE) $(PY) notebooks/build.py $(ARGS)
 
 clean:
-	rm -rf .venv .venv-* .jax_cache build dist *.egg-info jaxsci-demo jaxsci-demo-diffusion jaxsci-demo-filters jaxsci-demo-quantization
+	rm -rf .venv .venv-* .jax_cache build dist *.egg-info jaxsci-demo jaxsci-demo-*

@@ -7,7 +7,7 @@ import pytest
 
 from jaxsci import __main__, demo, linear, sweep
 from jaxsci.core import provenance
-from jaxsci.demo import _shared, diffusion, filters, mimic, page, quantization, solvers
+from jaxsci.demo import _shared, correctors, diffusion, filters, mimic, page, quantization, solvers
 
 
 @pytest.fixture(autouse=True)
@@ -81,10 +81,11 @@ def test_the_identity_holds_the_source_of_the_study(tmp_path):
         ("_study.py", solvers),
         ("_diffusion_study.py", diffusion),
         ("_smc_study.py", filters),
+        ("_correctors_study.py", correctors),
         ("_pfn_study.py", mimic),
         ("_quantization_study.py", quantization),
     ],
-    ids=["solvers", "diffusion", "filters", "pfn", "quantization"],
+    ids=["solvers", "diffusion", "filters", "correctors", "pfn", "quantization"],
 )
 def test_what_is_shown_under_fast_is_what_ran(name, scene):
     text = _shared.source(name, {scene._SETTINGS: scene._FAST})
@@ -119,8 +120,8 @@ def test_every_scene_has_a_folder_of_its_own(monkeypatch, capsys):
     monkeypatch.setattr(demo, "run", lambda scene, folder, fast: folders.setdefault(scene, os.fspath(folder)) and 0)
     for scene in demo.SCENES:
         assert __main__.main(["demo", scene]) == 0
-    others = {scene: f"jaxsci-demo-{scene}" for scene in ("diffusion", "filters", "pfn", "quantization")}
+    others = {scene: f"jaxsci-demo-{scene}" for scene in demo.SCENES if scene != "solvers"}
     assert folders == {"solvers": "jaxsci-demo"} | others
     with pytest.raises(SystemExit):
         __main__.main(["demo", "--help"])
-    assert "{solvers,diffusion,filters,pfn,quantization}" in capsys.readouterr().out
+    assert "{solvers,diffusion,filters,correctors,pfn,quantization}" in capsys.readouterr().out

@@ -12,6 +12,7 @@ SCENES = {
     "solvers": "jaxsci.demo.solvers",
     "diffusion": "jaxsci.demo.diffusion",
     "filters": "jaxsci.demo.filters",
+    "correctors": "jaxsci.demo.correctors",
     "pfn": "jaxsci.demo.mimic",
     "quantization": "jaxsci.demo.quantization",
 }

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 
 from contracts import Bad, Compiled, Driver
 from jaxsci import demo
-from jaxsci.demo import diffusion, filters, mimic, page, photographs, quantization, resume, solvers
+from jaxsci.demo import correctors, diffusion, filters, mimic, page, photographs, quantization, resume, solvers
 
 
 def _pictures(folder):
@@ -65,6 +65,14 @@ def _filters(folder):
     assert text.count("data:image/png;base64,") == 2 and " 0 failed" in text and "standard errors" in text
 
 
+def _correctors(folder):
+    correctors.scene(folder / "out", True)
+    written = {path.name for path in (folder / "out").iterdir()}
+    assert {"index.html", "results.nc", "study.py", "constants.png", "densities.png"} <= written
+    text = (folder / "out" / "index.html").read_text()
+    assert text.count("data:image/png;base64,") == 2 and " 0 failed" in text and "guided alone" in text
+
+
 def _quantization(folder):
     quantization.scene(folder / "out", True)
     written = {path.name for path in (folder / "out").iterdir()}
@@ -96,6 +104,10 @@ ENTRIES = {
     ),
     "jaxsci.demo.filters.scene": Driver(
         bad=(Bad(_scene_into_a_file(filters.scene), OSError, "choose another folder with --out"),), works=_filters
+    ),
+    "jaxsci.demo.correctors.scene": Driver(
+        bad=(Bad(_scene_into_a_file(correctors.scene), OSError, "choose another folder with --out"),),
+        works=_correctors,
     ),
     "jaxsci.demo.mimic.scene": Driver(
         bad=(Bad(_scene_into_a_file(mimic.scene), OSError, "choose another folder with --out"),), works=_mimic
