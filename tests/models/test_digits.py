@@ -154,7 +154,7 @@ def test_problem_c(tmp_path):
     denoise = digits.denoiser(wide)
     x_T = np.random.default_rng(1).standard_normal((256, 64))
     options = dict(rtol=1e-6, atol=1e-6, solver="dopri8")
-    truth = jax.jit(jax.vmap(lambda x: likelihood.decode(denoise, vp, x, **options).value))(x_T)
+    truth = jax.jit(jax.vmap(lambda x: likelihood.transport(denoise, vp, x, "data", **options).value))(x_T)
     single = digits.denoiser(trained.value)
     stats = statistics.estimate(jax.random.key(1), single, vp, digits.data()[0], lams=120, num_samples=1024)
     stats = jax.tree.map(lambda a: np.asarray(a, np.float64), stats)
