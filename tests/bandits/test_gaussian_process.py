@@ -8,6 +8,7 @@ import pytest
 import contracts
 import jaxsci
 from jaxsci import bandits, gp
+from jaxsci.core import status
 from jaxsci.core.protocols import Decision
 
 ARMS = ((np.arange(8)[:, None] >> np.arange(3)) & 1).astype(np.float32)
@@ -125,7 +126,8 @@ def test_it_learns_the_interface_bandit_in_small():
         jax.block_until_ready(run_interface(other, jax.random.key(1), surrogate.arms, 60))
         assert len(events) == compiled, "new hyper-parameters or a fresh policy compiled again"
     # Random play costs 3/4 a round.
-    assert float(regret[-30:].mean()) < 0.25 and int(state.process.status) == 0
+    # a length may run away from its start while the data say little of it, which is a notice
+    assert float(regret[-30:].mean()) < 0.25 and status.faults(int(state.process.status), "gp") == 0
     assert float(state.params["precision"]) > 20 and float(state.params["length"]) < 1
 
 
