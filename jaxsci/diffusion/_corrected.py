@@ -56,6 +56,7 @@ class Options(NamedTuple):
 
 
 def start(target, law, key, num, now, *, exact):
+    """The cloud at node 0, drawn from `law`, and its log-weights; what `smc.Model` calls init."""
     row, here = now.row, now.here
     centre, variance, log_z = (a[None] for a in law)
     x = centre + jnp.sqrt(variance) * jax.random.normal(key, (num, *centre.shape[1:]), centre.dtype)
@@ -111,6 +112,8 @@ def _compared(target, key, particle, now):
 
 
 def move(target, options, key, particle, log_weights, now, *, exact):
+    """One row of the table: the cloud at the next node, the growth of its log-weights, whether it is biased."""
+
     def go(particle):
         moved, growth = (_compared if exact else _weighed)(target, key, particle, now)
         return moved, growth.astype(log_weights.dtype)
@@ -156,6 +159,7 @@ class Prepared(NamedTuple):
 
 @eqx.filter_jit
 def prepared(target, table, kappas, mean, std, options, share, interval, exact):
+    """All that does not depend on the cloud: inputs and thresholds of every move, the law of the start, its status."""
     size = table.num_rows
     table, kappas = tree.cast(jax.tree.map(jnp.asarray, (table, kappas)), mean[0].dtype)
     kappas = jnp.broadcast_to(kappas, (size,))

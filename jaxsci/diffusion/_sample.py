@@ -394,6 +394,7 @@ def _any_of_batch(axis_size, in_batched, flags):
 
 
 def choose(mine, wanted, otherwise, *operands):
+    """``wanted(*operands)`` where `mine`, else ``otherwise``; in a batch the former runs only if some lane wants it."""
     new, old = jax.lax.cond(
         _any(mine),
         lambda *args: (wanted(*args), otherwise(*args)),
