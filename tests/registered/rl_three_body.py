@@ -7,7 +7,7 @@ import numpy as np
 import contracts
 from contracts import Bad, Builder, Compiled, Driver
 from jaxsci.rl import three_body
-from jaxsci.rl.three_body import hermite
+from jaxsci.rl.three_body import hermite, integrators
 
 # --- the integrator ----------------------------------------------------------------------------------------
 
@@ -46,6 +46,17 @@ def _integrate(key, dtype):
         return result.value.position, result.steps, result.status  # the energy error is all rounding
 
     return run, (contracts.uniform(key, (), dtype, 0.02, 0.04), *_bodies(key, dtype))
+
+
+def _rule(name):
+    def entry(key, dtype):
+        def run(parameter, *args):
+            result = integrators.named(name)(_made(*args), 1.0, parameter, variable=False)
+            return result.value.position, result.evaluations, result.status
+
+        return run, (contracts.uniform(key, (), dtype, 0.11, 0.12), *_bodies(key, dtype))
+
+    return Compiled(entry)
 
 
 def _units_truth(length, mass):
@@ -144,6 +155,23 @@ ENTRIES = {
     "jaxsci.rl.three_body.hermite.step": Compiled(_step, grad=(0, 1, 2, 3)),
     "jaxsci.rl.three_body.hermite.units": Builder(
         lambda: (hermite.units, (1.495978707e11, 5.96e30)), truth=_units_truth
+    ),
+    **{f"jaxsci.rl.three_body.integrators.{name}": _rule(name) for name in integrators.NAMES},
+    "jaxsci.rl.three_body.integrators.named": Driver(
+        bad=(
+            Bad(lambda _: integrators.named("euler"), ValueError, "name must be one of"),
+            Bad(lambda _: integrators.named(["hermite"]), ValueError, "name must be one of"),
+        )
+    ),
+    "jaxsci.rl.three_body.pretrained": Driver(
+        bad=(
+            Bad(lambda _: three_body.pretrained(clock=False), TypeError, "clock is part of the policy"),
+            Bad(
+                lambda _: three_body.pretrained(step_parameters=(0.1, 0.2), allow_float32=True),
+                ValueError,
+                "expected six",
+            ),
+        )
     ),
     "jaxsci.rl.three_body.config": Driver(
         bad=(

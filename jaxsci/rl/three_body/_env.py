@@ -23,7 +23,7 @@ from jaxtyping import Array, ArrayLike, Float, Int
 from jaxsci.core import keys, status, tree
 from jaxsci.core.protocols import Environment, TimeStep
 from jaxsci.core.types import KeyArray, as_count, concrete, float_dtype, require_double
-from jaxsci.rl.three_body import _reward, hermite
+from jaxsci.rl.three_body import _reward, hermite, integrators
 
 STEP_PARAMETERS = tuple(float(mu) for mu in np.geomspace(1e-4, 1e-1, 10))
 """The ten actions of the published models, small steps first."""
@@ -44,6 +44,8 @@ class Config(eqx.Module):
         reward: index into `REWARDS` (static).
         observation: name of what is seen, see `config` (static).
         clock: whether the time left is seen too (static).
+        integrator: name of the rule that moves the bodies, see `integrators` (static).
+        variable: whether actions are parameters of a variable step or steps (static).
         step_parameters: mu of every action.
         weights: W0, W1, W2 of the reward.
         interval: time between two actions in units with G = 1.
@@ -55,6 +57,8 @@ class Config(eqx.Module):
     reward: int = eqx.field(static=True)
     observation: str = eqx.field(static=True)
     clock: bool = eqx.field(static=True)
+    integrator: str = eqx.field(static=True)
+    variable: bool = eqx.field(static=True)
     step_parameters: Float[Array, " num_actions"]
     weights: Float[Array, " 3"]
     interval: Float[Array, ""]
@@ -102,6 +106,8 @@ def config(
     weights: Sequence[float] | Float[ArrayLike, " 3"] = (3000.0, 0.0, 4.0),
     observation: str = "cart",
     clock: bool = False,
+    integrator: str = "hermite",
+    variable: bool = True,
     interval: ArrayLike = 0.1,
     horizon: ArrayLike = 100,
     max_error: ArrayLike = 0.1,
@@ -121,6 +127,9 @@ def config(
             -log10 |error| / 10. The last does not change when the system is turned or its bodies are renumbered.
         clock: append k / horizon and 1 / (k + 1) (static). Then the end at the horizon is part of the task, and the
             episode terminates there; without, it is cut (truncated), and a learner looks beyond.
+        integrator: name of one of `integrators`, e.g. "yoshida": policies can be carried from one to another (static).
+        variable: False takes actions as steps in units of time with G = 1 instead of parameters of a variable step
+            (static).
         interval: years between two actions, traced.
         horizon: actions in an episode, traced.
         max_error: the episode terminates beyond this error, traced.
@@ -128,12 +137,13 @@ def config(
         allow_float32: accept single precision, in which the errors that the reward speaks of do not exist (static).
 
     Raises:
-        ValueError: an unknown reward or observation, no action, other than three weights, or single precision without
-            `allow_float32`.
+        ValueError: an unknown reward, observation or integrator, no action, other than three weights, or single
+            precision without `allow_float32`.
     """
     if observation not in _OBSERVATIONS:
         raise ValueError(f"three_body.config: observation must be one of {sorted(_OBSERVATIONS)}, got {observation!r}")
     index = _reward.index_of(reward)
+    integrators.named(integrator)
     numbers = (step_parameters, weights, interval, max_error)
     dtype = float_dtype(*(a for a in numbers if hasattr(a, "dtype")))
     reason = "in which the errors that the reward speaks of do not exist"
@@ -148,7 +158,8 @@ def config(
         as_count(value, "three_body.config", name) for name, value in (("horizon", horizon), ("max_steps", max_steps))
     )
     interval = interval / _TIME
-    return Config(index, observation, clock, step_parameters, weights, interval, max_error, horizon, max_steps)
+    chosen = (index, observation, bool(clock), integrator, bool(variable))
+    return Config(*chosen, step_parameters, weights, interval, max_error, horizon, max_steps)
 
 
 def published_start(seed: int) -> Float[np.ndarray, " 4"]:
@@ -253,7 +264,8 @@ def _step(cfg, state, action):
     parameter = cfg.step_parameters[jnp.clip(action, 0, cfg.num_actions - 1)]
     bodies = hermite.Bodies(_mass(state.position.dtype), state.position, state.velocity, None, None, None)
     bodies = hermite.init(*bodies[:3], allow_float32=True)
-    moved = hermite.integrate(bodies, cfg.interval, parameter, max_steps=cfg.max_steps)
+    rule = integrators.named(cfg.integrator)
+    moved = rule(bodies, cfg.interval, parameter, variable=cfg.variable, max_steps=cfg.max_steps)
     # Not E / E0 - 1 + tiny: there the compiler adds the two constants first, and an error of 0 has no logarithm.
     error = (hermite.energy(moved.value) - state.energy) / state.energy + _TINY
     failed = (moved.status | state.status) != status.OK
@@ -264,11 +276,11 @@ def _step(cfg, state, action):
         state.energy,
         error,
         state.step + 1,
-        state.evaluations + moved.steps + 1,
+        state.evaluations + moved.evaluations + 1,
         state.status | moved.status,
     )
     seen = jnp.where(failed, cfg.max_error, error)
-    value = _reward.reward(cfg.reward, cfg.weights, seen, state.error, parameter, new.step, moved.steps + 1)
+    value = _reward.reward(cfg.reward, cfg.weights, seen, state.error, parameter, new.step, moved.evaluations + 1)
     over, late = failed | (jnp.abs(error) > cfg.max_error), new.step >= cfg.horizon
     terminated = over | late if cfg.clock else over
     return new, TimeStep(

@@ -57,7 +57,8 @@ class Result(NamedTuple):
 
     Attributes:
         value: at the end time; where a status says that it was not reached, the last bodies that are finite.
-        steps: steps taken; each evaluates the forces once, and `init` did so once more.
+        steps: steps taken.
+        evaluations: evaluations of the forces in them, one a step here; `init` did one more.
         error: change of the energy over this call relative to the energy before; infinite where that is undefined.
         status: 0, or non-finite input, out of range (negative duration, or a step parameter that is not positive), step
             cap reached, collision, non-finite result.
@@ -65,6 +66,7 @@ class Result(NamedTuple):
 
     value: Bodies
     steps: Int[Array, ""]
+    evaluations: Int[Array, ""]
     error: Float[Array, ""]
     status: Int[Array, ""]
 
@@ -200,7 +202,8 @@ def step(bodies: Bodies, size: Float[ArrayLike, ""]) -> Bodies:
     return _jitted_step(bodies, jnp.asarray(size, bodies.position.dtype))
 
 
-def _step(bodies, h):
+def advance(bodies, h):
+    """`step` uncompiled, for the loops of `march`."""
     mass, x, v, a, j, _ = bodies
     predicted = x + h * (v + h * (a / 2 + h * j / 6))
     a1, j1, collision_time = forces(mass, predicted, v + h * (a + h * j / 2))
@@ -209,7 +212,7 @@ def _step(bodies, h):
     return Bodies(mass, x1, v1, a1, j1, collision_time)
 
 
-_jitted_step = jax.jit(_step)
+_jitted_step = jax.jit(advance)
 
 
 def integrate(
@@ -248,31 +251,38 @@ def integrate(
         jnp.asarray(step_parameter, dtype),
         as_count(max_steps, "hermite.integrate", "max_steps"),
     )
-    return _integrate(bodies, *scalars)
+    return march(bodies, *scalars, advance, 1, True)
 
 
 @eqx.filter_jit
-def _integrate(start: Bodies, duration, parameter, max_steps) -> Result:
+def march(start: Bodies, duration, parameter, max_steps, advance, cost: int, variable: bool) -> Result:
+    """Steps of ``advance(bodies, size) -> bodies`` up to the end time; each costs `cost` evaluations of the forces.
+
+    The size is `parameter` times the collision time, or, where not `variable`, `parameter` itself.
+    """
     finite = tree.all_finite((start[:3], duration, parameter))
     sound = finite & (duration >= 0) & (parameter > 0)
     # Below this size adding a step to the elapsed time could leave it unchanged.
     least = jnp.finfo(duration.dtype).eps * duration
     mass = start.mass
 
+    def size_of(moving):
+        return parameter * moving[-1] if variable else parameter
+
     def go_on(loop):
         elapsed, moving = loop
         # Written so that a NaN ends the loop; the last cut step may be short, so it is not the cut size that is asked.
-        return (elapsed < duration) & (parameter * moving[-1] > least) & sound
+        return (elapsed < duration) & (size_of(moving) > least) & sound & ~jnp.isnan(moving[-1])
 
-    def advance(loop):
+    def move(loop):
         elapsed, moving = loop
-        size, remaining = parameter * moving[-1], duration - elapsed
+        size, remaining = size_of(moving), duration - elapsed
         last = size >= remaining
-        after = _step(Bodies(mass, *moving), jnp.where(last, remaining, size))
+        after = advance(Bodies(mass, *moving), jnp.where(last, remaining, size))
         return jnp.where(last, duration, elapsed + size), tuple(after[1:])
 
     (elapsed, moving), steps = loops.bounded_while(
-        go_on, advance, (jnp.zeros_like(duration), tuple(start[1:])), max_steps=max_steps
+        go_on, move, (jnp.zeros_like(duration), tuple(start[1:])), max_steps=max_steps
     )
     end = Bodies(mass, *moving)
     lost = sound & ~tree.all_finite(end[:3])
@@ -283,7 +293,7 @@ def _integrate(start: Bodies, duration, parameter, max_steps) -> Result:
     short = sound & ~lost & (elapsed < duration)
     code |= status.flag(short & (steps >= max_steps), status.MAX_STEPS)
     code |= status.flag(short & (steps < max_steps), COLLISION) | status.flag(lost, status.NONFINITE_RESULT)
-    return Result(end, steps, jnp.where(jnp.isfinite(change), change, jnp.inf), code)
+    return Result(end, steps, cost * steps, jnp.where(jnp.isfinite(change), change, jnp.inf), code)
 
 
 @jax.jit
