@@ -120,6 +120,7 @@ def predicted(law: Law, runs: Runs) -> Float[np.ndarray, " n"]:
 
 
 _STARTS = [(1.5, 0.06), (5.0, 0.2), (5.0, 0.35)]  # log A, alpha; then log B, beta
+_MAX_EVALUATIONS = 400
 _TOKEN_STARTS = [(4.0, 0.24), (6.0, 0.35)]
 
 
@@ -132,7 +133,7 @@ def fit(runs: Runs, *, full_precision: str = "W16A16") -> Law:
 
     Raises:
         ValueError: arrays of different lengths, numbers that are not positive, too few runs, or none of
-            `full_precision`.
+            `full_precision`; no minimum was found.
         TypeError: traced numbers.
 
     Example:
@@ -167,8 +168,14 @@ def fit(runs: Runs, *, full_precision: str = "W16A16") -> Law:
     for log_a, alpha in _STARTS:
         for log_b, beta in _TOKEN_STARTS:
             start = np.concatenate([[log_a, alpha, log_b, beta, -3.0], np.full(len(names), -1.0)])
-            found = scipy.optimize.least_squares(residual, start, x_scale="jac", max_nfev=400)
+            found = scipy.optimize.least_squares(residual, start, x_scale="jac", max_nfev=_MAX_EVALUATIONS)
             best = found if best is None or found.cost < best.cost else best
+    if not best.success:  # the best of all starts was cut off: a constant runs away, or the runs follow no such law
+        raise ValueError(
+            f"scaling.fit: no minimum within {_MAX_EVALUATIONS} evaluations from any start (relative error "
+            f"{np.sqrt(2 * best.cost / len(y)):.2g}); the runs do not determine the law: add runs of other sizes, or "
+            "leave formats out"
+        )
     log_a, alpha, log_b, beta, log_e = (float(v) for v in best.x[:5])
     efficiency = {full_precision: 1.0} | dict(zip(names, np.exp(best.x[5:]).tolist()))
     return Law(float(np.exp(log_a)), alpha, float(np.exp(log_b)), beta, float(np.exp(log_e)), efficiency)

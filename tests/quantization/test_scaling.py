@@ -68,3 +68,10 @@ def test_other_refusals():
     with pytest.raises(ValueError, match="positive bits, got 'W4A4': 0"):
         scaling.bits_worth(scaling.published_law(), {"W4A4": 0})
     assert scaling.loss(scaling.published_law(), jnp.float32(3e7), jnp.float32(3e9)).dtype == jnp.float32
+
+
+@pytest.mark.bad_input
+def test_a_fit_that_was_cut_off_is_refused(monkeypatch):
+    monkeypatch.setattr(scaling, "_MAX_EVALUATIONS", 3)
+    with pytest.raises(ValueError, match="no minimum within 3 evaluations"):
+        scaling.fit(scaling.published_runs())
