@@ -112,6 +112,7 @@ def sample(
     if key is not None:
         key = keys.as_typed_key(key, "diffusion.sample")
     w = _guidance("diffusion.sample", denoiser, table, guidance_scale, x_T)
+    denoiser = as_partial(denoiser, "diffusion.sample", "denoiser")
     return _run(key, denoiser, table, x_T, cond, w, denoised_hook, state_hook, save)
 
 

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
 from jaxsci.core import loops, status
+from jaxsci.core.static import as_partial
 from jaxsci.core.types import as_scalar
 from jaxsci.diffusion import grids, rules
 from jaxsci.diffusion._sample import combine
@@ -145,6 +146,7 @@ def sample(
     check_guided("adaptive.sample", denoiser, guidance_scale)
     # times, steps and errors are never in half precision
     numbers = jnp.stack([jnp.asarray(a, at_least_single(x_T)) for a in (*ends, *numbers)])
+    denoiser = as_partial(denoiser, "adaptive.sample", "denoiser")
     return _run(denoiser, schedule, x_T, cond, numbers, jnp.asarray(max_steps, jnp.int32), order, kind)
 
 

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
 from jaxsci.core import extras, keys, status, tree
-from jaxsci.core.static import check_size
+from jaxsci.core.static import as_partial, check_size
 from jaxsci.core.types import KeyArray, as_float, as_scalar, float_dtype
 from jaxsci.diffusion.predictions import checked
 from jaxsci.diffusion.schedules import NoiseSchedule
@@ -129,6 +129,7 @@ def log_prob(
     if key is not None:
         key = keys.as_typed_key(key, "likelihood.log_prob")
     arrays = _arrays("log_prob", schedule, x, guidance_scale, t_min, t_max, rtol, atol, solver)
+    denoiser = as_partial(denoiser, "likelihood.log_prob", "denoiser")
     return _log_prob(key, denoiser, schedule, prior, cond, arrays, trace, solver, max_steps)
 
 
@@ -160,6 +161,7 @@ def transport(
     if to not in ("noise", "data"):
         raise ValueError(f"likelihood.transport: to must be 'noise' or 'data', got {to!r}")
     arrays = _arrays("transport", schedule, x, guidance_scale, t_min, t_max, rtol, atol, solver)
+    denoiser = as_partial(denoiser, "likelihood.transport", "denoiser")
     return _transport(denoiser, schedule, cond, arrays, solver, max_steps, to == "noise")
 
 

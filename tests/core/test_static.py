@@ -4,10 +4,11 @@ import functools
 import warnings
 
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from jax.tree_util import Partial
 
-from jaxsci import linear
+from jaxsci import diffusion, linear
 from jaxsci.core import static
 
 
@@ -47,3 +48,11 @@ def test_entry_points_count_what_they_are_given():
     with pytest.warns(UserWarning, match="matrix_free: mv was 100 different functions"):
         for _ in range(100):
             operator(2.0)
+
+
+def test_a_bare_denoiser_made_anew_is_counted(monkeypatch):
+    monkeypatch.setattr(static, "_MANY", 2)
+    table = diffusion.solvers.ddim(diffusion.grids.logsnr(diffusion.schedules.vp_linear(), 2))
+    with pytest.warns(UserWarning, match=r"diffusion\.sample: denoiser was 2 different functions"):
+        for _ in range(2):
+            diffusion.sample(None, lambda x, t, cond, w: (0 * x, x), table, np.zeros(1, np.float32))
