@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jax.scipy.linalg import cho_solve, solve_triangular
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree
 
-from jaxsci.core import precision, status, tree
+from jaxsci.core import loops, precision, status, tree
 from jaxsci.core.keys import as_typed_key
 from jaxsci.core.static import check_size
 from jaxsci.core.types import KeyArray, float_dtype
@@ -342,7 +342,8 @@ def joint(gp: GP, xs: PyTree) -> Joint:
     _check_several("gp.joint", gp, xs)
     covariances = jnp.where(gp.mask[:, None], gram(gp.kernel, gp.x, xs).astype(gp.y.dtype), 0)
     mean = precision.matmul(covariances.T, gp.alpha)
-    reduced = solve_triangular(gp.chol, covariances, lower=True)
+    # Under vmap two solves at once may wait for each other for ever, see `loops.after`: this one after that of alpha.
+    reduced = solve_triangular(gp.chol, loops.after(covariances, gp.alpha), lower=True)
     prior = gram(gp.kernel, xs, xs).astype(gp.y.dtype)
     covariance = prior - precision.matmul(reduced.T, reduced)
     bad = ~tree.all_finite((mean, covariance))
@@ -409,7 +410,7 @@ def leave_one_out(gp: GP) -> Prediction:
     References: Rasmussen and Williams 2006, equation 5.12.
     """
     num_rows = gp.y.shape[0]
-    inverse = solve_triangular(gp.chol, jnp.eye(num_rows, dtype=gp.y.dtype), lower=True)
+    inverse = solve_triangular(gp.chol, loops.after(jnp.eye(num_rows, dtype=gp.y.dtype), gp.alpha), lower=True)
     diagonal = jnp.sum(inverse**2, axis=0)  # of the inverse of K
     variance = jnp.maximum(1 / diagonal - gp.noise - gp.jitter, 0)
     mean = gp.y - gp.alpha / diagonal
