@@ -73,10 +73,46 @@ def _many_points(fast):
     return row("many small points", points / seconds, unit="points/s", accuracy=error, note=note)
 
 
+def short(x):
+    """Some tens of microseconds: a loop of 400 steps on 16 numbers."""
+    return jax.lax.fori_loop(0, 400, lambda i, y: jnp.sin(y) + x, x * jnp.ones(16))
+
+
+def _workers(fast):
+    """The same points by two workers of Dask and by this process, each three times, the first of which is left out."""
+    points = 10_000 if fast else 100_000
+    name = f"{points} points of some tens of microseconds by two Dask workers"
+    try:
+        from distributed import Client, LocalCluster
+    except ImportError:
+        return row(name, None, unit="points/s", ok=None, note="distributed is not installed")
+    space, seconds = sweep.product(x=np.linspace(0, 1, points)), {}
+    with LocalCluster(2, threads_per_worker=1, dashboard_address=None, silence_logs=50) as cluster:
+        with Client(cluster) as client:
+            for who, executor in [("one", None), ("dask", client.get_executor(pure=False))] * 3:
+                started = time.perf_counter()
+                ds = sweep.run(short, space, executor=executor, progress=False)
+                seconds.setdefault(who, []).append((time.perf_counter() - started, ds))
+    one, dask = (min(s for s, _ in seconds[who][1:]) for who in ("one", "dask"))
+    equal = seconds["one"][0][1].equals(seconds["dask"][0][1])
+    return row(
+        name,
+        points / dask,
+        unit="points/s",
+        peer_name="one process",
+        peer=points / one,
+        ratio=one / dask,
+        target=0.5,
+        ok=equal and one / dask >= 0.5,
+        note="compiled before; ok: bit-identical and the target met; cores are shared with scheduler and parent",
+    )
+
+
 def rows(fast, peers):
     """Scaling and throughput."""
     yield _two_devices(fast)
     yield _many_points(fast)
+    yield _workers(fast)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 Builds on: core. A space is named axes (`product`, `zip`, `static`, `stack`, `keys`); `run` evaluates a function of
 them and returns an `xarray.Dataset`; `plan` before it, `load`, `extend` and `summary` after it. Traced axes are vmapped
-lanes of one program per combination of static axes, split over the local devices by ``shard_map(vmap(f))``.
+lanes of one program per combination of static axes, split over the local devices by ``shard_map(vmap(f))``, or handed
+in chunks to the workers of an executor (docs/distributed.md).
 """
 
 from jaxsci.sweep._axes import keys, stack, static

@@ -4,8 +4,10 @@ Dimensions are those of the space, then those of the outputs; coordinates, units
 provenance is JSON text, because netCDF has no nested attributes.
 """
 
+import contextlib
 import json
 import pathlib
+import sys
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -169,5 +171,8 @@ def write_netcdf(dataset: Any, path: pathlib.Path) -> None:
     for name in [n for n in dataset.data_vars if dataset[n].dtype.kind == "c"]:
         parts = {f"{name}.real": dataset[name].real, f"{name}.imag": dataset[name].imag}
         dataset = dataset.drop_vars(name).assign(parts)
-    content = dataset.to_netcdf(engine="h5netcdf")
+    # With a client of Dask about, xarray takes locks from its cluster, which knows none of a file in memory.
+    dask = sys.modules.get("dask")
+    with contextlib.nullcontext() if dask is None else dask.config.set(scheduler="threads"):
+        content = dataset.to_netcdf(engine="h5netcdf")
     write_atomic(path, lambda temporary: temporary.write_bytes(content))

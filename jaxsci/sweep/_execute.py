@@ -1,24 +1,28 @@
-"""Running the points: dispatch after dispatch into a sink, which keeps them in memory or writes chunk files."""
+"""Running the points: answer after answer into a sink, which keeps them in memory or writes chunk files.
 
-import math
-import re
+Whoever computes, the devices of this process or the workers of an executor, only answers (`_answers`). All else is done
+here and once: statuses, the bar, chunk files.
+"""
+
+import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from jaxsci.core import status
 from jaxsci.sweep import _points
+from jaxsci.sweep._answers import Answers, Called, Lanes, here
 from jaxsci.sweep._dataset import POINT_RAISED, fill
-from jaxsci.sweep._prepare import Study, check_variables
-from jaxsci.sweep._program import compile_chunk
+from jaxsci.sweep._handout import handed_out
+from jaxsci.sweep._prepare import Options, Study, check_variables
 from jaxsci.sweep._space import Space
 from jaxsci.sweep._store import Record, Store
-from jaxsci.sweep._trace import Variable, allowed, check_same, host_dtype, is_status, kept, named_outputs
+from jaxsci.sweep._trace import Variable, allowed, check_same, is_status, kept
 
 _FLUSH_SECONDS, _FLUSH_BYTES = 1.0, 16 << 20
-_MAX_ERRORS, _MAX_TEXT = 100, 300  # what an attribute of a netCDF file can hold
+_MAX_ERRORS = 100  # what an attribute of a netCDF file can hold
 
 
 class Batch(NamedTuple):
@@ -100,16 +104,25 @@ class Sink:
             self.arrays[name][batch.index] = array
 
 
-def run_points(study: Study, done: np.ndarray | None, sink: Sink, report: Callable, fail_fast: bool) -> None:
-    """Compute every point that `done` does not mark and hand it to the sink."""
+def run_points(study: Study, done: np.ndarray | None, sink: Sink, report: Callable, options: Options) -> None:
+    """Compute every point that `done` does not mark, on the devices here or by the workers of an executor, and hand it
+    to the sink."""
     finished = 0 if done is None else int(done.sum())
-    for batch, text in (_looped if study.batch == "loop" else _compiled)(study, done):
-        if fail_fast and status.faults(batch.codes).any():
-            sink.flush()
-            raise status.StatusError(_failed(study.space, batch))
-        sink.add(batch)
-        finished += len(batch.index)
-        report(finished, text)
+    todo = [(n, _todo(study.space, combination, done)) for n, combination in enumerate(study.combinations)]
+    todo = [(n, numbers) for n, numbers in todo if len(numbers)]
+    if options.executor is None:
+        answers = here(study, todo)
+    else:
+        answers = handed_out(study, todo, options, sink.store and sink.store.folder)
+    # what an executor still holds is called back at once, whatever ends the loop
+    with contextlib.closing(answers):
+        for batch, text in _batches(study, answers):
+            if options.fail_fast and status.faults(batch.codes).any():
+                sink.flush()
+                raise status.StatusError(_failed(study.space, batch))
+            sink.add(batch)
+            finished += len(batch.index)
+            report(finished, text)
     sink.flush()
 
 
@@ -135,107 +148,46 @@ def _todo(space: Space, combination: _points.Combination, done: np.ndarray | Non
     return local[~done[_points.global_index(space, combination, local)]]
 
 
-def _compiled(study: Study, done: np.ndarray | None) -> Iterator[tuple[Batch, str]]:
-    """One program for each combination that has work left; all its dispatches have the same size."""
-    for combination, traced in zip(study.combinations, study.traces):
-        todo = _todo(study.space, combination, done)
-        if not len(todo):
+def _batches(study: Study, answers: Answers) -> Iterator[tuple[Batch, str]]:
+    """Answers as batches of finished points, with the text that tells where they are."""
+    variables, first = study.variables, None
+    for position, local, answer in answers:
+        combination = study.combinations[position]
+        index = _points.global_index(study.space, combination, local)
+        if isinstance(answer, Lanes):
+            values = {name: answer.values[name] for name in study.variables}
+            errors = {int(index[i]): text for i, text in answer.texts.items()}
+            yield Batch(index, values, answer.codes, answer.seconds, answer.compile_seconds, errors), combination.text
             continue
-        start = time.perf_counter()
-        used = study.devices[: max(1, math.ceil(len(todo) / study.lanes))]
-        program = compile_chunk(study.space, combination, traced, used, study.lanes, study.batch, study.allow_nan)
-        compile_seconds = time.perf_counter() - start
-        for first in range(0, len(todo), program.step):
-            local = np.asarray(todo[first : first + program.step], np.int32)
-            start = time.perf_counter()
-            index, errors = _points.global_index(study.space, combination, local), {}
-            try:
-                values, codes = program(local)
-            except Exception as error:
-                values, codes, texts = _singly(study, program, local, error)
-                errors = {int(index[i]): text for i, text in texts.items()}
-            seconds = time.perf_counter() - start
-            values = {name: values[name] for name in study.variables}
-            yield Batch(index, values, codes, seconds, compile_seconds, errors), combination.text
-            compile_seconds = 0.0
-
-
-def _singly(study: Study, program, local: np.ndarray, error: Exception) -> tuple[dict, np.ndarray, dict[int, str]]:
-    """The points of a dispatch that raised, one at a time: outputs, statuses, and the texts of those that raise alone.
-
-    One bad point, e.g. an ODE solver that throws, must not lose the lanes around it. Where every point raises, it is no
-    matter of points (memory, a broken function), and the exception goes on.
-    """
-    if "RESOURCE_EXHAUSTED" in str(error):
-        raise error
-    values = {name: fill(variable, len(local)) for name, variable in study.variables.items()}
-    codes, texts = np.full(len(local), POINT_RAISED, np.int32), {}
-    for i, point in enumerate(local):
-        try:
-            found, code = program(np.asarray([point], np.int32))
-        except Exception as raised:
-            texts[i] = _text_of(raised)
-        else:
-            codes[i] = code[0]
-            for name, array in values.items():
-                array[i] = found[name][0]
-    if len(texts) == len(local) > 1:
-        raise error
-    return values, codes, texts
-
-
-def _text_of(error: Exception) -> str:
-    """What was raised. An exception of compiled code holds the traceback of the callback behind it as text, in which
-    one line says what that was."""
-    lines = str(error).splitlines()
-    told = next((line for line in lines if re.match(r"[\w.]*(Error|Exception)\w*: ", line)), None)
-    return (told.lstrip("_") if told else f"{type(error).__name__}: {error}")[:_MAX_TEXT]
-
-
-def _looped(study: Study, done: np.ndarray | None) -> Iterator[tuple[Batch, str]]:
-    """Any Python function, one point after another; a point that raises is a status and not the end."""
-    space, variables, first = study.space, study.variables, None
-    for combination in study.combinations:
-        arrays = _points.payload(space, combination, on_host=True)
-        for i in _todo(space, combination, done):
-            index = _points.global_index(space, combination, np.asarray([i]))
-            arguments = _points.host_arguments(space, combination, arrays, int(i))
-            start = time.perf_counter()
-            errors: dict[int, str] = {}
-            try:
-                out = study.point(**arguments)
-            except Exception as error:
-                values, code = None, POINT_RAISED
-                errors[int(index[0])] = _text_of(error)
-                first = first or error
-                if variables is not None:
-                    values = {n: fill(v, 1) for n, v in variables.items()}
-            else:
-                raw = named_outputs(study.name, out, _host)
-                outputs = kept(raw)
-                found = {n: Variable(a.shape, a.dtype) for n, a in outputs.items()}
-                if variables is None:
-                    check_variables(study, found)
-                    variables = found
-                if found != variables:
-                    where = _points.told(_points.coordinates(space.coords, space.sizes, int(index[0])))
-                    check_same(variables, "earlier points", found, where)
-                values, code = {n: a[None] for n, a in outputs.items()}, _code(raw, study.allow_nan)
-            seconds = time.perf_counter() - start
-            yield Batch(index, values, np.asarray([code], np.int32), seconds, errors=errors), combination.text
+        for number, called in zip(index, answer):
+            first = first or (called if called.outputs is None else None)
+            batch, variables = _called(study, int(number), called, variables)
+            yield batch, combination.text
     if variables is None and first is not None:
-        raise RuntimeError(
-            f"sweep.run: every point of {study.name} raised, the first {type(first).__name__}: {first}"
-        ) from first
+        raise RuntimeError(f"sweep.run: every point of {study.name} raised, the first {first.text}") from first.error
 
 
-def _host(leaf: Any) -> np.ndarray:
-    array = np.asarray(leaf)
-    if array.dtype.kind == "O":
-        raise TypeError(
-            f"sweep: an output is {leaf!r}, which no dtype of NumPy holds; return a float or text of digits"
-        )
-    return array.astype(host_dtype(array.dtype), copy=False)
+def _called(
+    study: Study, index: int, called: Called, variables: dict[str, Variable] | None
+) -> tuple[Batch, dict[str, Variable] | None]:
+    """One point of a function of Python, and the outputs as they are known by then; a point that raises is a status
+    and not the end."""
+    errors: dict[int, str] = {}
+    if called.outputs is None:
+        values, code = variables and {n: fill(v, 1) for n, v in variables.items()}, POINT_RAISED
+        errors[index] = called.text
+    else:
+        outputs = kept(called.outputs)
+        found = {n: Variable(a.shape, a.dtype) for n, a in outputs.items()}
+        if variables is None:
+            check_variables(study, found)
+            variables = found
+        if found != variables:
+            where = _points.told(_points.coordinates(study.space.coords, study.space.sizes, index))
+            check_same(variables, "earlier points", found, where)
+        values, code = {n: a[None] for n, a in outputs.items()}, _code(called.outputs, study.allow_nan)
+    batch = Batch(np.asarray([index], np.int32), values, np.asarray([code], np.int32), called.seconds, errors=errors)
+    return batch, variables
 
 
 def _code(outputs: dict[str, np.ndarray], allow_nan: Sequence[str]) -> int:

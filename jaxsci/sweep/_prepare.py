@@ -51,6 +51,7 @@ class Options(NamedTuple):
         version: text of the user's that belongs to the identity of the sweep.
         accept_changes: go on in a folder although the point function has been edited.
         retry_failed: compute points of the folder again whose function raised.
+        executor: whose workers compute; None computes on the devices here.
     """
 
     dims: Mapping[str, Sequence[str]] | None = None
@@ -66,6 +67,7 @@ class Options(NamedTuple):
     version: str | None = None
     accept_changes: bool = False
     retry_failed: bool = False
+    executor: Any = None
 
 
 class Study(NamedTuple):
@@ -111,6 +113,30 @@ def check_options(caller: str, options: Options) -> None:
             raise ValueError(f"sweep.{caller}: {name} must be a positive integer or None, got {value!r}")
     if not isinstance(options.version, str | None):
         raise TypeError(f"sweep.{caller}: version must be text or None, got {type(options.version).__name__}")
+    if options.executor is not None:
+        _check_executor(caller, options)
+
+
+def _check_executor(caller: str, options: Options) -> None:
+    """An executor is known by its method; workers that are forks of this process would wait for its threads."""
+    executor = options.executor
+    if isinstance(executor, type) or not callable(getattr(executor, "submit", None)):
+        got = f"the class {executor.__name__}" if isinstance(executor, type) else type(executor).__name__
+        raise TypeError(
+            f"sweep.{caller}: executor must have a method submit(function, *args) that returns futures, got {got}; "
+            "pass a process pool, client.get_executor(pure=False) of Dask or an executor of submitit"
+        )
+    start = getattr(getattr(executor, "_mp_context", None), "get_start_method", None)
+    if start is not None and start() == "fork":
+        raise ValueError(
+            f"sweep.{caller}: the workers of this {type(executor).__name__} are forks of a process in which JAX has "
+            'threads, and would stand still; pass mp_context=multiprocessing.get_context("spawn") when making it'
+        )
+    if not isinstance(options.devices, int | None):
+        raise ValueError(
+            f"sweep.{caller}: with an executor devices must be None or how many of its devices each worker uses, got "
+            f"{type(options.devices).__name__}; a list names devices of this process"
+        )
 
 
 def prepare(caller: str, point: Callable, space: Space, options: Options, record: Record | None = None) -> Study:

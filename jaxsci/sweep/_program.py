@@ -11,7 +11,7 @@ import os
 import re
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -46,12 +46,13 @@ class Program(NamedTuple):
     arguments: tuple
     step: int
 
-    def __call__(self, local: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """Outputs and statuses of the points numbered `local`, at most `step` of them; the rest is padding."""
+    def __call__(self, local: np.ndarray, place: int | None = None) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Outputs and statuses of the points numbered `local`, at most `step` of them; the rest is padding. With
+        `place` of a single point, which then fills every lane: what the lane gives that it has among others."""
         padded = np.concatenate([local, np.full(self.step - len(local), local[-1])]).astype(np.int32)
         outputs, codes = self.compiled(padded, *self.arguments)
-        values = {name: np.asarray(out)[: len(local)] for name, out in outputs.items()}
-        return values, np.asarray(codes)[: len(local)]
+        taken = slice(len(local)) if place is None else slice(place, place + 1)
+        return {name: np.asarray(out)[taken] for name, out in outputs.items()}, np.asarray(codes)[taken]
 
 
 def _status_of(outputs: dict[str, jax.Array], allow_nan: Sequence[str]) -> jax.Array:
@@ -65,10 +66,8 @@ def _status_of(outputs: dict[str, jax.Array], allow_nan: Sequence[str]) -> jax.A
     return code
 
 
-def compile_chunk(
-    space: Space, combination: Combination, traced: Traced, devices: Sequence[Any], lanes: int, batch: str, allow_nan
-) -> Program:
-    """One program for all chunks of a combination; a process compiles equal ones once."""
+def chunk_function(space: Space, combination: Combination, traced: Traced, batch: str, allow_nan) -> Callable:
+    """What one device computes: (numbers of points, axis arrays, captured arrays) -> (outputs, statuses)."""
     sizes = tuple(len(p) for p in combination.positions)
 
     def lanes_of_one_device(indices, arrays, constants):
@@ -83,17 +82,43 @@ def compile_chunk(
 
         return jax.lax.map(one, indices) if batch == "map" else jax.vmap(one)(indices)
 
+    return lanes_of_one_device
+
+
+def chunk_arguments(space: Space, combination: Combination, traced: Traced) -> tuple[dict, list]:
+    """Axis arrays and captured arrays, which travel as arguments: as constants XLA would copy them into every
+    program."""
+    return _points.payload(space, combination), list(traced.closed.consts)
+
+
+def has_callbacks(traced: Traced) -> bool:
+    """Whether the point calls a host function, which its program does not hold."""
+    return any("callback" in equation.primitive.name for equation in program.equations(traced.closed.jaxpr))
+
+
+def compile_chunk(
+    space: Space, combination: Combination, traced: Traced, devices: Sequence[Any], lanes: int, batch: str, allow_nan
+) -> Program:
+    """One program for all chunks of a combination; a process compiles equal ones once."""
+    function = chunk_function(space, combination, traced, batch, allow_nan)
+    return compiled(function, chunk_arguments(space, combination, traced), devices, lanes, again=has_callbacks(traced))
+
+
+def compiled(
+    function: Callable, arguments: tuple, devices: Sequence[Any], lanes: int, *, again: bool = False
+) -> Program:
+    """The chunk of a `chunk_function`, or of one that was exported, on some devices.
+
+    An executable of an earlier call is taken where its text and devices are the same: lanes, shapes and constants stand
+    in the text, captured arrays are arguments. Host functions do not, so with `again` it is compiled anew.
+    """
     mesh = jax.make_mesh((len(devices),), (_AXIS,), axis_types=(AxisType.Auto,), devices=list(devices))
     split, whole = PartitionSpec(_AXIS), PartitionSpec()
-    chunk = jax.shard_map(
-        lanes_of_one_device, mesh=mesh, in_specs=(split, whole, whole), out_specs=split, check_vma=False
-    )
-    # captured arrays travel as arguments: as constants XLA would copy them into every program
-    arguments = (_points.payload(space, combination), list(traced.closed.consts))
+    chunk = jax.shard_map(function, mesh=mesh, in_specs=(split, whole, whole), out_specs=split, check_vma=False)
     arguments = jax.device_put(arguments, NamedSharding(mesh, whole))
     step = lanes * len(devices)
     lowered = jax.jit(chunk).lower(jax.ShapeDtypeStruct((step,), jnp.int32), *arguments)
-    return Program(_compiled(lowered, traced, devices), arguments, step)
+    return Program(lowered.compile() if again else _compiled(lowered, devices), arguments, step)
 
 
 def _warn_of_waiting(text: str, devices: Sequence[Any]) -> None:
@@ -119,14 +144,8 @@ def _warn_of_waiting(text: str, devices: Sequence[Any]) -> None:
         )
 
 
-def _compiled(lowered: Any, traced: Traced, devices: Sequence[Any]) -> Any:
-    """The executable of a lowered chunk: that of an earlier call, if its text and devices are the same.
-
-    The text is all that the compiler sees: lanes, shapes and constants stand in it, captured arrays are arguments.
-    Host functions do not, so what calls one is compiled anew.
-    """
-    if any("callback" in equation.primitive.name for equation in program.equations(traced.closed.jaxpr)):
-        return lowered.compile()
+def _compiled(lowered: Any, devices: Sequence[Any]) -> Any:
+    """The executable of a lowered chunk, from memory if there is one of this text and these devices."""
     text = lowered.as_text()
     _warn_of_waiting(text, devices)
     key = (hashlib.sha256(text.encode()).digest(), *((device.platform, device.id) for device in devices))

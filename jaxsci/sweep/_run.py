@@ -47,6 +47,7 @@ def run(
     version: str | None = None,
     accept_changes: bool = False,
     retry_failed: bool = False,
+    executor: Any = None,
 ) -> Any:
     """Evaluate a function at every point of a space and label the results.
 
@@ -82,6 +83,10 @@ def run(
             after are kept in the provenance.
         retry_failed: compute those points of the folder again whose function raised an exception; otherwise they count
             as done.
+        executor: whose workers compute instead of this process, with the same bits: anything with ``submit(function,
+            *args)`` and futures with ``done()`` and ``result()``, such as a `concurrent.futures.ProcessPoolExecutor`
+            whose processes are spawned, ``client.get_executor(pure=False)`` of Dask, or submitit's for SLURM. It gets
+            whole chunks: `chunk` points, by default as many as keep a worker busy for a moment. See "Other engines".
 
     Returns:
         An `xarray.Dataset`: dimensions of the space in order, then those of the outputs; coordinates; an int32
@@ -90,13 +95,24 @@ def run(
         points around it are computed all the same); provenance as JSON text in the attribute ``provenance``.
         `jaxsci.check` raises on faults.
 
+    Other engines:
+        With an `executor` the points are traced here and travel as a program (`jax.export`), which each worker compiles
+        once, with the settings of JAX that change numbers; large arrays travel once, as files in `out` where workers
+        see it. A function that calls back to the host, or ``batch="loop"``, travels itself, by cloudpickle. Workers
+        need the same versions and the same platform as this process and use all their devices, or `devices` of them.
+        This process alone writes, as chunks are finished. A chunk whose worker is lost is handed out again at most
+        three times, the last time point by point: a point that ends every worker becomes a NaN and a status. A process
+        pool breaks when a worker is lost: that raises, and the same call with a new pool continues. Needs
+        ``jaxsci[distributed]``.
+
     Raises:
         SweepMismatch: the folder holds another sweep; the message says which axis, program, source line or version
             differs, and whether the point draws random numbers while it is traced.
         ValueError, TypeError: axes that are no parameters, outputs that are no arrays or differ in shape between static
             combinations, labels that fit nothing.
         jaxsci.core.status.StatusError: with `fail_fast`, naming the failing points by coordinate.
-        OSError, RuntimeError: the folder cannot be written, or another process is writing into it.
+        OSError, RuntimeError: the folder cannot be written, or another process is writing into it; the executor is
+            broken or all of a chunk failed every time, the message names the folder.
 
     Example:
         >>> from jaxsci import sweep
@@ -107,7 +123,7 @@ def run(
     """
     options = Options(
         dims, units, batch, lanes, chunk, devices, allow_nan, fail_fast, progress, meta, version, accept_changes,
-        retry_failed,
+        retry_failed, executor,
     )  # fmt: skip
     if out is None:
         study = prepare("run", point, space, options)
@@ -184,7 +200,7 @@ def _compute(study: Study, done: np.ndarray | None, sink: Sink, options: Options
     finished = 0 if done is None else int(done.sum())
     try:
         with reporting("sweep.run", options.progress, study.space.num_points, finished, unit="point") as report:
-            run_points(study, done, sink, report, options.fail_fast)
+            run_points(study, done, sink, report, options)
     except BaseException as error:
         if not isinstance(error, status.StatusError):
             sink.flush()

@@ -50,7 +50,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 IMPORTED_AS = {"orbax-checkpoint": "orbax", "scikit-learn": "sklearn", "pillow": "PIL"}
 FOR_DEVELOPERS = {"peers", "diffusers"}  # compared with by benchmarks and tests
-BROUGHT_ALONG = {"tfp-nightly"}  # required by distrax, see pyproject.toml
+# Required by distrax, see pyproject.toml; made by users, who hand it to `sweep.run`.
+BROUGHT_ALONG = {"tfp-nightly", "dask", "distributed"}
 
 
 def _modules(requirements, expand=True) -> set[str]:

@@ -60,6 +60,7 @@ ENTRIES = {
         bad=(
             Bad(lambda folder: sweep.run(_cube, sweep.product(x=[1.0])), ValueError, "needs 'n'"),
             Bad(lambda folder: sweep.run(_cube, _space(), batch="fast"), ValueError, "batch must be one of"),
+            Bad(lambda folder: sweep.run(_cube, _space(), executor=2), TypeError, "executor must have a method submit"),
         ),
         resume=_resume,
     ),

@@ -129,7 +129,7 @@ def test_damaged_and_missing_chunks_are_computed_again(tmp_path):
 
 def test_a_finished_run_is_read_not_compiled(tmp_path, monkeypatch):
     first = run(tmp_path)
-    monkeypatch.setattr("jaxsci.sweep._execute.compile_chunk", lambda *a: pytest.fail("compiled again"))
+    monkeypatch.setattr("jaxsci.sweep._answers.compile_chunk", lambda *a: pytest.fail("compiled again"))
     assert run(tmp_path).equals(first)
 
 
