@@ -80,19 +80,26 @@ def ours(case):
 
 
 def _between_integers(case):
-    """The library makes integers of time steps that it computed in single precision: one is within .003 of the edge."""
+    """The library makes integers of time steps in single precision, and some step lies within .003 of an edge."""
     name = case["config"]["_class_name"]
     if SCHEDULERS[name].levels != "multistep":
         return False
     o = _read(case["config"], {"eta": 0.0, "begin": 0, "mu": None, "timesteps": None, "sigmas": None, "weights": ""})[1]
-    if _levels._curve_name(o) is None:
+    curve, table = _levels._curve_name(o), interop.from_diffusers(case["config"], case["num"]).table
+    if curve is None and not o["use_flow_sigmas"]:
         return False
-    table = interop.from_diffusers(case["config"], case["num"]).table
-    steps = _levels.steps_of(table.sigma[:-1] / table.alpha[:-1], _levels.chain(o))
-    rounded = _levels._curve_name(o) in o["rounded_curves"]
-    return bool(np.min(np.abs(steps + 0.5 * rounded - np.round(steps + 0.5 * rounded))[1:-1], initial=1.0) < 0.003) or (
-        not rounded  # the ends of the chain are integers themselves
-    )
+    if curve is None:
+        steps = table.t[:-1] * o["num_train_timesteps"]
+    else:
+        steps = _levels.steps_of(table.sigma[:-1] / table.alpha[:-1], _levels.chain(o))
+    steps = steps + 0.5 * (curve in o["rounded_curves"])
+    return bool(np.abs(steps - np.round(steps)).min() < 0.003)
+
+
+def _almost_pure_noise(case):
+    """x_0 = (x - sigma eps)/alpha in single precision loses 1e-7 sigma/alpha, and 1 - beta of the chain as much."""
+    table = interop.from_diffusers(case["config"], case["num"], begin=case["begin"], **case["arguments"]).table
+    return bool(table.sigma[0] > 3e3 * table.alpha[0])
 
 
 # Faults of diffusers 0.42.1 that make a difference: name -> whether it is this case's.
@@ -101,6 +108,10 @@ FAULTS = {
         case["config"]["_class_name"] == "LMSDiscreteScheduler" and case["begin"] > 0
     ),
     "time steps in single precision are cut to integers on the wrong side": _between_integers,
+    "single precision at almost pure noise": _almost_pure_noise,
+    "one step of exponential EDM levels starts at the least one, from noise of the largest": lambda case: (
+        case["config"].get("sigma_schedule") == "exponential" and case["num"] == 1
+    ),
 }
 
 
