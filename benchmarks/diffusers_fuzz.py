@@ -21,8 +21,8 @@ from jaxsci.diffusion.diffusers import _levels
 from jaxsci.diffusion.diffusers._classes import SCHEDULERS
 from jaxsci.diffusion.diffusers._reader import _read
 
-TOLERANCE = 2e-4
-"""Of the final state relative to its largest entry: single precision there, through up to 50 steps."""
+TOLERANCE = 5e-4
+"""Of the final state relative to its largest entry: single precision there, whose chain begins 1e-4 off (1 - beta)."""
 
 POOLS = {
     "num_train_timesteps": [1000, 1000, 500, 100], "beta_start": [1e-4, 8.5e-4, 1e-3], "beta_end": [0.02, 0.012],
