@@ -22,7 +22,7 @@ FIT = 0.7
 
 UNRESOLVED = status.register(
     "diffusion",
-    20,
+    16,
     "unresolved statistics",
     "coefficients of DPM-Solver-v3 change by more than 5 % when every second level of its statistics is left out",
     "estimate them on more levels (lams=None doubles these until it suffices) with derivative='secant'; if that does "
@@ -32,7 +32,7 @@ UNRESOLVED = status.register(
 
 POOR_FIT = status.register(
     "diffusion",
-    21,
+    18,
     "statistics explain little",
     "the statistics of DPM-Solver-v3 know less than half of how fast the model changes: it may lose to plain solvers",
     "compare with solvers.unipc or dpm_multistep of order 2 on grids.logsnr",
