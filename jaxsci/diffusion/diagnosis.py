@@ -146,10 +146,11 @@ def diagnose(
         >>> import jax, jax.numpy as jnp
         >>> from jaxsci import diffusion
         >>> vp = diffusion.schedules.vp_linear()
-        >>> def network(x, t, cond):  # eps of data from N(0, 1)
-        ...     return vp.alpha_sigma(vp.lam(t))[1] * x
+        >>> def network(x, t, cond):  # eps of data from N(3, 1)
+        ...     alpha, sigma = vp.alpha_sigma(vp.lam(t))
+        ...     return sigma * (x - 3 * alpha)
         >>> denoiser = diffusion.predictions.denoiser(network, vp, "v_prediction")
-        >>> found = diffusion.diagnose(denoiser, vp, lambda key: jax.random.normal(key, (8,)))
+        >>> found = diffusion.diagnose(denoiser, vp, lambda key: 3 + jax.random.normal(key, (8,)))
         >>> print(found.findings[0])
         it predicts 'epsilon' and not 'v_prediction': pass kind='epsilon'
 
