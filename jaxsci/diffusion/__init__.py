@@ -9,6 +9,7 @@ from jaxsci.diffusion import (
     adaptive,
     correctors,
     dense,
+    diagnosis,
     grids,
     hooks,
     interop,
@@ -25,16 +26,20 @@ from jaxsci.diffusion import (
     v3,
 )
 from jaxsci.diffusion._sample import Result, Trajectory, finish, init, sample, step
+from jaxsci.diffusion.diagnosis import Diagnosis, diagnose
 from jaxsci.diffusion.interop import from_diffusers
 from jaxsci.diffusion.tables import SolverTable
 
 __all__ = [
+    "Diagnosis",
     "Result",
     "SolverTable",
     "Trajectory",
     "adaptive",
     "correctors",
     "dense",
+    "diagnose",
+    "diagnosis",
     "finish",
     "from_diffusers",
     "grids",

@@ -40,8 +40,8 @@ class Result(NamedTuple):
     Attributes:
         value: the state at the last node.
         nfe: model calls made: the active rows that were evaluated.
-        status: NONFINITE_INPUT (x_T), NONFINITE_RESULT (the last state, or any prediction on the way, before hooks); 0
-            = ok.
+        status: NONFINITE_INPUT (x_T), NONFINITE_RESULT (the last state, or any prediction on the way, before hooks),
+            and what the builder found out about its table; 0 = ok.
         trajectory: states and predictions of all nodes with ``save="trajectory"``, else None.
     """
 
@@ -278,6 +278,7 @@ def rows_of(table: SolverTable) -> dict:
         "i": jnp.arange(table.num_rows), "t": here(table.t), "t_next": table.t[1:], "alpha": here(table.alpha),
         "sigma": here(table.sigma), "predictor": table.predictor, "corrector": table.corrector,
         "corrected": table.corrected, "active": table.active, "evaluate": table.evaluate,
+        "status": None if table.status is None else jnp.broadcast_to(table.status, table.num_rows),
     }  # fmt: skip
 
 
@@ -349,6 +350,7 @@ def _taken(key, denoiser, analytic, row, state, cond, denoised_hook=None, state_
         new, x = advanced(keys[0], row, state, data, noise)
         if state_hook is not None:
             new = new._replace(x=_like(x, "state_hook", state_hook(new.x, row["t_next"], keys[2])))
+        trouble = trouble if row["status"] is None else trouble | row["status"]
         calls = 1 if evaluate is None else evaluate.astype(jnp.int32)
         return new._replace(nfe=state.nfe + calls, status=state.status | trouble), (x, data, noise)
 

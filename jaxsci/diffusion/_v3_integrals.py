@@ -89,17 +89,17 @@ def coefficients(statistics: Statistics, *, quadrature: str = "gauss") -> Coeffi
     """
     if quadrature not in QUADRATURES:
         raise ValueError(f"v3: quadrature must be one of {sorted(QUADRATURES)}, got {quadrature!r}")
-    shapes = {np.shape(a) for a in statistics[1:]}
+    shapes = {np.shape(a) for a in statistics[1:4]}
     if np.ndim(statistics.lam) != 1 or len(shapes) != 1 or (*shapes.pop(), 0)[0] != np.shape(statistics.lam)[0]:
-        got = {name: np.shape(a) for name, a in statistics._asdict().items()}
+        got = {name: np.shape(getattr(statistics, name)) for name in ("lam", "l", "s", "b")}
         raise ValueError(f"v3: l, s and b must have shape [N+1, *d] with lam [N+1], got {got}")
-    if namespace(statistics) is np:
+    if namespace(statistics[:4]) is np:
         return _coefficients(np, statistics, quadrature)
-    return _compiled(jnp, jax.tree.map(jnp.asarray, statistics), quadrature)
+    return _compiled(jnp, jax.tree.map(jnp.asarray, Statistics(*statistics[:4])), quadrature)
 
 
 def _coefficients(xp, statistics, quadrature):
-    lam, values = xp.asarray(statistics.lam), xp.stack([xp.asarray(a) for a in statistics[1:]])
+    lam, values = xp.asarray(statistics.lam), xp.stack([xp.asarray(a) for a in statistics[1:4]])
     h = xp.diff(lam).reshape(1, -1, *(1,) * (values.ndim - 2))
     cells = h * (values[:2, 1:] + values[:2, :-1]) / 2
     rates = None

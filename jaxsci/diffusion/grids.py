@@ -7,6 +7,7 @@ References: C. Lu et al., "DPM-Solver", 2022, appendix; Q. Zhang, Y. Chen, DEIS,
 equation 5; S. Lin et al. 2024, table 2 (trailing); A. Sabour et al., "Align Your Steps", 2024 (tables).
 """
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -181,6 +182,38 @@ def beta(
     return _checked("beta", at_lams(schedule, -np.log(rhos)))
 
 
+def started(grid: TimeGrid, order: Size) -> TimeGrid:
+    r"""The grid with its first step cut into halves, quarters, ..., so that a multistep solver keeps its order.
+
+    The first row of such a solver is of first order and leaves $h_0^2$ behind, once. Cut down to
+    $h_0 = 2^{-m} h \le h^{p/2}$ with $m = \lceil (p/2 - 1) \log_2(1/h) \rceil$ that is $h^p$. It costs m steps more.
+
+    Args:
+        grid: of finite first nodes.
+        order: p, that shall be kept.
+
+    Raises:
+        TypeError: a traced grid.
+        ValueError: a first node of pure noise, or an order below 1.
+
+    Example:
+        >>> from jaxsci.diffusion import grids, schedules
+        >>> grid = grids.logsnr(schedules.vp_linear(), 40)
+        >>> print(len(grids.started(grid, 4).lam) - len(grid.lam))
+        3
+
+    References: E. Hairer, S. Nørsett, G. Wanner, "Solving Ordinary Differential Equations I", 1993, section III.1.
+    """
+    concrete(grid, "grids.started", "grid", _INGRAPH)
+    grid, order = to_host(grid), check_size("grids.started", "order", order)
+    h = grid.lam[1] - grid.lam[0]
+    if not np.isfinite(h):
+        raise ValueError("grids.started: the first step must be finite in lam; start at a little signal")
+    num = max(math.ceil((order / 2 - 1) * math.log2(1 / h)), 0)
+    within = grid.lam[0] + h * 0.5 ** np.arange(num, 0, -1)
+    return at_lams(grid.schedule, np.concatenate([grid.lam[:1], within, grid.lam[1:]]))
+
+
 def from_times(schedule: NoiseSchedule, times: Any) -> TimeGrid:
     """Given schedule times, from noise to data: validated, never changed.
 
@@ -351,6 +384,7 @@ __all__ = [
     "logsnr",
     "spacing",
     "start",
+    "started",
     "time",
     "with_zero",
 ]

@@ -3,6 +3,11 @@ r"""Solvers by the names that users of image generators know: ``named("DPM++ 2M 
 A name is a solver's name, and after it, if wished, the grid's: Karras, Exponential or Beta; without one the grid is
 uniform in time. Grids made here end at a node without noise, so the last step is x = D.
 
+The names are habits, made for 20 steps and more. **Below 15 calls build the table instead**:
+``solvers.unipc(grids.logsnr(schedule, n), order=2)``, whose steps are uniform in log-SNR and which goes no further than
+the schedule's own end. On a mixture of five Gaussians with 8 calls it leaves .15 where "UniPC" leaves 1.03, and still
+.21 with "UniPC Exponential" and ``order=2``.
+
 References: those of `solvers` and `grids`; the names are the ones of k-diffusion and the programs built on it.
 """
 
@@ -37,6 +42,8 @@ _NAMES = {
 
 def named(name: str, where: NoiseSchedule | TimeGrid, num_steps: Size | None = None, **options) -> SolverTable:
     """A solver table by its usual name, upper and lower case alike. A builder.
+
+    Below 15 calls ``solvers.unipc(grids.logsnr(where, num_steps), order=2)`` is the better one; see the module.
 
     Args:
         name: Euler, Euler a, Heun, LMS, DPM2, DPM++ 2S, 2M, 3M, 2M SDE, 3M SDE, UniPC, DDIM, DDPM, DEIS, PLMS or iPNDM,

@@ -203,13 +203,18 @@ def multistep(
 ) -> Partial:
     r"""Exponential Adams-Bashforth in lambda, with an Adams-Moulton corrector if wished. All options are static.
 
+    What order the whole run has in the limit of many steps is decided by its first and last rows as well. The first
+    rows have fewer points: row i is off by $h^{i+2}$, once, so that orders above 2 keep theirs only if the first steps
+    are shorter (`grids.started`), and otherwise end at 2, or at 3 with the corrector. A last row of first order is off
+    by $h^2$: with `lower_order_final` every order above 2 ends at 2. At few steps neither is seen.
+
     Args:
         order: 1 to 4: points that the polynomial goes through, fewer at the start.
         kind: "data" or "noise": which prediction is interpolated.
         relaxation: of two-point rows: "exact" (Heun-like), "bh2" (midpoint, DPM-Solver and UniPC's B_2), "bh1".
         half_second: halve the second derivative of rows of three points and more, as the published third-order
             multistep codes do. It costs an order; for parity only.
-        lower_order_final: fall to first order at the last node: stability on very unequal steps.
+        lower_order_final: fall to first order at the last node: stability on very unequal steps, order 2 at most.
         corrector: UniC of one order more, at no further model call.
         tau: noise of the reverse SDE, >= 0 (1 is the SDE's own); "data" only.
         power: eps is about this many times that of a law: the sum of the powers in `correctors`, where D jumps as x

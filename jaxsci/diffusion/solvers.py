@@ -70,7 +70,8 @@ def dpm_multistep(
         grid: where to stand.
         order: 1 to 4.
         relaxation: of two-point rows: "bh2" is the midpoint form, "exact" the Heun-like one.
-        lower_order_final: fall to first order at the end.
+        lower_order_final: fall to first order at the end: steady on very unequal steps, and of order 2 in the limit
+            whatever `order` is. False keeps the order, on grids that end with noise.
         **options: others of `rules.multistep`. All published codes have ``half_second=True``: their rows of three
             points are of order 2; for parity only.
 
@@ -100,7 +101,10 @@ def sde_dpm(grid: TimeGrid, *, tau: float = 1.0, **options) -> SolverTable:
 
 
 def unipc(grid: TimeGrid, *, order: int = 3, corrector: bool = True, **options) -> SolverTable:
-    """UniPC: UniP predictor with the UniC corrector, which raises the order by one at no further call.
+    """UniPC: UniP predictor with the UniC corrector, which raises the order of every row by one at no further call.
+
+    The order of the whole run is that of its rows only without ``lower_order_final``, and above 3 only from the short
+    first steps of `grids.started`; see `rules.multistep`, and ``benchmarks.diffusion_orders`` for measured orders.
 
     The variants bh1 and bh2 (`relaxation`) differ in UniP-2 and UniC-1 alone; B(h) cancels elsewhere.
 

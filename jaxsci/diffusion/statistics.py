@@ -26,7 +26,7 @@ from jaxtyping import Array, ArrayLike, Float, PyTree
 from jaxsci.core import arrays, keys
 from jaxsci.core.host import namespace, to_host
 from jaxsci.core.static import check_size
-from jaxsci.core.types import KeyArray, Size, concrete
+from jaxsci.core.types import KeyArray, Size, concrete, is_concrete
 from jaxsci.diffusion import grids
 from jaxsci.diffusion.predictions import checked
 from jaxsci.diffusion.schedules import NoiseSchedule
@@ -37,17 +37,24 @@ _KIND = "statistics of a model"
 class Statistics(NamedTuple):
     """l, s and b at N + 1 noise levels, from noise to data; d is the shape of the data, or () when all share one.
 
+    The last two fields let `v3.dpm_v3` judge them; None where nobody knows (files of others, closed forms).
+
     Attributes:
         lam: log(alpha / sigma), rising.
         l: mean diagonal of sigma times the Jacobian of eps: 1 in pure noise, 0 at clean data.
         s: slope of df/dlam on f.
         b: intercept of df/dlam on f.
+        unexplained: r.m.s. of df/dlam - s f - b, which no coefficient knows, over that of dD/dlam, which data
+            prediction does not know either.
+        coarse: the same from every second level alone, without the last two fields.
     """
 
     lam: Float[Array, " N+1"]
     l: Float[Array, "N+1 *d"]  # noqa: E741
     s: Float[Array, "N+1 *d"]
     b: Float[Array, "N+1 *d"]
+    unexplained: Float[Array, " N+1"] | None = None
+    coarse: "Statistics | None" = None
 
 
 def _slopes(lam: Float[ArrayLike, " n"], values: Float[ArrayLike, "n *d"]) -> Float[ArrayLike, "n *d"]:
@@ -60,6 +67,24 @@ def _slopes(lam: Float[ArrayLike, " n"], values: Float[ArrayLike, "n *d"]) -> Fl
         return xp.concatenate([secants, secants])
     inner = (h[1:] * secants[:-1] + h[:-1] * secants[1:]) / (h[1:] + h[:-1])
     return xp.concatenate([2 * secants[:1] - inner[:1], inner, 2 * secants[-1:] - inner[-1:]])
+
+
+def _spans(lam):
+    """Offsets [n, 2] and weights [n, 2]: f' = sum_k weights_k (f(lam + offsets_k) - f(lam)), exact for parabolas.
+
+    The points lie half-way to both neighbours, so that the slopes of all levels together telescope; at the ends both
+    lie on one side.
+    """
+    h = jnp.diff(lam) / 2
+    low = jnp.concatenate([h[:1], -h[:-1], -h[-1:]])
+    high = jnp.concatenate([2 * h[:1], h[1:], -2 * h[-1:]])
+    return jnp.stack([low, high], 1), jnp.stack([high / low, -low / high], 1) / (high - low)[:, None]
+
+
+def every_second(lam: Float[ArrayLike, " n"]) -> np.ndarray:
+    """Indices of every second level; the last level always is among them."""
+    index = np.arange(0, np.shape(lam)[0], 2)
+    return index if index[-1] == np.shape(lam)[0] - 1 else np.append(index, np.shape(lam)[0] - 1)
 
 
 def _levels(name, schedule, lams):
@@ -82,13 +107,14 @@ def estimate(
     schedule: NoiseSchedule,
     data: Float[ArrayLike, "M *d"] | Callable[..., Any],
     *,
-    lams: Size | Float[ArrayLike, " levels"] = 120,
+    lams: Size | Float[ArrayLike, " levels"] | None = None,
     num_samples: int = 1024,
     num_probes: int = 1,
     variance: Callable[..., Array] | None = None,
     cond: PyTree = None,
     guidance_scale: ArrayLike = 1.0,
     common_random_numbers: bool = True,
+    derivative: str = "secant",
     batch_size: int = 64,
 ) -> Statistics:
     r"""Estimate l, s and b from noisy data $x = \alpha x_0 + \sigma z$ by Jacobian-vector products.
@@ -97,8 +123,12 @@ def estimate(
        s = \frac{\mathrm{Cov}(f, f')}{\mathrm{Var} f + 10^{-6}E f^2 + 10^{-12}}, \quad b = E f' - s\,E f, \quad
        f' = e^{-\lambda}[(l-1)\varepsilon + \varepsilon'] - \dot l x/\alpha $$
 
-    with Rademacher v, $\varepsilon'$ one product along the flow (dx/dlam, 1), and $\dot l$ by differences. The guard
-    keeps s finite where f does not vary (constant pixels, Gaussian dimensions); the solver is exact for any s.
+    with Rademacher v, derivatives of D and $\varepsilon$ along the flow, and $\dot l$ by differences. The guard keeps s
+    finite where f does not vary (constant pixels, Gaussian dimensions); the solver is exact for any s.
+
+    The derivatives are secants between points half-way to the neighbouring levels, $\alpha D + \sigma\varepsilon$. What
+    a network does between two levels then cancels in the integrals of b, up to its own size. Exact derivatives
+    grow with the frequency instead: those of sinusoidal time features at 120 levels make v3 useless.
 
     Args:
         key: sample i uses ``fold_in(key, i)``, so that `batch_size` changes nothing but rounding.
@@ -106,8 +136,11 @@ def estimate(
         schedule: the noise schedule.
         data: rows are drawn with replacement; or ``sampler(key) -> x0``, or ``-> (x0, cond)`` with a condition each,
             for example a slow solver where there are no data.
-        lams: N (static): N + 1 uniform levels between the ends of the schedule, 120 to 1200; or the levels themselves,
+        lams: N (static): N + 1 uniform levels between the ends of the schedule, 30 to 1200; or the levels themselves,
             rising (traced), such as ``grids.logsnr(schedule, 120, t_min=1e-4).lam``. A grid must lie between them.
+            None: the first of 60, 120, 240 and 480 at which half of the levels give the same coefficients within 5 %,
+            of an eight-step solver; the last one if none does, and tables of it say so (`v3.dpm_v3`). Outside compiled
+            code only.
         num_samples: K (static); matters more than N. The published files have 1024 to 4096.
         num_probes: Rademacher vectors per sample (static).
         variance: ``variance(x, t, cond, w) -> Var(x0 | x)`` of an exact denoiser, per entry: l is then free of the
@@ -116,14 +149,16 @@ def estimate(
         guidance_scale: w. Statistics of the model without guidance are usual; at strong guidance they misfit.
         common_random_numbers: the same x0, z and v at every level (static), so that l, s and b are smooth in lam.
             Independent draws cost high-order solvers their order.
+        derivative: "secant", or "exact" by Jacobian-vector products: for networks that are smooth in time on the scale
+            of the levels (static).
         batch_size: samples in flight (static): bounds the memory.
 
     Returns:
-        `Statistics` in the dtype of the data.
+        `Statistics` in the dtype of the data, with `unexplained` and `coarse`.
 
     Raises:
-        ValueError: sizes below 1, or levels of a wrong shape or that do not rise.
-        TypeError: integer data, or a denoiser that does not give two arrays like x.
+        ValueError: sizes below 1, an unknown derivative, or levels of a wrong shape or that do not rise.
+        TypeError: traced arguments without `lams`, integer data, or a denoiser that does not give two arrays like x.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -141,6 +176,8 @@ def estimate(
     """
     for name, size in (("num_samples", num_samples), ("num_probes", num_probes), ("batch_size", batch_size)):
         check_size("statistics.estimate", name, size)
+    if derivative not in ("secant", "exact"):
+        raise ValueError(f"statistics.estimate: derivative must be 'secant' or 'exact', got {derivative!r}")
     key = keys.as_typed_key(key, "statistics.estimate")
     if not callable(data):
         data = jnp.asarray(data)
@@ -148,16 +185,41 @@ def estimate(
             raise TypeError(
                 f"statistics.estimate: data must be floating rows [M, *d] or a sampler, got {data.dtype}{data.shape}"
             )
+    if lams is None:
+        given = key, denoiser, schedule, data, variance, cond, guidance_scale
+        if not is_concrete(given):
+            raise TypeError(
+                "statistics.estimate: without lams it is a loop on the host; inside compiled code pass lams=120"
+            )
+        return _resolved(
+            key, denoiser, schedule, data, num_samples=num_samples, num_probes=num_probes, variance=variance, cond=cond,
+            guidance_scale=guidance_scale, common_random_numbers=common_random_numbers, derivative=derivative,
+            batch_size=batch_size,
+        )  # fmt: skip
     lams = jnp.asarray(_levels("estimate", schedule, lams))
     sizes = num_samples, num_probes, min(batch_size, num_samples)
     return _estimate(
         key, denoiser, schedule, data, lams, variance, cond, jnp.asarray(guidance_scale, lams.dtype), sizes,
-        bool(common_random_numbers),
+        bool(common_random_numbers), derivative,
     )  # fmt: skip
 
 
+def _resolved(key, denoiser, schedule, data, **options):
+    """Statistics on as many levels as their own check asks for."""
+    from jaxsci.diffusion import _judged, v3  # they build on this file
+
+    host = to_host(schedule)
+    grid = grids.logsnr(host, 8)
+    for num in (60, 120, 240, 480):
+        found = estimate(key, denoiser, schedule, data, lams=num, **options)
+        table = v3.dpm_v3(grid, found, order=2, corrector=None)
+        if not table.status & _judged.UNRESOLVED:
+            break
+    return found
+
+
 @eqx.filter_jit
-def _estimate(key, denoiser, schedule, data, lams, variance, cond, w, sizes, shared):
+def _estimate(key, denoiser, schedule, data, lams, variance, cond, w, sizes, shared, derivative):
     num_samples, num_probes, batch = sizes
 
     def draw(key):
@@ -176,7 +238,6 @@ def _estimate(key, denoiser, schedule, data, lams, variance, cond, w, sizes, sha
     if not jnp.issubdtype(dtype, jnp.floating):
         raise TypeError(f"statistics.estimate: the sampler must give floating data, got {dtype}")
     lams, w = lams.astype(dtype), w.astype(dtype)
-    num_levels = lams.shape[0]
 
     def noisy(sample, lam):
         alpha, sigma = (jnp.asarray(a, dtype) for a in schedule.alpha_sigma(lam))
@@ -193,22 +254,34 @@ def _estimate(key, denoiser, schedule, data, lams, variance, cond, w, sizes, sha
         product = jax.vmap(lambda v: v * jax.jvp(noise, (x,), (v,))[1])(sample[3])
         return sigma * jnp.mean(product, axis=0)
 
-    def along_flow(lam, at_level, sample):
-        """f and df/dlam, from D and eps: near l = 1 that loses nothing to cancellation; and (x/alpha)^2."""
-        level, slope = at_level
-        x, sigma = noisy(sample, lam)
+    def secants(x, lam, sample, offsets, weights):
+        """D, eps and their derivatives along the flow."""
+        here = predict(x, lam, sample[1])
+
+        def there(offset):
+            alpha, sigma = (jnp.asarray(a, dtype) for a in schedule.alpha_sigma(lam + offset))
+            return predict(alpha * here[0] + sigma * here[1], lam + offset, sample[1])
+
+        far = jax.lax.map(there, offsets)
+        return here, [jnp.tensordot(weights, b - a[None], 1, precision="highest") for a, b in zip(here, far)]
+
+    def tangents(x, lam, sample, *_):
         eps = predict(x, lam, sample[1])[1]
-        velocity = jnp.asarray(schedule.rate(lam), dtype) * x - sigma * eps
+        velocity = jnp.asarray(schedule.rate(lam), dtype) * x - noisy(sample, lam)[1] * eps
         ones = jnp.ones((), dtype)
-        (data, eps), (data_rate, eps_rate) = jax.jvp(
-            lambda x, lam: predict(x, lam, sample[1]), (x, lam), (velocity, ones)
-        )
+        return jax.jvp(lambda x, lam: predict(x, lam, sample[1]), (x, lam), (velocity, ones))
+
+    def along_flow(lam, at_level, sample):
+        """f and df/dlam, from D and eps: near l = 1 that loses nothing to cancellation; (x/alpha)^2 and D'^2."""
+        level, slope, *span = at_level
+        found = (secants if derivative == "secant" else tangents)(noisy(sample, lam)[0], lam, sample, *span)
+        (data, eps), (data_rate, eps_rate) = found
         ratio = jnp.exp(-lam)
         f = (1 - level) * ratio * eps - level * data
         rate = (1 - level) * ratio * (eps_rate - eps) - level * data_rate - slope * (ratio * eps + data)
-        return f, rate, (data + ratio * eps) ** 2
+        return f, rate, (data + ratio * eps) ** 2, data_rate**2
 
-    def over_samples(function, at_levels, reduce, combine, start):
+    def over_samples(function, lams, at_levels, reduce, combine, start):
         """Fold `function(lam, at_level, sample)` of chunks of samples into statistics of all levels."""
 
         def chunk(total, first):
@@ -223,23 +296,31 @@ def _estimate(key, denoiser, schedule, data, lams, variance, cond, w, sizes, sha
                 values = jax.vmap(function, in_axes=(None, None, 0))(lam, mine, samples)
                 return None, reduce(values, keep)
 
-            _, parts = jax.lax.scan(level, None, (jnp.arange(num_levels), lams, at_levels))
+            _, parts = jax.lax.scan(level, None, (jnp.arange(lams.shape[0]), lams, at_levels))
             return combine(total, parts), None
 
         return jax.lax.scan(chunk, start, jnp.arange(0, num_samples, batch))[0]
 
-    zeros = jnp.zeros((num_levels, *shape.shape), dtype)
-    level = over_samples(jacobian_diagonal, None, _sum, jnp.add, zeros) / num_samples
-    slope = _slopes(lams, level)
-    count = jnp.zeros((num_levels, *(1,) * len(shape.shape)), dtype)
-    start = (count, *(zeros,) * 5)
-    _, mean, mean_rate, square, product, size = over_samples(along_flow, (level, slope), _moments, _merge, start)
-    var, cov = square / num_samples, product / num_samples
-    # The last term is what rounding makes of an f that does not vary, whose two parts are as large as x/alpha; 64 since
-    # the other factor, f' with the error of l', is far larger. In float64 it is nothing.
-    rounding = (64 * jnp.finfo(dtype).eps) ** 2 * size / num_samples
-    s = cov / (var + 1e-6 * (var + mean**2) + 1e-12 + rounding)
-    return Statistics(lams, level, s, mean_rate - s * mean)
+    def regression(lams, level):
+        """s and b, and what they leave unexplained."""
+        zeros = jnp.zeros_like(level)
+        start = [jnp.zeros((level.shape[0], *(1,) * len(shape.shape)), dtype), *(zeros,) * 7]
+        at_levels = level, _slopes(lams, level), *_spans(lams)
+        moments = over_samples(along_flow, lams, at_levels, _moments, _merge, start)
+        mean, mean_rate, var, cov, var_rate, size, data_rate = moments[1:3] + [a / num_samples for a in moments[3:]]
+        # The last term is what rounding makes of an f that does not vary, whose two parts are as large as x/alpha; 512
+        # since the other factor, f' with the error of l', is far larger. In float64 it is nothing.
+        rounding = (512 * jnp.finfo(dtype).eps) ** 2 * size
+        s = cov / (var + 1e-6 * (var + mean**2) + 1e-12 + rounding)
+        over = tuple(range(1, level.ndim))
+        left, known = jnp.sum(var_rate - 2 * s * cov + s**2 * var, over), jnp.sum(data_rate, over)
+        return s, mean_rate - s * mean, jnp.sqrt(jnp.maximum(left, 0) / (known + jnp.finfo(dtype).tiny))
+
+    zeros = jnp.zeros((lams.shape[0], *shape.shape), dtype)
+    level = over_samples(jacobian_diagonal, lams, None, _sum, jnp.add, zeros) / num_samples
+    few = every_second(lams)
+    half = Statistics(lams[few], level[few], *regression(lams[few], level[few])[:2])
+    return Statistics(lams, level, *regression(lams, level), half)
 
 
 def _sum(values, keep):
@@ -247,20 +328,23 @@ def _sum(values, keep):
 
 
 def _moments(values, keep):
-    """Count, means of f and g, sums of (f - mean)^2 and (f - mean)(g - mean), and of the third value, of one chunk."""
+    """Of one chunk: count, means of f and g, sums of their squares and product about them, and of the other values."""
     count = jnp.sum(keep, axis=0)
-    f, g, size = values
+    f, g, *others = values
     mean_f, mean_g = _sum(f, keep) / count, _sum(g, keep) / count
     df, dg = (f - mean_f[None]) * keep, (g - mean_g[None]) * keep
-    return count, mean_f, mean_g, jnp.sum(df * df, axis=0), jnp.sum(df * dg, axis=0), _sum(size, keep)
+    squares = (jnp.sum(a * b, axis=0) for a, b in ((df, df), (df, dg), (dg, dg)))
+    return [count, mean_f, mean_g, *squares, *(_sum(a, keep) for a in others)]
 
 
 def _merge(total, part):
     """Moments of two chunks together, without cancellation (Chan, Golub and LeVeque 1979)."""
-    (na, fa, ga, sa, pa, za), (nb, fb, gb, sb, pb, zb) = total, part
+    na, fa, ga, *a = total
+    nb, fb, gb, *b = part
     n = na + nb
     df, dg, share = fb - fa, gb - ga, na * nb / n
-    return n, fa + df * nb / n, ga + dg * nb / n, sa + sb + df * df * share, pa + pb + df * dg * share, za + zb
+    apart = [df * df * share, df * dg * share, dg * dg * share, 0.0, 0.0]
+    return [n, fa + df * nb / n, ga + dg * nb / n, *(x + y + z for x, y, z in zip(a, b, apart))]
 
 
 # --- special cases and files --------------------------------------------------------------------------------
@@ -301,9 +385,12 @@ def save(statistics: Statistics, path: str | Path, *, layout: str = "npz") -> No
     concrete(statistics, "statistics.save", "statistics", "save outside compiled code")
     if layout not in ("npz", "official"):
         raise ValueError(f"statistics.save: layout must be 'npz' or 'official', got {layout!r}")
-    lam, l, s, b = (np.asarray(a) for a in statistics)  # noqa: E741
+    lam, l, s, b = (np.asarray(a) for a in statistics[:4])  # noqa: E741
     if layout == "npz":
-        return arrays.save(path, statistics._asdict(), kind=_KIND, caller="statistics.save")
+        half = {} if statistics.coarse is None else statistics.coarse._asdict()
+        found = statistics._asdict() | {"coarse": None} | {f"coarse.{name}": a for name, a in half.items()}
+        found = {name: a for name, a in found.items() if a is not None}
+        return arrays.save(path, found, kind=_KIND, caller="statistics.save")
     step = np.diff(np.asarray(lam, np.float64))
     if np.ptp(step) > 1e-3 * np.abs(step).mean():
         raise ValueError("statistics.save: layout 'official' implies uniform levels, these are not; use layout='npz'")
@@ -333,8 +420,10 @@ def load(path: str | Path, schedule: NoiseSchedule | None = None, *, t_min=None,
         if not l.shape == s.shape == b.shape:
             raise ValueError(f"statistics.load: l, s and b must have one shape, got {l.shape}, {s.shape} and {b.shape}")
         return to_host(Statistics(grids.logsnr(schedule, l.shape[0] - 1, t_min=t_min, t_max=t_max).lam, l, s, b))
-    found = arrays.load(path, kind=_KIND, names=Statistics._fields, caller="statistics.load")
-    return to_host(Statistics(*(found[name] for name in Statistics._fields)))
+    needed = Statistics._fields[:4]
+    found = arrays.load(path, kind=_KIND, names=needed, caller="statistics.load")
+    half = Statistics(*(found[f"coarse.{name}"] for name in needed)) if "coarse.lam" in found else None
+    return to_host(Statistics(*(found[name] for name in needed), found.get("unexplained"), half))
 
 
 __all__ = ["Statistics", "constant", "estimate", "load", "save"]

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxsci.core import arrays
 from jaxsci.core.host import namespace
@@ -92,6 +92,7 @@ class SolverTable(NamedTuple):
         active: False in padding rows, which are skipped; None is all True.
         evaluate: False where the analytic prediction replaces the model; None is all True.
         analytic: data prediction D of rows that are not evaluated, with eps = (x - alpha D) / sigma; None if all are.
+        status: what its builder found, which results carry on; None is 0.
     """
 
     t: Float[Array, " N+1"]
@@ -104,6 +105,7 @@ class SolverTable(NamedTuple):
     active: Bool[Array, " N"] | None
     evaluate: Bool[Array, " N"] | None
     analytic: Float[Array, "*d"] | None
+    status: Int[Array, ""] | None = None
 
     @property
     def num_rows(self) -> int:
@@ -258,6 +260,7 @@ def pad(table: SolverTable, size: int) -> SolverTable:
         *jax.tree.map(fill, (table.predictor, table.corrector, table.corrected, active)),
         None if table.evaluate is None else fill(table.evaluate, True),
         table.analytic,
+        table.status,
     )
 
 
@@ -279,6 +282,8 @@ def unify(tables: Sequence[SolverTable]) -> list[SolverTable]:
     empty = _dense(np, tables[0].t.dtype, [Row({}, {}, {})] * size)
     correcting = any(table.corrector is not None for table in tables)
     evaluating = any(table.evaluate is not None for table in tables)
+    if any(table.status is not None for table in tables):
+        tables = [t._replace(status=np.int32(0)) if t.status is None else t for t in tables]
     tables = [
         table._replace(
             corrector=empty if correcting and table.corrector is None else table.corrector,

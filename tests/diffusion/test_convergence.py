@@ -9,7 +9,7 @@ import pytest
 import contracts
 from diffusion import mixture
 from jaxsci import diffusion
-from jaxsci.diffusion import grids, rules, schedules, solvers, tables
+from jaxsci.diffusion import grids, interop, rules, schedules, solvers, tables
 
 PROBLEM = mixture.problem_a()
 STEPS = (20, 40, 80, 160, 320, 640)
@@ -191,3 +191,27 @@ def test_digits():
     np.testing.assert_allclose(truth.std(), 0.805, atol=6e-4)
     found = [mixture.rmse(run, truth, per_entry=True) for run in runs]
     np.testing.assert_allclose(np.reshape(found, (8, 2)), list(printed.values()), atol=6e-4)
+
+
+def test_a_cut_first_step_keeps_the_order_that_first_rows_lose():
+    """From the middle of the noise levels, where the first step is as hard as any other; 40 and 80 steps."""
+    schedule, mean, std, start = schedules.vp_linear(), 0.7, 0.5, np.array([0.9, -0.4])
+    low, high = (np.asarray(schedule.alpha_sigma(lam)) for lam in (-1.0, 2.0))
+    spread = lambda scales: np.hypot(scales[0] * std, scales[1])  # noqa: E731
+    truth = high[0] * mean + (start - low[0] * mean) * spread(high) / spread(low)
+
+    def denoise(x, t, alpha, sigma):
+        data = mean + alpha * std**2 / (alpha**2 * std**2 + sigma**2) * (x - alpha * mean)
+        return data, (x - alpha * data) / sigma
+
+    def order(**options):
+        errors = []
+        for num in (40, 80):
+            grid = grids.at_lams(schedule, np.linspace(-1.0, 2.0, num + 1))
+            grid = grids.started(grid, 4) if options.get("started") else grid
+            table = solvers.dpm_multistep(grid, order=4, lower_order_final=options.get("final", False))
+            errors.append(np.abs(interop.run_plain(denoise, table, start) - truth).max())
+        return np.log2(errors[0] / errors[1])
+
+    assert order() < 2.6 and order(started=True) > 3.5
+    assert order(started=True, final=True) < 2.6

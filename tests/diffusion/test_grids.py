@@ -147,3 +147,12 @@ def test_tracers_are_sent_to_the_graph():
     ):
         with pytest.raises(TypeError, match="concrete.*at_times"):
             jax.jit(lambda t, build=build: build(t).lam)(0.1)
+
+
+@pytest.mark.bad_input
+def test_a_start_needs_a_finite_first_step():
+    grid = grids.logsnr(schedules.vp_linear(), 40)
+    assert len(grids.started(grid, 2).lam) == len(grid.lam)  # second order needs nothing
+    pure = grids.at_lams(schedules.flow(), np.array([-np.inf, -1.0, 2.0]))
+    with pytest.raises(ValueError, match="start at a little signal"):
+        grids.started(pure, 4)

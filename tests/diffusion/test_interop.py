@@ -19,6 +19,7 @@ DPM = {"_class_name": "DPMSolverMultistepScheduler"}
 DDIM = {"_class_name": "DDIMScheduler", "clip_sample": False}
 SD = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 FLOW = {"_class_name": "FlowMatchEulerDiscreteScheduler"}
+PNDM = {"_class_name": "PNDMScheduler", "skip_prk_steps": True}
 UNIPC = {"_class_name": "UniPCMultistepScheduler"}
 SINGLE = {"_class_name": "DPMSolverSinglestepScheduler"}
 
@@ -198,6 +199,7 @@ def test_begin_leaves_out_the_first_steps():
 def test_every_class_runs_under_jit_and_vmap(name, key):
     """Each class with its defaults, in JAX: the Gaussian's mean and spread come out; one compilation for a batch."""
     kwargs = {"lower_order_final": True} if "Singlestep" in name else {}
+    kwargs = {"skip_prk_steps": True} if name.startswith("PNDM") else kwargs
     clip = {"clip_sample": False} if name.startswith("DD") else {}
     num_steps = 200 if name in ("DDPMScheduler", "EulerAncestralDiscreteScheduler") else 40
     it = interop.from_diffusers({"_class_name": name} | kwargs | clip, num_steps)
@@ -224,6 +226,9 @@ def test_every_class_runs_under_jit_and_vmap(name, key):
     values = np.asarray(result.value)
     # 5 standard errors, and what a first-order method leaves in 40 steps, with noise in 200
     assert abs(values.mean() - 0.7) < 5 * 0.5 / np.sqrt(4000) + 0.01
+    if name == "LCMScheduler":  # made for distilled networks: jumps to the mean of the data lose a part of the spread
+        assert 0.2 < values.std() < 0.5
+        return
     assert abs(values.std() - 0.5) < 5 * 0.5 / np.sqrt(8000) + 0.03
 
 
@@ -297,7 +302,23 @@ def test_limits():
     ("config", "kwargs", "message"),
     [
         ({}, {}, "_class_name=None is not supported: known are"),
-        ({"_class_name": "PNDMScheduler"}, {}, "'PNDMScheduler' is not supported: it needs its Runge-Kutta"),
+        ({"_class_name": "PNDMScheduler"}, {}, "skip_prk_steps=False is not supported: its Runge-Kutta start"),
+        (PNDM, {"num_steps": None, "timesteps": [900, 100]}, "timesteps is not supported: this class computes them"),
+        (PNDM, {"num_steps": None, "sigmas": [9.0, 0.0]}, "sigmas is not supported"),
+        ({"_class_name": "LCMScheduler"}, {"num_steps": 51}, "original_inference_steps=50 is not supported"),
+        ({"_class_name": "TCDScheduler"}, {}, "'TCDScheduler' is not supported: it needs jumps to data"),
+        ({"_class_name": "FlowMatchHeunDiscreteScheduler"}, {}, "it needs its second stage on flow levels"),
+        ({"_class_name": "KDPM2AncestralDiscreteScheduler"}, {}, "it needs noise added between its two stages"),
+        ({"_class_name": "DPMSolverSDEScheduler"}, {}, "it needs noise of a Brownian tree"),
+        ({"_class_name": "CogVideoXDDIMScheduler"}, {}, "it needs a chain with its own shift"),
+        ({"_class_name": "CogVideoXDPMScheduler"}, {}, "it needs a chain with its own shift"),
+        ({"_class_name": "SASolverScheduler"}, {}, "it needs stochastic Adams steps"),
+        ({"_class_name": "UnCLIPScheduler"}, {}, "it needs variances that the network returns"),
+        (
+            {"_class_name": "DDPMScheduler", "variance_type": "learned_range"},
+            {},
+            "variance_type='learned_range' is not",
+        ),
         ({"_class_name": "OtherScheduler"}, {}, "_class_name='OtherScheduler' is not supported: known are"),
         (DPM | {"use_karas_sigmas": True}, {}, "use_karas_sigmas=True is not supported: no scheduler has this option"),
         (DPM | {"beta_schedule": "sigmoid"}, {}, "beta_schedule='sigmoid' is not supported: it must be one of"),
@@ -319,8 +340,6 @@ def test_limits():
         (UNIPC | {"solver_p": {}}, {}, "solver_p is not supported"),
         (UNIPC | {"shift_terminal": 0.1}, {}, "shift_terminal=0.1 is not supported"),
         (DPM | {"trained_betas": [0.1, 0.2]}, {}, r"trained_betas is not supported: it has shape \(2,\)"),
-        (DDIM | {"timestep_spacing": "linspace"}, {}, "timestep_spacing='linspace' with 10 steps is not supported"),
-        (DDIM | {"timestep_spacing": "trailing"}, {"num_steps": 7}, "timestep_spacing='trailing' with 7 steps"),
         (DDIM | {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}, {}, "'epsilon'.*at pure noise"),
         (FLOW, {"sigmas": [1.0, 0.5, 0.0]}, "without the last node, which the class appends"),
         (FLOW, {"sigmas": [1.0, 0.5], "num_steps": 3}, "num_steps=3 is not supported: there are 2 sigmas"),

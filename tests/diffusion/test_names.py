@@ -1,10 +1,13 @@
 """Solvers by their usual names."""
 
 import chex
+import jax
 import numpy as np
 import pytest
 
-from jaxsci.diffusion import grids, names, schedules, solvers
+from diffusion import mixture
+from jaxsci import diffusion
+from jaxsci.diffusion import grids, names, schedules, solvers, tables
 
 VP = schedules.vp_linear()
 equal = chex.assert_trees_all_equal
@@ -41,6 +44,20 @@ def test_every_name_gives_a_table(name, grid):
 def test_numbers_of_steps_may_come_from_an_array():
     for num_steps in np.asarray([3, 5]):
         assert names.named("DPM++ 2M", VP, num_steps).t.shape == (num_steps + 1,)
+
+
+@pytest.mark.x64
+def test_below_fifteen_calls_the_builder_that_the_module_names_is_better():
+    problem, truth = mixture.problem_a(), mixture.truth("a")
+    schedule, denoiser = problem.schedule, mixture.denoiser(problem.mixture, problem.schedule)
+    made = [
+        solvers.unipc(grids.logsnr(schedule, 8), order=2), names.named("UniPC Exponential", schedule, 8, order=2),
+        names.named("UniPC", schedule, 8),
+    ]  # fmt: skip
+    run = jax.vmap(lambda table, x: diffusion.sample(None, denoiser, table, x).value, (None, 0))
+    ends = jax.jit(jax.vmap(run, (0, None)))(tables.stack(made), problem.x_T)
+    errors = [mixture.rmse(np.asarray(end), truth) for end in ends]
+    np.testing.assert_allclose(errors, [0.1468, 0.2147, 1.0347], rtol=0.01)
 
 
 @pytest.mark.bad_input

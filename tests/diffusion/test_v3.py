@@ -110,7 +110,7 @@ def test_a_row_solves_the_model_whose_f_is_linear():
     rng = np.random.default_rng(1)
     lam = np.linspace(-2.0, 2.5, 10)
     stats = statistics.Statistics(lam, *(rng.uniform(low, high, (10, 1)) for low, high in ((0, 1), (-2, 1), (-1, 1))))
-    l, s, b = (CubicHermiteSpline(lam, a, statistics._slopes(lam, a)) for a in stats[1:])  # noqa: E741
+    l, s, b = (CubicHermiteSpline(lam, a, statistics._slopes(lam, a)) for a in stats[1:4])  # noqa: E741
     grid = grids.at_lams(VP, np.array([-1.93, 2.41]))  # inside cells
     row = v3.dpm_v3(grid, stats, order=1).predictor
     start = np.array([0.8, -0.6])  # x/alpha and f
@@ -157,7 +157,7 @@ def _cumulative(lam, values):
 
 def _algorithm_2(stats, index, x, order, pseudo, correct, extra, lower_order_final):
     """The published recursion on g, written from the equations with cumulative trapezoids; nodes are levels."""
-    lam, l, s, b = stats  # noqa: E741
+    lam, l, s, b = stats[:4]  # noqa: E741
     L, S = _cumulative(lam, l), _cumulative(lam, s)
     E, B = np.exp(L + S), _cumulative(lam, np.exp(-S) * b)
     I, C = _cumulative(lam, E), _cumulative(lam, E * B)  # noqa: E741

@@ -288,6 +288,18 @@ def _corrector_model(key, dtype):
 
 
 R = "jaxsci.diffusion."
+
+
+def _started():
+    return (lambda lam: grids.started(grids.at_lams(VP, lam), 4).lam), (np.array([-2.0, -1.75, 1.0]),)
+
+
+def _started_by_hand(lam):
+    """Two halvings: log2(1/h) is 2, and p/2 - 1 is 1."""
+    h = lam[1] - lam[0]
+    return np.concatenate([lam[:1], lam[0] + h * np.array([0.25, 0.5]), lam[1:]])
+
+
 ENTRIES = {
     R + "sample": Compiled(_sample, grad=(1, 2, 3)),
     R + "init": Compiled(_row_by_row),
@@ -338,6 +350,7 @@ ENTRIES = {
     R + "grids.from_strength": Builder(
         lambda: ((lambda s: grids.from_strength(grids.at_lams(VP, LAMS), s).lam), (0.5,)), lambda s: LAMS[2:]
     ),
+    R + "grids.started": Builder(_started, _started_by_hand, tol=1e-12),
     R + "grids.start": Compiled(_start, grad=(1,)),
     R + "predictions.convert": Compiled(_convert, grad=(0, 1, 2, 3)),
     R + "predictions.denoiser": Compiled(_denoiser, grad=(0, 1, 2, 3, 4)),

@@ -78,7 +78,29 @@ def _named():
     return run, truth
 
 
+def _normal_network(x, t, cond):
+    return schedules.vp_linear().alpha_sigma(schedules.vp_linear().lam(t))[1] * x
+
+
+def _diagnosed(folder):
+    vp = schedules.vp_linear()
+    data = np.random.default_rng(0).standard_normal((64, 4)).astype(np.float32)
+    found = diffusion.diagnose(predictions.denoiser(_normal_network, vp, "epsilon"), vp, data, num_samples=32)
+    assert found.findings == () and found.lam.shape == found.loss.shape == found.relative.shape == (9,)
+
+
 ENTRIES = {
+    "jaxsci.diffusion.diagnose": Driver(
+        bad=(
+            Bad(lambda f: diffusion.diagnose(_normal_network, None, np.ones((2, 4))), TypeError, "NoiseSchedule"),
+            Bad(
+                lambda f: diffusion.diagnose(_normal_network, schedules.vp_linear(), np.ones((2, 4)), num_levels=0),
+                ValueError,
+                "num_levels must be",
+            ),
+        ),
+        works=_diagnosed,
+    ),
     "jaxsci.diffusion.diffusers.denoiser": Compiled(_denoiser, grad=(0,)),
     "jaxsci.diffusion.from_diffusers": Builder(_from_diffusers, _euler),
     "jaxsci.diffusion.interop.plain_denoiser": Driver(

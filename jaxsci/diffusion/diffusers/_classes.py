@@ -38,6 +38,7 @@ class Scheduler(NamedTuple):
         translated: values of options that are names of other classes, which the library replaces by its own.
         refused: settings without exact counterpart: ``option`` is refused, because of ``why``, if every setting named
             in ``when`` has one of the values there; "given" is any but None.
+        inert: options that change nothing in the class, with the reason.
     """
 
     levels: str
@@ -47,6 +48,7 @@ class Scheduler(NamedTuple):
     fixed: dict
     translated: dict
     refused: list
+    inert: dict
 
 
 def _merged(parts, groups) -> dict:
@@ -67,6 +69,7 @@ SCHEDULERS = {
         row.get("fixed", {}),
         row.get("translated", {}),
         [refusal for group in row.get("refused", ()) for refusal in _FILE["refusals"][group]],
+        row.get("inert", {}),
     )
     for name, row in _FILE["classes"].items()
 }

@@ -39,10 +39,14 @@ class Levels(NamedTuple):
     Attributes:
         values: noise levels of N + 1 nodes, falling.
         steps: what the network takes for its time at the first N nodes.
+        sources: levels at which a class takes its N states to stand, where these need not be the nodes.
+        targets: levels to which its N steps lead, where these need not be the next nodes.
     """
 
     values: np.ndarray
     steps: np.ndarray
+    sources: np.ndarray | None = None
+    targets: np.ndarray | None = None
 
 
 # --- the trained chain --------------------------------------------------------------------------------------
@@ -245,23 +249,60 @@ def _edm(o):
 
 
 def _chain_steps(o):
-    """DDIM and DDPM: integer steps of the chain; the last node is free of noise or the chain's first."""
-    rho, last = chain(o, exact_zero=True), -1.0
+    """DDIM and DDPM: integer steps of the chain; the last node is free of noise or the chain's first.
+
+    DDIM steps by T/N, rounded down, wherever its next time step is.
+    """
+    rho, targets = chain(o, exact_zero=True), None
     values, steps = _in_chain(o, rho)
-    if o["timesteps"] is None and o["even_strides"]:
-        stride = len(rho) // o["num_steps"]
-        last = steps[-1] - stride
-        if np.any(np.diff(steps) != -stride):
-            raise refuse(
-                f"timestep_spacing={o['timestep_spacing']!r} with {o['num_steps']} steps",
-                f"the library steps to t - {stride}, which is not the next time step; "
-                "use 'leading', a divisor of the chain's length with 'trailing', or the argument timesteps",
-            )
     clean = 0.0 if o["set_alpha_to_one"] else rho[0]
-    return Levels(np.append(values, rho[int(last)] if last >= 0 else clean), steps)
+    if o["timesteps"] is None and o["even_strides"]:
+        targets = _strides(steps - len(rho) // o["num_steps"], rho, clean)
+    return Levels(np.append(values, clean if targets is None else targets[-1]), steps, None, targets)
 
 
-SPACINGS = {"multistep": _multistep, "sigma": _sigma, "flow": _flow, "edm": _edm, "chain": _chain_steps}
+def _strides(steps, rho, clean):
+    """Levels of integer steps; before the chain it is `clean`."""
+    steps = steps.astype(int)
+    return np.where(steps >= 0, rho[np.maximum(steps, 0)], clean)
+
+
+def _twice(o):
+    """PNDM: the second time step is called twice, the second time from where the first one started."""
+    if o["timesteps"] is not None:
+        raise refuse("timesteps", "this class computes them itself")
+    rho = chain(o)
+    steps, stride = _in_chain(o, rho)[1], len(rho) // o["num_steps"]
+    steps = np.concatenate([steps[:2], steps[1:]])
+    from_here, to = steps.copy(), steps - stride
+    if o["begin"] + 1 < len(steps):  # the second call, even if the first steps are left out
+        again = o["begin"] + 1
+        from_here[again], to[again] = steps[again] + stride, steps[again]
+    if from_here.max() >= len(rho):
+        raise refuse(f"{o['num_steps']} steps", f"the library's second call starts behind the chain of {len(rho)}")
+    targets = _strides(to, rho, 0.0 if o["set_alpha_to_one"] else rho[0])
+    return Levels(np.append(rho[steps.astype(int)], targets[-1]), steps, rho[from_here.astype(int)], targets)
+
+
+def _distilled(o):
+    """LCM: some of the time steps of the distillation, from the last one on."""
+    rho, size = chain(o, exact_zero=True), o["original_inference_steps"]
+    if o["timesteps"] is not None:
+        values, steps = _in_chain(o, rho)
+        return Levels(np.append(values, 0.0), steps)
+    if not o["num_steps"] <= size <= len(rho):
+        raise refuse(
+            f"original_inference_steps={size}", f"it must lie between {o['num_steps']} steps and the chain's {len(rho)}"
+        )
+    known = np.arange(size, 0, -1) * (len(rho) // size) - 1
+    steps = known[np.floor(np.linspace(0, size, o["num_steps"], endpoint=False)).astype(int)]
+    return Levels(np.append(rho[steps], 0.0), steps.astype(np.float64))
+
+
+SPACINGS = {
+    "multistep": _multistep, "sigma": _sigma, "flow": _flow, "edm": _edm, "chain": _chain_steps, "twice": _twice,
+    "distilled": _distilled,
+}  # fmt: skip
 
 
 def _given(o):
@@ -286,6 +327,8 @@ def _given(o):
 def levels(spacing: str, o: dict) -> Levels:
     """Levels and time steps of a class whose spacing is a key of `SPACINGS`, or those that the caller gives."""
     mu, num_steps = o["mu"], o["num_steps"]
+    if o["sigmas"] is not None and spacing in ("twice", "distilled"):
+        raise refuse("sigmas", "the steps of this class belong to time steps of the chain")
     if mu is not None and o["law"] != "flow":
         raise refuse(f"mu={mu}", "it shifts flow levels only")
     lengths = {given: len(o[given]) for given in ("sigmas", "timesteps") if o[given] is not None}

@@ -87,7 +87,7 @@ def _knots(chain, nodes):
     return levels, times
 
 
-def _grid(law, levels, steps, chain, further=()):
+def _grid(law, levels, steps, chain, further=(), *, repeated=False):
     """Nodes at given levels, and a schedule that knows the network's times: there, at `further` and of the chain."""
     ve, values = schedules.ve(), np.asarray(levels, np.float64)
     base = {"vp": schedules.vp_linear(), "ve": ve, "flow": schedules.flow()}[law]
@@ -99,13 +99,14 @@ def _grid(law, levels, steps, chain, further=()):
         lam[-1] = lam[-2]
     falls = np.diff(lam) > 0
     falls[-1] |= lam[-1] == lam[-2]  # a last step of length zero is the identity
+    falls |= repeated & (np.diff(lam) == 0)
     if not falls.all():
         i = int(np.flatnonzero(~falls)[0])
         raise ValueError(
             f"interop.from_diffusers: noise levels must fall, but node {i + 1} does not: {values[i]:.6g} then "
             f"{values[i + 1]:.6g}; are time steps repeated? Use fewer steps or another spacing"
         )
-    nodes = sorted([*zip(np.minimum(values[:-1], _FAR), steps), *further])
+    nodes = sorted({*zip(np.minimum(values[:-1], _FAR).tolist(), steps.tolist()), *further})
     knots = _knots(chain, tuple(zip(*nodes)))
     alpha, sigma = base.alpha_sigma(lam)
     schedule = base._replace(
@@ -224,10 +225,11 @@ def from_diffusers(
             raise refuse(f"num_steps={num_steps}", f"the argument {given} says how many steps there are")
     if image_seq_len is not None:
         o["mu"] = _mu(o, mu, image_seq_len)
-    values, steps = levels(scheduler.levels, o)
+    values, steps, sources, targets = levels(scheduler.levels, o)
     if not 0 <= begin < len(steps):
         raise ValueError(f"interop.from_diffusers: begin must be in [0, {len(steps) - 1}], got {begin}")
-    rule = SOLVERS[scheduler.solver](o | {"num_rows": len(steps), "noise_at_end": bool(steps[-1] > 0)})
+    found = {"values": values, "steps": steps, "sources": sources, "targets": targets, "num_rows": len(steps)}
+    rule = SOLVERS[scheduler.solver](o | found | {"noise_at_end": bool(steps[-1] > 0)})
     kind = o["kind"] or {"original_sample": "sample"}.get(o["prediction_type"], o["prediction_type"])
     values, steps, further = values[begin:], steps[begin:], ()
     if kind == "epsilon" and (values[0] == 1 if o["law"] == "flow" else np.isinf(values[0])):
@@ -235,7 +237,7 @@ def from_diffusers(
     if rule is solvers.dpm_singlestep:
         middle = np.sqrt(values[:-2] * values[1:-1])
         further = tuple(zip(middle, steps_of(middle, chain(o))))
-    grid = _grid(o["law"], values, steps, times_of_chain(o), further)
+    grid = _grid(o["law"], values, steps, times_of_chain(o), further, repeated=sources is not None)
     table = rule(grid) if rule in STAGED else tabulate(rule, grid)
     scale = 1.0
     if scheduler.levels == "edm":

@@ -89,6 +89,65 @@ def renoise(grid, i):
     return Step(Row({}, {0: grid.alpha[i + 1]}, {}, std=grid.sigma[i + 1]))
 
 
+def _scales(rho):
+    alpha = 1 / np.sqrt(1 + np.asarray(rho) ** 2)
+    return alpha, np.sqrt(1 - alpha**2)
+
+
+def strides(targets, eta):
+    """DDIM towards levels of its own; the next node takes the state to stand where itself does."""
+
+    def rule(grid, i):
+        (alpha, sigma), std = _scales(targets[i]), 0.0
+        if eta > 0 and sigma > 0:
+            h = np.log(sigma * grid.alpha[i] / (alpha * grid.sigma[i])) if grid.alpha[i] > 0 else -np.inf
+            std = eta * sigma * np.sqrt(-np.expm1(2 * h))
+        return Step(Row({}, {0: alpha}, {0: np.sqrt(sigma**2 - std**2)}, std=std if eta > 0 else None))
+
+    return rule
+
+
+_ADAMS = ((1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24))
+
+
+def pseudo(sources, targets, kind):
+    r"""PNDM without Runge-Kutta steps: DDIM with an Adams-Bashforth mean of up to four outputs.
+
+    Row 1 repeats the first step from its start with the mean of both outputs, and is forgotten.
+    """
+
+    def rule(grid, i):
+        alpha, sigma = _scales(sources[i])
+        alpha_t, sigma_t = _scales(targets[i])
+        outputs = [k for k in range(i + 1) if i - k != 1]  # slots of what is remembered
+        weights = _ADAMS[min(len(outputs), 4) - 1]
+        used, base = dict(zip(outputs, weights)), 0
+        if i == 1:
+            used, base = {0: 0.5, 1: 0.5}, 1
+        ratio, c = alpha_t / alpha, sigma_t - sigma * alpha_t / alpha
+        if kind == "epsilon":
+            return Step(Row({base: ratio}, {}, {k: c * w for k, w in used.items()}))
+        at = {k: (grid.alpha[i - k], grid.sigma[i - k]) for k in used}  # v = alpha eps - sigma D there
+        data = {k: -c * alpha * w * at[k][1] for k, w in used.items()}
+        noise = {k: c * alpha * w * at[k][0] for k, w in used.items()}
+        return Step(Row({base: ratio + c * sigma}, data, noise))
+
+    return rule
+
+
+def consistency(steps, scaling):
+    r"""LCM: jump to $c_s x + c_o D$, which is x itself at time 0, and add fresh noise of the next level."""
+    scaled = np.asarray(steps) * scaling
+    skip, out = 0.25 / (scaled**2 + 0.25), scaled / np.sqrt(scaled**2 + 0.25)
+
+    def rule(grid, i):
+        last = i == len(steps) - 1
+        alpha, std = (1.0, 0.0) if last else (grid.alpha[i + 1], grid.sigma[i + 1])
+        return Step(Row({0: alpha * skip[i]}, {0: alpha * out[i]}, {}, std=std if len(steps) > 1 else None))
+
+    return rule
+
+
 # --- from the settings of a class ---------------------------------------------------------------------------
 
 # Options of `multistep` by algorithm_type and by solver_type.
@@ -132,11 +191,21 @@ def _unipc(o):
     )  # fmt: skip
 
 
+def _ddim(o):
+    if o["stochastic_sampling"]:
+        return renoise
+    if o["targets"] is not None and np.any(o["targets"][:-1] != o["values"][1:-1]):
+        return strides(o["targets"][o["begin"] :], o["eta"])
+    return rules.ddim(o["eta"])
+
+
 SOLVERS = {
     "multistep": _multistep,
     "singlestep": _singlestep,
     "unipc": _unipc,
-    "ddim": lambda o: renoise if o["stochastic_sampling"] else rules.ddim(o["eta"]),
+    "ddim": _ddim,
+    "pseudo": lambda o: pseudo(o["sources"][o["begin"] :], o["targets"][o["begin"] :], o["prediction_type"]),
+    "consistency": lambda o: consistency(o["steps"][o["begin"] :], o["timestep_scaling"]),
     "posterior": lambda o: ancestral(o["variance_type"] == "fixed_large", o["noise_at_end"]),
     "linear multistep": lambda o: linear_multistep(4),
     "heun": lambda o: solvers.heun,

@@ -112,6 +112,11 @@ CASES = {
     "edm dpm 2M": _case("EDMDPMSolverMultistepScheduler", 12, tol=1.6e-6),
     "edm dpm 2M sigma_min": _case("EDMDPMSolverMultistepScheduler", 12, tol=1e-5, sigma_schedule="exponential", **_MIN),
     "edm euler": _case("EDMEulerScheduler", 12, tol=1e-5),
+    "ddim uneven": _case("DDIMScheduler", 30, {"eta": 0.3}, tol=1e-5, timestep_spacing="trailing", clip_sample=False),
+    "pndm": _case("PNDMScheduler", 12, tol=1e-5, skip_prk_steps=True, steps_offset=1, **_SD),
+    "pndm uneven v": _case(
+        "PNDMScheduler", 12, tol=1e-5, skip_prk_steps=True, timestep_spacing="linspace", **_SD, **_VP),
+    "lcm": _case("LCMScheduler", 4, tol=1e-5),
 }  # fmt: skip
 
 
@@ -159,7 +164,8 @@ def run(case) -> dict[str, np.ndarray]:
         x = initial_noise() * float(getattr(scheduler, "init_noise_sigma", 1.0))
         x = torch.from_numpy(x).float()[..., None]  # thresholding there asks for a third axis
         flow = name.startswith("Flow") or config.get("use_flow_sigmas", False)
-        edm, chain = name.startswith("EDM"), name in ("DDIMScheduler", "DDPMScheduler")
+        edm = name.startswith("EDM")
+        chain = name in ("DDIMScheduler", "DDPMScheduler", "PNDMScheduler", "LCMScheduler")
         kind = "flow_prediction" if name.startswith("Flow") else config.get("prediction_type", "epsilon")
         kind = "edm" if edm else kind
         scaled = hasattr(scheduler, "is_scale_input_called") or name.startswith(("Heun", "KDPM2"))
@@ -195,7 +201,7 @@ def run(case) -> dict[str, np.ndarray]:
         "shown": np.asarray(shown, np.float32), "final": x.numpy()[..., 0],
     }  # fmt: skip
     last = 0.0
-    if name == "DDIMScheduler" and not config.get("set_alpha_to_one", True):
+    if name in ("DDIMScheduler", "PNDMScheduler") and not config.get("set_alpha_to_one", name == "DDIMScheduler"):
         last = np.sqrt(1 / float(scheduler.final_alpha_cumprod) - 1)
     result["sigmas"] = np.append(levels, last) if chain else scheduler.sigmas.numpy()
     if np.any(noises):

@@ -1,0 +1,179 @@
+"""Random scheduler configurations run beside diffusers: the same network, the same noise, state against state.
+
+``python -m benchmarks.diffusers_fuzz [--fast] [--cases N] [--seed S] [--verbose N]`` draws N configurations (1000; 120
+with ``--fast``) of the classes that `interop.from_diffusers` reads, with 1 to 50 steps, a third of them begun in the
+middle, and sorts every one of them: equal, refused by name, failing in the library, or different, which has to be
+explained by a fault of the library that is listed here (`FAULTS`).
+"""
+
+import argparse
+import collections
+import json
+import sys
+
+import numpy as np
+
+from benchmarks._harness import main, row
+from benchmarks._peers import Failed, Missing, PeerError
+from benchmarks.peers.diffusers_fuzz import network, noises
+from jaxsci.diffusion import interop
+from jaxsci.diffusion.diffusers import _levels
+from jaxsci.diffusion.diffusers._classes import SCHEDULERS
+from jaxsci.diffusion.diffusers._reader import _read
+
+TOLERANCE = 5e-4
+"""Of the final state relative to its largest entry: single precision there, whose chain begins 1e-4 off (1 - beta)."""
+
+POOLS = {
+    "num_train_timesteps": [1000, 1000, 500, 100], "beta_start": [1e-4, 8.5e-4, 1e-3], "beta_end": [0.02, 0.012],
+    "beta_schedule": ["linear", "scaled_linear", "squaredcos_cap_v2"], "steps_offset": [0, 1],
+    "solver_order": [1, 2, 3],
+    "solver_type": ["midpoint", "heun", "logrho", "bh1", "bh2"], "sigma_min": [None, 0.002, 0.03, 0.1],
+    "sigma_max": [None, 5.0, 14.6, 80.0], "flow_shift": [1.0, 3.0], "shift": [1.0, 3.0, 7.0],
+    "lambda_min_clipped": [-np.inf, -5.1], "disable_corrector": [[], [0], [0, 2]], "rho": [7.0, 5.0],
+    "sigma_data": [0.5, 1.0], "original_inference_steps": [50, 25], "timestep_scaling": [10.0, 1.0],
+    "sample_max_value": [1.0, 1.5], "clip_sample_range": [1.0, 2.0], "dynamic_thresholding_ratio": [0.995, 0.9],
+    "variance_type": ["fixed_small", "fixed_large"], "shift_terminal": [None, 0.1], "base_shift": [0.5],
+    "algorithm_type": ["dpmsolver++", "dpmsolver", "sde-dpmsolver++", "sde-dpmsolver", "deis"],
+    "final_sigmas_type": ["zero", "sigma_min"], "timestep_spacing": ["linspace", "leading", "trailing"],
+    "interpolation_type": ["linear", "log_linear"], "timestep_type": ["discrete", "continuous"],
+    "sigma_schedule": ["karras", "exponential"], "time_shift_type": ["exponential", "linear"],
+    "prediction_type": ["epsilon", "sample", "v_prediction", "flow_prediction"],
+}  # fmt: skip
+
+LIKELY = {"use_dynamic_shifting": 0.1, "stochastic_sampling": 0.2, "skip_prk_steps": 0.9, "lower_order_final": 0.7}
+
+
+def draw(rng) -> dict:
+    """One case: configuration, number of steps, first step, arguments."""
+    name = str(rng.choice(sorted(SCHEDULERS)))
+    config = {"_class_name": name}
+    for key, default in SCHEDULERS[name].options.items():
+        if isinstance(default, bool):
+            if key == "skip_prk_steps" or rng.random() < 0.3:
+                config[key] = bool(rng.random() < LIKELY.get(key, 0.3))
+        elif key in POOLS and rng.random() < 0.3:
+            pool = [value for value in POOLS[key] if value is not None or default is None]
+            config[key] = pool[rng.integers(len(pool))]
+    num = int(rng.choice([*range(1, 13), *rng.integers(13, 51, 6)]))
+    begin = int(rng.integers(1, num)) if num > 1 and rng.random() < 1 / 3 else 0
+    arguments = {"eta": float(rng.choice([0.0, 0.5, 1.0]))} if name == "DDIMScheduler" else {}
+    if config.get("use_dynamic_shifting"):
+        arguments["mu"] = 0.8
+    return {"config": config, "num": num, "begin": begin, "arguments": arguments, "seed": int(rng.integers(1 << 30))}
+
+
+def ours(case):
+    """Our final state, in double precision, in the units of the class."""
+    config, num = case["config"], case["num"]
+    it = interop.from_diffusers(config, num, begin=case["begin"], **case["arguments"])
+    x = noises(case["seed"], -1).astype(float)
+    if case["begin"]:
+        x = float(it.table.alpha[0]) * noises(case["seed"], -2) + float(it.table.sigma[0]) * x
+    else:
+        x = float(it.init_scale) * x
+    denoise = interop.plain_denoiser(network, it)
+    with np.errstate(all="ignore"):
+        found = interop.run_plain(denoise, it.table, x, noise=lambda i: noises(case["seed"], i))
+    of_ratio = SCHEDULERS[config["_class_name"]].levels == "sigma"
+    return np.asarray(found) / (float(it.table.alpha[-1]) if of_ratio else 1.0)
+
+
+def _between_integers(case):
+    """The library makes integers of time steps in single precision, and some step lies within .003 of an edge."""
+    name = case["config"]["_class_name"]
+    if SCHEDULERS[name].levels != "multistep":
+        return False
+    o = _read(case["config"], {"eta": 0.0, "begin": 0, "mu": None, "timesteps": None, "sigmas": None, "weights": ""})[1]
+    curve, table = _levels._curve_name(o), interop.from_diffusers(case["config"], case["num"]).table
+    if curve is None and not o["use_flow_sigmas"]:
+        return False
+    if curve is None:
+        steps = table.t[:-1] * o["num_train_timesteps"]
+    else:
+        steps = _levels.steps_of(table.sigma[:-1] / table.alpha[:-1], _levels.chain(o))
+    steps = steps + 0.5 * (curve in o["rounded_curves"])
+    return bool(np.abs(steps - np.round(steps)).min() < 0.003)
+
+
+def _almost_pure_noise(case):
+    """x_0 = (x - sigma eps)/alpha in single precision loses 1e-7 sigma/alpha, and 1 - beta of the chain as much."""
+    table = interop.from_diffusers(case["config"], case["num"], begin=case["begin"], **case["arguments"]).table
+    return bool(table.sigma[0] > 3e3 * table.alpha[0])
+
+
+# Faults of diffusers 0.42.1 that make a difference: name -> whether it is this case's.
+FAULTS = {
+    "LMS begun in the middle takes the weights of four points for the fewer that it has": lambda case: (
+        case["config"]["_class_name"] == "LMSDiscreteScheduler" and case["begin"] > 0
+    ),
+    "time steps in single precision are cut to integers on the wrong side": _between_integers,
+    "single precision at almost pure noise": _almost_pure_noise,
+    "one step of exponential EDM levels starts at the least one, from noise of the largest": lambda case: (
+        case["config"].get("sigma_schedule") == "exponential" and case["num"] == 1
+    ),
+}
+
+
+def sort(case, theirs, error):
+    """(what became of a case, why)."""
+    try:
+        mine = ours(case)
+    except interop.Unsupported as refusal:
+        return ("both refuse" if error else "refused"), str(refusal).split("from_diffusers: ")[-1]
+    except ValueError as refusal:
+        return ("both refuse" if error else "refused"), str(refusal).split(";")[0][:90]
+    if error:
+        return "the library fails", error
+    if not np.isfinite(theirs).all():
+        return "the library gives NaN", case["config"]["_class_name"]
+    scale = max(1.0, float(np.abs(theirs).max()))
+    if np.abs(mine - theirs).max() <= TOLERANCE * scale:
+        return "equal", ""
+    known = [name for name, holds in FAULTS.items() if holds(case)]
+    return ("explained", known[0]) if known else ("unexplained", case["config"]["_class_name"])
+
+
+OPTIONS = {"cases": None, "seed": 0, "verbose": 0}
+"""What this script's own arguments set."""
+
+
+def rows(fast, peers):
+    """How many configurations end as what."""
+    rng = np.random.default_rng(OPTIONS["seed"])
+    cases = [draw(rng) for _ in range(OPTIONS["cases"] or (120 if fast else 1000))]
+    peer = peers.find(("diffusers", "torch", "scipy"), "diffusers_fuzz:run", cases=json.dumps(cases))
+    try:
+        found, trouble = (None, peer) if isinstance(peer, (Missing, Failed)) else (peer.call(), None)
+    except PeerError as error:
+        found, trouble = None, Failed(str(error))
+    if found is None:
+        yield row("fuzz beside diffusers", None, unit="cases", peer_name="diffusers", trouble=trouble)
+        return
+    counts, reasons, bad = collections.Counter(), collections.Counter(), []
+    for case, theirs, error in zip(cases, found["final"], found["error"].tolist()):
+        kind, why = sort(case, theirs.astype(float), error)
+        counts[kind] += 1
+        reasons[kind, case["config"]["_class_name"], why[:100]] += 1
+        if kind == "unexplained":
+            bad.append(case)
+    for key, n in sorted(reasons.items()):
+        if key[0] != "equal":
+            print(n, *key, sep="  ")
+    for case in bad[: OPTIONS["verbose"]]:
+        print(json.dumps(case))
+    for kind in sorted({*counts, "unexplained"}):
+        yield row(
+            f"fuzz beside diffusers: {kind}", counts[kind], unit="cases", peer_name="diffusers",
+            accuracy=float(counts[kind]), within=0.0 if kind == "unexplained" else None,
+            note=f"of {len(cases)} random configurations; equal is within {TOLERANCE:g} of the largest entry",
+        )  # fmt: skip
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(add_help=False)
+    for option, value in OPTIONS.items():
+        parser.add_argument(f"--{option}", type=int, default=value)
+    own, rest = parser.parse_known_args()
+    OPTIONS.update(vars(own))
+    sys.exit(main("diffusers_fuzz", rows, rest))

@@ -1,0 +1,76 @@
+"""diffusers' schedulers on random configurations; what both sides share needs NumPy alone."""
+
+import json
+import warnings
+
+import numpy as np
+
+SHAPE = (2, 8)
+
+
+def network(x, t):
+    """What both sides take for the trained network: smooth, of size one, and different at every time."""
+    return 0.6 * np.sin(1.3 * x + 0.4) + 0.3 * np.cos(t / 150) * x
+
+
+def noises(seed, i):
+    """Unit noise of step i; i = -1 is what the start is made of, -2 the image."""
+    return np.random.default_rng([seed, i + 2]).standard_normal(SHAPE).astype(np.float32)
+
+
+def run(cases):
+    """Final states of random configurations, and what failed."""
+    import torch
+
+    torch.set_num_threads(1)
+    cases = json.loads(cases)
+
+    def call():
+        finals, errors = np.full((len(cases), *SHAPE), np.nan), []
+        for n, case in enumerate(cases):
+            try:
+                with warnings.catch_warnings(), torch.no_grad():
+                    warnings.simplefilter("ignore")
+                    finals[n] = _final(case)
+                errors.append("")
+            except Exception as error:  # whatever the library does not take
+                errors.append(f"{type(error).__name__}: {error}"[:120])
+        return {"final": finals, "error": np.asarray(errors)}
+
+    return call
+
+
+def _final(case):
+    import diffusers
+    import torch
+
+    config, seed, begin = case["config"], case["seed"], case["begin"]
+    arguments = dict(case["arguments"])
+    options = {key: value for key, value in config.items() if not key.startswith("_")}
+    scheduler = getattr(diffusers, config["_class_name"])(**options)
+    scheduler.set_timesteps(case["num"], **({"mu": arguments.pop("mu")} if "mu" in arguments else {}))
+    noise, image = (torch.from_numpy(noises(seed, i))[None] for i in (-1, -2))
+    step = [0]
+    given = lambda *_, **__: torch.from_numpy(noises(seed, step[0]))[None]  # noqa: E731
+    times = scheduler.timesteps
+    if begin:
+        first = begin * getattr(scheduler, "order", 1)
+        times = times[first:]
+        if hasattr(scheduler, "set_begin_index"):
+            scheduler.set_begin_index(first)
+        if hasattr(scheduler, "add_noise"):
+            x = scheduler.add_noise(image, noise, times[:1])
+        else:
+            x = scheduler.scale_noise(image, times[:1], noise)
+    else:
+        x = noise * float(getattr(scheduler, "init_noise_sigma", 1.0))
+    kept = torch.randn, torch.randn_like
+    torch.randn = torch.randn_like = given
+    try:
+        for step[0], t in enumerate(times):
+            scaled = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
+            output = torch.from_numpy(network(scaled.double().numpy(), float(t))).float()
+            x = scheduler.step(output, t, x, return_dict=False, **arguments)[0]
+    finally:
+        torch.randn, torch.randn_like = kept
+    return x.numpy()[0]
