@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree
 
-from jaxsci.core import tree
+from jaxsci.core import entry, tree
 from jaxsci.core.keys import as_typed_key
 from jaxsci.core.protocols import Decision, Policy
 from jaxsci.core.static import as_partial, bind, check_size
@@ -271,3 +271,5 @@ __all__ = [
     "select_among",
     "sleeping_arms",
 ]
+
+entry.guard(globals())

@@ -5,6 +5,7 @@ them and returns an `xarray.Dataset`; `plan` before it, `load`, `extend` and `su
 lanes of one program per combination of static axes, split over the local devices by ``shard_map(vmap(f))``.
 """
 
+from jaxsci.core import entry
 from jaxsci.sweep._axes import keys, stack, static
 from jaxsci.sweep._extend import extend
 from jaxsci.sweep._plan import Plan, plan
@@ -30,3 +31,5 @@ __all__ = [
     "summary",
     "zip",
 ]
+
+entry.guard(globals())
