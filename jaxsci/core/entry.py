@@ -46,13 +46,23 @@ def guard(namespace: dict[str, Any], *held: str) -> None:
         namespace: ``globals()`` of the module.
         held: names of further functions of this module, those that the records of a family hold.
     """
-    here, names = namespace["__name__"], (*namespace.get("__all__", ()), *held)
+    names = namespace.get("__all__", ())
     for module in (namespace.get(name) for name in names):
-        if isinstance(module, types.ModuleType) and module.__name__.startswith(f"{here}."):
+        if isinstance(module, types.ModuleType) and module.__name__.startswith(f"{namespace['__name__']}."):
             guard(vars(module))
+    hold(namespace, *names, *held)
+
+
+def hold(namespace: dict[str, Any], *names: str) -> None:
+    """Wrap functions of a module by name: those that the records of its families hold and users call through them.
+
+    Args:
+        namespace: ``globals()`` of the module; a call of this stands in its last line, or in that of `guard`.
+        names: of functions; whatever else they name stays.
+    """
     for name in names:
         if is_plain_callable(value := namespace.get(name)):
-            namespace[name] = guarded(value, here, name)
+            namespace[name] = guarded(value, namespace["__name__"], name)
 
 
 def is_plain_callable(value: Any) -> bool:
@@ -184,4 +194,4 @@ def _named(error: Exception, words: str) -> Exception:
     return new
 
 
-__all__ = ["guard", "guarded", "is_guarded", "is_plain_callable"]
+__all__ = ["guard", "guarded", "hold", "is_guarded", "is_plain_callable"]

@@ -190,7 +190,9 @@ def as_update(
     return Partial(rule, as_partial(learn, "as_update", "learn"))
 
 
-def _choose(select, key, state, context=None, mask=None) -> Decision:
+def _choose(
+    select, key: KeyArray, state, context=None, mask: Bool[ArrayLike, " K"] | None = None
+) -> Decision:
     return _chosen(select, key, state, tree.as_arrays(context), None if mask is None else jnp.asarray(mask))
 
 
@@ -199,7 +201,15 @@ def _chosen(select, key, state, context, mask) -> Decision:
     return select(key, state, context, mask)
 
 
-def _learn(learn, state, decision: Decision, loss, context=None, weight=1.0, **rule):
+def _learn(
+    learn,
+    state,
+    decision: Decision,
+    loss: Float[ArrayLike, ""],
+    context=None,
+    weight: Float[ArrayLike, ""] = 1.0,
+    **rule,
+):
     dtype = float_dtype([a for a in jax.tree.leaves(state) if jnp.issubdtype(a.dtype, jnp.inexact)])
     loss, weight = (jnp.asarray(v, dtype) for v in (loss, weight))
     return _learnt(learn, state, decision, loss, tree.as_arrays(context), weight, **rule)
@@ -272,4 +282,4 @@ __all__ = [
     "sleeping_arms",
 ]
 
-entry.guard(globals())
+entry.guard(globals(), "_choose", "_learn")

@@ -109,7 +109,7 @@ def refused(call, *args, **kwargs):
         (lambda: ours.add(X, Y), "made_up.add: y must be Float[n], got float32[4]"),
         (lambda: ours.add(X, "abc"), "made_up.add: y must be Float[n], got 'abc'"),
         (lambda: ours.add(X, None), "made_up.add: y must be Float[n], got None"),
-        (lambda: ours.add([1.0, 2.0, 3.0], X), "made_up.add: x must be Float[n], got a list of length 3; use jnp.asarray"),
+        (lambda: ours.add([1.0] * 3, X), "made_up.add: x must be Float[n], got a list of length 3; use jnp.asarray"),
         (lambda: ours.add(BATCH, X), "made_up.add: x must be Float[n], got float32[2,3]; use jax.vmap over a batch"),
         (lambda: ours.add(X, X, scale=Y), "made_up.add: scale must be a scalar, got float32[4]"),
         (lambda: ours.add(X), "made_up.add: missing a required argument: 'y'; its arguments are (x, y, *, scale=1.0)"),

@@ -1,0 +1,212 @@
+"""Wrong calls of everything registered, and whose name their errors say.
+
+`recorded` runs a registered entry up to its first good call of the public function and keeps the arguments; `wrong_calls`
+makes the usual mistakes with them, one argument at a time; `verdict` reads the error.
+"""
+
+import inspect
+import re
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import contracts
+import registry
+from jaxsci.core import entry
+
+MISTAKES = ("swapped", "batch", "text", "list", "none", "class", "length", "traced", "fraction", "complex")
+VERDICTS = ("accepted", "named", "own words", "note", "bare", "blamed")
+
+
+class Call(NamedTuple):
+    """One good call: a public name and the arguments that its entry passes."""
+
+    name: str
+    function: Callable
+    args: tuple
+    kwargs: dict
+    compiled: bool
+
+
+class Wrong(NamedTuple):
+    """One wrong call: the mistake, the arguments that it is in, and how to run it."""
+
+    mistake: str
+    arguments: tuple[str, ...]
+    run: Callable[[], Any]
+
+
+class _Recorded(BaseException):
+    """Stops an entry at the call that was to be recorded."""
+
+
+def _spied(wrapper: Callable, spy: Callable[[tuple, dict], None]) -> Callable[[], None]:
+    """`spy` sees the arguments of every call of a guarded function that comes from outside; returns what undoes it."""
+    cell = wrapper.__closure__[wrapper.__code__.co_freevars.index("function")]
+    function = cell.cell_contents
+
+    def watching(*args, **kwargs):
+        if sys._getframe(2).f_globals.get("__name__", "").partition(".")[0] not in registry.PACKAGES:
+            spy(args, kwargs)
+        return function(*args, **kwargs)
+
+    cell.cell_contents = watching
+
+    def undo():
+        cell.cell_contents = function
+
+    return undo
+
+
+def recorded(name: str, function: Callable, registered, key, dtype: str = "float32") -> Call | None:
+    """The first good call of the public `name` in its entry, None where the entry makes none that can be caught."""
+    kept = []
+
+    def spy(args, kwargs):
+        kept.append((args, kwargs))
+        raise _Recorded
+
+    if not entry.is_guarded(function):
+        return None
+    undo = _spied(function, spy)
+    try:
+        if isinstance(registered, contracts.Compiled):
+            made, args = registered.make(key, np.dtype(dtype))
+            made(*args)
+        elif isinstance(registered, contracts.Builder):
+            made, args = registered.make()
+            made(*args)
+        elif isinstance(registered, contracts.Family):
+            registered.check(key, dtype)
+    except _Recorded:
+        pass
+    finally:
+        undo()
+    if not kept or any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(kept[0])):
+        return None
+    return Call(name, function, *kept[0], isinstance(registered, contracts.Compiled))
+
+
+# --- the mistakes ------------------------------------------------------------------------------------------
+
+
+def _is_array(x) -> bool:
+    return isinstance(x, (jax.Array, np.ndarray)) and not jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+
+
+def _arrays(change: Callable, value):
+    """`value` with `change` made to its arrays; None where it has none."""
+    if not any(_is_array(leaf) for leaf in jax.tree.leaves(value)):
+        return None
+    return jax.tree.map(lambda leaf: change(np.asarray(leaf)) if _is_array(leaf) else leaf, value)
+
+
+def _longer(a):
+    return np.concatenate([a, a[-1:]]) if a.ndim and a.shape[0] else a
+
+
+def _wrong_values(value) -> Iterator[tuple[str, Any]]:
+    static = isinstance(value, (bool, int, str)) and not isinstance(value, np.generic)
+    batch, longer = _arrays(lambda a: np.stack([a, a]), value), _arrays(_longer, value)
+    if batch is not None:
+        yield "batch", batch
+    if not isinstance(value, str):
+        yield "text", "abc"
+    if _is_array(value) and value.ndim:
+        yield "list", np.asarray(value).tolist()
+    if value is not None:
+        yield "none", None
+    if not static and not isinstance(value, (float, type)) and value is not None and not _is_array(value):
+        yield "class", type(value)
+    if longer is not None and any(a is not b for a, b in zip(jax.tree.leaves(longer), jax.tree.leaves(value))):
+        if any(np.shape(a) != np.shape(b) for a, b in zip(jax.tree.leaves(longer), jax.tree.leaves(value))):
+            yield "length", longer
+    if isinstance(value, int) and not isinstance(value, bool):
+        yield "fraction", value + 0.5
+    if isinstance(value, float) or _is_array(value) and np.issubdtype(value.dtype, np.floating):
+        yield "complex", value * (1 + 1j)
+
+
+def wrong_calls(call: Call) -> list[Wrong]:
+    """The usual mistakes made with each argument of a good call."""
+    bound = inspect.signature(call.function).bind(*call.args, **call.kwargs)
+    plain = [n for n in bound.arguments if bound.signature.parameters[n].kind in (1, 3, 0)]
+    found = []
+
+    def with_(changes):
+        again = inspect.signature(call.function).bind(*call.args, **call.kwargs)
+        again.arguments.update(changes)
+
+        def run():
+            if call.compiled:  # nothing needs to be compiled for its error
+                return jax.eval_shape(lambda: _arrays_of(call.function(*again.args, **again.kwargs)))
+            return call.function(*again.args, **again.kwargs)
+
+        return run
+
+    for name in plain:
+        value = bound.arguments[name]
+        found += [Wrong(m, (name,), with_({name: wrong})) for m, wrong in _wrong_values(value)]
+        if isinstance(value, (bool, int)):
+
+            def traced(value, name=name):
+                again = inspect.signature(call.function).bind(*call.args, **call.kwargs)
+                again.arguments[name] = value
+                return _arrays_of(call.function(*again.args, **again.kwargs))
+
+            found.append(Wrong("traced", (name,), lambda traced=traced, value=value: jax.eval_shape(traced, value)))
+    for one, other in zip(plain, plain[1:]):
+        a, b = bound.arguments[one], bound.arguments[other]
+        if _form(a) != _form(b):
+            found.append(Wrong("swapped", (one, other), with_({one: b, other: a})))
+    return found
+
+
+def _arrays_of(result):
+    return [leaf for leaf in jax.tree.leaves(result) if isinstance(leaf, jax.Array)]
+
+
+def _form(value):
+    return jax.tree.structure(value), [(jnp.shape(a), getattr(a, "dtype", type(a))) for a in jax.tree.leaves(value)]
+
+
+# --- reading the answer ------------------------------------------------------------------------------------
+
+
+def verdict(call: Call, wrong: Wrong) -> tuple[str, str]:
+    """One of `VERDICTS` about the error of a wrong call, and its text."""
+    try:
+        wrong.run()
+    except Exception as error:
+        return read(error, call, wrong.arguments)
+    return "accepted", ""
+
+
+def read(error: Exception, call: Call, arguments: tuple[str, ...]) -> tuple[str, str]:
+    """Whom an error blames: "named" is one of `arguments`, "blamed" another argument of this function."""
+    text = f"{type(error).__name__}: {error}"
+    parameters = set(inspect.signature(call.function).parameters)
+    function = call.name.rpartition(".")[2]
+    ours = re.match(rf"^[\w.]*\b{re.escape(function)}: (?P<who>\w+)(\[\d+\])? (must|has a field)", str(error))
+    words = set(re.findall(r"\w+", str(error)))
+    if ours and ours["who"] in parameters:
+        return ("named" if ours["who"] in arguments else "blamed"), text
+    notes = [n for n in getattr(error, "__notes__", ()) if "was called with" in n]
+    if raised_by_us(error):
+        return ("named" if words & set(arguments) else "own words"), text
+    if ours or re.match(rf"^[\w.]*\b{re.escape(function)}: ", str(error)):
+        return ("named" if words & set(arguments) else "own words"), text
+    return ("note" if notes else "bare"), text
+
+
+def raised_by_us(error: Exception) -> bool:
+    """Whether the last frame is one of this project, in a statement that raises."""
+    tb = error.__traceback__
+    while tb.tb_next is not None:
+        tb = tb.tb_next
+    module = str(tb.tb_frame.f_globals.get("__name__", ""))
+    return module.partition(".")[0] in registry.PACKAGES and tb.tb_frame.f_code.co_name != "wrapper"
