@@ -19,7 +19,7 @@ import registry
 from jaxsci.core import entry
 
 MISTAKES = ("swapped", "batch", "text", "list", "none", "class", "length", "traced", "fraction", "complex")
-VERDICTS = ("accepted", "named", "own words", "note", "bare", "blamed")
+VERDICTS = ("accepted", "named", "own words", "callback", "note", "bare", "blamed")
 
 
 class Call(NamedTuple):
@@ -180,9 +180,13 @@ def _form(value):
 def verdict(call: Call, wrong: Wrong) -> tuple[str, str]:
     """One of `VERDICTS` about the error of a wrong call, and its text."""
     try:
-        wrong.run()
+        result = wrong.run()
     except Exception as error:
         return read(error, call, wrong.arguments)
+    if wrong.mistake == "complex" and not any(
+        np.issubdtype(leaf.dtype, np.complexfloating) for leaf in jax.tree.leaves(result) if hasattr(leaf, "dtype")
+    ):
+        return "lost", "an imaginary part was dropped, or never looked at"
     return "accepted", ""
 
 
@@ -190,23 +194,34 @@ def read(error: Exception, call: Call, arguments: tuple[str, ...]) -> tuple[str,
     """Whom an error blames: "named" is one of `arguments`, "blamed" another argument of this function."""
     text = f"{type(error).__name__}: {error}"
     parameters = set(inspect.signature(call.function).parameters)
-    function = call.name.rpartition(".")[2]
-    ours = re.match(rf"^[\w.]*\b{re.escape(function)}: (?P<who>\w+)(\[\d+\])? (must|has a field)", str(error))
     words = set(re.findall(r"\w+", str(error)))
-    if ours and ours["who"] in parameters:
-        return ("named" if ours["who"] in arguments else "blamed"), text
+    chosen = re.match(r"^[\w.]+: (?P<who>\w+)(\[\d+\])? (must|has a field)", str(error))
+    owners = [entry._owner(step.tb_frame) for step in _steps(error)]
+    if _by_wrapper(error):  # the argument that `entry` found, or one that the signature lacks
+        who = {chosen["who"]} if chosen else words
+        return ("named" if who & set(arguments) else "blamed"), text
+    if "user" in owners[owners.index("ours") :]:
+        return "callback", text
+    if owners[-1] == "ours" and _raises(error):
+        if words & set(arguments):
+            return "named", text
+        return ("blamed" if chosen and chosen["who"] in parameters else "own words"), text
     notes = [n for n in getattr(error, "__notes__", ()) if "was called with" in n]
-    if raised_by_us(error):
-        return ("named" if words & set(arguments) else "own words"), text
-    if ours or re.match(rf"^[\w.]*\b{re.escape(function)}: ", str(error)):
-        return ("named" if words & set(arguments) else "own words"), text
     return ("note" if notes else "bare"), text
 
 
-def raised_by_us(error: Exception) -> bool:
-    """Whether the last frame is one of this project, in a statement that raises."""
-    tb = error.__traceback__
-    while tb.tb_next is not None:
-        tb = tb.tb_next
-    module = str(tb.tb_frame.f_globals.get("__name__", ""))
-    return module.partition(".")[0] in registry.PACKAGES and tb.tb_frame.f_code.co_name != "wrapper"
+def _steps(error: Exception) -> list:
+    steps = [error.__traceback__]
+    while steps[-1].tb_next is not None:
+        steps.append(steps[-1].tb_next)
+    return steps
+
+
+def _raises(error: Exception) -> bool:
+    last = _steps(error)[-1]
+    return last.tb_frame.f_code.co_code[last.tb_lasti] in entry._RAISES
+
+
+def _by_wrapper(error: Exception) -> bool:
+    """Whether `entry` made this error: its traceback ends in the wrapper."""
+    return _steps(error)[-1].tb_frame.f_code is entry._CODE

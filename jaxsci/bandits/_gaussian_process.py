@@ -342,4 +342,4 @@ __all__ = [
     "interface_prior",
 ]
 
-entry.hold(globals(), "_init", "_learn", "_select_ts", "_select_ucb", "_status", "interface_model", "interface_prior")
+entry.hold(globals(), "_init", "_learn", "_select_ts", "_select_ucb", "_status")

@@ -33,10 +33,15 @@ def misfit(function, bound: inspect.BoundArguments, error: Exception) -> str | N
     given = list(_given(bound, hints))
     for check in (_loosely, _strictly, _record, _leaf, _axes, _spoken_of):
         with jaxtyped("context"):
+            found = []
             for name, value, hint, parameter in given:
                 words = check(value, hint, parameter, error)
                 if words is not None:
-                    return f"{name} {words}"
+                    found.append(f"{name} {words}")
+                    if check is not _axes:
+                        break
+        if len(found) == 1:  # where several numbers have axes, they may be meant to
+            return found[0]
     return None
 
 
@@ -84,7 +89,7 @@ def _record(value, hint, parameter, error):
         [f.name for f in dataclasses.fields(value)] if dataclasses.is_dataclass(value) and kind is not value else []
     )
     annotations = {}
-    for base in reversed(kind.__mro__):
+    for base in reversed(kind.__mro__ if names else ()):
         annotations.update(base.__dict__.get("__annotations__", {}))
     for name in names:
         field = getattr(value, name, None)
@@ -107,6 +112,8 @@ def _leaf(value, hint, parameter, error):
 def _axes(value, hint, parameter, error):
     if not isinstance(parameter.default, (int, float)) or isinstance(parameter.default, bool):
         return None
+    if _is_array(hint) or _is_union(hint) and any(map(_is_array, typing.get_args(hint))):
+        return None  # a shape was asked for, and fits
     shape = getattr(value, "shape", None)
     if shape is None and isinstance(value, (list, tuple)):
         return f"must be a number, got {describe(value)}"
@@ -253,7 +260,12 @@ def _number_fits(value, hint, loose) -> bool:
 
 def _array_fits(value, hint, *, loose: bool = True, shape: bool = True) -> bool:
     if str(getattr(hint.dtype, "__name__", "")) == "Key":
-        return hasattr(value, "dtype") and _is_key(value.dtype) and (not shape or _asked(value, hint))
+        return (
+            not isinstance(value, type)
+            and hasattr(value, "dtype")
+            and _is_key(value.dtype)
+            and (not shape or _asked(value, hint))
+        )
     form = _form(value, loose)
     if form is None or not _is_numeric(form[1]):
         return False

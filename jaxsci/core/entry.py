@@ -28,7 +28,10 @@ from typing import Any
 
 _OWN = {"jaxsci", "pallas_kernels"}
 # Whose frames are nobody's: errors pass through them, and calls come through them (vmap, scan, partial).
-_LIBRARIES = {"jax", "jaxlib", "equinox", "jaxtyping", "beartype", "numpy", "scipy", "opt_einsum", "ml_dtypes"}
+_LIBRARIES = set(
+    "jax jaxlib equinox jaxtyping beartype numpy scipy opt_einsum ml_dtypes optax flax distrax tensorflow_probability"
+    " diffrax lineax optimistix gymnax chex orbax xarray pandas h5netcdf matplotlib sklearn wadler_lindig".split()
+)
 _RAISES = {dis.opmap["RAISE_VARARGS"], dis.opmap["RERAISE"]}
 # What tells of the machine, or of a callback while a program ran, and of no argument.
 _OF_THE_MACHINE = (OSError, ImportError, MemoryError, RecursionError, NotImplementedError)
@@ -181,7 +184,10 @@ def _found(name, function, error, args, kwargs, steps) -> Exception:
             if name.rpartition(".")[2] not in str(error):
                 error.add_note(_hints.note(name, bound))
             return error
-    misfit = _hints.misfit(function, bound, error)
+    try:
+        misfit = _hints.misfit(function, bound, error)
+    except Exception:  # an argument that cannot even be asked what it is
+        misfit = None
     if misfit is None:
         error.add_note(_hints.note(name, bound))
         return error

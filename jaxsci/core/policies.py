@@ -190,9 +190,7 @@ def as_update(
     return Partial(rule, as_partial(learn, "as_update", "learn"))
 
 
-def _choose(
-    select, key: KeyArray, state, context=None, mask: Bool[ArrayLike, " K"] | None = None
-) -> Decision:
+def _choose(select, key: KeyArray, state, context=None, mask: Bool[ArrayLike, " K"] | None = None) -> Decision:
     return _chosen(select, key, state, tree.as_arrays(context), None if mask is None else jnp.asarray(mask))
 
 
