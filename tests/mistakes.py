@@ -1,7 +1,7 @@
 """Wrong calls of everything registered, and whose name their errors say.
 
-`recorded` runs a registered entry up to its first good call of the public function and keeps the arguments; `wrong_calls`
-makes the usual mistakes with them, one argument at a time; `verdict` reads the error.
+`recorded` runs a registered entry up to its first good call of the public function and keeps the arguments;
+`wrong_calls` makes the usual mistakes with them, one argument at a time; `verdict` reads the error.
 """
 
 import inspect

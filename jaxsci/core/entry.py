@@ -39,21 +39,18 @@ _KEPT_NAMES = {"JaxRuntimeError", "XlaRuntimeError", "TypeCheckError"}
 
 
 def guard(namespace: dict[str, Any], *held: str) -> None:
-    """Wrap what users call: the functions in ``__all__`` of a module and of the modules named there, and `held` ones.
+    """Wrap what users call: the functions in ``__all__`` of a module, and `held` ones.
 
-    A module calls this in its last line. A function that is defined elsewhere, in a module with an underscore, stays
-    there as it is: functions of ours that import it from there do not pay. One function has one wrapper wherever it is
-    exported, and the wrapper names the module that was guarded first.
+    Every public module calls this in its last line, so whoever imports it finds the wrappers. A function that is
+    defined elsewhere, in a module with an underscore, stays there as it is: functions of ours that import it from there
+    do not pay. One function has one wrapper wherever it is exported, and the wrapper names the module that was guarded
+    first.
 
     Args:
         namespace: ``globals()`` of the module.
         held: names of further functions of this module, those that the records of a family hold.
     """
-    names = namespace.get("__all__", ())
-    for module in (namespace.get(name) for name in names):
-        if isinstance(module, types.ModuleType) and module.__name__.startswith(f"{namespace['__name__']}."):
-            guard(vars(module))
-    hold(namespace, *names, *held)
+    hold(namespace, *namespace.get("__all__", ()), *held)
 
 
 def hold(namespace: dict[str, Any], *names: str) -> None:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from jaxsci.core import status, tree
+from jaxsci.core import entry, status, tree
 from jaxsci.core.static import check_size
 from jaxsci.linear._start import as_start, scaled
 
@@ -131,3 +131,5 @@ def _largest(mv, start, num_steps: int):
 
 
 __all__ = ["Bounds", "gershgorin", "power"]
+
+entry.guard(globals())

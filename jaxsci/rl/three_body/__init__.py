@@ -4,6 +4,7 @@ Builds on: core. Start reading at `hermite.py` (the integrator, of use alone), t
 process) and `_evaluate.py` (policies measured).
 """
 
+from jaxsci.core import entry
 from jaxsci.rl.three_body import hermite
 from jaxsci.rl.three_body._env import (
     REWARDS,
@@ -37,3 +38,5 @@ __all__ = [
     "start",
     "step",
 ]
+
+entry.guard(globals())
