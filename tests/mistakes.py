@@ -198,9 +198,10 @@ def read(error: Exception, call: Call, arguments: tuple[str, ...]) -> tuple[str,
     chosen = re.match(r"^[\w.]+: (?P<who>\w+)(\[\d+\])? (must|has a field)", str(error))
     owners = [entry._owner(step.tb_frame) for step in _steps(error)]
     if _by_wrapper(error):  # the argument that `entry` found, or one that the signature lacks
-        who = {chosen["who"]} if chosen else words
+        partners = re.search(r", with (.*)$", str(error))
+        who = {chosen["who"], *re.findall(r"\w+", partners[1] if partners else "")} if chosen else words
         return ("named" if who & set(arguments) else "blamed"), text
-    if "user" in owners[owners.index("ours") :]:
+    if "ours" in owners and "user" in owners[owners.index("ours") :]:
         return "callback", text
     if owners[-1] == "ours" and _raises(error):
         if words & set(arguments):

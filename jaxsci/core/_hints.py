@@ -12,6 +12,7 @@ import collections.abc
 import dataclasses
 import inspect
 import operator
+import re
 import types
 import typing
 from typing import Any
@@ -31,18 +32,38 @@ def misfit(function, bound: inspect.BoundArguments, error: Exception) -> str | N
     """The sentence about the first argument that does not fit, None if all do."""
     hints = _hints(function)
     given = list(_given(bound, hints))
+    alone = {name for name, value, hint, _ in given if _fits_alone(value, hint)}
     for check in (_loosely, _strictly, _record, _leaf, _axes, _spoken_of):
         with jaxtyped("context"):
             found = []
             for name, value, hint, parameter in given:
                 words = check(value, hint, parameter, error)
                 if words is not None:
-                    found.append(f"{name} {words}")
+                    partners = _partners(name, given) if check is _loosely and name in alone else ""
+                    found.append(f"{name} {words}{partners}")
                     if check is not _axes:
                         break
         if len(found) == 1:  # where several numbers have axes, they may be meant to
             return found[0]
     return None
+
+
+def _fits_alone(value, hint) -> bool:
+    with jaxtyped("context"):
+        return fits(value, hint, loose=True)
+
+
+def _partners(name, given) -> str:
+    """The earlier arguments that gave a size which this one has not: either may be the wrong one."""
+    sizes = {n: set(re.findall(r"[A-Za-z_]\w*", " ".join(_dims(hint)))) for n, _, hint, _ in given}
+    values = {n: value for n, value, _, _ in given}
+    names = list(values)
+    shared = [n for n in names[: names.index(name)] if sizes[n] & sizes[name]]
+    return f", with {', '.join(f'{n} {describe(values[n])}' for n in shared)}" if shared else ""
+
+
+def _dims(hint) -> list[str]:
+    return [c.dim_str for c in (typing.get_args(hint) if _is_union(hint) else (hint,)) if _is_array(c)]
 
 
 def _hints(function) -> dict[str, Any]:
@@ -104,7 +125,7 @@ def _leaf(value, hint, parameter, error):
     for leaf in jax.tree.leaves(value):
         if isinstance(leaf, (str, bytes)) or type(leaf) is object:
             return f"must hold arrays and numbers, got {describe(leaf)}"
-        if isinstance(leaf, type):
+        if isinstance(leaf, type) and hint is not Any:
             return f"must hold arrays and numbers, got the class {leaf.__name__}, not an instance"
     return None
 

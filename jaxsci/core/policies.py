@@ -45,7 +45,10 @@ def allowed_arms(mask: Bool[ArrayLike, " K"] | None, num_arms: int) -> Bool[Arra
         return jnp.ones(num_arms, bool)
     mask = jnp.asarray(mask)
     if mask.shape != (num_arms,) or mask.dtype != bool:
-        raise ValueError(f"select: mask must be Bool of shape ({num_arms},), got {mask.dtype} of shape {mask.shape}")
+        raise ValueError(
+            f"select: mask must be Bool of shape ({num_arms},), the number of arms (num_arms, or the length of scores or "
+            f"probabilities), got {mask.dtype} of shape {mask.shape}"
+        )
     return mask
 
 

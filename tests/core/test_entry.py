@@ -106,7 +106,7 @@ def refused(call, *args, **kwargs):
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: ours.add(X, Y), "made_up.add: y must be Float[n], got float32[4]"),
+        (lambda: ours.add(X, Y), "made_up.add: y must be Float[n], got float32[4], with x float32[3]"),
         (lambda: ours.add(X, "abc"), "made_up.add: y must be Float[n], got 'abc'"),
         (lambda: ours.add(X, None), "made_up.add: y must be Float[n], got None"),
         (lambda: ours.add([1.0] * 3, X), "made_up.add: x must be Float[n], got a list of length 3; use jnp.asarray"),
