@@ -46,7 +46,7 @@ def allowed_arms(mask: Bool[ArrayLike, " K"] | None, num_arms: int) -> Bool[Arra
     mask = jnp.asarray(mask)
     if mask.shape != (num_arms,) or mask.dtype != bool:
         raise ValueError(
-            f"select: mask must be Bool of shape ({num_arms},), the number of arms (num_arms, or the length of scores or "
+            f"select: mask must be Bool of shape ({num_arms},), the number of arms (num_arms, or that of scores or "
             f"probabilities), got {mask.dtype} of shape {mask.shape}"
         )
     return mask
