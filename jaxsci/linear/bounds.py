@@ -107,7 +107,7 @@ def power(op, start: Float[Array, "..."], *, num_steps: int = 30, margin: ArrayL
 
 @eqx.filter_jit
 def _power(op, start, margin, num_steps: int) -> Bounds:
-    bad = ~tree.all_finite(eqx.filter((op, start), eqx.is_array))
+    bad = ~tree.all_finite((eqx.filter((op, start), eqx.is_array), margin))
     start = jnp.where(bad, 0, start)
     nothing = ~jnp.any(start != 0)
     product, v, up = scaled(op, start)

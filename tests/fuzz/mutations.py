@@ -1,8 +1,9 @@
 """Seeded mutations of the good calls of `mistakes.recorded`, and what their results must not be.
 
-One leaf of one argument is changed: to NaN, an infinity, 0, its negative, 1e30 or 1e-30 times itself, in one entry or in
-all; to no entries, one entry, another rank, length or dtype; a key to one of the old kind. A call may refuse, or answer;
-where its result has a status, a number that is not finite, and that was finite without the change, needs a bit in it.
+One leaf of one argument is changed: to NaN, an infinity, 0, its negative, 1e30 or 1e-30 times itself, in one entry or
+in all; to no entries, one entry, another rank, length or dtype; a key to one of the old kind. A call may refuse, or
+answer; where its result has a status, a number that is not finite, and that was finite without the change, needs a bit
+in it.
 """
 
 import inspect
@@ -23,7 +24,7 @@ NAMES, ENTRIES = registry.public_names(), registry.entries()
 KINDS = (contracts.Compiled, contracts.Builder)
 CALLED = sorted(n for n, e in ENTRIES.items() if isinstance(e, KINDS) and not n.startswith("pallas_kernels"))
 
-_VALUES: dict[str, Callable] = {
+VALUES: dict[str, Callable] = {
     "nan": lambda a: np.full_like(a, np.nan),
     "inf": lambda a: np.full_like(a, np.inf),
     "-inf": lambda a: np.full_like(a, -np.inf),
@@ -68,10 +69,10 @@ def mutated(call: mistakes.Call, seed: int) -> Case | None:
     else:
         array = np.asarray(leaf)
         floating = np.issubdtype(array.dtype, np.floating)
-        kind = rng.choice([*(_VALUES if floating else ("zero", "negative", "nan", "huge")), *_FORMS])
-        values_only = kind in _VALUES and floating
-        change = _VALUES.get(kind) or _FORMS[kind]
-        if not floating and kind in _VALUES:
+        kind = rng.choice([*(VALUES if floating else ("zero", "negative", "nan", "huge")), *_FORMS])
+        values_only = kind in VALUES and floating
+        change = VALUES.get(kind) or _FORMS[kind]
+        if not floating and kind in VALUES:
             array = array.astype(np.float32) if kind in ("nan", "huge") else array.astype(np.int32)
         with np.errstate(all="ignore"):
             new = change(array)

@@ -1,5 +1,6 @@
-"""Cases handed to a worker process one by one, each with a time limit: ``python tests/fuzz/run.py --cases 1000 --seed 1``.
+"""Cases handed to a worker process one by one, each with a time limit.
 
+``python tests/fuzz/run.py --cases 1000 --seed 1`` runs any number of them, ``--only gp`` those of some names.
 Names come in an order drawn by the seed, some cases of each in a row, so that a program is compiled once for them.
 """
 

@@ -1,12 +1,15 @@
 """Mutated calls of everything registered: no silent number that is not finite, no hang, no crash."""
 
 import dataclasses
+import inspect
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import mistakes
 from fuzz import mutations, run
 from fuzz.allowed import ALLOWED
 
@@ -19,6 +22,31 @@ def test_nothing_is_silent_hangs_or_crashes():
     print(dict(counts))
     assert not texts, "\n".join(texts)
     assert counts["answered"] + counts["refused"] > 300 and counts["unrecorded"] < 0.2 * counts.total()
+
+
+# What was silent once: the function, the argument's place, the change.
+FOUND = (
+    ("jaxsci.control.exploratory.solution", "['problem'].D", "huge"),
+    ("jaxsci.gp.leave_one_out", "['gp'].y", "inf"),
+    ("jaxsci.gp.leave_one_out", "['gp'].chol", "nan"),
+    ("jaxsci.linear.bounds.power", "['margin']", "-inf"),
+    ("jaxsci.pfn.bars.mixture", "['borders']", "nan"),
+    ("jaxsci.pfn.curves.normalize", "['normalizer'].soft[1]", "inf"),
+    ("jaxsci.pfn.curves.predict", "['model'].params['encoder_x']['bias']", "nan"),
+    ("jaxsci.pfn.curves.stretch", "['start']", "-inf"),
+)
+
+
+@pytest.mark.parametrize(("name", "place", "kind"), FOUND)
+def test_what_was_silent_has_a_status(name, place, kind, key):
+    call = mistakes.recorded(name, mutations.NAMES[name], mutations.ENTRIES[name], key)
+    bound = inspect.signature(call.function).bind(*call.args, **call.kwargs)
+    paths, tree = jax.tree.flatten_with_path(dict(bound.arguments))
+    assert place in [jax.tree_util.keystr(path) for path, _ in paths]
+    leaves = [mutations.VALUES[kind](np.asarray(a)) if jax.tree_util.keystr(p) == place else a for p, a in paths]
+    bound.arguments.update(tree.unflatten(leaves))
+    codes = mutations.statuses(call.function(*bound.args, **bound.kwargs))
+    assert codes and any(code.any() for code in codes)
 
 
 def test_every_exception_has_a_reason():

@@ -5,6 +5,7 @@ A process of its own, so that a hang or a crash of one case costs the parent no 
 
 import functools
 import json
+import os
 import sys
 import warnings
 
@@ -50,7 +51,8 @@ def judged(name: str, index: int, seed: int) -> tuple[str, str]:
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
     given = int(sys.argv[1])
-    answers, sys.stdout = sys.stdout, sys.stderr
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever else prints, in Python or below it, is no answer
     for line in sys.stdin:
         which, number = line.split()
         print(json.dumps(judged(which, int(number), given)), file=answers, flush=True)
