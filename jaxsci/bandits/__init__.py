@@ -10,6 +10,7 @@ many decisions at once. Start reading at `_simple.py`.
 from jaxsci.bandits import features, policies, probabilities, regressors, wrappers
 from jaxsci.bandits._regret import Regret, regret
 from jaxsci.bandits._replay import ReplayRecord, ReplayResult, ReplayState, replay, update_batch
+from jaxsci.core import entry
 
 __all__ = [
     "Regret",
@@ -25,3 +26,5 @@ __all__ = [
     "update_batch",
     "wrappers",
 ]
+
+entry.guard(globals())

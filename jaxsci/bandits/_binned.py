@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import ArrayLike
 
-from jaxsci.core import status, tree
+from jaxsci.core import entry, status, tree
 from jaxsci.core.policies import as_context, as_select, as_update
 from jaxsci.core.protocols import Decision, Policy
 from jaxsci.core.static import bind, check_size
@@ -67,3 +67,5 @@ def _status(policy: Policy, state):
 
 
 __all__ = ["binned"]
+
+entry.hold(globals(), "_init", "_select", "_status", "_update")

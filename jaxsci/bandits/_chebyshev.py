@@ -21,7 +21,7 @@ from jaxtyping import Array, ArrayLike, Float
 
 from jaxsci.bandits import features, probabilities
 from jaxsci.bandits._rotations import append_row
-from jaxsci.core import precision
+from jaxsci.core import entry, precision
 from jaxsci.core.policies import as_context, as_select, as_update, check_num_arms, draw
 from jaxsci.core.protocols import Decision, Policy
 from jaxsci.core.static import bind, check_size
@@ -188,3 +188,5 @@ def _box_least_squares(factor, target, theta, box):
 
 
 __all__ = ["ChebyshevState", "cheb_cb"]
+
+entry.hold(globals(), "_init", "_learn", "_select")

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import ArrayLike
 
-from jaxsci.core import status
+from jaxsci.core import entry, status
 from jaxsci.core.policies import as_select, as_update
 from jaxsci.core.protocols import Decision, Policy
 
@@ -84,3 +84,5 @@ def _status(policies, state):
 
 
 __all__ = ["choose"]
+
+entry.hold(globals(), "_init", "_select", "_status", "_update")

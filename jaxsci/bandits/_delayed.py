@@ -18,7 +18,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Int, PyTree
 
 from jaxsci.bandits import _stored
-from jaxsci.core import tree
+from jaxsci.core import entry, tree
 from jaxsci.core.policies import as_select, as_update, played
 from jaxsci.core.protocols import Decision, Policy
 from jaxsci.core.static import bind, check_size
@@ -191,3 +191,5 @@ def _settle(policy, state, ticket, loss):
 
 
 __all__ = ["DelayedState", "delayed", "delayed_hold", "delayed_settle"]
+
+entry.hold(globals(), "_advance", "_init", "_select")

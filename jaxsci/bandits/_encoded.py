@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from jax.tree_util import Partial
 
+from jaxsci.core import entry
 from jaxsci.core.policies import as_select, as_update
 from jaxsci.core.protocols import Decision, Policy
 from jaxsci.core.static import as_partial
@@ -48,3 +49,5 @@ def _update(policy: Policy, features, state, decision, loss, context, weight):
 
 
 __all__ = ["encoded"]
+
+entry.hold(globals(), "_select", "_update")

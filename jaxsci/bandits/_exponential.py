@@ -21,6 +21,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float
 
 from jaxsci.bandits import probabilities
+from jaxsci.core import entry
 from jaxsci.core.policies import as_select, as_update, check_num_arms, draw, played, sleeping_arms
 from jaxsci.core.protocols import Decision, Policy
 from jaxsci.core.static import bind
@@ -161,3 +162,5 @@ def _learn_p(horizon, failure, state: ExponentialState, decision: Decision, loss
 
 
 __all__ = ["ExponentialState", "exp3", "exp3_ix", "exp3_p"]
+
+entry.hold(globals(), "_init", "_learn_p", "_learn_weighted", "_select_exp3", "_select_ix", "_select_p")

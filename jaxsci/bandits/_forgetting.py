@@ -22,7 +22,7 @@ from jaxsci.bandits._exponential import ExponentialState
 from jaxsci.bandits._moments import Moments
 from jaxsci.bandits._ridge import RidgeState
 from jaxsci.bandits._tsallis import TsallisState
-from jaxsci.core import tree
+from jaxsci.core import entry, tree
 from jaxsci.core.policies import as_select, as_update
 from jaxsci.core.protocols import Decision, Policy
 from jaxsci.core.static import bind, check_size
@@ -158,3 +158,5 @@ def _slide(policy, state: WindowedState, decision, loss, context, weight) -> Win
 
 
 __all__ = ["DiscountedState", "WindowedState", "discounted", "windowed"]
+
+entry.hold(globals(), "_init_discounted", "_init_windowed", "_learn_discounted", "_select_wrapped")

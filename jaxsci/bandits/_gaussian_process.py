@@ -28,7 +28,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float, Int, PyTree, Real
 
 from jaxsci import gp
-from jaxsci.core import status, tree
+from jaxsci.core import entry, status, tree
 from jaxsci.core.keys import as_typed_key
 from jaxsci.core.policies import allowed_arms, as_context, as_select, as_update, draw
 from jaxsci.core.protocols import Decision, Policy
@@ -341,3 +341,5 @@ __all__ = [
     "interface_model",
     "interface_prior",
 ]
+
+entry.hold(globals(), "_init", "_learn", "_select_ts", "_select_ucb", "_status")

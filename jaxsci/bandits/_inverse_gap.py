@@ -22,6 +22,7 @@ from jaxtyping import Array, ArrayLike, Int, PyTree
 
 from jaxsci.bandits import probabilities
 from jaxsci.bandits._ridge import Regressor
+from jaxsci.core import entry
 from jaxsci.core.policies import allowed_arms, as_select, as_update, draw
 from jaxsci.core.protocols import Decision, Policy
 from jaxsci.core.static import bind
@@ -178,3 +179,5 @@ def _learn(regressor: Regressor, state: InverseGapState, decision, loss, context
 
 
 __all__ = ["InverseGapState", "fast_cb", "greedy_cb", "square_cb"]
+
+entry.hold(globals(), "_init", "_learn", "_select", "_select_greedy", "_status")

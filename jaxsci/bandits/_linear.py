@@ -14,6 +14,7 @@ from jax.tree_util import Partial
 from jaxtyping import ArrayLike
 
 from jaxsci.bandits._ridge import Regressor, learns, ridge
+from jaxsci.core import entry
 from jaxsci.core.keys import as_typed_key
 from jaxsci.core.policies import as_select, choose_least
 from jaxsci.core.protocols import Decision, Policy
@@ -98,3 +99,5 @@ def _select_sampled(regressor: Regressor, alpha, key, state, context, mask) -> D
 
 
 __all__ = ["lin_ts", "lin_ucb"]
+
+entry.hold(globals(), "_select_optimistic", "_select_sampled")

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int
 
+from jaxsci.core import entry
 from jaxsci.core.policies import as_update
 from jaxsci.core.protocols import Decision
 
@@ -56,3 +57,5 @@ def _learn(centre, state: Moments, decision: Decision, loss, context, weight) ->
 
 
 __all__ = ["Moments", "init_moments", "learning_moments"]
+
+entry.hold(globals(), "_learn", "init_moments")

@@ -25,7 +25,7 @@ from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
 from jaxsci.bandits._inverse_gap import fast_cb, square_cb
 from jaxsci.bandits._ridge import Regressor
-from jaxsci.core import status, tree
+from jaxsci.core import entry, status, tree
 from jaxsci.core.policies import as_context, check_num_arms
 from jaxsci.core.protocols import Policy
 from jaxsci.core.static import bind, check_size
@@ -262,3 +262,5 @@ def _status(state: NetworkState) -> Int[Array, ""]:
 
 
 __all__ = ["NetworkState", "network", "neu_fast_cb", "neu_square_cb"]
+
+entry.hold(globals(), "_init", "_predict", "_status", "_update")

@@ -20,7 +20,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
 from jaxsci.bandits._rotations import append_row
-from jaxsci.core import status, tree
+from jaxsci.core import entry, status, tree
 from jaxsci.core.policies import as_context, as_update, check_num_arms
 from jaxsci.core.precision import matmul
 from jaxsci.core.protocols import finite_status
@@ -212,3 +212,5 @@ def faded(state: RidgeState, start: RidgeState, discount) -> RidgeState:
 
 
 __all__ = ["Regressor", "RidgeState", "ridge"]
+
+entry.hold(globals(), "_init", "_learn", "_leverage", "_predict", "_sample", "_status", "_update")

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int, PyTree
 
+from jaxsci.core import entry
 from jaxsci.core.policies import as_context, as_select, as_update
 from jaxsci.core.precision import powers_of_two
 from jaxsci.core.protocols import Decision, Policy
@@ -101,3 +102,5 @@ def _status(status, state: ScaledState) -> Int[Array, ""]:
 
 
 __all__ = ["ScaledState", "scaled"]
+
+entry.hold(globals(), "_init", "_select", "_status", "_update")

@@ -13,6 +13,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float
 
 from jaxsci.bandits._moments import Moments, init_moments, learning_moments
+from jaxsci.core import entry
 from jaxsci.core.policies import allowed_arms, as_select, check_num_arms, draw
 from jaxsci.core.protocols import Decision, Policy
 from jaxsci.core.static import bind
@@ -103,3 +104,5 @@ def _select_greedy(exploration, key, state: Moments, context, mask, *, num_arms)
 
 
 __all__ = ["Nothing", "epsilon_greedy", "fixed", "uniform"]
+
+entry.hold(globals(), "_init_nothing", "_select_fixed", "_select_greedy", "_select_uniform", "_update_nothing")

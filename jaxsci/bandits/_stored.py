@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
+from jaxsci.core import entry
 from jaxsci.core.protocols import Decision, Policy
 
 
@@ -67,3 +68,5 @@ def status_inside(policy: Policy, state) -> Int[Array, ""]:
 
 
 __all__ = ["Stored", "empty", "put", "status_inside"]
+
+entry.hold(globals(), "status_inside")

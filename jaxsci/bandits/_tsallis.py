@@ -18,6 +18,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float
 
 from jaxsci.bandits import probabilities
+from jaxsci.core import entry
 from jaxsci.core.policies import allowed_arms, as_select, as_update, check_num_arms, draw, sleeping_arms
 from jaxsci.core.protocols import Decision, Policy
 from jaxsci.core.static import bind
@@ -109,3 +110,5 @@ def _learn(floor, state: TsallisState, decision: Decision, loss, context, weight
 
 
 __all__ = ["TsallisState", "tsallis_inf"]
+
+entry.hold(globals(), "_init", "_learn", "_select")

@@ -14,6 +14,7 @@ from jax.tree_util import Partial
 from jaxtyping import ArrayLike
 
 from jaxsci.bandits._moments import Moments, init_moments, learning_moments
+from jaxsci.core import entry
 from jaxsci.core.policies import as_select, check_num_arms, choose_least
 from jaxsci.core.protocols import Decision, Policy
 from jaxsci.core.static import bind
@@ -98,3 +99,5 @@ def _select_ucb_v(exploration, loss_range, key, state: Moments, context, mask, *
 
 
 __all__ = ["ucb1", "ucb_v"]
+
+entry.hold(globals(), "_select_ucb1", "_select_ucb_v")

@@ -11,6 +11,7 @@ References: Khodak et al. 2024, Learning to Relax, section 4 (Chebyshev series o
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
+from jaxsci.core import entry
 from jaxsci.core.policies import check_num_arms
 from jaxsci.core.static import check_size
 from jaxsci.core.types import Size
@@ -66,3 +67,5 @@ def disjoint(context: Float[ArrayLike, " d"], *, num_arms: Size) -> Float[Array,
 
 
 __all__ = ["chebyshev", "disjoint"]
+
+entry.guard(globals(), "disjoint")

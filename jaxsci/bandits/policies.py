@@ -27,6 +27,7 @@ from jaxsci.bandits._simple import Nothing, epsilon_greedy, fixed, uniform
 from jaxsci.bandits._thompson import thompson_beta, thompson_gaussian, thompson_normal_inverse_gamma
 from jaxsci.bandits._tsallis import TsallisState, tsallis_inf
 from jaxsci.bandits._ucb import ucb1, ucb_v
+from jaxsci.core import entry
 
 __all__ = [
     "ChebyshevState",
@@ -59,3 +60,5 @@ __all__ = [
     "ucb_v",
     "uniform",
 ]
+
+entry.guard(globals())

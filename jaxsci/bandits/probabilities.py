@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Real
 
+from jaxsci.core import entry
 from jaxsci.core.policies import allowed_arms
 from jaxsci.core.types import float_dtype
 
@@ -107,3 +108,5 @@ def inverse_gap(
 
 
 __all__ = ["exponential", "inverse_gap", "tsallis"]
+
+entry.guard(globals())

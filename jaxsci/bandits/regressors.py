@@ -9,6 +9,7 @@ A `Regressor` is a triple (init, predict, update) that predicts the loss of ever
 from jaxsci.bandits._gaussian_process import GPSurrogate, gp_surrogate, interface_model, interface_prior
 from jaxsci.bandits._neural import NetworkState, network
 from jaxsci.bandits._ridge import Regressor, RidgeState, ridge
+from jaxsci.core import entry
 
 __all__ = [
     "GPSurrogate",
@@ -21,3 +22,5 @@ __all__ = [
     "network",
     "ridge",
 ]
+
+entry.guard(globals())

@@ -12,6 +12,7 @@ from jaxsci.bandits._delayed import DelayedState, delayed, delayed_hold, delayed
 from jaxsci.bandits._encoded import encoded
 from jaxsci.bandits._forgetting import DiscountedState, WindowedState, discounted, windowed
 from jaxsci.bandits._scaled import ScaledState, scaled
+from jaxsci.core import entry
 
 __all__ = [
     "DelayedState",
@@ -28,3 +29,5 @@ __all__ = [
     "scaled",
     "windowed",
 ]
+
+entry.guard(globals())

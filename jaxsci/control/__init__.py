@@ -29,6 +29,7 @@ from jaxsci.control.simulate import (
     rollout,
     transitions,
 )
+from jaxsci.core import entry
 
 __all__ = [
     "ODE",
@@ -53,3 +54,5 @@ __all__ = [
     "simulate",
     "transitions",
 ]
+
+entry.guard(globals())

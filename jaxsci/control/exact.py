@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import ArrayLike, Float
 
 from jaxsci.control.simulate import Path, increments
-from jaxsci.core import keys, status, tree
+from jaxsci.core import entry, keys, status, tree
 from jaxsci.core.types import KeyArray, float_dtype
 
 # Below this size of z the quotient (1 - exp(-z)) / z is summed as a series, right to rounding in float64.
@@ -180,3 +180,5 @@ def _path(x0, dt, parameters, xs) -> Path:
 
 
 __all__ = ["brownian", "geometric_brownian", "ornstein_uhlenbeck", "running_maximum"]
+
+entry.guard(globals())

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
-from jaxsci.core import tree
+from jaxsci.core import entry, tree
 from jaxsci.core.static import as_partial
 from jaxsci.core.types import as_scalar
 
@@ -138,3 +138,5 @@ def _nothing(t, x, u, args):
 
 
 __all__ = ["ODE", "SDE", "ode", "sde"]
+
+entry.guard(globals())

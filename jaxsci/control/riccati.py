@@ -23,7 +23,7 @@ from jaxtyping import Array, ArrayLike, Float, Int
 from jaxsci.control.integral import UNSTABLE, ControlAffine
 from jaxsci.control.integral._evaluate import checked_rule, rule_trouble
 from jaxsci.control.integral._problem import Matrix, checked_matrices, cost_trouble
-from jaxsci.core import loops, status, tree
+from jaxsci.core import entry, loops, status, tree
 from jaxsci.core.precision import matmul, tensordot
 from jaxsci.core.static import check_size
 from jaxsci.core.types import as_count, concrete, require_double
@@ -349,3 +349,5 @@ def _first_gain(function, B, K0):
 
 
 __all__ = ["FixedPoint", "History", "Solution", "hjb_residual", "integral_fixed_point", "kleinman", "solve"]
+
+entry.guard(globals())

@@ -11,6 +11,8 @@ import types
 from collections.abc import Callable
 from typing import Any
 
+from jaxsci.core import entry
+
 _OWN = ("jaxsci", "pallas_kernels")
 _LIBRARIES = tuple({os.path.realpath(sysconfig.get_paths()[k]) for k in ("stdlib", "platstdlib", "purelib", "platlib")})
 _BUILTINS = (types.BuiltinFunctionType, types.MethodWrapperType, types.MethodDescriptorType)
@@ -29,6 +31,8 @@ def lines(function: Callable, value: Callable[[Any], str], seen: tuple = ()) -> 
         found = [f"argument {i} = {value(a)}" for i, a in enumerate(function.args)]
         found += [f"argument {n} = {value(a)}" for n, a in sorted(function.keywords.items())]
         return found + lines(function.func, value, seen)
+    if entry.is_guarded(function):
+        function = function.__wrapped__
     if isinstance(function, types.FunctionType):
         return ["<seen>"] if function in seen else _plain(function, value, (*seen, function))
     if isinstance(function, types.MethodType):

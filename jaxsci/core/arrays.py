@@ -19,7 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxsci.core import files, provenance
+from jaxsci.core import entry, files, provenance
 
 _HEADER, _FORMAT = "header", "jaxsci.arrays.1"
 # of a zip file with flipped bits: also "encrypted" entries and unknown compressions; AttributeError: one bare array
@@ -160,3 +160,5 @@ def _checksum(array: np.ndarray) -> str:
 
 
 __all__ = ["load", "save"]
+
+entry.guard(globals())

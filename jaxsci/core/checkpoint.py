@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from jaxsci.core import extras, files, provenance
+from jaxsci.core import entry, extras, files, provenance
 from jaxsci.core.static import check_size
 
 
@@ -258,3 +258,5 @@ def _compare_config(saved, asked, directory):
 
 
 __all__ = ["latest", "restore", "save"]
+
+entry.guard(globals())

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from jaxsci.core import _carry, files, program, progress, provenance
+from jaxsci.core import _carry, entry, files, program, progress, provenance
 from jaxsci.core import checkpoint as _checkpoint
 from jaxsci.core.static import check_size
 
@@ -190,3 +190,5 @@ def _advance(step, state, first, last, size, caller):
 
 
 __all__ = ["scan"]
+
+entry.guard(globals())

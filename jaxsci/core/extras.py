@@ -3,6 +3,8 @@
 import importlib
 from types import ModuleType
 
+from jaxsci.core import entry
+
 
 def require(module: str, extra: str, purpose: str) -> ModuleType:
     """Import `module` or raise the ImportError that names the extra to install.
@@ -26,3 +28,5 @@ def require(module: str, extra: str, purpose: str) -> ModuleType:
 
 
 __all__ = ["require"]
+
+entry.guard(globals())

@@ -9,6 +9,8 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from jaxsci.core import entry
+
 
 def write_atomic(path: str | os.PathLike, write: Callable[[pathlib.Path], Any]) -> None:
     """Let `write(temporary path)` make a file, then give it its name: readers see all of it or nothing.
@@ -140,3 +142,5 @@ def _take(function: str, folder: pathlib.Path, name: str) -> int | None:
 
 
 __all__ = ["inside", "locked", "named", "write_atomic", "write_json"]
+
+entry.guard(globals())

@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
+from jaxsci.core import entry
+
 
 def namespace(*values: PyTree) -> ModuleType:
     """`jax.numpy` when any leaf of `values` is a JAX array, else `numpy`."""
@@ -29,3 +31,5 @@ def to_host(tree: PyTree) -> PyTree:
 
 
 __all__ = ["as_leaf", "namespace", "to_host"]
+
+entry.guard(globals())

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, Key
 
+from jaxsci.core import entry
 from jaxsci.core.types import KeyArray
 
 
@@ -45,3 +46,5 @@ def per_item(key: KeyArray, num: int, *, start: Int[Array, ""] | int = 0) -> Key
 
 
 __all__ = ["as_typed_key", "per_item"]
+
+entry.guard(globals())

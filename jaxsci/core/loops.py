@@ -18,7 +18,7 @@ import jax.extend
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Int, PyTree
 
-from jaxsci.core import _carry
+from jaxsci.core import _carry, entry
 from jaxsci.core.static import check_size
 from jaxsci.core.types import as_count
 
@@ -238,3 +238,5 @@ def after(x: PyTree, first: PyTree) -> PyTree:
 
 
 __all__ = ["after", "bounded_while", "checkpointed_scan"]
+
+entry.guard(globals())

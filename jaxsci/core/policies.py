@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree
 
-from jaxsci.core import tree
+from jaxsci.core import entry, tree
 from jaxsci.core.keys import as_typed_key
 from jaxsci.core.protocols import Decision, Policy
 from jaxsci.core.static import as_partial, bind, check_size
@@ -45,7 +45,10 @@ def allowed_arms(mask: Bool[ArrayLike, " K"] | None, num_arms: int) -> Bool[Arra
         return jnp.ones(num_arms, bool)
     mask = jnp.asarray(mask)
     if mask.shape != (num_arms,) or mask.dtype != bool:
-        raise ValueError(f"select: mask must be Bool of shape ({num_arms},), got {mask.dtype} of shape {mask.shape}")
+        raise ValueError(
+            f"select: mask must be Bool of shape ({num_arms},), the number of arms (num_arms, or that of scores or "
+            f"probabilities), got {mask.dtype} of shape {mask.shape}"
+        )
     return mask
 
 
@@ -190,7 +193,7 @@ def as_update(
     return Partial(rule, as_partial(learn, "as_update", "learn"))
 
 
-def _choose(select, key, state, context=None, mask=None) -> Decision:
+def _choose(select, key: KeyArray, state, context=None, mask: Bool[ArrayLike, " K"] | None = None) -> Decision:
     return _chosen(select, key, state, tree.as_arrays(context), None if mask is None else jnp.asarray(mask))
 
 
@@ -199,7 +202,15 @@ def _chosen(select, key, state, context, mask) -> Decision:
     return select(key, state, context, mask)
 
 
-def _learn(learn, state, decision: Decision, loss, context=None, weight=1.0, **rule):
+def _learn(
+    learn,
+    state,
+    decision: Decision,
+    loss: Float[ArrayLike, ""],
+    context=None,
+    weight: Float[ArrayLike, ""] = 1.0,
+    **rule,
+):
     dtype = float_dtype([a for a in jax.tree.leaves(state) if jnp.issubdtype(a.dtype, jnp.inexact)])
     loss, weight = (jnp.asarray(v, dtype) for v in (loss, weight))
     return _learnt(learn, state, decision, loss, tree.as_arrays(context), weight, **rule)
@@ -271,3 +282,5 @@ __all__ = [
     "select_among",
     "sleeping_arms",
 ]
+
+entry.guard(globals(), "_choose", "_learn")

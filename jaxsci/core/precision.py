@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Inexact
 
+from jaxsci.core import entry
+
 _HIGHEST = jax.lax.Precision.HIGHEST
 
 
@@ -56,3 +58,5 @@ def powers_of_two(size: Inexact[Array, ""]) -> tuple[Inexact[Array, ""], Inexact
 
 
 __all__ = ["einsum", "largest", "matmul", "powers_of_two", "tensordot", "vdot"]
+
+entry.guard(globals())

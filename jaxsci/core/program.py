@@ -17,7 +17,7 @@ import jax.extend
 import numpy as np
 from jaxtyping import PyTree
 
-from jaxsci.core import provenance
+from jaxsci.core import entry, provenance
 
 _SYMBOL = re.compile(r'@("(?:[^"\\]|\\.)*"|[A-Za-z_$.][\w$.-]*)')
 _LONG_CONSTANT = re.compile(r'dense<"0x[0-9A-Fa-f]+">')
@@ -146,3 +146,5 @@ def _hash(text: str) -> str:
 
 
 __all__ = ["equations", "fingerprint", "inner_jaxprs", "of_jaxpr", "platform_of"]
+
+entry.guard(globals())

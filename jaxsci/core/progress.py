@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from jaxsci.core import extras
+from jaxsci.core import entry, extras
 
 
 @contextlib.contextmanager
@@ -45,3 +45,5 @@ def reporting(
 
 
 __all__ = ["reporting"]
+
+entry.guard(globals())

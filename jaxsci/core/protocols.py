@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 from jax.tree_util import Partial
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from jaxsci.core import status, tree
+from jaxsci.core import entry, status, tree
 
 
 class Decision(NamedTuple):
@@ -216,3 +216,5 @@ __all__ = [
     "TimeStep",
     "finite_status",
 ]
+
+entry.guard(globals())

@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxsci.core import _source
+from jaxsci.core import _source, entry
 
 _SHOWN = 16  # arrays up to this size are written out, larger ones are hashed
 _LONG = 2000  # longer texts are hashed: shared parts would make them grow exponentially
@@ -199,3 +199,5 @@ class _Describer:
 
 
 __all__ = ["device_description", "fingerprint", "settings", "source_of", "versions"]
+
+entry.guard(globals())

@@ -16,6 +16,8 @@ import equinox as eqx
 import jax
 from jax.tree_util import Partial
 
+from jaxsci.core import entry
+
 
 @dataclasses.dataclass(frozen=True)
 class Bound:
@@ -135,3 +137,5 @@ def check_size(function: str, name: str, value: Any, *, least: int = 1) -> int:
 
 
 __all__ = ["as_partial", "bind", "check_size", "warn_of_new_objects"]
+
+entry.guard(globals())

@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
+from jaxsci.core import entry
+
 OK = 0
 NONFINITE_INPUT = 1 << 0
 NONFINITE_RESULT = 1 << 1
@@ -315,3 +317,5 @@ __all__ = [
     "reduce",
     "register",
 ]
+
+entry.guard(globals())

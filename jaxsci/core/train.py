@@ -20,7 +20,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jax.tree_util import Partial
 from jaxtyping import Array, Int, PyTree
 
-from jaxsci.core import _carry, drive, keys, program, provenance, status, tree
+from jaxsci.core import _carry, drive, entry, keys, program, provenance, status, tree
 from jaxsci.core.protocols import Result
 from jaxsci.core.static import check_size, warn_of_new_objects
 from jaxsci.core.types import KeyArray
@@ -348,3 +348,5 @@ def _loss_of(out):
 
 
 __all__ = ["TrainState", "fit", "init", "run", "step"]
+
+entry.guard(globals())

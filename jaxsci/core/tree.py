@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
-from jaxsci.core import precision
+from jaxsci.core import entry, precision
 
 
 def dot(x: PyTree, y: PyTree) -> Float[Array, ""]:
@@ -82,3 +82,5 @@ def dynamic_index(x: PyTree, i) -> PyTree:
 
 
 __all__ = ["all_finite", "as_arrays", "axpy", "cast", "dot", "dynamic_index", "norm", "sub", "where", "zeros_like"]
+
+entry.guard(globals())

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Inexact, Int, Key, PyTree
 
+from jaxsci.core import entry
+
 KeyArray: TypeAlias = Key[Array, ""]
 """One typed key, ``jax.random.key(seed)``; consumed once."""
 
@@ -149,3 +151,5 @@ __all__ = [
     "is_concrete",
     "require_double",
 ]
+
+entry.guard(globals())

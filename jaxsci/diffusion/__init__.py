@@ -5,6 +5,7 @@ Builds on: core, nn, smc. A solver is a table (`tables`): a rule (`rules`) put o
 `tables.py`, then `_sample.py`.
 """
 
+from jaxsci.core import entry
 from jaxsci.diffusion import (
     adaptive,
     correctors,
@@ -60,3 +61,5 @@ __all__ = [
     "unified",
     "v3",
 ]
+
+entry.guard(globals())

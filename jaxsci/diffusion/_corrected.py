@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from jaxsci.core import status, tree
+from jaxsci.core import entry, status, tree
 from jaxsci.core.host import namespace
 from jaxsci.diffusion import _composed
 from jaxsci.diffusion._composed import Place, Seen
@@ -231,3 +231,5 @@ def kappas_of(table: SolverTable):
 
 
 __all__: list[str] = []
+
+entry.hold(globals(), "move", "start")

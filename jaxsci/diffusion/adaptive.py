@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
-from jaxsci.core import loops, status
+from jaxsci.core import entry, loops, status
 from jaxsci.core.static import as_partial
 from jaxsci.core.types import as_scalar
 from jaxsci.diffusion import grids, rules
@@ -221,3 +221,5 @@ def _run(denoiser, schedule, x_T, cond, numbers, max_steps, order, kind):
 
 
 __all__ = ["Result", "sample"]
+
+entry.guard(globals())

@@ -19,7 +19,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
 from jaxsci import smc
-from jaxsci.core import status, tree
+from jaxsci.core import entry, status, tree
 from jaxsci.core.host import as_leaf, to_host
 from jaxsci.core.static import as_partial, bind, check_size
 from jaxsci.core.types import KeyArray, Size, as_scalar, concrete, is_concrete
@@ -169,7 +169,7 @@ def model(
     table: SolverTable | TimeGrid,
     mean: Float[ArrayLike, "*d"] | tuple,
     *,
-    beta: ArrayLike | Callable[..., Array] = 1.0,
+    beta: Float[ArrayLike, "..."] | Callable[..., Array] = 1.0,
     conds: tuple[PyTree, ...] | None = None,
     std: ArrayLike | tuple = 1.0,
     kappa: ArrayLike | None = None,
@@ -208,7 +208,7 @@ def sample(
     mean: Float[ArrayLike, "*d"] | tuple,
     *,
     num_particles: Size,
-    beta: ArrayLike | Callable[..., Array] = 1.0,
+    beta: Float[ArrayLike, "..."] | Callable[..., Array] = 1.0,
     conds: tuple[PyTree, ...] | None = None,
     std: ArrayLike | tuple = 1.0,
     kappa: ArrayLike | None = None,
@@ -305,3 +305,5 @@ def _told(run, ready, aux):
 
 
 __all__ = ["BIASED", "Result", "model", "sample"]
+
+entry.guard(globals())

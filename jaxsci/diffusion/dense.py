@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from jaxsci.core import entry
 from jaxsci.core.host import to_host
 from jaxsci.core.types import concrete
 from jaxsci.diffusion import tables
@@ -121,3 +122,5 @@ def evaluate(points: Outputs, trajectory: Trajectory) -> Float[Array, "M *d"]:
 
 
 __all__ = ["Outputs", "evaluate", "outputs"]
+
+entry.guard(globals())

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
-from jaxsci.core import keys
+from jaxsci.core import entry, keys
 from jaxsci.core.host import namespace, to_host
 from jaxsci.core.static import check_size
 from jaxsci.core.types import KeyArray, Size, concrete
@@ -388,3 +388,5 @@ __all__ = [
     "time",
     "with_zero",
 ]
+
+entry.guard(globals())

@@ -17,6 +17,7 @@ import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float
 
+from jaxsci.core import entry
 from jaxsci.core.host import as_leaf
 from jaxsci.core.static import as_partial
 from jaxsci.core.types import is_concrete
@@ -147,3 +148,5 @@ def compose(*hooks: Callable[..., Array]) -> Partial:
 
 
 __all__ = ["clip", "compose", "dynamic_threshold", "inpaint", "replace_known"]
+
+entry.guard(globals(), "_clip", "_compose", "_dynamic_threshold", "_inpaint", "_replace_known")

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxsci.core import entry
 from jaxsci.diffusion import predictions
 from jaxsci.diffusion.diffusers import Imported, Unsupported, denoiser, from_diffusers
 from jaxsci.diffusion.schedules import NoiseSchedule
@@ -154,3 +155,5 @@ _LINEAR = {
 
 
 __all__ = ["Imported", "Unsupported", "denoiser", "from_diffusers", "plain_denoiser", "run_plain"]
+
+entry.guard(globals())

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
-from jaxsci.core import extras, keys, status, tree
+from jaxsci.core import entry, extras, keys, status, tree
 from jaxsci.core.static import as_partial, check_size
 from jaxsci.core.types import KeyArray, as_float, as_scalar, float_dtype
 from jaxsci.diffusion.predictions import checked
@@ -318,3 +318,5 @@ def _integrate(field, schedule, arrays, start, solver, max_steps, to_noise):
 
 
 __all__ = ["LogProb", "Transport", "bits_per_dimension", "log_prob", "transport"]
+
+entry.guard(globals())

@@ -14,6 +14,7 @@ References: those of `solvers` and `grids`; the names are the ones of k-diffusio
 import json
 import pathlib
 
+from jaxsci.core import entry
 from jaxsci.core.static import check_size
 from jaxsci.core.types import Size
 from jaxsci.diffusion import grids, solvers
@@ -83,3 +84,5 @@ def named(name: str, where: NoiseSchedule | TimeGrid, num_steps: Size | None = N
 
 
 __all__ = ["named"]
+
+entry.guard(globals())

@@ -26,6 +26,7 @@ import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
+from jaxsci.core import entry
 from jaxsci.core.host import as_leaf
 from jaxsci.core.static import Bound, as_partial, bind
 from jaxsci.core.types import is_concrete
@@ -255,3 +256,5 @@ def checked(caller: str, out: Any, x: Float[Array, "*d"]) -> tuple[Float[Array, 
 
 
 __all__ = ["KINDS", "convert", "denoiser", "within"]
+
+entry.guard(globals(), "_denoise", "_within")

@@ -17,6 +17,7 @@ import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import ArrayLike
 
+from jaxsci.core import entry
 from jaxsci.core.host import namespace
 from jaxsci.core.static import bind
 from jaxsci.diffusion import _exponential as expo
@@ -357,3 +358,5 @@ def _runge_kutta(stages: tuple) -> Partial:
 
 
 __all__ = ["adams_bashforth", "ddim", "ipndm", "multistep"]
+
+entry.guard(globals(), "_adams", "_ddim", "_ipndm", "_multistep", "_rho_stage", "_stage")

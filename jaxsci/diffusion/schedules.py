@@ -27,6 +27,7 @@ import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float
 
+from jaxsci.core import entry
 from jaxsci.core.host import as_leaf, namespace
 from jaxsci.core.static import bind
 from jaxsci.core.types import concrete, is_concrete
@@ -365,3 +366,19 @@ def flow(shift: ArrayLike = 1.0, *, t_min: float = 1e-3, t_max: float = 1.0, tim
 
 
 __all__ = ["NoiseSchedule", "betas", "flow", "from_alphas_cumprod", "ve", "vp_cosine", "vp_discrete", "vp_linear"]
+
+entry.guard(
+    globals(),
+    "_alpha_sigma",
+    "_discrete_model_time",
+    "_flow_lam",
+    "_flow_model_time",
+    "_flow_time",
+    "_rate",
+    "_ve_alpha_sigma",
+    "_ve_lam",
+    "_ve_rate",
+    "_ve_time",
+    "_vp_lam",
+    "_vp_time",
+)

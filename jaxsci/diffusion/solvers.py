@@ -20,6 +20,7 @@ References: see `rules`.
 import numpy as np
 from jaxtyping import ArrayLike
 
+from jaxsci.core import entry
 from jaxsci.core.host import to_host
 from jaxsci.core.types import concrete
 from jaxsci.diffusion import grids, rules
@@ -277,3 +278,5 @@ __all__ = [
     "sde_dpm",
     "unipc",
 ]
+
+entry.guard(globals())

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
-from jaxsci.core import arrays, keys
+from jaxsci.core import arrays, entry, keys
 from jaxsci.core.host import namespace, to_host
 from jaxsci.core.static import check_size
 from jaxsci.core.types import KeyArray, Size, concrete, is_concrete
@@ -427,3 +427,5 @@ def load(path: str | Path, schedule: NoiseSchedule | None = None, *, t_min=None,
 
 
 __all__ = ["Statistics", "constant", "estimate", "load", "save"]
+
+entry.guard(globals())

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxsci.core import arrays
+from jaxsci.core import arrays, entry
 from jaxsci.core.host import namespace
 from jaxsci.core.types import concrete
 from jaxsci.diffusion.grids import TimeGrid
@@ -389,3 +389,5 @@ __all__ = [
     "tabulate",
     "unify",
 ]
+
+entry.guard(globals())

@@ -21,6 +21,7 @@ import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
+from jaxsci.core import entry
 from jaxsci.core.host import to_host
 from jaxsci.core.static import bind
 from jaxsci.core.types import concrete
@@ -285,3 +286,5 @@ __all__ = [
     "solver",
     "uniform",
 ]
+
+entry.guard(globals(), "_row")

@@ -25,6 +25,7 @@ import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import ArrayLike, Bool
 
+from jaxsci.core import entry
 from jaxsci.core.host import namespace, to_host
 from jaxsci.core.static import bind, check_size
 from jaxsci.core.types import concrete
@@ -308,3 +309,5 @@ def preset(name: str, num_calls: int) -> Preset:
 
 
 __all__ = ["Preset", "dpm_v3", "preset", "snap", "v3"]
+
+entry.guard(globals(), "_v3")

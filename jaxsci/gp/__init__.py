@@ -4,6 +4,7 @@ Builds on: core. One GP serves bandits, Bayesian optimisation, quadrature and pr
 which rows count, a dead row is a row of the identity. Start reading at `kernels.py`, then `_gp.py`.
 """
 
+from jaxsci.core import entry
 from jaxsci.gp import kernels
 from jaxsci.gp._fit import FAR_OFF, FitResult, fit
 from jaxsci.gp._gp import (
@@ -41,3 +42,5 @@ __all__ = [
     "predict",
     "sample",
 ]
+
+entry.guard(globals())

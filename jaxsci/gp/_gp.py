@@ -414,9 +414,9 @@ def leave_one_out(gp: GP) -> Prediction:
     diagonal = jnp.sum(inverse**2, axis=0)  # of the inverse of K
     variance = jnp.maximum(1 / diagonal - gp.noise - gp.jitter, 0)
     mean = gp.y - gp.alpha / diagonal
-    return Prediction(
-        jnp.where(gp.mask, mean, 0), jnp.where(gp.mask, variance, 0), jnp.broadcast_to(gp.status, (num_rows,))
-    )
+    lost = gp.mask & ~(jnp.isfinite(mean) & jnp.isfinite(variance))
+    code = gp.status | status.flag(lost, status.NONFINITE_RESULT)
+    return Prediction(jnp.where(gp.mask, mean, 0), jnp.where(gp.mask, variance, 0), code)
 
 
 def _check_one(function: str, gp: GP, x) -> None:

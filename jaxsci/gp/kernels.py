@@ -18,6 +18,7 @@ import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
+from jaxsci.core import entry
 from jaxsci.core.static import as_partial, bind
 from jaxsci.core.types import as_float, is_concrete
 
@@ -254,3 +255,5 @@ def _part(kernel, x, y, *, which):
 
 
 __all__ = ["Kernel", "add", "constant", "gram", "hamming", "linear", "matern", "multiply", "part", "rbf", "scale"]
+
+entry.guard(globals(), "_add", "_constant", "_hamming", "_linear", "_matern", "_multiply", "_rbf", "_scale")

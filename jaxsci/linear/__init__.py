@@ -5,6 +5,7 @@ Builds on: core and the kernel `sor`. Start reading at `_solve.py` (the driver),
 `tuned_sequence` solves one under a bandit policy in one scan; `theory` predicts the best parameter.
 """
 
+from jaxsci.core import entry
 from jaxsci.linear import bounds, interop, lanczos, methods, operators, streams, theory
 from jaxsci.linear._physics import PhysicsState, physics_policy
 from jaxsci.linear._solve import OUT_OF_REACH, Result, solve
@@ -41,3 +42,5 @@ __all__ = [
     "tuned_sequence",
     "tuned_step",
 ]
+
+entry.guard(globals())

@@ -10,6 +10,7 @@ import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float, Int
 
+from jaxsci.core import entry
 from jaxsci.core.static import as_partial
 from jaxsci.core.types import as_scalar, concrete
 from jaxsci.linear._dense import Dense
@@ -391,3 +392,5 @@ def reordered(op, order: str | Int[ArrayLike, " n"]):
 
 
 __all__ = ["MatrixFree", "Product", "add", "as_sparse", "compose", "matrix_free", "reordered", "scaled", "shifted"]
+
+entry.hold(globals(), "_linear_transpose", "_product_mv", "_scaled_mv", "_sum_mv")

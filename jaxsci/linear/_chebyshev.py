@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float
 
-from jaxsci.core import status, tree
+from jaxsci.core import entry, status, tree
 from jaxsci.core.protocols import Solver
 from jaxsci.core.types import as_scalar
 from jaxsci.linear._system import System, identity
@@ -96,3 +96,5 @@ def _broken(system: System, state: ChebyshevState):
 
 
 __all__ = ["ChebyshevState", "Interval", "chebyshev"]
+
+entry.hold(globals(), "_broken", "_init", "_prepare", "_step")

@@ -14,6 +14,7 @@ import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
+from jaxsci.core import entry
 from jaxsci.core.static import bind
 from jaxsci.linear._shift import shift
 from jaxsci.linear._system import over
@@ -146,3 +147,5 @@ def _substitute(scale, before, after, r, *, second: int):
 
 
 __all__ = ["Checkerboard", "checkerboard", "pack", "unpack"]
+
+entry.hold(globals(), "_mv", "_substitute", "_triangle", "pack", "unpack")

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
-from jaxsci.core import precision
+from jaxsci.core import entry, precision
 from jaxsci.core.static import bind
 from jaxsci.linear._system import check_square, identity, real_dtype
 
@@ -107,3 +107,5 @@ def dense(matrix: Float[Array, "n n"], *, symmetric: bool = False) -> Dense:
 
 
 __all__ = ["Dense", "dense"]
+
+entry.hold(globals(), "_mv")

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from jaxsci.core import status, tree
+from jaxsci.core import entry, status, tree
 from jaxsci.core.protocols import Solver
 from jaxsci.core.static import as_partial, bind
 from jaxsci.core.types import as_scalar
@@ -257,3 +257,17 @@ def _broken(system: System, state):
 
 
 __all__ = ["EisenstatState", "Factors", "KrylovState", "cg", "pcg", "ssor_pcg"]
+
+entry.hold(
+    globals(),
+    "_broken",
+    "_init",
+    "_init_cg",
+    "_init_eisenstat",
+    "_prepare_cg",
+    "_prepare_eisenstat",
+    "_prepare_pcg",
+    "_step",
+    "_step_cg",
+    "_step_eisenstat",
+)

@@ -20,6 +20,7 @@ import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int
 
+from jaxsci.core import entry
 from jaxsci.core.static import bind
 from jaxsci.linear._colours import sequence
 from jaxsci.linear._pattern import Kept, Pattern, Rows, fill, pad_rows, sum_rows, widest
@@ -248,3 +249,5 @@ def _from_start(cols, plan: Schedule, starts):
 
 
 __all__ = ["Leveled", "Schedule", "leveled", "levels", "schedule"]
+
+entry.hold(globals(), "_mv")

@@ -33,7 +33,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
-from jaxsci.core import status, tree
+from jaxsci.core import entry, status, tree
 from jaxsci.core.keys import as_typed_key
 from jaxsci.core.policies import allowed_arms, as_context, as_select, as_update
 from jaxsci.core.protocols import Decision, Policy, finite_status
@@ -359,3 +359,5 @@ def _compare(fallback, unit, state: PhysicsState, advice: _Advice, loss, context
 
 
 __all__ = ["PhysicsState", "physics_policy"]
+
+entry.hold(globals(), "_init", "_learn", "_select", "_status")

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from jaxsci.core import loops, tree
+from jaxsci.core import entry, loops, tree
 from jaxsci.core.protocols import Solver
 from jaxsci.core.static import bind, check_size
 from jaxsci.core.types import as_scalar
@@ -194,3 +194,5 @@ def sweep(op: Wavefront, omega, b, x, *, sweeps: int):
 
 
 __all__ = ["Chunk", "PipelinedState", "pipelined_sor", "sweep"]
+
+entry.hold(globals(), "_broken", "_finish", "_init", "_prepare", "_step")

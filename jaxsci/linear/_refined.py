@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
-from jaxsci.core import tree
+from jaxsci.core import entry, tree
 from jaxsci.core.protocols import Solver
 from jaxsci.core.static import bind
 from jaxsci.core.types import as_count, as_scalar, float_dtype
@@ -121,3 +121,5 @@ def _broken(broken, system: System, state: RefinedState):
 
 
 __all__ = ["RefinedState", "refined"]
+
+entry.hold(globals(), "_broken", "_prepare", "_step")

@@ -10,6 +10,7 @@ import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float, Int
 
+from jaxsci.core import entry
 from jaxsci.core.static import bind
 from jaxsci.core.types import concrete
 from jaxsci.linear._jagged import arrange, product
@@ -208,3 +209,5 @@ def banded_as_sparse(op: Banded) -> Sparse:
 
 
 __all__ = ["Banded", "Sparse", "banded", "banded_as_sparse", "from_coordinates", "sparse"]
+
+entry.hold(globals(), "_mv", "_mv_banded")

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float
 
-from jaxsci.core import tree
+from jaxsci.core import entry, tree
 from jaxsci.core.protocols import Solver
 from jaxsci.core.static import bind
 from jaxsci.core.types import as_scalar
@@ -159,3 +159,5 @@ def _broken(system: System, state: StationaryState | SplitState):
 
 
 __all__ = ["SplitState", "StationaryState", "gauss_seidel", "jacobi", "prepare_ssor", "sor", "ssor"]
+
+entry.hold(globals(), "_broken", "_init", "_prepare_jacobi", "_prepare_sor", "_step", "prepare_ssor")

@@ -8,6 +8,7 @@ import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float, Real
 
+from jaxsci.core import entry
 from jaxsci.core.types import as_scalar
 from jaxsci.linear._checkerboard import checkerboard
 from jaxsci.linear._shift import shift
@@ -207,3 +208,5 @@ def diffusion(
 
 
 __all__ = ["Stencil", "diffusion", "shifted_laplacian", "stencil5", "stencil7"]
+
+entry.hold(globals(), "_mv")

@@ -34,7 +34,7 @@ import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import ArrayLike
 
-from jaxsci.core import tree
+from jaxsci.core import entry, tree
 from jaxsci.core.protocols import Problem, Stream, StreamCarry
 from jaxsci.core.static import bind
 from jaxsci.core.types import concrete, is_concrete
@@ -219,3 +219,5 @@ def _contexts(contexts, num: int):
 
 
 __all__ = ["from_systems"]
+
+entry.hold(globals(), "_init_systems", "_next_system")

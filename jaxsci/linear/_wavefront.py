@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
+from jaxsci.core import entry
 from jaxsci.core.static import bind
 from jaxsci.linear._shift import shift
 from jaxsci.linear._system import Splitting, over
@@ -230,3 +231,5 @@ def _residual(inverse, scale, before, pull, x):
 
 
 __all__ = ["Triangle", "Wavefront", "bordered", "reach", "skew", "unskew", "wavefront"]
+
+entry.hold(globals(), "_advance", "_mv", "_pull", "_residual", "_start", "skew", "unskew")

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from jaxsci.core import status, tree
+from jaxsci.core import entry, status, tree
 from jaxsci.core.static import check_size
 from jaxsci.linear._start import as_start, scaled
 
@@ -107,7 +107,7 @@ def power(op, start: Float[Array, "..."], *, num_steps: int = 30, margin: ArrayL
 
 @eqx.filter_jit
 def _power(op, start, margin, num_steps: int) -> Bounds:
-    bad = ~tree.all_finite(eqx.filter((op, start), eqx.is_array))
+    bad = ~tree.all_finite((eqx.filter((op, start), eqx.is_array), margin))
     start = jnp.where(bad, 0, start)
     nothing = ~jnp.any(start != 0)
     product, v, up = scaled(op, start)
@@ -131,3 +131,5 @@ def _largest(mv, start, num_steps: int):
 
 
 __all__ = ["Bounds", "gershgorin", "power"]
+
+entry.guard(globals())

@@ -15,7 +15,7 @@ from jax.flatten_util import ravel_pytree
 from jax.tree_util import Partial
 from jaxtyping import ArrayLike
 
-from jaxsci.core import status, tree
+from jaxsci.core import entry, status, tree
 from jaxsci.core.extras import require
 from jaxsci.core.protocols import Solver
 from jaxsci.core.types import as_count
@@ -255,3 +255,5 @@ def _result(results, code):
 
 
 __all__ = ["from_bcoo", "from_lineax", "from_scipy", "to_lineax"]
+
+entry.guard(globals(), "_mv")

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jaxsci.core import precision, status, tree
+from jaxsci.core import entry, precision, status, tree
 from jaxsci.core.static import check_size
 from jaxsci.linear._start import as_start, scaled
 
@@ -192,3 +192,5 @@ def _extremes(t: Tridiagonal) -> Extremes:
 
 
 __all__ = ["Extremes", "Tridiagonal", "extreme_eigenvalues", "tridiagonal"]
+
+entry.guard(globals())

@@ -11,6 +11,7 @@ solves in the operator's order.
 Reference: Saad 2003, Iterative Methods for Sparse Linear Systems.
 """
 
+from jaxsci.core import entry
 from jaxsci.linear._chebyshev import ChebyshevState, Interval, chebyshev
 from jaxsci.linear._krylov import EisenstatState, Factors, KrylovState, cg, pcg, ssor_pcg
 from jaxsci.linear._pipelined import Chunk, PipelinedState, pipelined_sor
@@ -40,3 +41,5 @@ __all__ = [
     "ssor",
     "ssor_pcg",
 ]
+
+entry.guard(globals())

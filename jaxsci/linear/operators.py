@@ -13,6 +13,7 @@ from typing import Protocol
 from jax.tree_util import Partial
 from jaxtyping import Array
 
+from jaxsci.core import entry
 from jaxsci.linear._algebra import (
     MatrixFree,
     Product,
@@ -87,3 +88,5 @@ __all__ = [
     "stencil5",
     "stencil7",
 ]
+
+entry.guard(globals())

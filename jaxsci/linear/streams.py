@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import ArrayLike, Float
 
+from jaxsci.core import entry
 from jaxsci.core.protocols import Problem, Stream, StreamCarry
 from jaxsci.core.static import bind, check_size
 from jaxsci.core.types import as_float, float_dtype
@@ -200,3 +201,7 @@ def _next_picture(images, contrast, first, last, key, carry, i, *, steps_per_ima
 
 
 __all__ = ["from_systems", "heat", "laplacian_omega", "perona_malik", "shifted_laplacian"]
+
+entry.guard(
+    globals(), "_init_heat", "_init_laplacian", "_init_picture", "_next_heat", "_next_laplacian", "_next_picture"
+)

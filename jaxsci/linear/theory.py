@@ -17,6 +17,7 @@ import numpy as np
 import scipy.linalg
 from jaxtyping import Array, ArrayLike, Float
 
+from jaxsci.core import entry
 from jaxsci.core.types import as_float, concrete, float_dtype
 from jaxsci.linear._system import check_square
 
@@ -243,3 +244,5 @@ __all__ = [
     "young_omega",
     "young_rate",
 ]
+
+entry.guard(globals())

@@ -5,6 +5,9 @@ digits, trained by ``python -m jaxsci.models.digits --out DIR``; `language` a de
 Python, its products of few bits, trained by ``python -m jaxsci.models.language --out DIR --bits 2``.
 """
 
+from jaxsci.core import entry
 from jaxsci.models import digits, language
 
 __all__ = ["digits", "language"]
+
+entry.guard(globals())

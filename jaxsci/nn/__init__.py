@@ -4,6 +4,9 @@ Builds on: core. Quantised products and kernels enter by the arguments ``dense``
 `flax.named_dense`.
 """
 
+from jaxsci.core import entry
 from jaxsci.nn import attention, flax, layers, mlp, transformer
 
 __all__ = ["attention", "flax", "layers", "mlp", "transformer"]
+
+entry.guard(globals())

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from jaxsci.core import entry
+
 
 def attention(
     q: Float[Array, "T heads d"],
@@ -58,3 +60,5 @@ def causal_mask(num: int) -> Bool[Array, "T T"]:
 
 
 __all__ = ["attention", "causal_mask"]
+
+entry.guard(globals())

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 from jaxtyping import PyTree
 
-from jaxsci.core import extras
+from jaxsci.core import entry, extras
 from jaxsci.nn import layers
 
 
@@ -145,3 +145,5 @@ def _put(module, name, call) -> None:
 
 
 __all__ = ["Named", "named_dense"]
+
+entry.guard(globals())

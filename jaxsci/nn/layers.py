@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from jaxsci.core import entry
+
 
 def affine(
     name: str, x: Float[Array, "... i"], kernel: Float[Array, "i o"], bias: Float[Array, " o"] | None
@@ -71,3 +73,5 @@ def rotary(
 
 
 __all__ = ["affine", "gelu", "layer_norm", "rms_norm", "rotary"]
+
+entry.guard(globals())

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from jaxsci.core import keys
+from jaxsci.core import entry, keys
 from jaxsci.core.types import KeyArray
 from jaxsci.nn import layers
 
@@ -126,3 +126,5 @@ def apply(
 
 
 __all__ = ["ACTIVATIONS", "Config", "apply", "config", "init"]
+
+entry.guard(globals())

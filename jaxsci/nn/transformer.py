@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from jaxsci.core import keys, status
+from jaxsci.core import entry, keys, status
 from jaxsci.core.protocols import SequenceModel
 from jaxsci.core.static import as_partial, bind, check_size
 from jaxsci.core.types import KeyArray
@@ -360,3 +360,5 @@ def _logits_of(state):
 
 
 __all__ = ["Cache", "Config", "SequenceState", "apply", "config", "empty_cache", "init", "sequence_model"]
+
+entry.guard(globals(), "_advance", "_begin", "_logits_of")

@@ -3,6 +3,7 @@
 Builds on: core, gp, nn. Start reading at `priors` (what a data set is), then `_bars.py` (what is predicted).
 """
 
+from jaxsci.core import entry
 from jaxsci.pfn import bars, curves, priors, scores
 from jaxsci.pfn._network import Config, Context, apply, apply_sequence, config, encode, init, query
 from jaxsci.pfn._predict import OUTSIDE, Classes, Model, classify, model, predict
@@ -39,3 +40,5 @@ __all__ = [
     "scores",
     "train",
 ]
+
+entry.guard(globals())

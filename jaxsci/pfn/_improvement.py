@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax.scipy.special import ndtr
 from jaxtyping import Array, ArrayLike, Float
 
-from jaxsci.core import tree
+from jaxsci.core import status, tree
 from jaxsci.pfn import _bars
 from jaxsci.pfn._bars import BarDistribution
 
@@ -134,5 +134,6 @@ def _mixture(dists, borders, weights):
     shares = (weights / jnp.sum(weights)).astype(dtype).reshape((-1,) + (1,) * (each.ndim - 1))
     p = jnp.sum(shares * each, axis=0)
     logits = jnp.log(jnp.maximum(p, jnp.finfo(dtype).tiny))
-    status = jnp.bitwise_or.reduce(jnp.atleast_1d(dists.status).reshape(-1))
-    return BarDistribution(borders, logits, status, dists.full_support)
+    code = jnp.bitwise_or.reduce(jnp.atleast_1d(dists.status).reshape(-1))
+    code = code | status.flag(~tree.all_finite((borders, logits)), status.NONFINITE_RESULT)
+    return BarDistribution(borders, logits, code, dists.full_support)

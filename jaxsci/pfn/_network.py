@@ -22,7 +22,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
 from jaxsci import nn
-from jaxsci.core import keys, tree
+from jaxsci.core import entry, keys, tree
 from jaxsci.core.static import as_partial, bind, check_size
 from jaxsci.core.types import KeyArray, float_dtype
 from jaxsci.nn import layers
@@ -397,3 +397,5 @@ def _query(params, cfg, context, x_query, *, dense, attention, compute_dtype):
 
 
 __all__ = ["Config", "Context", "apply", "apply_sequence", "config", "encode", "init", "query"]
+
+entry.hold(globals(), "_attend")

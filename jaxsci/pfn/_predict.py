@@ -139,6 +139,8 @@ def _predict(model, x, y, num_context, x_query, attention, compute_dtype):
         model.params, model.config, x, y, num_context, x_query, attention=attention, compute_dtype=compute_dtype
     )
     code = _status(model.config, x, y, num_context, x_query)
+    # of finite values, so the network's own numbers are at fault
+    code = code | status.flag((code == status.OK) & ~jnp.all(jnp.isfinite(logits)), status.NONFINITE_RESULT)
     return bars.distribution(model.borders, logits, full_support=model.full_support, status=code)
 
 

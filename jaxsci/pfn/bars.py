@@ -3,6 +3,7 @@
 Each takes a `BarDistribution` and is compiled; `borders_from_sample` runs on the host.
 """
 
+from jaxsci.core import entry
 from jaxsci.pfn._bars import (
     BarDistribution,
     cdf,
@@ -44,3 +45,5 @@ __all__ = [
     "upper_confidence_bound",
     "variance",
 ]
+
+entry.guard(globals())

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from jaxsci.core import entry
 from jaxsci.core.extras import require
 from jaxsci.pfn import bars
 
@@ -88,3 +89,5 @@ def _view():
 
 
 __all__ = ["to_distrax"]
+
+entry.guard(globals())

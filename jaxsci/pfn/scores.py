@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from jaxsci.core import keys, loops
+from jaxsci.core import entry, keys, loops
 from jaxsci.core.static import as_partial, check_size
 from jaxsci.core.types import KeyArray
 from jaxsci.gp import kernels
@@ -132,3 +132,5 @@ def _log_score(key, model, prior, num_context, num_points, num_sets):
 
 
 __all__ = ["Gap", "gp_gap", "log_score"]
+
+entry.guard(globals())

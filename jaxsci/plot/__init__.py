@@ -5,6 +5,7 @@ Labelled arrays are `xarray.DataArray`s, recognised by their ``dims`` and ``coor
 attributes ``long_name`` and ``units`` become the labels. Anything that `numpy.asarray` takes is drawn too.
 """
 
+from jaxsci.core import entry
 from jaxsci.plot._heatmap import heatmap
 from jaxsci.plot._images import images
 from jaxsci.plot._lines import lines
@@ -12,3 +13,5 @@ from jaxsci.plot._orders import orders
 from jaxsci.plot._regret import regret
 
 __all__ = ["heatmap", "images", "lines", "orders", "regret"]
+
+entry.guard(globals())

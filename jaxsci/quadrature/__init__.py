@@ -7,6 +7,7 @@ hold the kernels by which a Bayesian rule says what it believes of the integrand
 result.
 """
 
+from jaxsci.core import entry
 from jaxsci.quadrature import embeddings, rules
 from jaxsci.quadrature._bayesian import variance
 from jaxsci.quadrature._integrate import (
@@ -32,3 +33,5 @@ __all__ = [
     "rules",
     "variance",
 ]
+
+entry.guard(globals())

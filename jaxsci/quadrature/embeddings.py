@@ -18,6 +18,7 @@ import scipy.special
 from jax.tree_util import Partial
 from jaxtyping import ArrayLike, Float
 
+from jaxsci.core import entry
 from jaxsci.core.static import bind
 from jaxsci.core.types import concrete
 
@@ -203,3 +204,16 @@ def _wiener_variance(offset, a, b):
 
 
 __all__ = ["EmbeddedKernel", "matern", "rbf", "wiener"]
+
+entry.guard(
+    globals(),
+    "_matern_covariance",
+    "_matern_embedding",
+    "_matern_variance",
+    "_rbf_covariance",
+    "_rbf_embedding",
+    "_rbf_variance",
+    "_wiener_covariance",
+    "_wiener_embedding",
+    "_wiener_variance",
+)

@@ -11,6 +11,7 @@ quadrature better than Clenshaw-Curtis?, SIAM Review 50(1).
 import numpy as np
 from jaxtyping import ArrayLike
 
+from jaxsci.core import entry
 from jaxsci.quadrature._bayesian import bayesian
 from jaxsci.quadrature._rule import Rule, size_and_interval
 
@@ -126,3 +127,5 @@ def clenshaw_curtis(num_nodes: ArrayLike, a: ArrayLike = 0.0, b: ArrayLike = 1.0
 
 
 __all__ = ["bayesian", "clenshaw_curtis", "gauss_legendre", "simpson", "trapezoid"]
+
+entry.guard(globals())

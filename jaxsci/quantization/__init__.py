@@ -3,6 +3,7 @@
 Builds on: core, nn, linear. Start reading at `_spec.py` (what a format is), then `_quantize.py` (numbers to codes).
 """
 
+from jaxsci.core import entry
 from jaxsci.quantization import formats, scaling
 from jaxsci.quantization._export import layer_of, load, num_bytes, pack_params, save
 from jaxsci.quantization._fake import fake_quantize
@@ -52,3 +53,5 @@ __all__ = [
     "unify",
     "unpack",
 ]
+
+entry.guard(globals())

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
+from jaxsci.core import entry
 from jaxsci.core.static import bind
 from jaxsci.nn import layers
 from jaxsci.quantization import formats
@@ -325,3 +326,5 @@ __all__ = [
     "quest",
     "rule_table",
 ]
+
+entry.hold(globals(), "_dense")

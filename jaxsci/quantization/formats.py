@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from jaxsci.core import entry
 from jaxsci.core.static import check_size
 from jaxsci.core.types import concrete
 from jaxsci.quantization import _gaussian
@@ -213,3 +214,5 @@ __all__ = [
     "nf4",
     "ternary",
 ]
+
+entry.guard(globals())

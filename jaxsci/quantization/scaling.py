@@ -14,6 +14,7 @@ import numpy as np
 import scipy.optimize
 from jaxtyping import Array, ArrayLike, Float
 
+from jaxsci.core import entry
 from jaxsci.core.host import namespace
 from jaxsci.core.types import concrete
 from jaxsci.quantization import _scaling_runs
@@ -208,3 +209,5 @@ def bits_worth(law: Law, bits: Mapping[str, float | int], *, full_bits: float | 
 
 
 __all__ = ["Law", "Runs", "bits_worth", "fit", "loss", "predicted", "published_law", "published_runs"]
+
+entry.guard(globals())

@@ -5,6 +5,9 @@ values on any environment, from the transitions that `replay_buffer` keeps. `thr
 is the step parameter of an integrator. Start reading at `core/protocols.py`, then `dqn/_run.py`.
 """
 
+from jaxsci.core import entry
 from jaxsci.rl import dqn, replay_buffer, three_body
 
 __all__ = ["dqn", "replay_buffer", "three_body"]
+
+entry.guard(globals())

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, PyTree
 
-from jaxsci.core import keys
+from jaxsci.core import entry, keys
 from jaxsci.core.static import check_size
 from jaxsci.core.types import KeyArray
 
@@ -117,3 +117,5 @@ def _draw(key, buffer, sizes):
 _sample = jax.jit(_draw, static_argnums=2)
 
 __all__ = ["Buffer", "add", "init", "sample"]
+
+entry.guard(globals())

@@ -3,6 +3,7 @@
 Builds on: core. Start reading at `_model.py` (what a model is), then `_step.py` (the order of one step).
 """
 
+from jaxsci.core import entry
 from jaxsci.smc import decoding, interop, resamplers
 from jaxsci.smc._batches import in_batches
 from jaxsci.smc._conditional import PathDraw, conditional, lineage
@@ -58,3 +59,5 @@ __all__ = [
     "step",
     "with_lag",
 ]
+
+entry.guard(globals())

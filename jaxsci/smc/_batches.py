@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
+from jaxsci.core import entry
 from jaxsci.core.static import as_partial, bind, check_size
 from jaxsci.core.types import Size
 from jaxsci.smc import _checks
@@ -103,3 +104,5 @@ def _joined(a, size: int, num: int):
 
 
 __all__ = ["in_batches"]
+
+entry.hold(globals(), "_init", "_move")

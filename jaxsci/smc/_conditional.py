@@ -26,7 +26,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
-from jaxsci.core import status, tree
+from jaxsci.core import entry, status, tree
 from jaxsci.core.keys import as_typed_key
 from jaxsci.core.static import as_partial, check_size
 from jaxsci.core.types import KeyArray, Size, as_scalar
@@ -323,3 +323,5 @@ def _space_log_propagate(space, before, particles, input):
 
 
 __all__ = ["PathDraw", "conditional", "lineage"]
+
+entry.hold(globals(), "_init", "_move", "_single_init", "_single_log_init", "_single_propagate")

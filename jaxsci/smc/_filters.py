@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, PyTree
 
+from jaxsci.core import entry
 from jaxsci.core.keys import as_typed_key
 from jaxsci.core.static import as_partial
 from jaxsci.core.types import KeyArray
@@ -249,3 +250,5 @@ def _observation(space, particles, input):
 
 
 __all__ = ["StateSpace", "auxiliary", "bootstrap", "forecast", "guided", "state_space"]
+
+entry.hold(globals(), "_init", "_look_ahead", "_move")

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, PyTree
 
+from jaxsci.core import entry
 from jaxsci.core.static import as_partial, bind, check_size
 from jaxsci.core.types import Size
 from jaxsci.smc._model import Model
@@ -90,3 +91,5 @@ def _look_ahead(look_ahead, particles, log_weights, input):
 
 
 __all__ = ["Remembering", "with_lag"]
+
+entry.hold(globals(), "_init", "_look_ahead", "_move")

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import PyTree
 
+from jaxsci.core import entry
 from jaxsci.core.static import as_partial, bind, check_size
 from jaxsci.core.types import Size
 from jaxsci.smc import _filters
@@ -106,3 +107,5 @@ def _log_sum(log_values):
 
 
 __all__ = ["marginal"]
+
+entry.hold(globals(), "_move")

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
+from jaxsci.core import entry
 from jaxsci.core.static import as_partial, bind, check_size
 from jaxsci.core.types import Size
 
@@ -156,3 +157,5 @@ def _look_ahead(model, particles, log_weights, input, batch_size):
 
 
 __all__ = ["FeynmanKac", "Model", "lift"]
+
+entry.hold(globals(), "_init", "_move")

@@ -10,6 +10,7 @@ import equinox as eqx
 import jax
 import numpy as np
 
+from jaxsci.core import entry
 from jaxsci.core.keys import as_typed_key
 from jaxsci.core.static import as_partial, check_size
 from jaxsci.core.types import KeyArray, Size, concrete
@@ -105,3 +106,5 @@ def _label(path, name: str) -> str:
 
 
 __all__ = ["to_arviz"]
+
+entry.guard(globals())

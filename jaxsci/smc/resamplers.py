@@ -28,6 +28,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int
 
+from jaxsci.core import entry
 from jaxsci.core.keys import as_typed_key
 from jaxsci.core.static import check_size
 from jaxsci.core.types import KeyArray, Size
@@ -258,3 +259,5 @@ def _conditional(key, log_weights, num_out, pivot, slot):
 
 
 __all__ = ["conditional_systematic", "multinomial", "residual", "ssp", "stratified", "systematic"]
+
+entry.guard(globals(), "systematic")

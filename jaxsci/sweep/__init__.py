@@ -6,6 +6,7 @@ lanes of one program per combination of static axes, split over the local device
 in chunks to the workers of an executor (docs/distributed.md).
 """
 
+from jaxsci.core import entry
 from jaxsci.sweep._axes import keys, stack, static
 from jaxsci.sweep._extend import extend
 from jaxsci.sweep._plan import Plan, plan
@@ -31,3 +32,5 @@ __all__ = [
     "summary",
     "zip",
 ]
+
+entry.guard(globals())

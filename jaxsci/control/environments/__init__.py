@@ -7,5 +7,8 @@ Builds on: control.problems, core. Start reading at `_walled.py` (a problem with
 from jaxsci.control.environments._discrete import discrete
 from jaxsci.control.environments._gymnax import mountain_car, pendulum
 from jaxsci.control.environments._walled import Rollout, Step, WalledProblem, rollout, step
+from jaxsci.core import entry
 
 __all__ = ["Rollout", "Step", "WalledProblem", "discrete", "mountain_car", "pendulum", "rollout", "step"]
+
+entry.guard(globals())

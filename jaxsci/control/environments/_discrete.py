@@ -13,7 +13,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float
 
 from jaxsci.control.environments._walled import WalledProblem, check_kind, step
-from jaxsci.core import status
+from jaxsci.core import entry, status
 from jaxsci.core.protocols import Environment, TimeStep
 from jaxsci.core.static import bind, check_size
 from jaxsci.core.types import as_count, float_dtype
@@ -102,3 +102,5 @@ def _discrete_step(walled, dt, controls, num_steps, key, place, action, *, num_s
 
 
 __all__ = ["discrete"]
+
+entry.hold(globals(), "_discrete_reset", "_discrete_step")

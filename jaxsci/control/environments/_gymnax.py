@@ -12,7 +12,7 @@ from jaxtyping import Array, ArrayLike
 
 from jaxsci.control.environments._walled import WalledProblem
 from jaxsci.control.problems import ode
-from jaxsci.core import extras
+from jaxsci.core import entry, extras
 
 
 def pendulum(params: Any = None, *, discount: ArrayLike = 0.0) -> WalledProblem:
@@ -136,3 +136,17 @@ def _identity(x):
 
 
 __all__ = ["mountain_car", "pendulum"]
+
+entry.hold(
+    globals(),
+    "_car_clip",
+    "_car_drift",
+    "_car_reset",
+    "_car_reward",
+    "_car_terminated",
+    "_pendulum_clip",
+    "_pendulum_drift",
+    "_pendulum_observe",
+    "_pendulum_reset",
+    "_pendulum_reward",
+)

@@ -28,6 +28,7 @@ from jaxsci.control.exploratory._problem import (
     solution,
 )
 from jaxsci.control.exploratory._run import History, OnlineState, init, run, run_offline, step
+from jaxsci.core import entry
 
 __all__ = [
     "NO_STATIONARY_LAW",
@@ -52,3 +53,5 @@ __all__ = [
     "solution",
     "step",
 ]
+
+entry.guard(globals())

@@ -28,6 +28,7 @@ from jax.tree_util import Partial
 from jaxtyping import ArrayLike, Float
 
 from jaxsci.control.exploratory._problem import _LOG_2PI, GaussianPolicy, as_scalars, entropy_of
+from jaxsci.core import entry
 from jaxsci.core.static import as_partial, bind
 from jaxsci.core.types import as_scalar, float_dtype
 
@@ -270,3 +271,5 @@ def project(learner: Learner, parameters: Parameters) -> Parameters:
 
 
 __all__ = ["Learner", "Parameters", "actor_critic", "log_decay", "power_decay", "q_learning"]
+
+entry.hold(globals(), "_change", "_policy")

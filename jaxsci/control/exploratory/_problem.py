@@ -191,7 +191,10 @@ def _solution(problem: ExploratoryLQ, dt) -> Solution:
     intercept = (a1 * B - Q) / K
     log_variance = jnp.log(jnp.where(wrong, 1, temperature) / K)
     value = K * intercept**2 / 2 + temperature / 2 * (_LOG_2PI + log_variance)
-    a2, a1, value, *policy = (jnp.where(wrong, jnp.nan, x) for x in (a2, a1, value, slope, intercept, log_variance))
+    answers = (a2, a1, value, slope, intercept, log_variance)
+    overflow = ~wrong & ~tree.all_finite(answers)
+    bad = bad | status.flag(overflow, status.NONFINITE_RESULT)
+    a2, a1, value, *policy = (jnp.where(wrong | overflow, jnp.nan, x) for x in answers)
     return Solution(a2, a1, value, GaussianPolicy(*policy), bad)
 
 

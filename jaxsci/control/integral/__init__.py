@@ -15,6 +15,7 @@ from jaxsci.control.integral._evaluate import (
 )
 from jaxsci.control.integral._iterate import Result, newton_bound, policy_iteration
 from jaxsci.control.integral._problem import UNFIT_COSTS, ControlAffine, kronecker, linear_quadratic, policy, quadratic
+from jaxsci.core import entry
 
 __all__ = [
     "MISPLACED_RULE",
@@ -33,3 +34,5 @@ __all__ = [
     "policy_iteration",
     "quadratic",
 ]
+
+entry.guard(globals())

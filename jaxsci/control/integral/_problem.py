@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
-from jaxsci.core import precision, status
+from jaxsci.core import entry, precision, status
 from jaxsci.core.types import float_dtype
 
 UNFIT_COSTS = status.register(
@@ -168,3 +168,5 @@ __all__ = [
     "policy",
     "quadratic",
 ]
+
+entry.hold(globals(), "_linear_drift")

@@ -15,6 +15,7 @@ from jaxsci.control.martingale._least_squares import Sums, clstd, least_squares_
 from jaxsci.control.martingale._method import Clock, Method, Result, fit, merge, run
 from jaxsci.control.martingale._temporal_difference import TDState, ctd
 from jaxsci.control.martingale._value import Value, linear_value, mlp_value
+from jaxsci.core import entry
 
 __all__ = [
     "Clock",
@@ -44,3 +45,5 @@ __all__ = [
     "residual",
     "run",
 ]
+
+entry.guard(globals())

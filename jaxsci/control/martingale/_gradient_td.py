@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 
 from jaxsci.control.martingale._condition import Condition, Unknowns, as_unknowns, residual
 from jaxsci.control.martingale._method import Clock, Method, Result, as_rate, clock, rate_at, tick, trouble
-from jaxsci.core import status
+from jaxsci.core import entry, status
 from jaxsci.core.static import bind
 
 
@@ -110,3 +110,5 @@ def _finish(state: GTDState) -> Result:
 
 
 __all__ = ["GTDState", "cgtd", "cgtd2", "ctdc"]
+
+entry.hold(globals(), "_finish", "_init", "_update")

@@ -19,7 +19,7 @@ from jaxtyping import ArrayLike
 from jaxsci.control.martingale._condition import Condition, as_unknowns, checked_scale, residual, time_weight
 from jaxsci.control.martingale._method import Clock, Method, Result, Sums, clock, trouble
 from jaxsci.control.martingale._temporal_difference import decayed, out_of_range
-from jaxsci.core import precision, status, tree
+from jaxsci.core import entry, precision, status, tree
 from jaxsci.core.static import bind
 from jaxsci.core.types import as_float, require_double
 
@@ -186,3 +186,5 @@ def _equilibrated(matrix):
 
 
 __all__ = ["Sums", "clstd", "least_squares_ml", "least_squares_mstde"]
+
+entry.hold(globals(), "_absorb", "_finish", "_init", "_update")

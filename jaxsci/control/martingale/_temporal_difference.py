@@ -26,7 +26,7 @@ from jaxsci.control.martingale._condition import (
     scaled,
 )
 from jaxsci.control.martingale._method import Clock, Method, Result, as_rate, clock, rate_at, tick, trouble
-from jaxsci.core import status
+from jaxsci.core import entry, status
 from jaxsci.core.static import bind
 from jaxsci.core.types import as_float
 
@@ -119,3 +119,5 @@ def _finish(state: TDState) -> Result:
 
 
 __all__ = ["TDState", "ctd"]
+
+entry.hold(globals(), "_finish", "_init", "_update")

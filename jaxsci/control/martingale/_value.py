@@ -12,7 +12,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from jaxsci import nn
-from jaxsci.core import precision
+from jaxsci.core import entry, precision
 from jaxsci.core.static import as_partial, bind
 from jaxsci.core.types import as_float
 
@@ -139,3 +139,5 @@ def _net_to_horizon(terminal, horizon, params, t, x, *, cfg):
 
 
 __all__ = ["Value", "linear_value", "mlp_value"]
+
+entry.hold(globals(), "_linear", "_net", "_net_to_horizon", "_terminal")

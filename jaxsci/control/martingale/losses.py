@@ -24,7 +24,7 @@ from jaxsci.control.martingale._condition import (
     time_weight,
 )
 from jaxsci.control.simulate import Path, transitions
-from jaxsci.core import precision
+from jaxsci.core import entry, precision
 from jaxsci.core.types import as_float
 
 _METRICS = ("identity", "covariance")
@@ -179,3 +179,5 @@ def _mean_square_td_error(cond, unknowns, path):
 
 
 __all__ = ["martingale_loss", "mean_square_td_error", "orthogonality", "temporal_difference"]
+
+entry.guard(globals())

@@ -7,6 +7,7 @@ from jaxsci.control.simulate._brownian import coarsen, increments
 from jaxsci.control.simulate._euler_maruyama import SimulationState, euler_maruyama, init, step
 from jaxsci.control.simulate._path import Path, Transition, discounted_return, rewarded, transitions
 from jaxsci.control.simulate._rollout import rollout
+from jaxsci.core import entry
 
 __all__ = [
     "Path",
@@ -22,3 +23,5 @@ __all__ = [
     "step",
     "transitions",
 ]
+
+entry.guard(globals())

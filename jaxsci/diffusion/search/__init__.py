@@ -13,6 +13,7 @@ References: E. Liu, X. Ning, H. Yang, Y. Wang, "A Unified Sampling Framework for
 Probabilistic Models", 2024, section 5 (S^3) and appendix (evolutionary operators and their probabilities).
 """
 
+from jaxsci.core import entry
 from jaxsci.diffusion.search._search import (
     History,
     Result,
@@ -36,3 +37,5 @@ __all__ = [
     "space",
     "starting_population",
 ]
+
+entry.guard(globals())

@@ -9,6 +9,7 @@
 Needs the extras "nets", "sweep" (progress bar), "demo" (the data) and "plot" (the picture).
 """
 
+from jaxsci.core import entry
 from jaxsci.models.digits._network import NULL_LABEL, NUM_PIXELS, apply, init
 from jaxsci.models.digits._train import Result, data, denoiser, load, loss, schedule, train
 
@@ -25,3 +26,5 @@ __all__ = [
     "schedule",
     "train",
 ]
+
+entry.guard(globals())

@@ -9,6 +9,7 @@
 Needs the extra "nets", and "sweep" for the progress bar.
 """
 
+from jaxsci.core import entry
 from jaxsci.models.language._network import apply, config, init, products, rules
 from jaxsci.models.language._text import Text, data, decode, encode
 from jaxsci.models.language._train import Point, Result, load, loss, point, train, validation_loss
@@ -33,3 +34,5 @@ __all__ = [
     "validation_loss",
     "write",
 ]
+
+entry.guard(globals())

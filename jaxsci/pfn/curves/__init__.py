@@ -8,6 +8,7 @@ samples the thirteen parameters of a curve by an ensemble of walkers (`stretch`)
 Reference: Adriaensen et al. 2023, Efficient Bayesian Learning Curve Extrapolation using Prior-Data Fitted Networks.
 """
 
+from jaxsci.core import entry
 from jaxsci.pfn.curves._evaluation import Evaluation, epochs_to_reach, evaluate
 from jaxsci.pfn.curves._normalize import Normalized, Normalizer, denormalize, normalize, normalizer
 from jaxsci.pfn.curves._posterior import CurvePosterior, mixture_log_density, posterior
@@ -39,3 +40,5 @@ __all__ = [
     "stretch",
     "survival_of",
 ]
+
+entry.guard(globals())

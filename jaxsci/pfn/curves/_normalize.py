@@ -118,7 +118,7 @@ def normalize(normalizer: Normalizer, x: Float[ArrayLike, "..."]) -> Normalized:
     (low, high), (soft_low, soft_high), minimize = normalizer
     x = jnp.asarray(x, float_dtype(x, normalizer.hard))
     low, high, soft_low, soft_high = (b.astype(x.dtype) for b in (low, high, soft_low, soft_high))
-    ordered = (low < high) & (soft_low < soft_high)
+    ordered = (low < high) & (soft_low < soft_high) & jnp.isfinite(soft_high - soft_low)
     nan = jnp.isnan(x)
     code = status.flag(nan, status.NONFINITE_INPUT) | status.flag(
         ~nan & ~((x >= low) & (x <= high)), status.OUT_OF_RANGE

@@ -20,7 +20,7 @@ from jax.scipy.special import logsumexp
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from jaxsci.core import status
+from jaxsci.core import entry, status
 from jaxsci.core.keys import as_typed_key
 from jaxsci.core.static import bind, check_size
 from jaxsci.core.types import KeyArray, Size, as_float
@@ -154,3 +154,5 @@ def mixture_log_density(parameters: Float[ArrayLike, "S 13"], y: Float[ArrayLike
 
 
 __all__ = ["CurvePosterior", "mixture_log_density", "posterior"]
+
+entry.hold(globals(), "_log_density")

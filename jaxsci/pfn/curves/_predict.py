@@ -75,6 +75,8 @@ def _predict(model, y, num_observed, num_trained):
     code = code | status.flag((num_observed < 0) | (num_observed > y.size), status.OUT_OF_RANGE)
     code = code | status.flag(jnp.any(seen & ((y < 0) | (y > 1))), OUTSIDE)
     logits = _network.apply_sequence(model.params, model.config, x, jnp.where(seen, y, 0), num_observed)
+    # of finite values, so the network's own numbers are at fault
+    code = code | status.flag((code == status.OK) & ~jnp.all(jnp.isfinite(logits)), status.NONFINITE_RESULT)
     return bars.distribution(model.borders, logits, full_support=model.full_support, status=code)
 
 

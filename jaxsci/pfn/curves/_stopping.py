@@ -20,6 +20,7 @@ import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
+from jaxsci.core import entry
 from jaxsci.core.static import as_partial, check_size
 from jaxsci.core.types import Size, as_scalar, concrete
 from jaxsci.pfn import bars
@@ -218,3 +219,5 @@ def _survival(predict, y, num_observed, level):
 
 
 __all__ = ["Rule", "coarse", "fine", "no_stop", "patience", "predictive", "stop", "survival_of"]
+
+entry.hold(globals(), "_patience", "_predictive", "_survival")

@@ -119,7 +119,8 @@ def _stretch(key, log_density, start, num_steps, burn_in, thin, scale):
 
     at = density(start).astype(start.dtype)
     code = status.flag(~jnp.any(at > -jnp.inf), status.DEGENERATE)
-    code = code | status.flag(jnp.any(jnp.isnan(at)), status.NONFINITE_INPUT)
+    lost = jnp.any(jnp.isnan(at)) | ~jnp.all(jnp.isfinite(start)) | ~jnp.isfinite(scale)
+    code = code | status.flag(lost, status.NONFINITE_INPUT)
     at = jnp.where(jnp.isnan(at), -jnp.inf, at)
     state = start.reshape(2, half, num_dims), at.reshape(2, half), jnp.zeros((), jnp.int32)
     state, (value, log_densities) = jax.lax.scan(kept, state, jnp.arange(num_steps, dtype=jnp.int32))

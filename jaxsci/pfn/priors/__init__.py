@@ -21,6 +21,7 @@ References: Muller et al. 2022, Transformers Can Do Bayesian Inference (gp, ridg
 Efficient Bayesian Learning Curve Extrapolation using Prior-Data Fitted Networks (curves).
 """
 
+from jaxsci.core import entry
 from jaxsci.pfn.priors._check import Prior
 from jaxsci.pfn.priors._curves import (
     PARAMETERS,
@@ -55,3 +56,5 @@ __all__ = [
     "ridge",
     "tabular",
 ]
+
+entry.guard(globals())

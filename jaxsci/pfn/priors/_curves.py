@@ -27,7 +27,7 @@ import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
-from jaxsci.core import loops, status
+from jaxsci.core import entry, loops, status
 from jaxsci.core.static import bind, check_size
 from jaxsci.core.types import KeyArray, Size, as_float, float_dtype
 from jaxsci.pfn.priors._check import Prior, checked, leaf
@@ -301,3 +301,5 @@ def _accepted(f) -> Bool[Array, "..."]:
 __all__ = [
     "PARAMETERS", "REJECTED", "Curve", "acceptance", "curve_mean", "curves", "draw_curve", "log_prior",
 ]  # fmt: skip
+
+entry.hold(globals(), "_prior")

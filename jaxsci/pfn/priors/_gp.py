@@ -15,6 +15,7 @@ from jax.tree_util import Partial
 from jaxtyping import ArrayLike, Float, Int
 
 from jaxsci import gp as processes
+from jaxsci.core import entry
 from jaxsci.core.types import float_dtype
 from jaxsci.gp import kernels
 from jaxsci.pfn.priors._check import Prior, checked, leaf
@@ -216,3 +217,5 @@ def _line(weight_variance, noise, key, num_points, num_features):
 
 
 __all__ = ["gp", "gp_hyper", "posterior", "ridge"]
+
+entry.hold(globals(), "_gp", "_gp_hyper", "_ridge")

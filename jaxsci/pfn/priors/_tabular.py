@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float
 
+from jaxsci.core import entry
 from jaxsci.core.static import bind, check_size
 from jaxsci.core.types import as_float, float_dtype
 from jaxsci.pfn.priors._check import Prior, checked, leaf
@@ -192,3 +193,5 @@ def _classes(key, output, classes):
 
 
 __all__ = ["pad_features", "tabular"]
+
+entry.hold(globals(), "_tabular")

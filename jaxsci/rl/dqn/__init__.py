@@ -3,6 +3,7 @@
 Builds on: core, nn, rl.replay_buffer. Start reading at `_run.py`. The environment is a `core.protocols.Environment`.
 """
 
+from jaxsci.core import entry
 from jaxsci.rl.dqn._config import Config, config, epsilon, optimizer
 from jaxsci.rl.dqn._network import Network, greedy, network
 from jaxsci.rl.dqn._run import Record, Result, State, init, run, step
@@ -24,3 +25,5 @@ __all__ = [
     "step",
     "target_of",
 ]
+
+entry.guard(globals())

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, Float, PyTree
 
+from jaxsci.core import entry
 from jaxsci.core.static import bind
 from jaxsci.nn import mlp
 
@@ -91,3 +92,5 @@ def _greedy(apply, params, key, observation):
 
 
 __all__ = ["Network", "greedy", "network"]
+
+entry.hold(globals(), "_apply_network", "_greedy", "_init_network")

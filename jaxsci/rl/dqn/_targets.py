@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
-from jaxsci.core import tree
+from jaxsci.core import entry, tree
 
 
 def target_of(
@@ -69,3 +69,5 @@ def td_loss(apply, discount, huber, params, batch, key, *, double):
 
 
 __all__ = ["target_of", "td_loss"]
+
+entry.hold(globals(), "td_loss")

@@ -4,6 +4,7 @@ Builds on: core, rl.dqn. Start reading at `hermite.py` (the integrator, of use a
 `_env.py` (the decision process) and `_evaluate.py` (policies measured).
 """
 
+from jaxsci.core import entry
 from jaxsci.rl.three_body import hermite, integrators
 from jaxsci.rl.three_body._env import (
     REWARDS,
@@ -41,3 +42,5 @@ __all__ = [
     "start",
     "step",
 ]
+
+entry.guard(globals())

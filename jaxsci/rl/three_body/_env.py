@@ -20,7 +20,7 @@ import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from jaxsci.core import keys, status, tree
+from jaxsci.core import entry, keys, status, tree
 from jaxsci.core.protocols import Environment, TimeStep
 from jaxsci.core.types import KeyArray, as_count, concrete, float_dtype, require_double
 from jaxsci.rl.three_body import _reward, hermite, integrators
@@ -365,3 +365,5 @@ __all__ = [
     "start",
     "step",
 ]
+
+entry.hold(globals(), "_env_reset", "_env_step")

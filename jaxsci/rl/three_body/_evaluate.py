@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxsci.core import keys, tree
+from jaxsci.core import entry, keys, tree
 from jaxsci.core.static import check_size
 from jaxsci.core.types import KeyArray
 from jaxsci.rl.three_body._env import Config, State, observe, start, step
@@ -111,3 +111,5 @@ def _constant(action, key, observation):
 
 
 __all__ = ["Rollout", "fixed_actions", "rollout"]
+
+entry.hold(globals(), "_constant")

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from jaxsci.core import loops, status, tree
+from jaxsci.core import entry, loops, status, tree
 from jaxsci.core.types import as_count, concrete, float_dtype, require_double
 
 COLLISION = status.register(
@@ -342,3 +342,5 @@ __all__ = [
     "step",
     "units",
 ]
+
+entry.guard(globals())

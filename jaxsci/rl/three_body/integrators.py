@@ -19,6 +19,7 @@ References: H. Yoshida, Phys. Lett. A 150 (1990), 262-268 (composition); L. Verl
 import jax.numpy as jnp
 from jaxtyping import ArrayLike, Float, Int
 
+from jaxsci.core import entry
 from jaxsci.core.types import as_count
 from jaxsci.rl.three_body import hermite as _hermite
 from jaxsci.rl.three_body.hermite import Bodies, Result
@@ -181,3 +182,5 @@ def named(name: str):
 
 
 __all__ = ["hermite", "leapfrog", "named", "runge_kutta", "yoshida"]
+
+entry.guard(globals())

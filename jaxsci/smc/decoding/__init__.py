@@ -3,6 +3,7 @@
 Builds on: core, and the filters of this room. Start reading at `_reward.py` (what is aimed at), then `_particles.py`.
 """
 
+from jaxsci.core import entry
 from jaxsci.smc.decoding._beam import beam_search
 from jaxsci.smc.decoding._filter import best_of_n, majority, particle_filter, particle_gibbs
 from jaxsci.smc.decoding._particles import Decoded, Sequences
@@ -24,3 +25,5 @@ __all__ = [
     "tree",
     "tree_posterior",
 ]
+
+entry.guard(globals())

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import ArrayLike, Int
 
+from jaxsci.core import entry
 from jaxsci.core.keys import as_typed_key
 from jaxsci.core.protocols import SequenceModel
 from jaxsci.core.static import bind, check_size
@@ -142,3 +143,5 @@ def _children(task, share, key, beams, input, num_children, drawn):
 
 
 __all__ = ["beam_search"]
+
+entry.hold(globals(), "_init", "_move")

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from jaxsci.core import status
+from jaxsci.core import entry, status
 from jaxsci.core.keys import as_typed_key
 from jaxsci.core.protocols import SequenceModel
 from jaxsci.core.static import as_partial, check_size
@@ -258,3 +258,5 @@ def majority(
 
 
 __all__ = ["best_of_n", "majority", "particle_filter", "particle_gibbs"]
+
+entry.hold(globals(), "_init", "_move")

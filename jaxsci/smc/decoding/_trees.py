@@ -11,6 +11,7 @@ import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import ArrayLike, Float
 
+from jaxsci.core import entry
 from jaxsci.core.protocols import SequenceModel
 from jaxsci.core.types import concrete
 from jaxsci.smc.decoding._reward import TARGETS, WEIGHTS, Reward
@@ -138,3 +139,5 @@ def tree_posterior(
 
 
 __all__ = ["tree", "tree_posterior"]
+
+entry.hold(globals(), "_child", "_descend", "_row")
