@@ -35,7 +35,7 @@ def page() -> str:
         subjects: dict[str, list] = {}
         for row in results["rows"]:
             subject, _, name = row["name"].partition(": ")
-            subjects.setdefault(subject, []).append((name or subject, row))
+            subjects.setdefault(subject, []).append((name.partition(" | ")[0] or subject, row))
         for subject, rows in subjects.items():
             parts.append(f"### {subject}\n\n" + "\n".join(_table(rows)) + "\n")
     return "\n".join(parts)

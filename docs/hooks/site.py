@@ -15,6 +15,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import figures  # noqa: E402
 import gallery  # noqa: E402
 import names  # noqa: E402
+import roofline  # noqa: E402
 
 _MATHJAX = "mathjax/static/mathjax/es5/"
 _NEEDED = ("tex-chtml.js", "output/chtml/fonts/woff-v2/")
@@ -43,7 +44,7 @@ def _replaced(nav, generated):
 
 def on_files(files: Files, config) -> Files:
     """Add the generated files."""
-    made = names.pages() | gallery.pages() | {"benchmarks.md": figures.page()}
+    made = names.pages() | gallery.pages() | {"benchmarks.md": figures.page(), "assets/roofline.svg": roofline.svg()}
     for name, content in made.items():
         files.append(File.generated(config, name, content=content))
     for file in importlib.metadata.files("django-static-mathjax"):
