@@ -6,7 +6,6 @@ import io
 import pathlib
 import re
 
-import jax
 import matplotlib.pyplot as plt
 import pytest
 
@@ -82,5 +81,4 @@ def test_the_code_of_a_page(page, tmp_path, monkeypatch):
                 assert printed.getvalue().rstrip() == code.rstrip()
                 printed = None
     finally:
-        jax.config.update("jax_compilation_cache_dir", jax.config.jax_compilation_cache_dir)
         plt.close("all")

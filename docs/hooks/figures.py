@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -49,12 +50,14 @@ def _files() -> list[pathlib.Path]:
 
 
 def _table(rows) -> list[str]:
-    out = ["| what | jaxsci | peer | it takes | ratio | holds | accuracy, note |", "|---|---|---|---|---|---|---|"]
+    out = ["| what | jaxsci | peer | it takes | ratio | holds |", "|---|---|---|---|---|---|"]
+    notes = ['??? note "Accuracy and notes"', ""]
     for name, row in rows:
         ours, peer = (_quotes._figure(row[key], row["unit"]) for key in ("ours", "peer"))
         ratio = "–" if row["ratio"] is None else f"{_quotes._digits(row['ratio'])} ×"
         holds = {True: "yes", False: "**no**", None: "–"}[row["ok"]]
+        out.append(f"| {name} | {ours} | {row['peer_name'] or '–'} | {peer} | {ratio} | {holds} |")
         accuracy = "" if row["accuracy"] is None else f"{row['accuracy']:.2g}; "
-        note = (row["note"] or "").replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*").replace("_", "\\_")
-        out.append(f"| {name} | {ours} | {row['peer_name'] or '–'} | {peer} | {ratio} | {holds} | {accuracy}{note} |")
-    return out
+        note = re.sub(r"([*_|<\[\]$])", r"\\\1", row["note"] or "")
+        notes.append(f"    - **{name}**: {accuracy}{note}")
+    return [*out, "", *notes]

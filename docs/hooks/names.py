@@ -6,6 +6,7 @@ path is shortest. Standard library only: the site's environment has no jax, and 
 """
 
 import ast
+import functools
 import pathlib
 from typing import NamedTuple
 
@@ -59,6 +60,11 @@ def public_modules() -> list[str]:
     return sorted(found, key=lambda name: (name.count("."), name))
 
 
+@functools.cache
+def _parsed(file: pathlib.Path) -> ast.Module:
+    return ast.parse(file.read_text())
+
+
 def _bindings(tree: ast.Module) -> dict[str, tuple[str, str]]:
     """Names that a module imports: name -> (module, name there)."""
     found = {}
@@ -80,7 +86,7 @@ def _origin(module: str, name: str) -> str:
     file = file_of(module)
     if file is None:
         return f"{module}.{name}"
-    tree = ast.parse(file.read_text())
+    tree = _parsed(file)
     there = _bindings(tree).get(name)
     if there is not None and there != (module, name) and there[0].split(".")[0] in PACKAGES:
         return _origin(*there)
@@ -90,11 +96,12 @@ def _origin(module: str, name: str) -> str:
     return f"{module}.{name}"
 
 
+@functools.cache
 def modules() -> list[Module]:
     """All public modules that show something, each name at its shortest path only."""
     seen, found = set(), []
     for dotted in public_modules():
-        tree = ast.parse(file_of(dotted).read_text())
+        tree = _parsed(file_of(dotted))
         listed = _assigned(tree, "__all__")
         names = []
         for name in [] if listed is None else ast.literal_eval(listed):
