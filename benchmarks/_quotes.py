@@ -1,4 +1,4 @@
-"""What README files and the site's pages quote of measured speed: tables filled from the newest results file of a CPU, and nothing else.
+"""What README files and the site's pages quote of measured speed: tables filled from the newest results of a CPU.
 
 A block names the rows it quotes, one a line; where rows share a name, the peer stands after a bar:
 

@@ -51,6 +51,13 @@ def test_every_notebook_is_in_the_gallery():
         assert f"gallery/{path.stem}.md" in files and f"gallery/{path.stem}-0.png" in files
 
 
+def test_the_picture_of_the_readme_is_that_of_its_notebook():
+    file, content = _hook("gallery").readme_picture()
+    assert file.read_bytes() == content, "run python docs/hooks/gallery.py"
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", (ROOT / "README.md").read_text()):
+        assert (ROOT / target).exists(), target
+
+
 def test_pictures_and_pages_that_are_named_exist():
     made = {*_hook("gallery").pages(), *_hook("names").pages(), "benchmarks.md", "assets/roofline.svg"}
     for page in pages():

@@ -13,8 +13,8 @@ from benchmarks import _quotes  # noqa: E402
 _LEAD = """# Benchmarks
 
 Each row is ours against the package one would otherwise take, measured in the same run on the same machine: medians of
-samples taken in turn, compilation apart. **Ratio** is larger where we are faster. **Accuracy** stands beside every speed;
-the note says what it measures. A row that promises something says under *holds* whether the promise was kept.
+samples taken in turn, compilation apart. **Ratio** is larger where we are faster. **Accuracy** stands beside every
+speed; the note says what it measures. A row that promises something says under *holds* whether the promise was kept.
 
 The tables are made from the files in `benchmarks/results` when this site is built. Rows run again by
 `python -m benchmarks SUBJECT --fast`.

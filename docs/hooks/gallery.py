@@ -2,6 +2,8 @@
 
 `pages()` gives the Markdown of every page and the bytes of every picture. Pictures are numbered in their order:
 ``gallery/sor_bandit-0.png`` is the first one of that notebook; the pages of rooms show them under these names.
+
+    python docs/hooks/gallery.py    # after a notebook was executed again: the one picture that the README shows
 """
 
 import base64
@@ -76,3 +78,18 @@ def _text(output) -> str:
 def _markdown(text: str) -> str:
     """The cell, with the blank line before a list that Python-Markdown wants and notebooks do without."""
     return re.sub(r"(?m)^(?![ \t]*(?:[*+-]|\d+\.)[ \t])(.*\S.*)\n(?=[*+-] |\d+\. )", r"\1\n\n", text)
+
+
+# What the README shows must be a file of the repository: (notebook, number of the picture).
+README_PICTURE = ("sor_bandit", 0)
+
+
+def readme_picture() -> tuple[pathlib.Path, bytes]:
+    """The file of that picture, and what it should hold."""
+    stem, number = README_PICTURE
+    return ROOT / "docs" / "assets" / "omega.png", page(ROOT / "notebooks" / f"{stem}.ipynb")[1][number]
+
+
+if __name__ == "__main__":
+    file, content = readme_picture()
+    file.write_bytes(content)

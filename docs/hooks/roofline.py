@@ -49,7 +49,9 @@ def svg() -> str:
     for number, (name, operations, moved) in enumerate(OPS):
         x, y = _place(operations / moved, _Y[0])
         top = _place(operations / moved, DEVICES[0][1] * min(operations / moved, DEVICES[0][3] / DEVICES[0][1]))[1]
-        out.append(f'<line x1="{x:.1f}" y1="{y:.1f}" x2="{x:.1f}" y2="{top:.1f}" stroke="#999" stroke-dasharray="2 3"/>')
+        out.append(
+            f'<line x1="{x:.1f}" y1="{y:.1f}" x2="{x:.1f}" y2="{top:.1f}" stroke="#999" stroke-dasharray="2 3"/>'
+        )
         out.append(f'<circle cx="{x:.1f}" cy="{top:.1f}" r="4" fill="#009e73"/>')
         side, anchor = (5, "start") if x < _WIDTH / 2 else (-5, "end")
         out.append(f'<text x="{x + side:.1f}" y="{y - 8 - 15 * number:.1f}" text-anchor="{anchor}">{name}</text>')
