@@ -126,6 +126,15 @@ def init(
 
     Raises:
         TypeError, ValueError: as `run`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxsci import smc
+        >>> model = smc.Model(
+        ...     lambda key, num, y: (jnp.zeros(num), jnp.zeros(num)), lambda key, x, w, y: (x + 1, 0 * x, None))
+        >>> state = smc.init(jax.random.key(0), model, 0.0, num_particles=4)[0]
+        >>> print([a.shape for a in jax.tree.leaves(state)][:1])
+        [(4,)]
     """
     name = "smc.init"
     options = _options(name, systematic, 0.5, "none", 0.5, statistics, store)
