@@ -84,7 +84,15 @@ class TunedResult(NamedTuple):
 
 
 def iterations(result, parameter, context):
-    """The default cost of a solve: its number of steps as a float. In a sequence, a failed solve counts `max_steps`."""
+    """The default cost of a solve: its number of steps as a float. In a sequence, a failed solve counts `max_steps`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci import linear
+        >>> result = linear.Result(jnp.zeros(3), jnp.int32(12), jnp.float32(0.0), jnp.int32(0), None)
+        >>> print(linear.iterations(result, 1.5, None))
+        12.0
+    """
     return result.steps.astype(result.residual.dtype)
 
 
