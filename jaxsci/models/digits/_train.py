@@ -209,6 +209,13 @@ def train(
     Raises:
         ValueError: the folder holds a run with other arguments, or `num_steps` is below 1.
         ImportError: an extra is missing ("nets", "demo" for the data, "sweep" for the bar).
+
+    Example:
+        >>> import jax
+        >>> from jaxsci.models import digits
+        >>> result = digits.train(jax.random.key(0), num_steps=2, batch_size=4, progress=False)  # 6000 steps are useful
+        >>> print(result.history.shape, int(result.status))
+        (2,) 0
     """
     num_steps = check_size("digits.train", "num_steps", num_steps)
     began, key = time.perf_counter(), keys.as_typed_key(key, "digits.train")
@@ -241,6 +248,15 @@ def load(directory: str | Path) -> PyTree:
     Raises:
         FileNotFoundError: there are none; the message holds the command that trains.
         ImportError: an extra is missing ("nets").
+
+    Example:
+        >>> import jax
+        >>> import tempfile
+        >>> from jaxsci.models import digits
+        >>> folder = tempfile.mkdtemp()
+        >>> _ = digits.train(jax.random.key(0), num_steps=2, batch_size=4, out=folder, progress=False)
+        >>> print(sum(a.size for a in jax.tree.leaves(digits.load(folder))))
+        356032
     """
     folder = Path(directory) / "network"
     if checkpoint.latest(folder) is None:

@@ -234,6 +234,15 @@ def train(
     Raises:
         ValueError: the folder holds a run with other arguments, or `num_steps` is below 1.
         ImportError: an extra is missing ("nets", "sweep" for the bar).
+
+    Example:
+        >>> import jax
+        >>> from jaxsci.models import language
+        >>> cfg = language.config(width=16, num_layers=1, num_heads=2, hidden=16, context=8)
+        >>> sizes = dict(num_steps=2, batch_size=2, num_windows=2)
+        >>> result = language.train(jax.random.key(0), cfg=cfg, **sizes, progress=False)
+        >>> print(result.history.shape, int(result.status))
+        (2,) 0
     """
     num_steps = check_size("language.train", "num_steps", num_steps)
     began, key = time.perf_counter(), keys.as_typed_key(key, "language.train")
@@ -263,6 +272,16 @@ def load(directory: str | Path, *, cfg: transformer.Config | None = None) -> PyT
     Raises:
         FileNotFoundError: there are none; the message holds the command that trains.
         ImportError: an extra is missing ("nets").
+
+    Example:
+        >>> import jax
+        >>> import tempfile
+        >>> from jaxsci.models import language
+        >>> folder, cfg = tempfile.mkdtemp(), language.config(width=16, num_layers=1, num_heads=2, hidden=16, context=8)
+        >>> sizes = dict(num_steps=2, batch_size=2, num_windows=2)
+        >>> _ = language.train(jax.random.key(0), cfg=cfg, **sizes, out=folder, progress=False)
+        >>> print(language.load(folder, cfg=cfg)["embedding"].shape)
+        (94, 16)
     """
     folder = Path(directory) / "network"
     if checkpoint.latest(folder) is None:
