@@ -89,3 +89,10 @@ def test_the_code_of_a_page(page, tmp_path, monkeypatch):
                 printed = None
     finally:
         plt.close("all")
+
+
+def test_the_workflow_runs_the_gate_and_nothing_else():
+    text = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
+    assert re.findall(r"run: (.+)", text) == ["bash .ci/run"]
+    for command in re.findall(r"run: make (\w+)", "".join(p.read_text() for p in (ROOT / ".github").rglob("*.yml"))):
+        assert f"\n{command}:" in (ROOT / "Makefile").read_text()
