@@ -49,11 +49,18 @@ def _files() -> list[pathlib.Path]:
     return list(newest.values())
 
 
+def _figure(value, unit) -> str:
+    """As README files print it, but small errors as powers of ten."""
+    if value and unit != "s" and abs(value) < 1e-3:
+        return f"{value:.1e} {unit}"
+    return _quotes._figure(value, unit)
+
+
 def _table(rows) -> list[str]:
     out = ["| what | jaxsci | peer | it takes | ratio | holds |", "|---|---|---|---|---|---|"]
     notes = ['??? note "Accuracy and notes"', ""]
     for name, row in rows:
-        ours, peer = (_quotes._figure(row[key], row["unit"]) for key in ("ours", "peer"))
+        ours, peer = (_figure(row[key], row["unit"]) for key in ("ours", "peer"))
         ratio = "–" if row["ratio"] is None else f"{_quotes._digits(row['ratio'])} ×"
         holds = {True: "yes", False: "**no**", None: "–"}[row["ok"]]
         out.append(f"| {name} | {ours} | {row['peer_name'] or '–'} | {peer} | {ratio} | {holds} |")

@@ -92,7 +92,7 @@ def _origin(module: str, name: str) -> str:
         return _origin(*there)
     lazy = _assigned(tree, "_FUNCTIONS")
     if lazy is not None and name in (places := ast.literal_eval(lazy)):
-        return _origin(f"{'jaxsci' if module == 'jaxsci' else module}.{places[name]}", name)
+        return _origin(f"{module}.{places[name]}", name)
     return f"{module}.{name}"
 
 
