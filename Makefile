@@ -15,7 +15,7 @@ PYTEST := $(CACHE) JAX_PLATFORMS=cpu $(PY) -m pytest -n 2 --dist worksteal
 # it is the default one, which `make test-all`, `make test-types` and the gate's double-precision truths use.
 QUICK ?= JAXSCI_TEST_QUICK=1
 
-.PHONY: install demo test test-full test-all test-types lint bench wheel-smoke notebooks clean
+.PHONY: install demo test test-full test-all test-types lint bench wheel-smoke notebooks docs dist clean
 
 install:  ## the environment with pinned packages and jaxsci itself, editable
 	@python3 requirements/install.py $(VENV) --python $(PYTHON)
@@ -51,5 +51,13 @@ wheel-smoke: install  ## build the wheel, install it elsewhere, use it from anot
 notebooks: install  ## execute every percent script into its .ipynb
 	@$(CACHE) $(PY) notebooks/build.py $(ARGS)
 
+docs:  ## the site in site/, every warning an error; nothing of it is fetched when it is read
+	@python3 requirements/install.py .venv-docs --python $(PYTHON) --only requirements/docs.txt
+	@NO_MKDOCS_2_WARNING=1 .venv-docs/bin/python -m mkdocs build --strict $(ARGS)
+
+dist:  ## sdist and wheel in dist/, built twice and equal, checked by twine
+	@python3 requirements/install.py .venv-release --python $(PYTHON) --only requirements/release.txt
+	@.venv-release/bin/python requirements/dist.py $(ARGS)
+
 clean:
-	rm -rf .venv .venv-* .jax_cache build dist *.egg-info jaxsci-demo jaxsci-demo-*
+	rm -rf .venv .venv-* .jax_cache build dist site *.egg-info jaxsci-demo jaxsci-demo-*

@@ -1,4 +1,4 @@
-"""What README files quote of measured speed: tables filled from the newest results file of a CPU, and nothing else.
+"""What README files and the site's pages quote of measured speed: tables filled from the newest results of a CPU.
 
 A block names the rows it quotes, one a line; where rows share a name, the peer stands after a bar:
 
@@ -31,9 +31,10 @@ def newest() -> pathlib.Path | None:
 
 
 def documents() -> list[pathlib.Path]:
-    """Files that may hold blocks: the README files, the rooms' own included."""
+    """Files that may hold blocks: the README files, the rooms' own included, and the pages of the site."""
     folders = (ROOT / name for name in ("jaxsci", "pallas_kernels", "benchmarks", "notebooks"))
-    return [ROOT / "README.md", *(file for folder in folders for file in sorted(folder.rglob("README.md")))]
+    pages = sorted((ROOT / "docs").rglob("*.md"))
+    return [ROOT / "README.md", *pages, *(file for folder in folders for file in sorted(folder.rglob("README.md")))]
 
 
 def filled(text: str, file: pathlib.Path | None) -> str:
@@ -54,22 +55,24 @@ def filled(text: str, file: pathlib.Path | None) -> str:
 
 def _row(rows: list[dict[str, Any]], wanted: str) -> dict[str, Any]:
     name, _, peer = (part.strip() for part in wanted.partition(" | "))
-    found = [row for row in rows if row["name"] == name and peer in ("", row["peer_name"])]
+    found = [row for row in rows if row["name"] == wanted]  # some names tell the peer themselves
+    found = found or [row for row in rows if row["name"] == name and peer in ("", row["peer_name"])]
     if len(found) != 1:
         peers = [row["peer_name"] for row in rows if row["name"] == name]
         raise LookupError(f"{len(found)} rows {wanted!r} in the results" + (f"; peers: {peers}" if peers else ""))
     return found[0]
 
 
-def _table(rows, results, name):
+def _table(rows, results, file):
     machine = results["machine"]
     out = ["| what | jaxsci | peer | it takes | ratio |", "|---|---|---|---|---|"]
     for row in rows:
         ours, peer = (_figure(row[key], row["unit"]) for key in ("ours", "peer"))
         ratio = "–" if row["ratio"] is None else f"{_digits(row['ratio'])} ×"
-        out.append(f"| {row['name']} | {ours} | {row['peer_name'] or '–'} | {peer} | {ratio} |")
+        name = row["name"].partition(" | ")[0]  # what follows is the peer, which has a column
+        out.append(f"| {name} | {ours} | {row['peer_name'] or '–'} | {peer} | {ratio} |")
     said = f"{machine['processor']}, {machine['cores']} cores, Python {machine['python']}, jax {machine['jax']}"
-    out += ["", f"{said}; ratio: larger is better; all rows: `benchmarks/results/{name}`."]
+    out += ["", f"{said}; ratio: larger is better; all rows: `benchmarks/results/{file}`."]
     return "".join(line + "\n" for line in out)
 
 

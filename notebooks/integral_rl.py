@@ -76,12 +76,14 @@ P, K = riccati.solve(A, B, Q, R)
 def draw(errors, title, references=(-2, -4, -5)):
     """Rules with an order get their slope; those that are exact after a few nodes are only drawn."""
     spectral = [name for name in ("Clenshaw-Curtis", "Gauss-Legendre") if name in errors["rule"]]
-    ax = plot.orders(errors.drop_sel(rule=spectral), x="intervals", by="rule", references=references, title=title)
-    for name, color in zip(spectral, ("#E69F00", "black")):
+    ax = plt.subplots(figsize=(7.2, 4.4), dpi=125, layout="constrained")[1]
+    for name, color in zip(spectral, ("#E69F00", "black")):  # first, so that labels are placed in the final limits
         one = errors.sel(rule=name)
         ax.plot(one["intervals"], one, "s--", color=color, markersize=4, linewidth=1, label=name)
+    lines = list(ax.lines)
+    plot.orders(errors.drop_sel(rule=spectral), x="intervals", by="rule", references=references, title=title, ax=ax)
     if spectral:
-        ax.legend(handles=ax.lines[-len(spectral) :], loc="lower left", bbox_to_anchor=(0.62, 0.2))
+        ax.legend(handles=lines, loc="lower left", bbox_to_anchor=(0.62, 0.2))
     ax.set_xticks(errors["intervals"].values, labels=[str(i) for i in errors["intervals"].values])
     ax.minorticks_off()
     return ax

@@ -1,11 +1,12 @@
 """Make a virtual environment with the pinned packages and jaxsci itself, editable; do nothing when it is current.
 
-    python requirements/install.py VENV [--python NAME] [--probe]
+    python requirements/install.py VENV [--python NAME] [--probe] [--only FILE]
 
 Standard library only, so that any Python >= 3.11 can run it. pip brings uv, which installs some hundred pinned
 wheels in seconds; where uv cannot be had or fails, pip installs the same files. A stamp in the environment holds
 a hash of all that it was made from, so an unchanged checkout costs a few milliseconds. --probe only says by the exit
-status whether that Python works: 0, or 3 where there is none.
+status whether that Python works: 0, or 3 where there is none. --only installs the pins of one file and not jaxsci, for
+tools that read the sources without importing them.
 """
 
 import argparse
@@ -55,6 +56,7 @@ def main() -> None:
     parser.add_argument("venv", type=pathlib.Path)
     parser.add_argument("--python", default="python3")
     parser.add_argument("--probe", action="store_true", help="make nothing; exit status 3 if there is no such Python")
+    parser.add_argument("--only", type=pathlib.Path, help="a file of pins, in place of those of this Python and jaxsci")
     args = parser.parse_args()
 
     try:
@@ -64,7 +66,7 @@ def main() -> None:
         raise SystemExit(3 if args.probe else 1) from None
     if args.probe:
         return
-    pins = ROOT / "requirements" / ("py311.txt" if version == (3, 11) else "py312.txt")
+    pins = args.only or ROOT / "requirements" / ("py311.txt" if version == (3, 11) else "py312.txt")
     parts = [pins.read_bytes(), (ROOT / "pyproject.toml").read_bytes(), repr(version).encode(), str(ROOT).encode()]
     stamp, wanted = args.venv / ".jaxsci-stamp", hashlib.sha256(b"\0".join(parts)).hexdigest()
     python = args.venv / ("Scripts" if os.name == "nt" else "bin") / "python"
@@ -78,7 +80,7 @@ def main() -> None:
     pip = [python, "-m", "pip", "--disable-pip-version-check", "--quiet"]
     got_uv = subprocess.run([*pip, "install", "uv"]).returncode == 0
     # --no-deps: the pins are complete, so nothing is resolved and nothing can backtrack.
-    jobs = [["-r", str(pins)], ["-e", str(ROOT)]]
+    jobs = [["-r", str(pins)]] if args.only else [["-r", str(pins)], ["-e", str(ROOT)]]
     for job in jobs:
         if got_uv:
             # Bytecode is compiled here because imports are several times slower without it.

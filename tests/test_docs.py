@@ -2,6 +2,7 @@
 
 import doctest
 import importlib
+import inspect
 import os
 import pathlib
 import re
@@ -104,3 +105,23 @@ def test_every_room_has_its_page():
 
 def test_registry_names_are_importable():
     assert len(registry.public_names()) > 50
+
+
+# Shares of functions with an example below the usual 95 of 100; a room that reaches it leaves this table.
+EXAMPLES = {"jaxsci.diffusion": 0.27, "jaxsci.sweep": 0.6}
+
+
+def test_entry_points_have_examples():
+    """Functions that users call show how, in a doctest that `test_doctests` runs; counted by room.
+
+    The demo is left out: its examples are its commands, which run for a minute.
+    """
+    rooms: dict[str, list[tuple[str, bool]]] = {}
+    for name, value in registry.public_names().items():
+        if registry.inferred(value) is None and not name.startswith("jaxsci.demo."):
+            room = "pallas_kernels" if name.startswith("pallas") else ".".join(name.split(".")[:2])
+            rooms.setdefault(room, []).append((name, ">>>" in (inspect.getdoc(value) or "")))
+    for room, entries in rooms.items():
+        without = [name for name, has in entries if not has]
+        share = 1 - len(without) / len(entries)
+        assert share >= EXAMPLES.get(room, 0.95), "\n".join([f"{room}: {share:.0%} have an example; not:", *without])

@@ -28,6 +28,14 @@ def binned(policy: Policy, num_bins: Size, *, low: ArrayLike, high: ArrayLike) -
 
     Raises:
         ValueError: num_bins < 1.
+
+    Example:
+        >>> import jax
+        >>> from jaxsci import bandits
+        >>> policy = bandits.wrappers.binned(bandits.policies.ucb1(3), 4, low=0.0, high=1.0)
+        >>> decision = policy.select(jax.random.key(1), policy.init(jax.random.key(0)), 0.3)
+        >>> print(0 <= int(decision.action) < 3)
+        True
     """
     num_bins = check_size("binned", "num_bins", num_bins)
     low, high = (jnp.asarray(v, float_dtype(low, high)) for v in (low, high))

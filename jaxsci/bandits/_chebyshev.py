@@ -74,6 +74,16 @@ def cheb_cb(
     Raises:
         ValueError: num_arms or num_features < 1.
 
+    Example:
+        >>> import jax
+        >>> from jaxsci import bandits
+        >>> policy = bandits.policies.cheb_cb(3, low=0.0, high=1.0)
+        >>> state = policy.init(jax.random.key(0))
+        >>> decision = policy.select(jax.random.key(1), state, 0.4)
+        >>> state = policy.update(state, decision, 7.0, 0.4)
+        >>> int(state.rounds)
+        1
+
     References: Khodak et al. 2024, Learning to Relax, algorithm 2.
     """
     num_arms, num_features = check_num_arms("cheb_cb", num_arms), check_size("cheb_cb", "num_features", num_features)

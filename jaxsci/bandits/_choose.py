@@ -29,6 +29,14 @@ def choose(policies: Sequence[Policy], index: ArrayLike) -> Policy:
 
     Raises:
         ValueError: no policy.
+
+    Example:
+        >>> import jax
+        >>> from jaxsci import bandits
+        >>> policies = [bandits.policies.fixed(3, arm=0), bandits.policies.fixed(3, arm=2)]
+        >>> policy = bandits.wrappers.choose(policies, 1)
+        >>> int(policy.select(jax.random.key(1), policy.init(jax.random.key(0))).action)
+        2
     """
     policies = tuple(policies)
     if not policies:

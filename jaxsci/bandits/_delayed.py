@@ -180,6 +180,17 @@ def delayed_settle(policy: Policy, state: DelayedState, ticket: ArrayLike, loss:
         state: as `delayed_hold` returned it, or a later one.
         ticket: which decision, traced.
         loss: its loss, traced.
+
+    Example:
+        >>> import jax
+        >>> from jaxsci import bandits
+        >>> inner = bandits.policies.ucb1(2)
+        >>> state = bandits.wrappers.delayed(inner, capacity=4).init(jax.random.key(0))
+        >>> decision = inner.select(jax.random.key(1), state.policy)
+        >>> state, ticket = bandits.wrappers.delayed_hold(state, decision)
+        >>> state = bandits.wrappers.delayed_settle(inner, state, ticket, 0.5)
+        >>> float(state.policy.count.sum())
+        1.0
     """
     return _settle(policy, state, jnp.asarray(ticket, jnp.int32), jnp.asarray(loss, state.pending.loss.dtype))
 

@@ -72,6 +72,15 @@ def exp3_ix(num_arms: Size, *, rate: ArrayLike = 1.0) -> Policy:
         rate: c > 0, traced. At 1 the rate is that of the analysis for a known number of rounds T, with t in place of
             T; $1/\sqrt 2$ gives the rate of the analysis without a horizon.
 
+    Example:
+        >>> import jax
+        >>> import numpy as np
+        >>> from jaxsci import bandits
+        >>> costs = np.tile(np.array([0.9, 0.1], np.float32), (200, 1))
+        >>> played = bandits.replay(jax.random.key(0), costs, bandits.policies.exp3_ix(2))
+        >>> bool(played.history.action[-50:].mean() > 0.8)
+        True
+
     References: Neu 2015, algorithm 1 and theorem 1.
     """
     num_arms = check_num_arms("exp3_ix", num_arms)
@@ -89,6 +98,15 @@ def exp3_p(num_arms: Size, *, horizon: ArrayLike, failure: ArrayLike = 0.05) -> 
         num_arms: K, static.
         horizon: T, the number of rounds planned, traced.
         failure: $\delta$ in (0, 1), traced.
+
+    Example:
+        >>> import jax
+        >>> import numpy as np
+        >>> from jaxsci import bandits
+        >>> costs = np.tile(np.array([0.9, 0.1], np.float32), (200, 1))
+        >>> played = bandits.replay(jax.random.key(0), costs, bandits.policies.exp3_p(2, horizon=200))
+        >>> bool(played.history.action[-50:].mean() > 0.5)
+        True
 
     References: Bubeck and Cesa-Bianchi 2012, section 3.2 (figure 3.2 and theorem 3.2).
     """

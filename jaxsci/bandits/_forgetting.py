@@ -67,6 +67,16 @@ def discounted(policy: Policy, *, discount: ArrayLike = 0.99) -> Policy:
     Raises:
         TypeError: a policy with another state, when it is initialised.
 
+    Example:
+        >>> import jax
+        >>> from jaxsci import bandits
+        >>> policy = bandits.wrappers.discounted(bandits.policies.ucb1(2), discount=0.5)
+        >>> state = policy.init(jax.random.key(0))
+        >>> for _ in range(2):
+        ...     state = policy.update(state, policy.select(jax.random.key(1), state), 1.0)
+        >>> float(state.policy.count.sum())
+        1.5
+
     References: Garivier and Moulines 2011 (D-UCB); Russac, Vernade, Cappe 2019, algorithm 1.
     """
     discount = as_float(discount)
@@ -91,6 +101,16 @@ def windowed(policy: Policy, length: Size, *, context: PyTree = None) -> Policy:
     Raises:
         ValueError: length < 1; a context unlike the example.
         TypeError: a policy with another state, when it is initialised.
+
+    Example:
+        >>> import jax
+        >>> from jaxsci import bandits
+        >>> policy = bandits.wrappers.windowed(bandits.policies.ucb1(2), 1)
+        >>> state = policy.init(jax.random.key(0))
+        >>> for _ in range(3):
+        ...     state = policy.update(state, policy.select(jax.random.key(1), state), 1.0)
+        >>> float(state.policy.count.sum())
+        1.0
 
     References: Garivier and Moulines 2011 (SW-UCB).
     """

@@ -90,6 +90,14 @@ def interface_model(params: dict) -> tuple[gp.kernels.Kernel, Float[Array, ""]]:
     Args:
         params: positive "length" $\lambda$, "coupling" g and "precision" $\tau$, traced.
 
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci import bandits
+        >>> surrogate = bandits.regressors.gp_surrogate(jnp.linspace(0.0, 1.0, 5)[:, None], capacity=4)
+        >>> kernel, noise = bandits.regressors.interface_model(surrogate.params)
+        >>> print(float(noise) > 0)
+        True
+
     References: Zhang et al. 2023, section 4.
     """
     context = gp.kernels.part(gp.kernels.rbf(jnp.sqrt(params["length"] / 2)), 0)
@@ -98,7 +106,15 @@ def interface_model(params: dict) -> tuple[gp.kernels.Kernel, Float[Array, ""]]:
 
 
 def interface_prior(params: dict) -> Float[Array, ""]:
-    r"""Log density of the precision's prior $\Gamma(100, 1)$, $99\log\tau - \tau$ flat in the rest."""
+    r"""Log density of the precision's prior $\Gamma(100, 1)$, $99\log\tau - \tau$ flat in the rest.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci import bandits
+        >>> surrogate = bandits.regressors.gp_surrogate(jnp.linspace(0.0, 1.0, 5)[:, None], capacity=4)
+        >>> print(jnp.isfinite(bandits.regressors.interface_prior(surrogate.params)))
+        True
+    """
     return 99 * jnp.log(params["precision"]) - params["precision"]
 
 
@@ -139,6 +155,13 @@ def gp_surrogate(
 
     Raises:
         ValueError: shapes or sizes that make no sense; another model without params.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci import bandits
+        >>> surrogate = bandits.regressors.gp_surrogate(jnp.linspace(0.0, 1.0, 5)[:, None], capacity=10)
+        >>> type(surrogate).__name__
+        'GPSurrogate'
 
     References: Zhang et al. 2023, section 4.
     """
@@ -214,6 +237,15 @@ def gp_ts(surrogate: GPSurrogate, *, marginal_max: Size | None = None) -> Policy
 
     Raises:
         ValueError: marginal_max < 1.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxsci import bandits
+        >>> arms = jnp.linspace(0.0, 1.0, 5)[:, None]
+        >>> policy = bandits.policies.gp_ts(bandits.regressors.gp_surrogate(arms, capacity=10))
+        >>> decision = policy.select(jax.random.key(1), policy.init(jax.random.key(0)))
+        >>> print(0 <= int(decision.action) < 5)
+        True
 
     References: Chowdhury and Gopalan 2017, On Kernelized Multi-armed Bandits, algorithm 2; Zhang et al. 2023.
     """

@@ -95,6 +95,14 @@ def fast_cb(
     Raises:
         ValueError: `eliminate` with a regressor that has no leverage.
 
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxsci import bandits
+        >>> policy = bandits.policies.fast_cb(bandits.regressors.ridge(3, 2))
+        >>> decision = policy.select(jax.random.key(1), policy.init(jax.random.key(0)), jnp.ones(2))
+        >>> print(0 <= int(decision.action) < 3)
+        True
+
     References: Foster and Krishnamurthy 2021, algorithm 1.
     """
     return _policy("fast_cb", regressor, exploration, exponent, floor, eliminate, relative=True)
@@ -106,6 +114,13 @@ def greedy_cb(regressor: Regressor, *, epsilon: ArrayLike = 0.0) -> Policy:
     Args:
         regressor: a `Regressor`.
         epsilon: in [0, 1], traced; 0 never explores.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxsci import bandits
+        >>> policy = bandits.policies.greedy_cb(bandits.regressors.ridge(3, 2))
+        >>> int(policy.select(jax.random.key(1), policy.init(jax.random.key(0)), jnp.ones(2)).action)
+        0
     """
     epsilon = as_float(epsilon)
     return _over(regressor, Partial(_select_greedy, regressor, epsilon))

@@ -78,6 +78,14 @@ def lin_ts(num_arms: Size, num_features: Size, *, alpha: ArrayLike = 1.0, **opti
     Raises:
         ValueError: a size below 1; a context of another shape, when it is used.
 
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxsci import bandits
+        >>> policy = bandits.policies.lin_ts(3, 2)
+        >>> decision = policy.select(jax.random.key(1), policy.init(jax.random.key(0)), jnp.ones(2))
+        >>> print(0 <= int(decision.action) < 3)
+        True
+
     References: Agrawal and Goyal 2013, algorithm 1.
     """
     alpha = as_float(alpha)

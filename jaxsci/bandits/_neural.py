@@ -130,6 +130,14 @@ def neu_square_cb(
     Raises:
         ValueError: as `network`.
 
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxsci import bandits
+        >>> policy = bandits.policies.neu_square_cb(3, 2, hidden=(4,))
+        >>> decision = policy.select(jax.random.key(1), policy.init(jax.random.key(0)), jnp.ones((3, 2)))
+        >>> print(0 <= int(decision.action) < 3)
+        True
+
     References: Deb et al. 2024, algorithm 1.
     """
     model = network(num_arms, num_features, loss="square", learning_rate=learning_rate, **options)

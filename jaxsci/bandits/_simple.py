@@ -36,6 +36,13 @@ def fixed(num_arms: Size, *, arm: ArrayLike) -> Policy:
     Args:
         num_arms: K, static.
         arm: index in [0, K), traced; values outside are clipped.
+
+    Example:
+        >>> import jax
+        >>> from jaxsci import bandits
+        >>> policy = bandits.policies.fixed(3, arm=2)
+        >>> int(policy.select(jax.random.key(0), policy.init(jax.random.key(0))).action)
+        2
     """
     num_arms = check_num_arms("fixed", num_arms)
     return Policy(
@@ -50,6 +57,14 @@ def uniform(num_arms: Size) -> Policy:
 
     Args:
         num_arms: K, static.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxsci import bandits
+        >>> policy = bandits.policies.uniform(4)
+        >>> decision = policy.select(jax.random.key(1), policy.init(jax.random.key(0)))
+        >>> print(f"{jnp.exp(decision.log_prob):.2f}")
+        0.25
     """
     num_arms = check_num_arms("uniform", num_arms)
     return Policy(
@@ -83,6 +98,15 @@ def epsilon_greedy(num_arms: Size, *, exploration: ArrayLike = 5.0) -> Policy:
         exploration: c > 0, traced.
 
     Losses may have any range. References: Auer et al. 2002, figure 3.
+
+    Example:
+        >>> import jax
+        >>> import numpy as np
+        >>> from jaxsci import bandits
+        >>> costs = np.tile(np.array([0.9, 0.1], np.float32), (200, 1))
+        >>> played = bandits.replay(jax.random.key(0), costs, bandits.policies.epsilon_greedy(2))
+        >>> bool(played.history.action[-50:].mean() > 0.8)
+        True
     """
     num_arms = check_num_arms("epsilon_greedy", num_arms)
     exploration = as_float(exploration)

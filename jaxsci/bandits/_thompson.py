@@ -76,6 +76,15 @@ def thompson_gaussian(
     Losses may have any range; the defaults suit [0, 1]. The state is `Moments` of the losses less `prior_mean`.
     The probability of the arm has no closed form: log_prob is 0, and importance weights cannot be taken from it.
 
+    Example:
+        >>> import jax
+        >>> import numpy as np
+        >>> from jaxsci import bandits
+        >>> costs = np.tile(np.array([0.9, 0.1], np.float32), (100, 1))
+        >>> played = bandits.replay(jax.random.key(0), costs, bandits.policies.thompson_gaussian(2))
+        >>> bool(played.history.action[-50:].mean() > 0.9)
+        True
+
     References: Gelman et al. 2013, section 2.5.
     """
     num_arms = check_num_arms("thompson_gaussian", num_arms)
@@ -106,6 +115,15 @@ def thompson_normal_inverse_gamma(
 
     Losses may have any range; the defaults suit [0, 1]. The state is `Moments` of the losses less `prior_mean`.
     The probability of the arm has no closed form: log_prob is 0, and importance weights cannot be taken from it.
+
+    Example:
+        >>> import jax
+        >>> import numpy as np
+        >>> from jaxsci import bandits
+        >>> costs = np.tile(np.array([0.9, 0.1], np.float32), (100, 1))
+        >>> played = bandits.replay(jax.random.key(0), costs, bandits.policies.thompson_normal_inverse_gamma(2))
+        >>> bool(played.history.action[-50:].mean() > 0.9)
+        True
 
     References: Gelman et al. 2013, section 3.3.
     """

@@ -67,6 +67,15 @@ def ucb_v(
     The choice is deterministic, so log_prob is 0, and importance weights cannot be taken from it. The state is
     `Moments`.
 
+    Example:
+        >>> import jax
+        >>> import numpy as np
+        >>> from jaxsci import bandits
+        >>> costs = np.tile(np.array([0.9, 0.1], np.float32), (100, 1))
+        >>> played = bandits.replay(jax.random.key(0), costs, bandits.policies.ucb_v(2))
+        >>> bool(played.history.action[-50:].mean() > 0.7)
+        True
+
     References: Audibert et al. 2009 (the constant of the last term is 1).
     """
     num_arms = check_num_arms("ucb_v", num_arms)

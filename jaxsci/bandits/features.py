@@ -27,6 +27,11 @@ def chebyshev(context: Float[ArrayLike, ""], low, high, *, num_features: Size) -
 
     Raises:
         ValueError: num_features < 1.
+
+    Example:
+        >>> from jaxsci import bandits
+        >>> print(bandits.features.chebyshev(0.5, -1.0, 1.0, num_features=4))
+        [ 1.   0.5 -0.5 -1. ]
     """
     span = jnp.asarray(high - low)
     x = jnp.clip(jnp.where(span != 0, 2 * (context - low) / jnp.where(span != 0, span, 1) - 1, 0 * context), -1, 1)

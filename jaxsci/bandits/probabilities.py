@@ -39,6 +39,12 @@ def exponential(
         eta: learning rate >= 0.
         mask: arms that may be played, all by default.
         mixing: $\gamma$ in [0, 1].
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci import bandits
+        >>> print(bandits.probabilities.exponential(jnp.array([0.0, 1.0, 1.0]), 1.0).round(2))
+        [0.58 0.21 0.21]
     """
     dtype = float_dtype(losses, eta, mixing)
     losses, eta, mixing = (jnp.asarray(v, dtype) for v in (losses, eta, mixing))
@@ -66,6 +72,12 @@ def tsallis(
         losses: cumulative losses, any finite values; only differences matter.
         eta: learning rate > 0.
         mask: arms that may be played, all by default.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci import bandits
+        >>> print(bandits.probabilities.tsallis(jnp.array([0.0, 1.0, 1.0]), 1.0).sum().round(4))
+        1.0
     """
     dtype = float_dtype(losses, eta)
     losses = jnp.asarray(losses, dtype)
@@ -97,6 +109,12 @@ def inverse_gap(
         scores: predicted losses, any finite values; only differences matter.
         eta: how strongly a gap counts, >= 0; 0 is uniform.
         mask: arms that may be played, all by default.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci import bandits
+        >>> print(bandits.probabilities.inverse_gap(jnp.array([0.0, 1.0]), 2.0).round(2))
+        [0.75 0.25]
     """
     allowed = allowed_arms(mask, scores.shape[0])
     scores = jnp.where(allowed, scores, jnp.inf)

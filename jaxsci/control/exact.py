@@ -77,6 +77,13 @@ def geometric_brownian(
 
     Returns:
         A `Path` with zero rewards.
+
+    Example:
+        >>> import jax
+        >>> from jaxsci import control
+        >>> path = control.exact.geometric_brownian(jax.random.key(0), 100.0, num_steps=12, dt=1 / 12, volatility=0.2)
+        >>> print(path.xs.shape, bool(path.xs.min() > 0))
+        (13,) True
     """
     x0, dt, drift, volatility = _arrays(x0, dt, drift, volatility)
     return _geometric(keys.as_typed_key(key, "exact.geometric_brownian"), x0, dt, drift, volatility, num_steps)
@@ -111,6 +118,13 @@ def ornstein_uhlenbeck(
 
     Returns:
         A `Path` with zero rewards. Status bits: non-finite input, out of range (dt < 0, or no stationary law).
+
+    Example:
+        >>> import jax
+        >>> from jaxsci import control
+        >>> path = control.exact.ornstein_uhlenbeck(jax.random.key(0), num_steps=4000, dt=0.1, rate=2.0, mean=1.0)
+        >>> print(f"{path.xs.mean():.1f} {path.xs.std():.1f}")
+        1.0 0.5
     """
     key = keys.as_typed_key(key, "exact.ornstein_uhlenbeck")
     given = jnp.zeros((), float_dtype(dt, rate, mean, volatility)) if x0 is None else x0
@@ -147,6 +161,13 @@ def running_maximum(path: Path) -> Path:
     """The path with its running maximum: states (x, m), stacked along a last axis, m_k = max of x_0, ..., x_k.
 
     It is the maximum over the grid, below that over all times by about 0.5826 sigma sqrt(dt).
+
+    Example:
+        >>> import jax
+        >>> from jaxsci import control
+        >>> path = control.exact.running_maximum(control.exact.brownian(jax.random.key(0), 0.0, num_steps=8, dt=0.1))
+        >>> print(path.xs.shape, bool((path.xs[:, 1] >= path.xs[:, 0]).all()))
+        (9, 2) True
 
     References: Broadie, Glasserman and Kou 1997, A continuity correction for discrete barrier options.
     """

@@ -122,6 +122,12 @@ def ode(
 
     Raises:
         TypeError: one of the functions cannot be called.
+
+    Example:
+        >>> from jaxsci import control
+        >>> problem = control.ode(lambda t, x, u, args: -args * x, args=2.0, horizon=1.0)
+        >>> print(float(problem.drift(0.0, 3.0, None, problem.args)))
+        -6.0
     """
     return ODE(
         as_partial(drift, "ode", "drift"),

@@ -48,6 +48,15 @@ def save(
     Raises:
         TypeError: `path` is no path, or an array is traced or holds objects or strings.
         OSError: the file cannot be written.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import os, tempfile
+        >>> from jaxsci.core import arrays
+        >>> path = os.path.join(tempfile.mkdtemp(), "a.npz")
+        >>> arrays.save(path, {"x": jnp.arange(3.0)}, kind="example")
+        >>> print(arrays.load(path, kind="example")["x"])
+        [0. 1. 2.]
     """
     path = _path(caller, path)
     found = {name: _host(name, array) for name, array in arrays.items()}
@@ -96,6 +105,15 @@ def load(
         ValueError: the file is damaged, of another kind, newer, of another configuration, or lacks an array; the
             message says the path and what is wrong.
         TypeError: `path` is no path.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import os, tempfile
+        >>> from jaxsci.core import arrays
+        >>> path = os.path.join(tempfile.mkdtemp(), "a.npz")
+        >>> arrays.save(path, {"x": jnp.arange(3.0)}, kind="example")
+        >>> print(arrays.load(path, kind="example")["x"])
+        [0. 1. 2.]
     """
     path = _path(caller, path)
     try:

@@ -39,6 +39,15 @@ def save(directory: str | Path, tree: PyTree, step: int, config: Any = None, kee
         TypeError: a leaf is traced.
         OSError: the folder cannot be written.
         ImportError: the extra "nets" is missing.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import tempfile
+        >>> from jaxsci.core import checkpoint
+        >>> folder = tempfile.mkdtemp()
+        >>> checkpoint.save(folder, {"x": jnp.ones(2)}, 7)
+        >>> print(checkpoint.latest(folder))
+        7
     """
     keep = check_size("checkpoint.save", "keep", keep)
     step = check_size("checkpoint.save", "step", step, least=0)  # what is no such number would never be found again
@@ -64,7 +73,14 @@ def save(directory: str | Path, tree: PyTree, step: int, config: Any = None, kee
 
 
 def latest(directory: str | Path) -> int | None:
-    """The newest complete step in `directory`; None when there is none. Needs no extra."""
+    """The newest complete step in `directory`; None when there is none. Needs no extra.
+
+    Example:
+        >>> import tempfile
+        >>> from jaxsci.core import checkpoint
+        >>> print(checkpoint.latest(tempfile.mkdtemp()))
+        None
+    """
     steps = _steps(directory)
     return steps[-1] if steps else None
 
@@ -87,6 +103,15 @@ def restore(directory: str | Path, like: PyTree, step: int | None = None, config
         FileNotFoundError: no complete checkpoint, or not this step.
         ValueError: the configuration or a leaf differs, or the step is damaged; the message says which and how.
         ImportError: the extra "nets" is missing.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import tempfile
+        >>> from jaxsci.core import checkpoint
+        >>> folder = tempfile.mkdtemp()
+        >>> checkpoint.save(folder, {"x": jnp.ones(2)}, 7)
+        >>> print(checkpoint.restore(folder, {"x": jnp.zeros(2)})["x"].sum())
+        2.0
     """
     ocp = _orbax("checkpoint.restore")
     steps = _steps(directory)

@@ -16,6 +16,11 @@ def require(module: str, extra: str, purpose: str) -> ModuleType:
 
     Raises:
         ImportError: `module` is not installed; the message holds the pip command.
+
+    Example:
+        >>> from jaxsci.core import extras
+        >>> print(extras.require("json", "sweep", "this example").dumps([1]))
+        [1]
     """
     try:
         return importlib.import_module(module)

@@ -24,6 +24,14 @@ def write_atomic(path: str | os.PathLike, write: Callable[[pathlib.Path], Any]) 
 
     Raises:
         OSError: the file cannot be written, e.g. on a full disk; the message names it.
+
+    Example:
+        >>> import os, tempfile
+        >>> from jaxsci.core import files
+        >>> path = os.path.join(tempfile.mkdtemp(), "a.txt")
+        >>> _ = files.write_atomic(path, lambda temporary: temporary.write_text("whole"))
+        >>> print(os.path.getsize(path))
+        5
     """
     path = pathlib.Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -48,7 +56,16 @@ def write_atomic(path: str | os.PathLike, write: Callable[[pathlib.Path], Any]) 
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:
-    """Plain data as JSON text, written by `write_atomic`."""
+    """Plain data as JSON text, written by `write_atomic`.
+
+    Example:
+        >>> import os, tempfile
+        >>> from jaxsci.core import files
+        >>> path = os.path.join(tempfile.mkdtemp(), "a.json")
+        >>> files.write_json(path, {"x": 1})
+        >>> print(os.path.exists(path))
+        True
+    """
     write_atomic(path, lambda temporary: temporary.write_text(json.dumps(value)))
 
 
@@ -57,6 +74,11 @@ def named(function: str, path: str | os.PathLike) -> str | os.PathLike:
 
     Raises:
         ValueError: empty text.
+
+    Example:
+        >>> from jaxsci.core import files
+        >>> print(files.named("load", "a.npz"))
+        a.npz
     """
     if os.fspath(path) == "":
         raise ValueError(f"{function}: expected a path, got empty text; '.' is the folder where Python runs")
@@ -73,6 +95,11 @@ def inside(function: str, folder: str | os.PathLike, name: str) -> pathlib.Path:
 
     Raises:
         ValueError: the path is absolute or leads out of the folder.
+
+    Example:
+        >>> from jaxsci.core import files
+        >>> print(files.inside("load", "folder", "part/a.npz").name)
+        a.npz
     """
     folder, path = pathlib.Path(folder), pathlib.PurePath(str(name))
     if path.is_absolute() or ".." in path.parts or not path.parts:
@@ -96,6 +123,14 @@ def locked(function: str, folder: str | os.PathLike, name: str) -> Iterator[None
         ValueError: `folder` is empty text.
         OSError: the folder cannot be written; the message names it.
         RuntimeError: another process holds the lock; the message names it.
+
+    Example:
+        >>> import os, tempfile
+        >>> from jaxsci.core import files
+        >>> folder = tempfile.mkdtemp()
+        >>> with files.locked("run", folder, "run.lock"):
+        ...     print(os.listdir(folder))
+        ['run.lock']
     """
     folder = pathlib.Path(named(function, folder))
     try:

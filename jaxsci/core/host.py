@@ -16,17 +16,37 @@ from jaxsci.core import entry
 
 
 def namespace(*values: PyTree) -> ModuleType:
-    """`jax.numpy` when any leaf of `values` is a JAX array, else `numpy`."""
+    """`jax.numpy` when any leaf of `values` is a JAX array, else `numpy`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci.core import host
+        >>> print(host.namespace(1.0, [2.0]).__name__, host.namespace(jnp.ones(1)).__name__)
+        numpy jax.numpy
+    """
     return jnp if any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(values)) else np
 
 
 def as_leaf(value: Any) -> Any:
-    """A parameter as an array, so that compiled code traces it: NumPy in float64, or the JAX array itself."""
+    """A parameter as an array, so that compiled code traces it: NumPy in float64, or the JAX array itself.
+
+    Example:
+        >>> from jaxsci.core import host
+        >>> print(host.as_leaf(3).dtype)
+        int64
+    """
     return value if isinstance(value, jax.Array) else np.asarray(value)[()]
 
 
 def to_host(tree: PyTree) -> PyTree:
-    """The same tree with float64 (or integer) NumPy leaves."""
+    """The same tree with float64 (or integer) NumPy leaves.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci.core import host
+        >>> print(type(host.to_host(jnp.ones(2))).__name__)
+        ndarray
+    """
     return jax.tree.map(lambda a: np.asarray(a, np.float64) if np.asarray(a).dtype.kind == "f" else np.asarray(a), tree)
 
 

@@ -16,7 +16,14 @@ from jaxsci.core.types import KeyArray
 
 
 def as_typed_key(key: Any, function: str) -> KeyArray:
-    """Return `key` if it is one typed key, else raise the TypeError that names the remedy."""
+    """Return `key` if it is one typed key, else raise the TypeError that names the remedy.
+
+    Example:
+        >>> import jax
+        >>> from jaxsci.core import keys
+        >>> print(keys.as_typed_key(jax.random.key(3), "run").shape)
+        ()
+    """
     dtype = getattr(key, "dtype", None)
     if dtype is None or not jnp.issubdtype(dtype, jax.dtypes.prng_key):
         got = type(key).__name__ if dtype is None else f"an array of {dtype}{list(np.shape(key))}"

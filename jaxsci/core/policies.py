@@ -40,6 +40,11 @@ def allowed_arms(mask: Bool[ArrayLike, " K"] | None, num_arms: int) -> Bool[Arra
 
     Raises:
         ValueError: a mask of another shape or dtype than Bool[num_arms].
+
+    Example:
+        >>> from jaxsci.core import policies
+        >>> print(policies.allowed_arms(None, 3))
+        [ True  True  True]
     """
     if mask is None:
         return jnp.ones(num_arms, bool)
@@ -53,7 +58,14 @@ def allowed_arms(mask: Bool[ArrayLike, " K"] | None, num_arms: int) -> Bool[Arra
 
 
 def sleeping_arms(mask: Bool[ArrayLike, " K"] | None, num_arms: int) -> Bool[Array, " K"]:
-    """Which arms the mask forbids. An adversarial policy keeps them in its decision, for its update charges them."""
+    """Which arms the mask forbids. An adversarial policy keeps them in its decision, for its update charges them.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci.core import policies
+        >>> print(policies.sleeping_arms(jnp.array([True, False]), 2))
+        [False  True]
+    """
     return ~allowed_arms(mask, num_arms)
 
 
@@ -71,6 +83,12 @@ def draw(
         probabilities: of the K arms, not negative; they need not sum to 1.
         mask: True where an arm may be played; None allows all.
         aux: what the policy's update will need, handed on in the decision.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxsci.core import policies
+        >>> print(int(policies.draw(jax.random.key(0), jnp.array([0.0, 1.0])).action))
+        1
     """
     key = as_typed_key(key, "select")
     allowed = allowed_arms(mask, probabilities.shape[0])
@@ -99,6 +117,12 @@ def choose_least(
         mask: True where an arm may be played; None allows all.
         aux: what the policy's update will need, handed on in the decision.
         key: typed key, consumed by the draw among equal scores.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci.core import policies
+        >>> print(int(policies.choose_least(jnp.array([2.0, 1.0, 3.0])).action))
+        1
     """
     allowed = allowed_arms(mask, scores.shape[0])
     # A NaN would win the argmin. Only if every allowed score is NaN or infinite does the first allowed arm play.
@@ -113,7 +137,14 @@ def choose_least(
 
 
 def played(decision: Decision) -> Bool[Array, ""]:
-    """Whether an arm was played: False for a decision whose mask allowed none."""
+    """Whether an arm was played: False for a decision whose mask allowed none.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci.core import policies
+        >>> print(policies.played(policies.choose_least(jnp.array([2.0, 1.0]))))
+        True
+    """
     return decision.log_prob > -jnp.inf
 
 
@@ -122,6 +153,13 @@ def as_select(select: Callable) -> Partial:
 
     Context and mask become arrays first. A Python number would be static under jit, and every new value of it would
     compile again.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxsci.core import policies
+        >>> select = policies.as_select(lambda key, state, context, mask: policies.choose_least(state, mask))
+        >>> print(int(select(jax.random.key(0), jnp.array([2.0, 1.0])).action))
+        1
     """
     return Partial(_choose, as_partial(select, "as_select", "select"))
 
@@ -131,6 +169,12 @@ def as_context(function: str, context, shape: tuple[int, ...], dtype=None) -> Ar
 
     Raises:
         ValueError: no array or number, or one of another shape: names `function`, what it expects and what it got.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci.core import policies
+        >>> print(policies.as_context("lin_ucb", jnp.array([1.0, 2.0]), (2,)))
+        [1. 2.]
     """
     if eqx.is_array_like(context) and jnp.shape(context) == shape:
         return jnp.asarray(context, dtype)
@@ -149,6 +193,15 @@ def select_among(function: str, policy: Policy, key, state, context, num_arms: i
 
     Raises:
         ValueError: the policy was made for another number of arms; some would never be tried, or do not exist.
+
+    Example:
+        >>> import jax
+        >>> from jaxsci import bandits
+        >>> from jaxsci.core import policies
+        >>> policy = bandits.policies.fixed(3, arm=1)
+        >>> state = policy.init(jax.random.key(0))
+        >>> print(int(policies.select_among("tuned_step", policy, jax.random.key(1), state, None, 3).action))
+        1
     """
     if mask is None and num_arms is not None:
         mask = jnp.ones(num_arms, bool)
@@ -265,7 +318,13 @@ def round_key(key: KeyArray, purpose: str, index: Int[ArrayLike, ""] | None = No
 
 
 def check_num_arms(function: str, num_arms: Size) -> int:
-    """The number of arms as an int >= 1, or the ValueError that names `function`."""
+    """The number of arms as an int >= 1, or the ValueError that names `function`.
+
+    Example:
+        >>> from jaxsci.core import policies
+        >>> print(policies.check_num_arms("ucb1", 3))
+        3
+    """
     return check_size(function, "num_arms", num_arms)
 
 

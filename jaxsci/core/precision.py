@@ -15,27 +15,62 @@ _HIGHEST = jax.lax.Precision.HIGHEST
 
 
 def matmul(a: Inexact[ArrayLike, "..."], b: Inexact[ArrayLike, "..."]) -> Inexact[Array, "..."]:
-    """The product a b by the rules of `jnp.matmul`: of matrices, vectors or stacks of matrices."""
+    """The product a b by the rules of `jnp.matmul`: of matrices, vectors or stacks of matrices.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci.core import precision
+        >>> print(precision.matmul(jnp.eye(2), jnp.array([1.0, 2.0])))
+        [1. 2.]
+    """
     return jnp.matmul(a, b, precision=_HIGHEST)
 
 
 def vdot(a: Inexact[ArrayLike, "..."], b: Inexact[ArrayLike, "..."]) -> Inexact[Array, ""]:
-    r"""$\sum_i \bar a_i b_i$ over all entries of two arrays of one size, as `jnp.vdot`; for pytrees see `tree.dot`."""
+    r"""$\sum_i \bar a_i b_i$ over all entries of two arrays of one size, as `jnp.vdot`; for pytrees see `tree.dot`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci.core import precision
+        >>> print(precision.vdot(jnp.ones(3), jnp.ones(3)))
+        3.0
+    """
     return jnp.vdot(a, b, precision=_HIGHEST)
 
 
 def tensordot(a: Inexact[ArrayLike, "..."], b: Inexact[ArrayLike, "..."], axes) -> Inexact[Array, "..."]:
-    """Sums of products over `axes`, by the rules of `jnp.tensordot`; `axes` is static."""
+    """Sums of products over `axes`, by the rules of `jnp.tensordot`; `axes` is static.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci.core import precision
+        >>> print(precision.tensordot(jnp.ones((2, 3)), jnp.ones(3), 1))
+        [3. 3.]
+    """
     return jnp.tensordot(a, b, axes=axes, precision=_HIGHEST)
 
 
 def einsum(subscripts: str, *operands: Inexact[ArrayLike, "..."]) -> Inexact[Array, "..."]:
-    """Sums of products by Einstein's convention, by the rules of `jnp.einsum`; `subscripts` is static."""
+    """Sums of products by Einstein's convention, by the rules of `jnp.einsum`; `subscripts` is static.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci.core import precision
+        >>> print(precision.einsum("ij,j->i", jnp.eye(2), jnp.array([1.0, 2.0])))
+        [1. 2.]
+    """
     return jnp.einsum(subscripts, *operands, precision=_HIGHEST)
 
 
 def largest(x: Inexact[Array, "..."]) -> Inexact[Array, ""]:
-    """The largest modulus of the entries, 0 where there are none."""
+    """The largest modulus of the entries, 0 where there are none.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci.core import precision
+        >>> print(precision.largest(jnp.array([1.0, -3.0])))
+        3.0
+    """
     return jnp.max(jnp.abs(x), initial=0)
 
 

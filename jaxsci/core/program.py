@@ -57,7 +57,15 @@ def fingerprint(function: Callable, *args: PyTree, platform: str | None = None) 
 
 
 def of_jaxpr(closed: Any, platform: str | None = None) -> str:
-    """`fingerprint` of a function that is traced already, given as a `jax.extend.core.ClosedJaxpr`."""
+    """`fingerprint` of a function that is traced already, given as a `jax.extend.core.ClosedJaxpr`.
+
+    Example:
+        >>> import jax
+        >>> from jaxsci.core import program
+        >>> one, two = (program.of_jaxpr(jax.make_jaxpr(lambda x: x + c)(1.0)) for c in (1.0, 2.0))
+        >>> print(one != two)
+        True
+    """
     found = list(equations(closed.jaxpr))
     parts = [_text_digest(closed, platform, lanes=False)]
     if any("custom_vmap" in e.primitive.name for e in found):
@@ -71,14 +79,29 @@ def of_jaxpr(closed: Any, platform: str | None = None) -> str:
 
 
 def platform_of(device: jax.Device) -> str:
-    """The name under which programs for a device are lowered: JAX calls both kinds of GPU ``"gpu"``."""
+    """The name under which programs for a device are lowered: JAX calls both kinds of GPU ``"gpu"``.
+
+    Example:
+        >>> import jax
+        >>> from jaxsci.core import program
+        >>> print(program.platform_of(jax.local_devices(backend="cpu")[0]))
+        cpu
+    """
     if device.platform != "gpu":
         return device.platform
     return "rocm" if "rocm" in device.client.platform_version.lower() else "cuda"
 
 
 def inner_jaxprs(equation: Any) -> list[Any]:
-    """Open jaxprs among the parameters of an equation."""
+    """Open jaxprs among the parameters of an equation.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxsci.core import program
+        >>> jaxpr = jax.make_jaxpr(jax.jit(jnp.sin))(1.0).jaxpr
+        >>> print(len(list(program.inner_jaxprs(jaxpr.eqns[0]))))
+        1
+    """
     found = []
     for value in equation.params.values():
         for item in value if isinstance(value, (list, tuple)) else (value,):
@@ -89,7 +112,15 @@ def inner_jaxprs(equation: Any) -> list[Any]:
 
 
 def equations(jaxpr: Any) -> Iterator[Any]:
-    """All equations of an open jaxpr and of those nested in it."""
+    """All equations of an open jaxpr and of those nested in it.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxsci.core import program
+        >>> jaxpr = jax.make_jaxpr(lambda x: jnp.sin(x) + 1)(1.0).jaxpr
+        >>> print([equation.primitive.name for equation in program.equations(jaxpr)])
+        ['sin', 'add']
+    """
     for equation in jaxpr.eqns:
         yield equation
         for inner in inner_jaxprs(equation):

@@ -24,6 +24,12 @@ def reporting(
 
     Raises:
         ImportError: a bar is asked for and the extra "sweep" is missing.
+
+    Example:
+        >>> from jaxsci.core import progress
+        >>> with progress.reporting("fit", lambda done, total, text: print(done, total, text), 10) as report:
+        ...     report(3, "loss 0.5")
+        3 10 loss 0.5
     """
     if callable(progress):
         yield lambda count, text="": progress(count, total, text)

@@ -33,7 +33,14 @@ class Decision(NamedTuple):
 
 
 def finite_status(state: PyTree) -> Int[Array, ""]:
-    """NONFINITE_RESULT where a floating leaf of `state` holds a NaN or an infinity, else 0."""
+    """NONFINITE_RESULT where a floating leaf of `state` holds a NaN or an infinity, else 0.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci.core import protocols
+        >>> print(protocols.finite_status({"x": jnp.ones(2)}))
+        0
+    """
     return status.flag(~tree.all_finite(state), status.NONFINITE_RESULT)
 
 

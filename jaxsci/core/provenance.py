@@ -26,7 +26,13 @@ _PLAIN = (type(None), bool, int, float, complex, str, bytes, type(...), range, s
 
 
 def versions() -> dict[str, str]:
-    """Versions of what computes: python, numpy, jax, jaxlib and jaxsci."""
+    """Versions of what computes: python, numpy, jax, jaxlib and jaxsci.
+
+    Example:
+        >>> from jaxsci.core import provenance
+        >>> print(sorted(provenance.versions()))
+        ['jax', 'jaxlib', 'jaxsci', 'numpy', 'python']
+    """
     import jaxlib
 
     import jaxsci
@@ -41,7 +47,13 @@ def versions() -> dict[str, str]:
 
 
 def settings() -> dict[str, Any]:
-    """Settings of JAX that change numbers: double precision, random bits, precision of matrix products."""
+    """Settings of JAX that change numbers: double precision, random bits, precision of matrix products.
+
+    Example:
+        >>> from jaxsci.core import provenance
+        >>> print(len(provenance.settings()) > 0)
+        True
+    """
     bits = "partitionable" if jax.config.jax_threefry_partitionable else "not partitionable"
     return {
         "x64": bool(jax.config.jax_enable_x64),
@@ -51,7 +63,13 @@ def settings() -> dict[str, Any]:
 
 
 def device_description(devices: Sequence[Any] | None = None) -> dict[str, Any]:
-    """Platform, kind and number of `devices` (all local ones by default), and the host's processor and cores."""
+    """Platform, kind and number of `devices` (all local ones by default), and the host's processor and cores.
+
+    Example:
+        >>> from jaxsci.core import provenance
+        >>> print(provenance.device_description()["platform"])
+        cpu
+    """
     devices = jax.local_devices() if devices is None else list(devices)
     return {
         "platform": devices[0].platform,

@@ -36,6 +36,12 @@ def bind(function: Callable, **static) -> Bound:
 
     Raises:
         TypeError: an argument that is an array or cannot be hashed: pass it as a leaf of the `Partial` instead.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci.core import static
+        >>> print(static.bind(jnp.sum, axis=0)(jnp.ones((2, 3))))
+        [2. 2. 2.]
     """
     for name, value in static.items():
         try:
@@ -65,6 +71,12 @@ def as_partial(function: Callable, caller: str, argument: str) -> Callable:
 
     Raises:
         TypeError: `function` cannot be called.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci.core import static
+        >>> print(static.as_partial(jnp.sin, "solve", "f")(0.0))
+        0.0
     """
     if not callable(function):
         raise TypeError(f"{caller}: {argument} must be a function, got {type(function).__name__}")
@@ -89,6 +101,10 @@ def warn_of_new_objects(function: Callable, caller: str, argument: str) -> None:
         function: what the user plugged in; only functions of Python have a source line to tell.
         caller: named by the warning.
         argument: the argument's name, for the warning.
+
+    Example:
+        >>> from jaxsci.core import static
+        >>> static.warn_of_new_objects(print, "solve", "cost")
     """
     code = getattr(function, "__code__", None)
     if code is None:
@@ -119,6 +135,11 @@ def check_size(function: str, name: str, value: Any, *, least: int = 1) -> int:
     Raises:
         ValueError: `value` is no integer, below `least`, or too large for the int32 that counts.
         TypeError: `value` is traced.
+
+    Example:
+        >>> from jaxsci.core import static
+        >>> print(static.check_size("run", "num_steps", 3))
+        3
     """
     if isinstance(value, jax.core.Tracer):
         raise TypeError(

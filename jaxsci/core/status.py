@@ -119,12 +119,26 @@ for _bit, _name, _cause, _remedy in (
 
 
 def flag(condition, bit: int) -> Int[Array, ""]:
-    """`bit` where `condition` holds, else 0, as int32."""
+    """`bit` where `condition` holds, else 0, as int32.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci.core import status
+        >>> print(status.flag(jnp.array(True), status.MAX_STEPS) == status.MAX_STEPS)
+        True
+    """
     return jnp.where(condition, jnp.int32(bit), jnp.int32(0))
 
 
 def merge(*codes: Int[Array, "..."]) -> Int[Array, "..."]:
-    """Bitwise or of statuses of equal shape."""
+    """Bitwise or of statuses of equal shape.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci.core import status
+        >>> print(status.merge(jnp.int32(1), jnp.int32(4)))
+        5
+    """
     merged = jnp.asarray(codes[0], jnp.int32)
     for code in codes[1:]:
         merged = merged | jnp.asarray(code, jnp.int32)
@@ -132,12 +146,26 @@ def merge(*codes: Int[Array, "..."]) -> Int[Array, "..."]:
 
 
 def reduce(codes: Int[Array, "..."], axis: int | tuple[int, ...] | None = None) -> Int[Array, "..."]:
-    """Bitwise or over axes (all of them by default): the status of a batch or of a whole time series."""
+    """Bitwise or over axes (all of them by default): the status of a batch or of a whole time series.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci.core import status
+        >>> print(status.reduce(jnp.array([0, 1, 4])))
+        5
+    """
     return jnp.bitwise_or.reduce(jnp.asarray(codes, jnp.int32), axis=axis)
 
 
 def bits(room: str | None = None) -> list[tuple[int, Bit]]:
-    """The registered bits in order: core's, then those of `room` (of every loaded room when None)."""
+    """The registered bits in order: core's, then those of `room` (of every loaded room when None).
+
+    Example:
+        >>> from jaxsci.core import status
+        >>> mask, text = status.bits("core")[0]
+        >>> print(int(mask), text.name)
+        0 non-finite input
+    """
     return sorted(
         ((bit, text) for (owner, bit), text in _TABLE.items() if room is None or owner in ("core", room)),
         key=lambda entry: (entry[0], entry[1].room),
@@ -205,7 +233,13 @@ class StatusError(RuntimeError):
 
 def names_status(name: str) -> bool:
     """Whether a field of this name holds status bits: ``status``, or one that came through a protocol and keeps a field
-    of its own, such as ``policy_status``; the last part of a dotted name counts."""
+    of its own, such as ``policy_status``; the last part of a dotted name counts.
+
+    Example:
+        >>> from jaxsci.core import status
+        >>> print(status.names_status("policy_status"), status.names_status("value"))
+        True False
+    """
     last = name.split(".")[-1]
     return last == "status" or last.endswith("_status")
 
@@ -269,6 +303,14 @@ def check(x: Any, *, room: str | None = None, max_listed: int = 5) -> Any:
         StatusError: some status holds a fault; the message names the entries by coordinate or index.
         ValueError: `x` holds no status at all.
         TypeError: `x` is traced; inside a compiled function read ``status`` instead.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci import check, linear
+        >>> op = linear.operators.shifted_laplacian((4, 4))
+        >>> result = linear.solve(op, jnp.ones((4, 4)), method=linear.methods.sor(1.5), tol=1e-4)
+        >>> print(check(result) is result)
+        True
     """
     found = [("status", x)] if _is_status(x) else list(_statuses(x))
     if not found:

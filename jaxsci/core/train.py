@@ -52,6 +52,13 @@ def init(params: PyTree, *, optimizer: Any) -> TrainState:
 
     Raises:
         TypeError: a leaf of `params` is not floating, or `optimizer` lacks one of the two functions.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import optax
+        >>> from jaxsci.core import train
+        >>> print(int(train.init({"w": jnp.zeros(2)}, optimizer=optax.sgd(0.1)).step))
+        0
     """
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         if not (eqx.is_array_like(leaf) and jnp.issubdtype(jnp.result_type(leaf), jnp.floating)):
@@ -99,6 +106,16 @@ def step(
         TypeError: `loss` does not give a floating scalar, a metric is not floating under a mesh, or `optimizer` changes
             a dtype or shape of its state.
         ValueError: the mesh does not divide the batch, or its axes are not ``Auto``.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> import optax
+        >>> from jaxsci.core import train
+        >>> loss = lambda params, batch, key: jnp.sum((params["w"] - batch) ** 2)
+        >>> state = train.init({"w": jnp.zeros(2)}, optimizer=optax.sgd(0.25))
+        >>> state, value = train.step(jax.random.key(0), state, jnp.ones(2), loss=loss, optimizer=optax.sgd(0.25))
+        >>> print(state.params["w"], value)
+        [0.5 0.5] 2.0
     """
     _, loss_key = _keys(keys.as_typed_key(key, "train.step"), state.step)
 
@@ -316,6 +333,17 @@ def fit(
         TypeError: see `init` and `step`.
         RuntimeError: another process is writing into the folder.
         ImportError: an extra is missing.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> import optax
+        >>> from jaxsci.core import train
+        >>> loss = lambda params, batch, key: jnp.sum((params["w"] - batch) ** 2)
+        >>> result = train.fit(
+        ...     jax.random.key(0), loss, {"w": jnp.zeros(2)}, lambda key, i: jnp.ones(2), optimizer=optax.sgd(0.25),
+        ...     num_steps=20, progress=False)
+        >>> print(result.value["w"].round(3))
+        [1. 1.]
     """
     num_steps = check_size("train.fit", "num_steps", num_steps, least=0)
     key = keys.as_typed_key(key, "train.fit")

@@ -28,6 +28,12 @@ def float_dtype(*trees: PyTree) -> np.dtype:
 
     Raises:
         TypeError: a complex leaf, of which a cast would keep the real part alone.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci.core import types
+        >>> print(types.float_dtype(jnp.ones(2), 3))
+        float32
     """
     if is_complex(*trees):
         raise TypeError(
@@ -42,7 +48,14 @@ def float_dtype(*trees: PyTree) -> np.dtype:
 
 
 def is_complex(*trees: PyTree) -> bool:
-    """Whether some leaf is of a complex dtype, traced ones included."""
+    """Whether some leaf is of a complex dtype, traced ones included.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci.core import types
+        >>> print(types.is_complex(jnp.ones(1)), types.is_complex(1j))
+        False True
+    """
     for leaf in (leaf for tree in trees for leaf in jax.tree.leaves(tree)):
         dtype = getattr(leaf, "dtype", None)
         if isinstance(leaf, complex) or dtype is not None and jnp.issubdtype(dtype, jnp.complexfloating):
@@ -51,7 +64,13 @@ def is_complex(*trees: PyTree) -> bool:
 
 
 def as_float(value: ArrayLike) -> Inexact[Array, "..."]:
-    """`value` as an array of its own `float_dtype`: numbers, integers and Booleans become JAX's default float."""
+    """`value` as an array of its own `float_dtype`: numbers, integers and Booleans become JAX's default float.
+
+    Example:
+        >>> from jaxsci.core import types
+        >>> print(types.as_float(3).dtype)
+        float32
+    """
     return jnp.asarray(value, float_dtype(value))
 
 
@@ -61,6 +80,11 @@ def as_scalar(value: ArrayLike, function: str, argument: str, dtype: Any = None)
     Raises:
         ValueError: `value` has axes; the message names `function` and `argument`.
         TypeError: `value` is complex.
+
+    Example:
+        >>> from jaxsci.core import types
+        >>> print(types.as_scalar(0.5, "solve", "tol"))
+        0.5
     """
     if jnp.shape(value) != ():
         raise ValueError(f"{function}: {argument} must be a scalar, got shape {jnp.shape(value)}; use jax.vmap over it")
@@ -76,6 +100,11 @@ def as_count(value: ArrayLike, function: str, argument: str) -> Int[Array, ""]:
         ValueError: `value` has axes, is no whole number (2.5, NaN), or exceeds int32; the message names `function` and
             `argument`.
         TypeError: `value` is no number, or a traced one of a dtype that is not integer.
+
+    Example:
+        >>> from jaxsci.core import types
+        >>> print(types.as_count(3.0, "solve", "max_steps"))
+        3
     """
     if np.shape(value) != ():
         raise ValueError(f"{function}: {argument} must be a scalar, got shape {np.shape(value)}; use jax.vmap over it")
@@ -106,6 +135,11 @@ def require_double(function: str, dtype: Any, allow_float32: bool, reason: str) 
 
     Raises:
         ValueError: `dtype` is not float64 and `allow_float32` is False; the message names the line to add.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci.core import types
+        >>> types.require_double("solve", jnp.float32, True, "it would be noise")
     """
     if dtype != np.dtype("float64") and not allow_float32:
         raise ValueError(
@@ -115,7 +149,14 @@ def require_double(function: str, dtype: Any, allow_float32: bool, reason: str) 
 
 
 def is_concrete(value: Any) -> bool:
-    """Whether no leaf of `value` is a tracer, so that its numbers can be looked at before anything is compiled."""
+    """Whether no leaf of `value` is a tracer, so that its numbers can be looked at before anything is compiled.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci.core import types
+        >>> print(types.is_concrete(jnp.ones(1)))
+        True
+    """
     return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(value))
 
 
@@ -130,6 +171,11 @@ def concrete(value: Any, function: str, argument: str, alternative: str) -> Any:
 
     Raises:
         TypeError: a leaf of `value` is a tracer.
+
+    Example:
+        >>> from jaxsci.core import types
+        >>> print(types.concrete([1.0, 2.0], "rule", "nodes", "pass the weights"))
+        [array(1.), array(2.)]
     """
     if not is_concrete(value):
         raise TypeError(

@@ -19,6 +19,11 @@ def clean(name: str = "china.jpg", *, block: int = _BLOCK) -> Float[np.ndarray, 
 
     Raises:
         ImportError: the extra "demo" is missing.
+
+    Example:
+        >>> from jaxsci.demo import photographs
+        >>> print(photographs.clean(block=40).ndim)
+        3
     """
     data = require("sklearn.datasets", "demo", "the photographs of the demo")
     require("PIL", "demo", "the photographs of the demo")
@@ -34,6 +39,11 @@ def noisy(*, block: int = _BLOCK, noise: float = 0.03, seed: int = 0) -> Float[n
         block: side of a block in pixels.
         noise: standard deviation, in units of the grey range.
         seed: of the noise.
+
+    Example:
+        >>> from jaxsci.demo import photographs
+        >>> print(photographs.noisy(block=40).shape[0])
+        6
     """
     channels = np.concatenate([np.moveaxis(clean(name, block=block), 2, 0) for name in _NAMES])
     return channels + noise * np.random.default_rng(seed).normal(size=channels.shape)

@@ -253,6 +253,15 @@ def append(gp: GP, x: PyTree, y: ArrayLike, *, noise: ArrayLike | None = None) -
 
     Differentiable as `condition`.
 
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci import gp
+        >>> x = jnp.array([[0.0], [1.0]])
+        >>> process = gp.condition(gp.kernels.rbf(1.0), x, jnp.array([0.0, 1.0]), noise=0.01, size=3)
+        >>> process = gp.append(process, jnp.array([2.0]), 2.0)
+        >>> print(process.mask)
+        [ True  True  True]
+
     References: Golub and Van Loan 2013, Matrix Computations, section 4.2 (bordered Cholesky factor).
     """
     num_rows = gp.y.shape[0]
@@ -313,6 +322,15 @@ def predict(gp: GP, x: PyTree) -> Prediction:
 
     Differentiable in everything.
 
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci import gp
+        >>> x = jnp.array([[0.0], [1.0]])
+        >>> process = gp.condition(gp.kernels.rbf(1.0), x, jnp.array([0.0, 1.0]), noise=1e-4)
+        >>> found = gp.predict(process, jnp.array([1.0]))
+        >>> print(f"{found.mean:.2f} {found.variance:.2f}")
+        1.00 0.00
+
     References: Rasmussen and Williams 2006, algorithm 2.1.
     """
     _check_one("gp.predict", gp, x)
@@ -336,6 +354,14 @@ def joint(gp: GP, xs: PyTree) -> Joint:
         ValueError: xs have not the shape of the inputs of the process.
 
     Differentiable in everything.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci import gp
+        >>> process = gp.condition(gp.kernels.rbf(1.0), jnp.array([[0.0], [1.0]]), jnp.array([0.0, 1.0]), noise=0.01)
+        >>> found = gp.joint(process, jnp.array([[0.2], [0.5], [3.0]]))
+        >>> print(found.mean.shape, found.covariance.shape)
+        (3,) (3, 3)
 
     References: Rasmussen and Williams 2006, equation 2.24.
     """
@@ -369,6 +395,13 @@ def sample(key: KeyArray, gp: GP, xs: PyTree) -> Sample:
 
     Differentiable in everything.
 
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxsci import gp
+        >>> process = gp.condition(gp.kernels.rbf(1.0), jnp.array([[0.0], [1.0]]), jnp.array([0.0, 1.0]), noise=0.01)
+        >>> print(gp.sample(jax.random.key(0), process, jnp.array([[0.2], [0.8]])).value.shape)
+        (2,)
+
     References: Rasmussen and Williams 2006, section A.2.
     """
     key = as_typed_key(key, "gp.sample")
@@ -391,6 +424,13 @@ def log_marginal(gp: GP) -> Float[Array, ""]:
 
     Look at the GP's status: of a singular one no row is live and this is 0. Differentiable in everything.
 
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci import gp
+        >>> x, y = jnp.arange(4.0)[:, None], jnp.sin(jnp.arange(4.0))
+        >>> print(bool(gp.log_marginal(gp.condition(gp.kernels.rbf(1.5), x, y, noise=0.01)) > -4.0))
+        True
+
     References: Rasmussen and Williams 2006, algorithm 2.1.
     """
     fit = precision.vdot(gp.y, gp.alpha)
@@ -406,6 +446,14 @@ def leave_one_out(gp: GP) -> Prediction:
 
     Returns:
         A `Prediction` of N rows; dead ones hold zeros. Differentiable in everything.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci import gp
+        >>> x, y = jnp.arange(4.0)[:, None], jnp.array([0.0, 1.0, 2.0, 9.0])
+        >>> found = gp.leave_one_out(gp.condition(gp.kernels.rbf(2.0), x, y, noise=0.1))
+        >>> print(int(jnp.argmax(abs(found.mean - y))))  # the value that its neighbours do not expect
+        3
 
     References: Rasmussen and Williams 2006, equation 5.12.
     """

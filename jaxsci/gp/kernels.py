@@ -60,6 +60,12 @@ def matern(nu: float, length: ArrayLike) -> Kernel:
     Raises:
         ValueError: another nu; a concrete length that is not positive.
 
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci import gp
+        >>> print(gp.kernels.matern(1.5, 1.0)(jnp.zeros(1), jnp.ones(1)).round(3))
+        0.483
+
     References: Rasmussen and Williams 2006, section 4.2.1.
     """
     if nu not in _MATERN:
@@ -72,6 +78,12 @@ def linear(variance: ArrayLike) -> Kernel:
 
     Args:
         variance: prior variance of the slopes, one for all coordinates or (d,), traced.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci import gp
+        >>> print(gp.kernels.linear(jnp.array([1.0, 2.0]))(jnp.array([1.0, 1.0]), jnp.array([3.0, 4.0])))
+        11.0
     """
     return Partial(_linear, _positive("linear", "variance", variance, ">= 0"))
 
@@ -81,6 +93,12 @@ def constant(variance: ArrayLike) -> Kernel:
 
     Args:
         variance: its prior variance, traced.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci import gp
+        >>> print(gp.kernels.constant(2.0)(jnp.zeros(1), jnp.ones(1)))
+        2.0
     """
     return Partial(_constant, _positive("constant", "variance", variance, ">= 0"))
 
@@ -94,6 +112,12 @@ def hamming(coupling: ArrayLike) -> Kernel:
     Coordinates are compared by equality, so they may be Booleans, integers or whole floats; the derivative with
     respect to them is zero. On binary vectors $m = \mathrm{mean}_j(1 - |x_j - x'_j|)$.
 
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci import gp
+        >>> print(gp.kernels.hamming(1.0)(jnp.array([1, 2]), jnp.array([1, 3])).round(3))
+        1.649
+
     References: Zhang et al. 2023, Meta Learning of Interface Conditions for Multi-Domain PINNs, section 4.
     """
     return Partial(_hamming, _leaf(coupling))
@@ -104,6 +128,12 @@ def scale(kernel: Kernel, variance: ArrayLike) -> Kernel:
 
     Args:
         kernel: any kernel. variance: $\sigma^2$, traced.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci import gp
+        >>> print(gp.kernels.scale(gp.kernels.rbf(1.0), 4.0)(jnp.zeros(1), jnp.zeros(1)))
+        4.0
     """
     return Partial(_scale, _positive("scale", "variance", variance, ">= 0"), as_tree(kernel))
 
@@ -113,6 +143,13 @@ def add(*kernels: Kernel) -> Kernel:
 
     Raises:
         ValueError: no kernel.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci import gp
+        >>> kernel = gp.kernels.add(gp.kernels.rbf(1.0), gp.kernels.constant(2.0))
+        >>> print(kernel(jnp.zeros(1), jnp.zeros(1)))
+        3.0
     """
     return Partial(_add, _several("add", kernels))
 
@@ -122,6 +159,13 @@ def multiply(*kernels: Kernel) -> Kernel:
 
     Raises:
         ValueError: no kernel.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci import gp
+        >>> kernel = gp.kernels.multiply(gp.kernels.constant(2.0), gp.kernels.constant(3.0))
+        >>> print(kernel(jnp.zeros(1), jnp.zeros(1)))
+        6.0
     """
     return Partial(_multiply, _several("multiply", kernels))
 
@@ -160,6 +204,14 @@ def gram(kernel: Kernel, xs: PyTree, ys: PyTree) -> Float[Array, "n m"]:
 
     Differentiable in everything but categories. Distances are formed from differences, never from inner products,
     which cancel; memory is n m unless XLA cannot fuse.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci import gp
+        >>> xs = jnp.array([[0.0], [1.0]])
+        >>> print(gp.kernels.gram(gp.kernels.rbf(1.0), xs, xs).round(2))
+        [[1.   0.61]
+         [0.61 1.  ]]
     """
     kernel = as_tree(kernel)
     return jax.vmap(lambda x: jax.vmap(lambda y: kernel(x, y))(ys))(xs)

@@ -115,6 +115,13 @@ def shifted(op, shift: ArrayLike):
         ValueError: another shape.
 
     Differentiable in both.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci import linear
+        >>> op = linear.operators.shifted(linear.operators.dense(jnp.eye(2)), 3.0)
+        >>> print(op.mv(jnp.array([1.0, 2.0])))
+        [4. 8.]
     """
     like = _like(op)
     shift = jnp.asarray(shift, like.dtype)
@@ -133,6 +140,13 @@ def scaled(op, factor: ArrayLike):
 
     Raises:
         ValueError: `factor` is not a scalar.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci import linear
+        >>> op = linear.operators.scaled(linear.operators.dense(jnp.eye(2)), 3.0)
+        >>> print(op.mv(jnp.array([1.0, 2.0])))
+        [3. 6.]
     """
     factor = as_scalar(factor, "scaled", "factor", _like(op).dtype)
     if isinstance(op, _ENTRIES):
@@ -158,6 +172,13 @@ def add(a, b):
         ValueError: operators of different shapes.
 
     Differentiable in both.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci import linear
+        >>> op = linear.operators.add(linear.operators.dense(jnp.eye(2)), linear.operators.dense(jnp.ones((2, 2))))
+        >>> print(op.mv(jnp.array([1.0, 2.0])))
+        [4. 5.]
     """
     _same_shape("add", a, b)
     symmetric = a.symmetric and b.symmetric
@@ -274,6 +295,14 @@ def compose(a, b, *, diagonal: Float[Array, "..."] | None = None, symmetric: boo
         ValueError: operators, or a diagonal, of different shapes.
 
     Differentiable in both.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci import linear
+        >>> double, sums = linear.operators.dense(2 * jnp.eye(2)), linear.operators.dense(jnp.ones((2, 2)))
+        >>> op = linear.operators.compose(double, sums)
+        >>> print(op.mv(jnp.array([1.0, 2.0])))
+        [6. 6.]
     """
     like = _same_shape("compose", a, b)
     if diagonal is not None:
@@ -317,6 +346,13 @@ def as_sparse(op) -> Sparse:
         TypeError: an operator whose pattern is not known.
 
     Differentiable in the coefficients.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci import linear
+        >>> op = linear.operators.as_sparse(linear.operators.shifted_laplacian((2, 2)))
+        >>> print(op.mv(jnp.ones(4)))
+        [2. 2. 2. 2.]
     """
     if isinstance(op, Sparse):
         return op

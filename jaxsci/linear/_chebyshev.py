@@ -55,6 +55,14 @@ def chebyshev(low: ArrayLike, high: ArrayLike) -> Solver:
             and no step runs. A `high` so small that an eigenvalue exceeds low + high diverges, and says so; a `low`
             that is too large converges at the pace of the eigenvalues below it.
 
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci import linear
+        >>> op, b = linear.operators.shifted_laplacian((8, 8), 1.0), jnp.ones((8, 8))
+        >>> result = linear.solve(op, b, method=linear.methods.chebyshev(1.0, 9.0), tol=1e-4)
+        >>> bool(result.steps < 30), int(result.status)
+        (True, 0)
+
     References: Golub and Varga 1961; Saad 2003, section 12.3, algorithm 12.1.
     """
     prepare = Partial(_prepare, as_scalar(low, "chebyshev", "low"), as_scalar(high, "chebyshev", "high"))

@@ -100,6 +100,13 @@ def dense(matrix: Float[Array, "n n"], *, symmetric: bool = False) -> Dense:
     Raises:
         ValueError: a matrix that is not square, or empty.
         TypeError: a complex matrix.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci import linear
+        >>> op = linear.operators.dense(jnp.array([[2.0, 1.0], [0.0, 3.0]]))
+        >>> print(op.mv(jnp.array([1.0, 2.0])))
+        [4. 6.]
     """
     matrix = jnp.asarray(matrix, real_dtype("dense", matrix))
     check_square("dense", matrix.shape)

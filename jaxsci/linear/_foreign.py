@@ -70,6 +70,14 @@ def from_bcoo(matrix, *, symmetric: bool = False) -> Sparse:
         ValueError: a matrix that is not square, empty, or has batch or dense axes.
 
     Differentiable in ``matrix.data``.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jax.experimental.sparse import BCOO
+        >>> from jaxsci import linear
+        >>> op = linear.interop.from_bcoo(BCOO.fromdense(jnp.array([[2.0, -1.0], [-1.0, 2.0]])))
+        >>> print(op.mv(jnp.array([1.0, 3.0])))
+        [-1.  5.]
     """
     if matrix.n_batch or matrix.n_dense or matrix.ndim != 2:
         raise ValueError(

@@ -89,6 +89,14 @@ class Factors(NamedTuple):
 def cg() -> Solver:
     """Conjugate gradients for symmetric positive definite A, stopping as SciPy does.
 
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci import linear
+        >>> op, b = linear.operators.shifted_laplacian((8, 8)), jnp.ones((8, 8))
+        >>> result = linear.solve(op, b, method=linear.methods.cg(), tol=1e-4)
+        >>> int(result.steps), int(result.status)
+        (10, 0)
+
     References: Hestenes and Stiefel 1952; Saad 2003, section 6.7.
     """
     return Solver(Partial(_prepare_cg), Partial(_init_cg), Partial(_step_cg), Partial(_broken))
@@ -140,6 +148,14 @@ def ssor_pcg(omega: ArrayLike, *, sweep_first: str = "forward", form: str = "pla
 
     Raises:
         ValueError: an unknown `sweep_first` or `form`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci import linear
+        >>> op, b = linear.operators.shifted_laplacian((8, 8)), jnp.ones((8, 8))
+        >>> result = linear.solve(op, b, method=linear.methods.ssor_pcg(1.4), tol=1e-4)
+        >>> bool(result.steps < 12), int(result.status)
+        (True, 0)
 
     References: Axelsson 1972; Eisenstat 1981; Saad 2003, sections 9.2.2 and 10.2.
     """

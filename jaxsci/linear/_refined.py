@@ -63,6 +63,14 @@ def refined(method: Solver, *, dtype: str = "float32", factor: ArrayLike = 1e-3,
             ``jax.config.update("jax_enable_x64", True)``), if its dtype cannot be changed (a function of lineax), or if
             the method is `pipelined_sor`.
 
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci import linear
+        >>> op, b = linear.operators.shifted_laplacian((8, 8), 1.0), jnp.ones((8, 8))
+        >>> method = linear.methods.refined(linear.methods.gauss_seidel(), dtype="bfloat16", factor=0.05)
+        >>> int(linear.solve(op, b, method=method, tol=1e-4).status)
+        0
+
     References: Higham 2002, chapter 12; Carson and Higham 2018, SIAM Journal on Scientific Computing 40(2).
     """
     dtype = jnp.dtype(dtype).name

@@ -60,6 +60,14 @@ def jacobi(omega: ArrayLike = 1.0) -> Solver:
         omega: damping, traced. It converges for 0 < omega < 2 / lambda_max(D^-1 A), which is at most 2; outside (0, 2)
             the result carries `status.OUT_OF_RANGE` and no sweep runs.
 
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci import linear
+        >>> op, b = linear.operators.shifted_laplacian((8, 8), 1.0), jnp.ones((8, 8))
+        >>> result = linear.solve(op, b, method=linear.methods.jacobi(), tol=1e-4)
+        >>> bool(result.steps < 60), int(result.status)
+        (True, 0)
+
     References: Saad 2003, section 4.1.
     """
     return _stationary(Partial(_prepare_jacobi, as_scalar(omega, "jacobi", "omega")))
@@ -67,6 +75,14 @@ def jacobi(omega: ArrayLike = 1.0) -> Solver:
 
 def gauss_seidel() -> Solver:
     r"""Gauss-Seidel in the operator's order: $x \leftarrow x + (D + L)^{-1}(b - Ax)$, which is `sor` at omega = 1.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci import linear
+        >>> op, b = linear.operators.shifted_laplacian((8, 8), 1.0), jnp.ones((8, 8))
+        >>> result = linear.solve(op, b, method=linear.methods.gauss_seidel(), tol=1e-4)
+        >>> bool(result.steps < 30), int(result.status)
+        (True, 0)
 
     References: Saad 2003, section 4.1.
     """
@@ -78,6 +94,14 @@ def sor(omega: ArrayLike) -> Solver:
 
     Args:
         omega: relaxation parameter, traced; outside (0, 2) the result carries `status.OUT_OF_RANGE` and no sweep runs.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci import linear
+        >>> op, b = linear.operators.shifted_laplacian((8, 8)), jnp.ones((8, 8))
+        >>> result = linear.solve(op, b, method=linear.methods.sor(1.5), tol=1e-4)
+        >>> bool(result.steps < 40), int(result.status)
+        (True, 0)
 
     References: Young 1954; Saad 2003, section 4.1.
     """
@@ -92,6 +116,14 @@ def ssor(omega: ArrayLike) -> Solver:
 
     Args:
         omega: relaxation parameter, traced; outside (0, 2) the result carries `status.OUT_OF_RANGE` and no sweep runs.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci import linear
+        >>> op, b = linear.operators.shifted_laplacian((8, 8)), jnp.ones((8, 8))
+        >>> result = linear.solve(op, b, method=linear.methods.ssor(1.5), tol=1e-4)
+        >>> bool(result.steps < 40), int(result.status)
+        (True, 0)
 
     References: Saad 2003, section 4.1, equation 4.15.
     """

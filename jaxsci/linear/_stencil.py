@@ -165,6 +165,15 @@ def shifted_laplacian(shape: tuple[int, ...], shift: ArrayLike = 0.0) -> Stencil
 
     Raises:
         ValueError: a shape of another length, or without cells.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci import linear
+        >>> op = linear.operators.shifted_laplacian((3, 3), 0.5)
+        >>> print(op.mv(jnp.ones((3, 3))))
+        [[2.5 1.5 2.5]
+         [1.5 0.5 1.5]
+         [2.5 1.5 2.5]]
     """
     if len(shape) not in (2, 3):
         raise ValueError(f"shifted_laplacian: expected shape (rows, cols) or (planes, rows, cols), got {shape}")
@@ -191,6 +200,13 @@ def diffusion(
         TypeError: complex conductances.
 
     Differentiable in all three.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci import linear
+        >>> op = linear.operators.diffusion(jnp.ones((2, 3)), jnp.ones((3, 2)), 0.5)
+        >>> print(op.mv(jnp.ones((3, 3))).sum())
+        9.0
     """
     dtype = real_dtype("diffusion", across_rows, across_cols, step)
     across_rows, across_cols = jnp.asarray(across_rows, dtype), jnp.asarray(across_cols, dtype)

@@ -84,7 +84,15 @@ class TunedResult(NamedTuple):
 
 
 def iterations(result, parameter, context):
-    """The default cost of a solve: its number of steps as a float. In a sequence, a failed solve counts `max_steps`."""
+    """The default cost of a solve: its number of steps as a float. In a sequence, a failed solve counts `max_steps`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci import linear
+        >>> result = linear.Result(jnp.zeros(3), jnp.int32(12), jnp.float32(0.0), jnp.int32(0), None)
+        >>> print(linear.iterations(result, 1.5, None))
+        12.0
+    """
     return result.steps.astype(result.residual.dtype)
 
 
@@ -99,6 +107,14 @@ def tuned_init(key, stream: Stream, policy: Policy) -> TunedState:
 
     Args:
         key: typed key; the same one is given to `tuned_step` in every round.
+
+    Example:
+        >>> import jax
+        >>> from jaxsci import bandits, linear
+        >>> stream, policy = linear.streams.shifted_laplacian((4, 4)), bandits.policies.ucb1(3)
+        >>> state = linear.tuned_init(jax.random.key(0), stream, policy)
+        >>> print(int(state.round), state.carry.solution.shape)
+        0 (4, 4)
     """
     key = as_typed_key(key, "tuned_init")
     _check_parts("tuned_init", stream, policy=policy)
@@ -146,6 +162,17 @@ def tuned_step(
 
     The keys of a round depend on the key and the round's global index alone (`core.policies.round_key`). So stopping
     and going on changes nothing, and policies that are compared at one key meet the same problems.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxsci import bandits, linear
+        >>> key, stream = jax.random.key(0), linear.streams.shifted_laplacian((4, 4))
+        >>> policy = bandits.policies.ucb1(3)
+        >>> state = linear.tuned_init(key, stream, policy)
+        >>> arms = jnp.array([1.0, 1.2, 1.4])
+        >>> state, record = linear.tuned_step(key, state, stream, linear.methods.sor, policy, arms, tol=1e-4)
+        >>> print(int(state.round), int(record.status))
+        1 0
     """
     key = as_typed_key(key, "tuned_step")
     _check_parts("tuned_step", stream, method, policy)
@@ -280,6 +307,15 @@ def cost_table(
     Raises:
         ValueError: `num_rounds` negative; arms with unequal or no leading axes.
         TypeError: arms that are a function.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxsci import linear
+        >>> stream = linear.streams.shifted_laplacian((4, 4))
+        >>> key, arms = jax.random.key(0), jnp.array([1.0, 1.3, 1.9])
+        >>> costs, contexts = linear.cost_table(key, stream, linear.methods.sor, arms, num_rounds=5, tol=1e-4)
+        >>> print(costs.shape, bool(costs[:, 1].mean() < costs[:, 2].mean()))
+        (5, 3) True
     """
     num_rounds = check_size("cost_table", "num_rounds", num_rounds, least=0)
     key = as_typed_key(key, "cost_table")

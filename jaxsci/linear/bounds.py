@@ -98,6 +98,14 @@ def power(op, start: Float[Array, "..."], *, num_steps: int = 30, margin: ArrayL
     Raises:
         ValueError: `num_steps` below 1; a start that does not have the operator's shape.
 
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci import linear
+        >>> op = linear.operators.shifted_laplacian((4, 4))
+        >>> found = linear.bounds.power(op, jnp.sin(jnp.arange(1.0, 17.0)).reshape(4, 4))
+        >>> print(f"{found.low:.1f} {found.high:.1f}")
+        0.8 7.3
+
     References: Golub and Van Loan 2013, section 8.2.1.
     """
     num_steps = check_size("power", "num_steps", num_steps)

@@ -40,6 +40,14 @@ def shifted_laplacian(
     Raises:
         ValueError: a shape without cells.
 
+    Example:
+        >>> import jax
+        >>> from jaxsci import linear
+        >>> stream = linear.streams.shifted_laplacian((4, 4))
+        >>> carry, problem = stream.next(jax.random.key(1), stream.init(jax.random.key(0)), 0)
+        >>> print(problem.b.shape, bool(-0.15 <= problem.context <= 0.45))
+        (4, 4) True
+
     References: Khodak et al. 2024, Learning to Relax, section 5.
     """
     if len(shape) != 2 or min(shape) < 1:
@@ -85,6 +93,11 @@ def laplacian_omega(action, shift, *, shape: tuple[int, int]):
 
     Use it as ``Partial(bind(linear.streams.laplacian_omega, shape=(10, 10)))`` with `jax.tree_util.Partial` and
     `jaxsci.core.static.bind`, which keeps the shape static under jit; the action is ignored.
+
+    Example:
+        >>> from jaxsci import linear
+        >>> print(linear.streams.laplacian_omega(0, 0.1, shape=(10, 10)).round(2))
+        1.48
     """
     return theory.young_omega(theory.laplacian_radius(shape, shift))
 
@@ -104,6 +117,14 @@ def heat(num_cells: int = 25, *, step: ArrayLike = 1e-3) -> Stream:
 
     Raises:
         ValueError: fewer than 2 cells.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxsci import linear
+        >>> stream = linear.streams.heat(5)
+        >>> carry, problem = stream.next(jax.random.key(0), stream.init(jax.random.key(0)), jnp.int32(0))
+        >>> print(carry.solution.shape == problem.b.shape)
+        True
 
     References: Khodak et al. 2024, Learning to Relax, section 5 (heat equation).
     """
@@ -169,6 +190,16 @@ def perona_malik(
 
     Raises:
         ValueError: images not of shape (num_images, rows, cols), or no step.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> import numpy as np
+        >>> from jaxsci import linear
+        >>> picture = np.tile(np.linspace(0.0, 1.0, 6, dtype=np.float32), (1, 6, 1))
+        >>> stream = linear.streams.perona_malik(picture, steps_per_image=2)
+        >>> carry, problem = stream.next(jax.random.key(0), stream.init(jax.random.key(0)), jnp.int32(0))
+        >>> print(problem.b.shape)
+        (6, 6)
 
     References: Perona and Malik 1990, IEEE TPAMI 12(7), equation 7 (second conductance); Weickert 1998, Anisotropic
     Diffusion in Image Processing, section 4.

@@ -34,6 +34,11 @@ def laplacian_radius(shape: tuple[int, ...], shift: ArrayLike = 0.0) -> Float[Ar
 
     Raises:
         ValueError: no axis, or an axis without cells.
+
+    Example:
+        >>> from jaxsci.linear import theory
+        >>> print(f"{theory.laplacian_radius((10, 10), 0.1):.3f}")
+        0.936
     """
     if len(shape) < 1 or min(shape) < 1:
         raise ValueError(f"laplacian_radius: expected a shape of at least one cell, got {tuple(shape)}")
@@ -50,6 +55,11 @@ def young_omega(radius: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
     Args:
         radius: Jacobi radius beta in [0, 1), traced, any shape; at beta >= 1 the result is 2, where nothing
             converges. The result for a NaN is a NaN, as it is for the other functions of this module.
+
+    Example:
+        >>> from jaxsci.linear import theory
+        >>> print(f"{theory.young_omega(0.96):.4f}")
+        1.5625
     """
     radius = as_float(radius)
     outside = jnp.abs(radius) >= 1
@@ -58,7 +68,13 @@ def young_omega(radius: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
 
 
 def young_rate(omega: Float[ArrayLike, "..."], radius: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
-    """Spectral radius of the SOR iteration at `omega`, for Jacobi radius `radius`; shapes broadcast, traced."""
+    """Spectral radius of the SOR iteration at `omega`, for Jacobi radius `radius`; shapes broadcast, traced.
+
+    Example:
+        >>> from jaxsci.linear import theory
+        >>> print(f"{theory.young_rate(1.0, 0.9):.2f} {theory.young_rate(1.6, 0.96):.2f}")
+        0.81 0.60
+    """
     dtype = float_dtype(omega, radius)
     omega, radius = jnp.asarray(omega, dtype), jnp.asarray(radius, dtype)
     under = (omega * radius) ** 2 - 4 * (omega - 1)
@@ -76,6 +92,11 @@ def surrogate(
         rate: spectral radius rho in [0, 1), e.g. from `young_rate`; traced. The result is infinite at rho >= 1.
         slack: tau in [0, 1), e.g. from `surrogate_slack`; 0 gives the asymptotic estimate plus 1. Traced.
         tol: epsilon in (0, 1), relative to the first residual; traced. Shapes broadcast.
+
+    Example:
+        >>> from jaxsci.linear import theory
+        >>> print(f"{theory.surrogate(0.9, 0.0, 1e-4):.1f}")
+        88.4
 
     References: Khodak et al. 2024, Learning to Relax, section 2.
     """
@@ -101,6 +122,14 @@ def surrogate_slack(matrix, omegas, counts) -> np.ndarray:
         ValueError: shapes that do not fit, a NaN or an infinity, no count of 2 or more; a zero on the diagonal, or an
             omega at which SOR does not converge, which has no count.
         TypeError: a traced argument.
+
+    Example:
+        >>> import numpy as np
+        >>> from jaxsci.linear import theory
+        >>> A = 2.5 * np.eye(4) - np.eye(4, k=1) - np.eye(4, k=-1)
+        >>> slack = theory.surrogate_slack(A, np.array([1.0, 1.2]), np.array([12, 9]))
+        >>> print(0 <= float(np.max(slack)) < 1)
+        True
 
     References: Khodak et al. 2024, Learning to Relax, section 2.
     """
@@ -145,6 +174,13 @@ def energy_bound(matrix, omega) -> np.ndarray:
             nothing; omega outside (0, 2).
         TypeError: a traced argument.
 
+    Example:
+        >>> import numpy as np
+        >>> from jaxsci.linear import theory
+        >>> A = np.array([[2.0, -1.0], [-1.0, 2.0]])
+        >>> print(round(float(theory.energy_bound(A, 1.0)), 2))
+        0.58
+
     References: Young 1971, Iterative Solution of Large Linear Systems, chapter 4; Khodak et al. 2024, section 2.
     """
     a = _definite(matrix, "energy_bound")
@@ -181,6 +217,13 @@ def ssor_pcg_bound(matrix, omega, tol) -> np.ndarray:
     Raises:
         ValueError: a matrix that is not symmetric positive definite; omega outside (0, 2), or tol outside (0, 1).
         TypeError: a traced argument.
+
+    Example:
+        >>> import numpy as np
+        >>> from jaxsci.linear import theory
+        >>> A = np.array([[2.0, -1.0], [-1.0, 2.0]])
+        >>> print(float(theory.ssor_pcg_bound(A, 1.0, 1e-3)) < 20)
+        True
 
     References: Axelsson 1994, Iterative Solution Methods, chapter 7; Khodak et al. 2024, section 3.
     """

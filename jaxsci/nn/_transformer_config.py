@@ -89,6 +89,12 @@ def config(
     Raises:
         ValueError: a size below 1, a width that is no multiple of the heads, heads that are no multiple of the groups,
             an odd head with rotary positions, learned positions without `max_length`, an unknown name.
+
+    Example:
+        >>> from jaxsci import nn
+        >>> cfg = nn.transformer.config(64, 2, 4, norm="rms", positions="rotary", activation="swiglu")
+        >>> print(cfg.width, cfg.hidden)
+        64 256
     """
     width, num_layers, num_heads = (
         check_size("transformer.config", name, value)
@@ -125,6 +131,12 @@ def empty_cache(cfg: Config, *, dtype=None) -> Cache:
 
     Raises:
         ValueError: the configuration has no `max_length`.
+
+    Example:
+        >>> from jaxsci import nn
+        >>> cache = nn.transformer.empty_cache(nn.transformer.config(8, 1, 2, positions="rotary", max_length=16))
+        >>> print(int(cache.length))
+        0
     """
     if cfg.max_length is None:
         raise ValueError("transformer.empty_cache: the configuration needs max_length, got None")

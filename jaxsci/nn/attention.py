@@ -55,7 +55,15 @@ def attention(
 
 
 def causal_mask(num: int) -> Bool[Array, "T T"]:
-    """The mask by which each position sees itself and those before it."""
+    """The mask by which each position sees itself and those before it.
+
+    Example:
+        >>> from jaxsci import nn
+        >>> print(nn.attention.causal_mask(3).astype(int))
+        [[1 0 0]
+         [1 1 0]
+         [1 1 1]]
+    """
     return jnp.tri(num, dtype=bool)
 
 

@@ -25,6 +25,12 @@ def affine(
         x: inputs.
         kernel: weights, inputs first.
         bias: None is none.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci import nn
+        >>> print(nn.layers.affine("up", jnp.ones(2), 2 * jnp.eye(2), jnp.array([0.0, 1.0])))
+        [2. 3.]
     """
     del name
     out = x @ kernel
@@ -32,14 +38,28 @@ def affine(
 
 
 def gelu(x: Float[Array, "*d"]) -> Float[Array, "*d"]:
-    """The Gaussian error linear unit in its exact form; the tanh form differs by up to 4.7e-4."""
+    """The Gaussian error linear unit in its exact form; the tanh form differs by up to 4.7e-4.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci import nn
+        >>> print([f"{v:.3f}" for v in nn.layers.gelu(jnp.array([-1.0, 0.0, 1.0]))])
+        ['-0.159', '0.000', '0.841']
+    """
     return jax.nn.gelu(x, approximate=False)
 
 
 def layer_norm(
     x: Float[Array, "... d"], scale: Float[Array, " d"], bias: Float[Array, " d"] | None, eps: float = 1e-5
 ) -> Float[Array, "... d"]:
-    """Mean 0 and variance 1 along the last axis, then scale and bias; computed in at least float32."""
+    """Mean 0 and variance 1 along the last axis, then scale and bias; computed in at least float32.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci import nn
+        >>> print(nn.layers.layer_norm(jnp.array([1.0, 3.0]), jnp.ones(2), jnp.zeros(2)).round(2))
+        [-1.  1.]
+    """
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     centred = wide - jnp.mean(wide, axis=-1, keepdims=True)
     out = centred * jax.lax.rsqrt(jnp.mean(centred**2, axis=-1, keepdims=True) + eps)
@@ -47,7 +67,14 @@ def layer_norm(
 
 
 def rms_norm(x: Float[Array, "... d"], scale: Float[Array, " d"], eps: float = 1e-5) -> Float[Array, "... d"]:
-    """Root mean square 1 along the last axis, then scale; computed in at least float32."""
+    """Root mean square 1 along the last axis, then scale; computed in at least float32.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci import nn
+        >>> print([f"{v:.3f}" for v in nn.layers.rms_norm(jnp.array([3.0, 4.0]), jnp.ones(2))])
+        ['0.849', '1.131']
+    """
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     out = wide * jax.lax.rsqrt(jnp.mean(wide**2, axis=-1, keepdims=True) + eps)
     return _scaled(out, scale, None).astype(x.dtype)
@@ -63,7 +90,15 @@ def rotary(
     x: Float[Array, "T heads d"], positions: Int[Array, " T"], base: float = 10_000.0
 ) -> Float[Array, "T heads d"]:
     """Turn the two halves of each head by angles that grow with the position: products of two such vectors depend on
-    the difference of their positions alone. `d` is even."""
+    the difference of their positions alone. `d` is even.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci import nn
+        >>> x = jnp.ones((2, 1, 4))  # two positions, one head
+        >>> print(nn.layers.rotary(x, jnp.array([0, 1]))[0, 0])
+        [1. 1. 1. 1.]
+    """
     half = x.shape[-1] // 2
     wide = jnp.promote_types(x.dtype, jnp.float32)
     angles = positions.astype(wide)[:, None] * base ** (-jnp.arange(half, dtype=wide) / half)[None]

@@ -56,6 +56,11 @@ def config(num_in: int, hidden: Sequence[int], num_out: int, *, activation: str 
 
     Raises:
         ValueError: a size below 1 or an unknown activation.
+
+    Example:
+        >>> from jaxsci import nn
+        >>> print(nn.mlp.config(3, (16, 16), 1, activation="relu").hidden)
+        (16, 16)
     """
     sizes = (num_in, *hidden, num_out)
     if any(not isinstance(size, int) or size < 1 for size in sizes):
@@ -75,6 +80,13 @@ def init(key: KeyArray, cfg: Config, *, dtype=None) -> PyTree:
 
     Returns:
         A dict with ``kernel_i`` Float[in, out] and ``bias_i`` Float[out] for every layer i.
+
+    Example:
+        >>> import jax
+        >>> from jaxsci import nn
+        >>> params = nn.mlp.init(jax.random.key(0), nn.mlp.config(3, (4,), 2))
+        >>> print({name: array.shape for name, array in params.items()})
+        {'bias_0': (4,), 'bias_1': (2,), 'kernel_0': (3, 4), 'kernel_1': (4, 2)}
     """
     dtype = jnp.dtype(dtype) if dtype is not None else jnp.result_type(float)
     return _init(keys.as_typed_key(key, "mlp.init"), cfg, dtype)

@@ -72,6 +72,13 @@ def init(
 
     Raises:
         ValueError: an unknown `kind`.
+
+    Example:
+        >>> import jax
+        >>> from jaxsci import nn
+        >>> params = nn.transformer.init(jax.random.key(0), nn.transformer.config(8, 1, 2))
+        >>> print(sum(array.size for array in jax.tree.leaves(params)))
+        888
     """
     if kind not in _INITS:
         raise ValueError(f"transformer.init: kind must be one of {', '.join(_INITS)}, got {kind!r}")

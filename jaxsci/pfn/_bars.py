@@ -147,6 +147,13 @@ def log_prob(dist: BarDistribution, y: Float[ArrayLike, "..."]) -> Float[Array, 
     Returns:
         Log-densities; -inf outside the borders of a bounded distribution. Differentiable in y, borders and logits
         everywhere: the gradient in y is 0 inside a bucket, at its borders and where the density is 0.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci.pfn import bars
+        >>> dist = bars.distribution(jnp.array([0.0, 1.0, 2.0]), jnp.zeros(2), full_support=False)
+        >>> print(f"{bars.log_prob(dist, 0.5):.3f}")  # log 1/2
+        -0.693
     """
     return _log_prob(dist, tree.as_arrays(y))
 
@@ -180,14 +187,30 @@ def bucket_means(borders: Array, full_support: bool) -> Array:
 
 @eqx.filter_jit
 def mean(dist: BarDistribution) -> Float[Array, "*batch"]:
-    """The mean: of the buckets' means, by their probabilities; differentiable."""
+    """The mean: of the buckets' means, by their probabilities; differentiable.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci.pfn import bars
+        >>> dist = bars.distribution(jnp.array([0.0, 1.0, 2.0]), jnp.zeros(2), full_support=False)
+        >>> print(bars.mean(dist))
+        1.0
+    """
     borders, logits = checked("mean", dist)
     return jnp.sum(jax.nn.softmax(logits) * _row(bucket_means(borders, dist.full_support), logits), axis=-1)
 
 
 @eqx.filter_jit
 def variance(dist: BarDistribution) -> Float[Array, "*batch"]:
-    r"""The variance $\sum_k p_k (v_k + (m_k - \mu)^2)$, whose terms do not cancel; differentiable."""
+    r"""The variance $\sum_k p_k (v_k + (m_k - \mu)^2)$, whose terms do not cancel; differentiable.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci.pfn import bars
+        >>> dist = bars.distribution(jnp.array([0.0, 1.0, 2.0]), jnp.zeros(2), full_support=False)
+        >>> print(f"{bars.variance(dist):.3f}")  # 1/3
+        0.333
+    """
     borders, logits = checked("variance", dist)
     inside = jnp.diff(borders) ** 2 / 12
     if dist.full_support:
@@ -200,7 +223,15 @@ def variance(dist: BarDistribution) -> Float[Array, "*batch"]:
 
 @eqx.filter_jit
 def mode(dist: BarDistribution) -> Float[Array, "*batch"]:
-    """Where the density is largest: the middle of that bucket, the inner border of a tail."""
+    """Where the density is largest: the middle of that bucket, the inner border of a tail.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci.pfn import bars
+        >>> dist = bars.distribution(jnp.array([0.0, 1.0, 2.0]), jnp.array([0.0, 1.0]), full_support=False)
+        >>> print(bars.mode(dist))
+        1.5
+    """
     borders, logits = checked("mode", dist)
     places = (borders[:-1] + borders[1:]) / 2
     if dist.full_support:
@@ -211,7 +242,15 @@ def mode(dist: BarDistribution) -> Float[Array, "*batch"]:
 
 @eqx.filter_jit
 def entropy(dist: BarDistribution) -> Float[Array, "*batch"]:
-    """The differential entropy, that of the buckets and the mean of their own laws', in nats; differentiable."""
+    """The differential entropy, that of the buckets and the mean of their own laws', in nats; differentiable.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci.pfn import bars
+        >>> dist = bars.distribution(jnp.array([0.0, 1.0, 2.0]), jnp.zeros(2), full_support=False)
+        >>> print(f"{bars.entropy(dist):.3f}")  # log 2
+        0.693
+    """
     borders, logits = checked("entropy", dist)
     own = -_density_logs(borders, dist.full_support)
     if dist.full_support:
@@ -222,7 +261,15 @@ def entropy(dist: BarDistribution) -> Float[Array, "*batch"]:
 
 
 def reflect(dist: BarDistribution) -> BarDistribution:
-    """The distribution of -y: what is maximised becomes what is minimised."""
+    """The distribution of -y: what is maximised becomes what is minimised.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci.pfn import bars
+        >>> dist = bars.distribution(jnp.array([0.0, 1.0, 2.0]), jnp.zeros(2), full_support=False)
+        >>> print(bars.reflect(dist).borders)
+        [-2. -1. -0.]
+    """
     return BarDistribution(-dist.borders[::-1], dist.logits[..., ::-1], dist.status, dist.full_support)
 
 
@@ -235,6 +282,13 @@ def cdf(dist: BarDistribution, y: Float[ArrayLike, "..."]) -> Float[Array, "..."
 
     Returns:
         Probabilities; differentiable.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci.pfn import bars
+        >>> dist = bars.distribution(jnp.array([0.0, 1.0, 2.0]), jnp.zeros(2), full_support=False)
+        >>> print(bars.cdf(dist, 0.5))
+        0.25
     """
     return _cdf(dist, tree.as_arrays(y))
 
@@ -261,7 +315,15 @@ def _before(p: Array) -> Array:
 
 
 def survival(dist: BarDistribution, y: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
-    """Probability of a value above `y`, accurate where it is small; see `cdf`."""
+    """Probability of a value above `y`, accurate where it is small; see `cdf`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci.pfn import bars
+        >>> dist = bars.distribution(jnp.array([0.0, 1.0, 2.0]), jnp.zeros(2), full_support=False)
+        >>> print(bars.survival(dist, 0.5))
+        0.75
+    """
     return _survival(dist, tree.as_arrays(y))
 
 
@@ -280,6 +342,13 @@ def quantile(dist: BarDistribution, u: Float[ArrayLike, "..."]) -> Float[Array, 
     Returns:
         Values; infinite at 0 and 1 with full support, NaN outside [0, 1]. Differentiable in all arguments, so that
         ``quantile(dist, uniform)`` is a draw that can be differentiated.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci.pfn import bars
+        >>> dist = bars.distribution(jnp.array([0.0, 1.0, 2.0]), jnp.zeros(2), full_support=False)
+        >>> print(bars.quantile(dist, 0.25))
+        0.5
     """
     return _quantile(dist, tree.as_arrays(u))
 
@@ -319,6 +388,13 @@ def sample(key: KeyArray, dist: BarDistribution, shape: tuple[int, ...] = ()) ->
 
     Returns:
         Draws. For draws that can be differentiated see `quantile`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxsci.pfn import bars
+        >>> dist = bars.distribution(jnp.array([0.0, 1.0, 2.0]), jnp.array([0.0, -jnp.inf]), full_support=False)
+        >>> print(bool(bars.sample(jax.random.key(0), dist, (100,)).max() <= 1))
+        True
     """
     return _sample(keys.as_typed_key(key, "bars.sample"), dist, tuple(shape))
 

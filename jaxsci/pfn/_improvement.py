@@ -65,7 +65,15 @@ def _excess(a, scale):
 
 
 def probability_of_improvement(dist: BarDistribution, best: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
-    """Probability of a value above `best`, which is `survival`."""
+    """Probability of a value above `best`, which is `survival`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci.pfn import bars
+        >>> dist = bars.distribution(jnp.array([0.0, 1.0, 2.0]), jnp.zeros(2), full_support=False)
+        >>> print(bars.probability_of_improvement(dist, 1.5))
+        0.25
+    """
     return _bars.survival(dist, best)
 
 
@@ -75,6 +83,13 @@ def upper_confidence_bound(dist: BarDistribution, beta: ArrayLike = 1.0) -> Floa
     Args:
         dist: the distribution.
         beta: how many; broadcasts with the leading axes of the logits; traced. Negative ones are lower bounds.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci.pfn import bars
+        >>> dist = bars.distribution(jnp.array([0.0, 1.0, 2.0]), jnp.zeros(2), full_support=False)
+        >>> print(f"{bars.upper_confidence_bound(dist):.2f}")  # the quantile at 0.84
+        1.68
     """
     return _upper_confidence_bound(dist, tree.as_arrays(beta))
 
@@ -101,6 +116,14 @@ def mixture(
 
     Raises:
         ValueError: `dists` is no stack, or there are not M weights.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxsci.pfn import bars
+        >>> borders = jnp.array([[0.0, 1.0, 2.0], [1.0, 2.0, 3.0]])
+        >>> dists = jax.vmap(lambda b: bars.distribution(b, jnp.zeros(2), full_support=False))(borders)
+        >>> print(bars.mean(bars.mixture(dists, jnp.array([0.0, 1.0, 2.0, 3.0]))).round(2))
+        1.5
     """
     if dists.borders.ndim != 2 or dists.logits.ndim < 2 or dists.borders.shape[0] != dists.logits.shape[0]:
         raise ValueError(

@@ -119,6 +119,13 @@ def init(key: KeyArray, cfg: Config, *, dtype=None) -> dict[str, PyTree]:
     Returns:
         A dict with ``encoder_x``, ``encoder_y``, ``head_1`` and ``head_2``, each with ``kernel`` and ``bias``, and the
         blocks under ``transformer``.
+
+    Example:
+        >>> import jax
+        >>> from jaxsci import pfn
+        >>> params = pfn.init(jax.random.key(0), pfn.config(1, 10, width=8, num_layers=1))
+        >>> print(sum(a.size for a in jax.tree.leaves(params)))
+        946
     """
     dtype = jnp.dtype(dtype) if dtype is not None else jnp.result_type(float)
     return _init(keys.as_typed_key(key, "pfn.init"), cfg, dtype)
@@ -306,6 +313,14 @@ def apply_sequence(
 
     Raises:
         ValueError: shapes that do not fit, or more features than the network has.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxsci import pfn
+        >>> cfg = pfn.config(1, 10, width=8, num_layers=1)
+        >>> params = pfn.init(jax.random.key(0), cfg)
+        >>> print(pfn.apply_sequence(params, cfg, jnp.zeros((5, 1)), jnp.zeros(5), 3).shape)
+        (5, 10)
     """
     given, options = tree.as_arrays((x, y, num_context)), (dense, attention, compute_dtype)
     return _apply_sequence(params, cfg, *given, max_context, *options)
@@ -335,7 +350,17 @@ def encode(
     attention: Callable | None = None,
     compute_dtype=None,
 ) -> Context:
-    """What queries need of a context: encode once, `query` as often as wanted. Arguments as those of `apply`."""
+    """What queries need of a context: encode once, `query` as often as wanted. Arguments as those of `apply`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxsci import pfn
+        >>> cfg = pfn.config(1, 10, width=8, num_layers=1)
+        >>> params = pfn.init(jax.random.key(0), cfg)
+        >>> context = pfn.encode(params, cfg, jnp.zeros((4, 1)), jnp.zeros(4), 3)
+        >>> print(pfn.query(params, cfg, context, jnp.ones((2, 1))).shape)
+        (2, 10)
+    """
     return _encode(
         params, cfg, *tree.as_arrays((x, y, num_context)), dense=dense, attention=attention, compute_dtype=compute_dtype
     )
@@ -378,6 +403,15 @@ def query(
 
     Raises:
         ValueError: more features than the network has.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxsci import pfn
+        >>> cfg = pfn.config(1, 10, width=8, num_layers=1)
+        >>> params = pfn.init(jax.random.key(0), cfg)
+        >>> context = pfn.encode(params, cfg, jnp.zeros((4, 1)), jnp.zeros(4), 3)
+        >>> print(pfn.query(params, cfg, context, jnp.ones((2, 1))).shape)
+        (2, 10)
     """
     return _query(
         params, cfg, *tree.as_arrays((context, x_query)), dense=dense, attention=attention, compute_dtype=compute_dtype

@@ -70,6 +70,14 @@ def model(params: PyTree, config: _network.Config, borders: Any = None, *, full_
     Raises:
         ValueError: borders that do not increase, or are not one more than the buckets of the network.
         TypeError: `config` is no configuration of this room.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxsci import pfn
+        >>> cfg = pfn.config(1, 10, width=8, num_layers=1)
+        >>> model = pfn.model(pfn.init(jax.random.key(0), cfg), cfg, jnp.linspace(-3.0, 3.0, 11))
+        >>> print(model.config.num_buckets)
+        10
     """
     if not isinstance(config, _network.Config):
         raise TypeError(f"pfn.model: config must come from pfn.config, got {type(config).__name__}")
@@ -173,6 +181,15 @@ def classify(
     Raises:
         ValueError: shapes that do not fit, more features than the network has, or a model of numbers.
         TypeError: `model` is no `Model`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci import pfn
+        >>> model = pfn.load("tabular-small")
+        >>> x, y = jnp.array([[0.0], [0.1], [0.9], [1.0]]), jnp.array([0.0, 0.0, 1.0, 1.0])
+        >>> x, query = (pfn.priors.pad_features(a, model.config.num_features) for a in (x, jnp.array([[0.05], [0.95]])))
+        >>> print(pfn.classify(model, x, y, 4, query).log_prob.shape)
+        (2, 3)
     """
     _check("pfn.classify", model)
     if model.borders is not None:

@@ -33,6 +33,17 @@ def save(path: str | os.PathLike, model: Model, *, about: dict[str, Any] | None 
 
     Raises:
         TypeError: `model` is no `Model`, an array of it is traced, or `about` holds what JSON cannot.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> import os, tempfile
+        >>> from jaxsci import pfn
+        >>> cfg = pfn.config(1, 10, width=8, num_layers=1)
+        >>> model = pfn.model(pfn.init(jax.random.key(0), cfg), cfg, jnp.linspace(-3.0, 3.0, 11))
+        >>> path = os.path.join(tempfile.mkdtemp(), "mine.npz")
+        >>> pfn.save(path, model, about={"prior": "mine"})
+        >>> print(pfn.load(path).config == cfg)
+        True
     """
     if not isinstance(model, Model):
         raise TypeError(f"pfn.save: model must be a Model, got {type(model).__name__}")
@@ -80,12 +91,24 @@ def load(source: str | os.PathLike, *, config: _network.Config | None = None) ->
 
 
 def about(source: str | os.PathLike) -> dict[str, Any]:
-    """What was saved with a model: prior, training, figures. Arguments and errors as those of `load`."""
+    """What was saved with a model: prior, training, figures. Arguments and errors as those of `load`.
+
+    Example:
+        >>> from jaxsci import pfn
+        >>> print(sorted(pfn.about("gp-1d-small"))[:3])
+        ['figures', 'training']
+    """
     return _read(source, "pfn.about")[1]["about"]
 
 
 def names() -> tuple[str, ...]:
-    """Names of the models that the package brings."""
+    """Names of the models that the package brings.
+
+    Example:
+        >>> from jaxsci import pfn
+        >>> print(pfn.names())
+        ('gp-1d-small', 'lc-small', 'tabular-small')
+    """
     folder = importlib.resources.files("jaxsci.pfn") / "weights"
     return tuple(sorted(item.name.removesuffix(".npz") for item in folder.iterdir() if item.name.endswith(".npz")))
 

@@ -96,6 +96,13 @@ def batch(
 
     Returns:
         ``(x, y, num_context)``.
+
+    Example:
+        >>> import jax
+        >>> from jaxsci import pfn
+        >>> data = pfn.batch(jax.random.key(0), pfn.priors.gp(), batch_size=4, num_points=6, context=(0, 5))
+        >>> print([a.shape for a in data])
+        [(4, 6, 1), (4, 6), (4,)]
     """
 
     def one(key):
@@ -129,6 +136,14 @@ def loss(
         borders: of the buckets; None: y holds classes 0, 1, ...
         full_support: half-normal tails (static).
         max_context, attention, compute_dtype: see `apply_sequence`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxsci import pfn
+        >>> cfg = pfn.config(1, 10, width=8, num_layers=1)
+        >>> data = pfn.batch(jax.random.key(0), pfn.priors.gp(), batch_size=4, num_points=6, context=(0, 5))
+        >>> print(pfn.loss(pfn.init(jax.random.key(1), cfg), cfg, data, borders=jnp.linspace(-3.0, 3.0, 11)).shape)
+        ()
     """
 
     def one(x, y, num_context):

@@ -61,6 +61,15 @@ def gp_gap(
 
     Returns:
         `Gap`.
+
+    Example:
+        >>> import jax
+        >>> from jaxsci import gp, pfn
+        >>> gap = pfn.scores.gp_gap(
+        ...     jax.random.key(0), pfn.load("gp-1d-small"), gp.kernels.rbf(0.2), 3,
+        ...     noise=0.01, num_queries=4, num_sets=32)
+        >>> print(type(gap).__name__)
+        Gap
     """
     key = keys.as_typed_key(key, "scores.gp_gap")
     sizes = (("max_context", max_context), ("num_queries", num_queries), ("num_sets", num_sets))
@@ -106,6 +115,14 @@ def log_score(
 
     Returns:
         One mean a data set; higher is better.
+
+    Example:
+        >>> import jax
+        >>> from jaxsci import pfn
+        >>> score = pfn.scores.log_score(
+        ...     jax.random.key(0), pfn.load("gp-1d-small"), pfn.priors.gp(), 2, num_points=5, num_sets=16)
+        >>> print(jax.tree.leaves(score)[0].shape)
+        (16,)
     """
     key = keys.as_typed_key(key, "scores.log_score")
     num_points, num_sets = (

@@ -140,6 +140,7 @@ def direct_labels(ax, entries: Sequence[tuple[Any, Any, str, str]]) -> None:
         ax.annotate(
             label, ax.transData.inverted().transform((x, y)), fontsize=FONT, color=color, va="center",
             xytext=((right - x) * points + 5, (height - y) * points), textcoords="offset points", annotation_clip=False,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5, "alpha": 0.8},  # a line behind it stops there
         )  # fmt: skip
 
 
@@ -171,7 +172,7 @@ def untangle(ax, movable: Sequence[Any]) -> None:
         others = [other.get_window_extent() for other in texts if other is not text and other not in free]
         height = 1.3 * text.get_fontsize()
         for k in range(2 * _MOST_MOVES + 1):
-            shift = height * (k + 1) // 2 * (-1) ** k
+            shift = height * ((k + 1) // 2) * (-1) ** k
             x, y = text.xyann
             text.xyann = (x, y + shift)
             if not any(text.get_window_extent().overlaps(box) for box in others):

@@ -169,6 +169,13 @@ def cumulative_trapezoid(samples: ArrayLike, nodes: Float[ArrayLike, " n"], axis
         ValueError: the axis has another length than `nodes`.
 
     Differentiable in both.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci import quadrature
+        >>> t = jnp.array([0.0, 0.5, 2.0])
+        >>> print(quadrature.cumulative_trapezoid(t, t))
+        [0.    0.125 2.   ]
     """
     f, dtype = _leading("cumulative_trapezoid", samples, axis, np.shape(nodes), 1)
     h = jnp.diff(jnp.asarray(nodes, dtype)).reshape(-1, *(1,) * (f.ndim - 1))
@@ -190,6 +197,13 @@ def cumulative_simpson(samples: ArrayLike, spacing: ArrayLike, axis: int = 0) ->
         ValueError: fewer than 3 samples, or a spacing that is no scalar.
 
     Differentiable in both.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci import quadrature
+        >>> t = jnp.linspace(0.0, 1.0, 5)
+        >>> print(quadrature.cumulative_simpson(3 * t**2, 0.25).round(4))
+        [0.     0.0156 0.125  0.4219 1.    ]
     """
     if np.ndim(spacing):
         raise ValueError(

@@ -58,6 +58,12 @@ def rbf(length: ArrayLike) -> EmbeddedKernel:
 
     Raises:
         ValueError: a length that is not positive and finite. TypeError: a traced one.
+
+    Example:
+        >>> from jaxsci import quadrature
+        >>> nodes, weights = quadrature.rules.bayesian(3, kernel=quadrature.embeddings.rbf(0.5))
+        >>> print(nodes, weights.round(3))
+        [0.  0.5 1. ] [0.198 0.615 0.198]
     """
     length = _positive("embeddings.rbf", "length", length)
     return EmbeddedKernel(
@@ -76,6 +82,12 @@ def matern(nu: float, length: ArrayLike) -> EmbeddedKernel:
 
     Raises:
         ValueError: another nu; a length that is not positive and finite. TypeError: a traced one.
+
+    Example:
+        >>> from jaxsci import quadrature
+        >>> nodes, weights = quadrature.rules.bayesian(3, kernel=quadrature.embeddings.matern(1.5, 0.5))
+        >>> print(nodes, weights.round(3))
+        [0.  0.5 1. ] [0.229 0.552 0.229]
     """
     nu = float(concrete(nu, "embeddings.matern", "nu", _ALTERNATIVE))
     if nu not in _POLYNOMIALS:
@@ -100,6 +112,12 @@ def wiener(offset: ArrayLike = 1.0) -> EmbeddedKernel:
 
     Raises:
         ValueError: an offset that is negative or not finite. TypeError: a traced one.
+
+    Example:
+        >>> from jaxsci import quadrature
+        >>> nodes, weights = quadrature.rules.bayesian(3, kernel=quadrature.embeddings.wiener())
+        >>> print(nodes, weights.round(3))
+        [0.  0.5 1. ] [0.25 0.5  0.25]
     """
     offset = np.float64(concrete(offset, "embeddings.wiener", "offset", _ALTERNATIVE))
     if not 0 <= offset < np.inf:

@@ -26,7 +26,15 @@ def _parts(path) -> list[str]:
 
 
 def layer_of(path) -> str | None:
-    """The name of the layer whose kernel stands at a path of `jax.tree_util`, None if no kernel does."""
+    """The name of the layer whose kernel stands at a path of `jax.tree_util`, None if no kernel does.
+
+    Example:
+        >>> import jax
+        >>> from jaxsci import nn, quantization
+        >>> params = nn.mlp.init(jax.random.key(0), nn.mlp.config(2, (3,), 1))
+        >>> print([quantization.layer_of(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)])
+        [None, None, 'layer_0', 'layer_1']
+    """
     parts = _parts(path)
     if len(parts) > 1 and parts[0] == "params":
         parts = parts[1:]
@@ -115,6 +123,15 @@ def save(path: str | os.PathLike, params: PyTree) -> None:
     Raises:
         TypeError: a leaf is traced or no array.
         OSError: the file cannot be written.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import os, tempfile
+        >>> from jaxsci import quantization
+        >>> path = os.path.join(tempfile.mkdtemp(), "params.npz")
+        >>> quantization.save(path, {"kernel": jnp.ones((2, 2))})
+        >>> print(quantization.load(path, {"kernel": jnp.zeros((2, 2))})["kernel"].sum())
+        4.0
     """
     leaves = jax.tree_util.tree_leaves_with_path(params)
     found = {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
@@ -151,6 +168,15 @@ def load(path: str | os.PathLike, like: PyTree) -> PyTree:
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the file is damaged, or of other formats or another network than `like`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import os, tempfile
+        >>> from jaxsci import quantization
+        >>> path = os.path.join(tempfile.mkdtemp(), "params.npz")
+        >>> quantization.save(path, {"kernel": jnp.ones((2, 2))})
+        >>> print(quantization.load(path, {"kernel": jnp.zeros((2, 2))})["kernel"].sum())
+        4.0
     """
     leaves, structure = jax.tree_util.tree_flatten_with_path(like)
     names = [jax.tree_util.keystr(path) for path, _ in leaves]

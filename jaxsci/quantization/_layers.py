@@ -58,6 +58,12 @@ def layer_spec(weights: QuantSpec | None, activations: QuantSpec | None = None) 
     Raises:
         ValueError: an axis that the product does not contract, or two transforms that do not cancel.
         TypeError: a format that does not come from `quant_spec`.
+
+    Example:
+        >>> from jaxsci import quantization
+        >>> weights = quantization.quant_spec(quantization.formats.midtread(4), scale="absmax", axis=0)
+        >>> print(quantization.layer_spec(weights).activations)
+        None
     """
     for name, spec, axis in (("weights", weights, 0), ("activations", activations, -1)):
         if spec is None:

@@ -120,6 +120,13 @@ def unpack(packed: Int[ArrayLike, "..."], bits: int, axis: int = 0, plane: int =
 
     Raises:
         ValueError: other bits, or an axis that is no multiple of `plane`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci import quantization
+        >>> codes = jnp.tile(jnp.array([[-8], [7]], jnp.int8), (128, 1))
+        >>> print(bool((quantization.unpack(quantization.pack(codes, 4), 4) == codes).all()))
+        True
     """
     axis = _axis("unpack", packed, axis)
     check_packable("unpack", bits)
@@ -139,6 +146,13 @@ def to_interleaved(packed: Int[ArrayLike, "..."], bits: int, axis: int = 0) -> I
 
     Raises:
         ValueError: as in `unpack`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci import quantization
+        >>> codes = jnp.tile(jnp.array([[-8], [7]], jnp.int8), (128, 1))
+        >>> print(quantization.to_interleaved(quantization.pack(codes, 4), 4).shape)
+        (128, 1)
     """
     axis = _axis("to_interleaved", packed, axis)
     fields = _to_fields(unpack(packed, bits, axis), bits)
@@ -151,6 +165,14 @@ def from_interleaved(interleaved: Int[ArrayLike, "..."], bits: int, axis: int = 
 
     Raises:
         ValueError: as in `pack`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci import quantization
+        >>> packed = quantization.pack(jnp.tile(jnp.array([[-8], [7]], jnp.int8), (128, 1)), 4)
+        >>> back = quantization.from_interleaved(quantization.to_interleaved(packed, 4), 4)
+        >>> print(bool((back == packed).all()))
+        True
     """
     axis = _axis("from_interleaved", interleaved, axis)
     check_packable("from_interleaved", bits)
@@ -171,6 +193,14 @@ def to_gptq_words(packed: Int[ArrayLike, "..."], bits: int, axis: int = 0) -> In
 
     Raises:
         ValueError: as in `unpack`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci import quantization
+        >>> codes = jnp.tile(jnp.array([[-8], [7]], jnp.int8), (128, 1))
+        >>> words = quantization.to_gptq_words(quantization.pack(codes, 4), 4)
+        >>> print(words.dtype, words.shape)
+        int32 (32, 1)
     """
     axis = _axis("to_gptq_words", packed, axis)
     counted = unpack(packed, bits, axis).astype(jnp.int32) + 2 ** (bits - 1)
@@ -185,6 +215,15 @@ def from_gptq_words(words: Int[ArrayLike, "..."], bits: int, axis: int = 0) -> I
 
     Raises:
         ValueError: as in `pack`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci import quantization
+        >>> codes = jnp.tile(jnp.array([[-8], [7]], jnp.int8), (128, 1))
+        >>> packed = quantization.pack(codes, 4)
+        >>> back = quantization.from_gptq_words(quantization.to_gptq_words(packed, 4), 4)
+        >>> print(bool((back == packed).all()))
+        True
     """
     axis = _axis("from_gptq_words", words, axis)
     check_packable("from_gptq_words", bits)

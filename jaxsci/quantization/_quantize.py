@@ -327,6 +327,13 @@ def dequantize(q: QuantizedArray) -> Float[Array, "..."]:
 
     Returns:
         The shape and dtype of the array; transformed if the format's domain is "half", transformed back if "full".
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci import quantization
+        >>> spec = quantization.quant_spec(quantization.formats.midtread(4), scale="absmax")
+        >>> print(quantization.dequantize(quantization.quantize(jnp.array([-7.0, 2.2, 0.4]), spec)))
+        [-7.  2.  0.]
     """
     spec, axis = q.spec, q.spec.axis % len(q.shape)
     scale = jnp.asarray(q.scale)

@@ -84,6 +84,11 @@ def midtread(bits: int, *, full: bool = False) -> Grid:
 
     Raises:
         ValueError: another number of bits.
+
+    Example:
+        >>> from jaxsci import quantization
+        >>> print(quantization.formats.midtread(3).levels)
+        [-3. -2. -1.  0.  1.  2.  3.]
     """
     bits = _bits("midtread", bits, 2)
     most = 2 ** (bits - 1) - 1
@@ -91,7 +96,13 @@ def midtread(bits: int, *, full: bool = False) -> Grid:
 
 
 def ternary() -> Grid:
-    """The three levels -1, 0, 1: 1.585 bits, packed in two."""
+    """The three levels -1, 0, 1: 1.585 bits, packed in two.
+
+    Example:
+        >>> from jaxsci import quantization
+        >>> print(quantization.formats.ternary().levels)
+        [-1.  0.  1.]
+    """
     return midtread(2)
 
 
@@ -103,6 +114,13 @@ def affine(bits: int) -> Grid:
 
     Raises:
         ValueError: another number of bits.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci import quantization
+        >>> spec = quantization.quant_spec(quantization.formats.affine(2), scale="absmax")
+        >>> print(quantization.fake_quantize(jnp.array([0.0, 1.2, 3.0]), spec))
+        [0. 1. 3.]
     """
     bits = _bits("affine", bits, 2)
     return Grid("affine", np.arange(2.0**bits), bits)
@@ -116,6 +134,11 @@ def lloyd(bits: int) -> Grid:
 
     Raises:
         ValueError: another number of bits.
+
+    Example:
+        >>> from jaxsci import quantization
+        >>> print(quantization.formats.lloyd(1).levels.round(3))
+        [-0.798  0.798]
     """
     bits = _bits("lloyd", bits, 1)
     return Grid("lloyd", np.asarray(_gaussian.lloyd_max(2**bits)), bits)
@@ -127,7 +150,15 @@ def _symmetric(magnitudes) -> np.ndarray:
 
 
 def e2m1() -> Grid:
-    """The four-bit floating-point numbers 0, .5, 1, 1.5, 2, 3, 4, 6 and their negatives."""
+    """The four-bit floating-point numbers 0, .5, 1, 1.5, 2, 3, 4, 6 and their negatives.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci import quantization
+        >>> spec = quantization.quant_spec(quantization.formats.e2m1(), scale="absmax")
+        >>> print(quantization.fake_quantize(jnp.array([6.0, 2.4, 0.6]), spec))
+        [6.  2.  0.5]
+    """
     return Grid("e2m1", _symmetric([0, 0.5, 1, 1.5, 2, 3, 4, 6]), 4)
 
 
@@ -140,12 +171,27 @@ def e4m3() -> Grid:
     """The finite eight-bit numbers of four exponent and three mantissa bits, to 448; larger ones become 448.
 
     A code is the number's bit pattern without its sign bit, negative for negative numbers.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci import quantization
+        >>> spec = quantization.quant_spec(quantization.formats.e4m3(), scale="absmax")
+        >>> print(quantization.fake_quantize(jnp.array([448.0, 17.0]), spec))
+        [448.  16.]
     """
     return _float8("e4m3", jnp.float8_e4m3fn)
 
 
 def e5m2() -> Grid:
-    """The finite eight-bit numbers of five exponent and two mantissa bits, to 57344; codes as those of `e4m3`."""
+    """The finite eight-bit numbers of five exponent and two mantissa bits, to 57344; codes as those of `e4m3`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci import quantization
+        >>> spec = quantization.quant_spec(quantization.formats.e5m2(), scale="absmax")
+        >>> print(quantization.fake_quantize(jnp.array([57344.0, 17.0]), spec))
+        [5.7344e+04 1.6000e+01]
+    """
     return _float8("e5m2", jnp.float8_e5m2)
 
 
@@ -157,7 +203,13 @@ _NF4 = (
 
 
 def nf4() -> Grid:
-    """The 16 published levels of "normal float": quantiles of a normal law, scaled to [-1, 1], zero among them."""
+    """The 16 published levels of "normal float": quantiles of a normal law, scaled to [-1, 1], zero among them.
+
+    Example:
+        >>> from jaxsci import quantization
+        >>> print(quantization.formats.nf4().levels[:3].round(3))
+        [-1.    -0.696 -0.525]
+    """
     return Grid("nf4", np.asarray(_NF4), 4)
 
 

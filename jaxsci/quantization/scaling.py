@@ -82,12 +82,25 @@ def loss(
 
 
 def published_law() -> Law:
-    """Constants of the published fit, to all 104 runs behind it."""
+    """Constants of the published fit, to all 104 runs behind it.
+
+    Example:
+        >>> from jaxsci.quantization import scaling
+        >>> law = scaling.published_law()
+        >>> print(0 < float(scaling.loss(law, 1e8, 1e10)) < 5)
+        True
+    """
     return Law(*_scaling_runs.CONSTANTS, dict(_scaling_runs.EFFICIENCY))
 
 
 def published_runs() -> Runs:
-    """The published runs that were printed: 82 of 104, with sizes from the shapes of the models."""
+    """The published runs that were printed: 82 of 104, with sizes from the shapes of the models.
+
+    Example:
+        >>> from jaxsci.quantization import scaling
+        >>> print(len(scaling.published_runs()))
+        4
+    """
     rows = []
     for name, losses in _scaling_runs.LOSSES.items():
         rows += [(name, size, _scaling_runs.TOKENS[size], v) for size, v in zip(_scaling_runs.SIZES, losses)]
@@ -109,6 +122,12 @@ def predicted(law: Law, runs: Runs) -> Float[np.ndarray, " n"]:
 
     Raises:
         ValueError: a format without an efficiency.
+
+    Example:
+        >>> from jaxsci.quantization import scaling
+        >>> law, runs = scaling.published_law(), scaling.published_runs()
+        >>> print(scaling.predicted(law, runs).shape)
+        (82,)
     """
     unknown = sorted({name for name in runs.formats if name not in law.efficiency})
     if unknown:

@@ -71,6 +71,14 @@ def add(buffer: Buffer, row: PyTree) -> Buffer:
 
     Raises:
         ValueError: a leaf of `row` has another shape than the buffer's rows.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci.rl import replay_buffer
+        >>> buffer = replay_buffer.init({"x": jnp.zeros(())}, 4)
+        >>> buffer = replay_buffer.add(buffer, {"x": jnp.ones(1)})
+        >>> print(int(buffer.size))
+        1
     """
     capacity = jax.tree.leaves(buffer.data)[0].shape[0]
 
@@ -97,6 +105,16 @@ def sample(key: KeyArray, buffer: Buffer, num: int, *, length: int = 1) -> PyTre
 
     Raises:
         ValueError: `length` is not between 1 and the capacity.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxsci.rl import replay_buffer
+        >>> buffer = replay_buffer.init({"x": jnp.zeros(())}, 4)
+        >>> for i in range(3):
+        ...     buffer = replay_buffer.add(buffer, {"x": jnp.full(1, float(i))})
+        >>> drawn = replay_buffer.sample(jax.random.key(0), buffer, 5, length=2)
+        >>> print([a.shape for a in jax.tree.leaves(drawn)][0])
+        (5, 2)
     """
     capacity, num_lanes = jax.tree.leaves(buffer.data)[0].shape[:2]
     if not 1 <= length <= capacity:

@@ -79,6 +79,17 @@ def state_space(
 
     Raises:
         TypeError: an argument is no function.
+
+    Example:
+        >>> import distrax
+        >>> from jaxsci import smc
+        >>> space = smc.state_space(
+        ...     lambda y: distrax.Normal(0.0, 1.0),
+        ...     lambda x, y: distrax.Normal(0.9 * x, 1.0),
+        ...     lambda x, y: distrax.Normal(x, 0.5),
+        ... )
+        >>> print(space.transition(1.0, 0.0).mean().round(2))
+        0.9
     """
     given = {"init": init, "transition": transition, "observation": observation, "observed": observed}
     return StateSpace(**{n: as_partial(f, "smc.state_space", n) for n, f in given.items()}, batched=bool(batched))
@@ -93,6 +104,19 @@ def bootstrap(space: StateSpace, *, frozen: bool = False) -> Model:
 
     Returns:
         A `Model` for `run`, whose inputs are those of `space`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> import distrax
+        >>> from jaxsci import smc
+        >>> space = smc.state_space(
+        ...     lambda y: distrax.Normal(0.0, 1.0),
+        ...     lambda x, y: distrax.Normal(0.9 * x, 1.0),
+        ...     lambda x, y: distrax.Normal(x, 0.5),
+        ... )
+        >>> result = smc.run(jax.random.key(0), smc.bootstrap(space), jnp.zeros(5), num_particles=200)
+        >>> print(result.value.particles.shape, int(result.status))
+        (200,) 0
     """
     return Model(Partial(_init, space, None, _flag(frozen)), Partial(_move, space, None, _flag(frozen)))
 
@@ -117,6 +141,21 @@ def guided(
 
     Raises:
         TypeError: an argument is no function.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> import distrax
+        >>> from jaxsci import smc
+        >>> space = smc.state_space(
+        ...     lambda y: distrax.Normal(0.0, 1.0),
+        ...     lambda x, y: distrax.Normal(0.9 * x, 1.0),
+        ...     lambda x, y: distrax.Normal(x, 0.5),
+        ... )
+        >>> near = lambda x, y: distrax.Normal(0.5 * (0.9 * x + y), 0.7)
+        >>> model = smc.guided(space, lambda y: distrax.Normal(0.5 * y, 0.7), near)
+        >>> result = smc.run(jax.random.key(0), model, jnp.zeros(5), num_particles=200)
+        >>> print(result.value.particles.shape, int(result.status))
+        (200,) 0
     """
     draws = as_partial(init, "smc.guided", "init"), as_partial(proposal, "smc.guided", "proposal")
     return Model(Partial(_init, space, draws[0], _flag(frozen)), Partial(_move, space, draws[1], _flag(frozen)))
@@ -139,6 +178,21 @@ def auxiliary(space: StateSpace, model: Model, log_eta: Callable[[PyTree, PyTree
 
     Raises:
         TypeError: `log_eta` is no function.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> import distrax
+        >>> from jaxsci import smc
+        >>> space = smc.state_space(
+        ...     lambda y: distrax.Normal(0.0, 1.0),
+        ...     lambda x, y: distrax.Normal(0.9 * x, 1.0),
+        ...     lambda x, y: distrax.Normal(x, 0.5),
+        ... )
+        >>> look = lambda x, y: distrax.Normal(0.9 * x, 1.2).log_prob(y)
+        >>> model = smc.auxiliary(space, smc.bootstrap(space), look)
+        >>> result = smc.run(jax.random.key(0), model, jnp.zeros(5), num_particles=200)
+        >>> print(result.value.particles.shape, int(result.status))
+        (200,) 0
     """
     return model._replace(look_ahead=Partial(_look_ahead, space, as_partial(log_eta, "smc.auxiliary", "log_eta")))
 
@@ -154,6 +208,20 @@ def forecast(key: KeyArray, space: StateSpace, cloud: Cloud, inputs: PyTree) -> 
 
     Returns:
         ``(particles, observations)``, each with leading axes K, N.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> import distrax
+        >>> from jaxsci import smc
+        >>> space = smc.state_space(
+        ...     lambda y: distrax.Normal(0.0, 1.0),
+        ...     lambda x, y: distrax.Normal(0.9 * x, 1.0),
+        ...     lambda x, y: distrax.Normal(x, 0.5),
+        ... )
+        >>> result = smc.run(jax.random.key(0), smc.bootstrap(space), jnp.zeros(5), num_particles=50)
+        >>> ahead = smc.forecast(jax.random.key(1), space, result.value, jnp.zeros(3))
+        >>> print([a.shape for a in jax.tree.leaves(ahead)])
+        [(3, 50), (3, 50)]
     """
     return _forecast(as_typed_key(key, "smc.forecast"), space, cloud, inputs)
 

@@ -126,6 +126,15 @@ def init(
 
     Raises:
         TypeError, ValueError: as `run`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxsci import smc
+        >>> model = smc.Model(
+        ...     lambda key, num, y: (jnp.zeros(num), jnp.zeros(num)), lambda key, x, w, y: (x + 1, 0 * x, None))
+        >>> state = smc.init(jax.random.key(0), model, 0.0, num_particles=4)[0]
+        >>> print([a.shape for a in jax.tree.leaves(state)][:1])
+        [(4,)]
     """
     name = "smc.init"
     options = _options(name, systematic, 0.5, "none", 0.5, statistics, store)
@@ -159,6 +168,17 @@ def step(
 
     Raises:
         TypeError, ValueError: as `run`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxsci import smc
+        >>> model = smc.Model(
+        ...     lambda key, num, y: (jnp.zeros(num), jnp.zeros(num)), lambda key, x, w, y: (x + 1, 0 * x, None))
+        >>> key = jax.random.key(0)
+        >>> state, first = smc.init(key, model, 0.0, num_particles=4)
+        >>> state, second = smc.step(key, model, state, 0.0)
+        >>> print(jax.tree.leaves(state)[0])
+        [1. 1. 1. 1.]
     """
     name = "smc.step"
     options = _options(name, resampler, ess_threshold, gradient, soft_share, statistics, store, num_resampled, in_place)
@@ -168,7 +188,20 @@ def step(
 
 
 def finish(state: State, history: Step) -> Result:
-    """The result of a run that was taken step by step; `history` holds the steps along a leading axis."""
+    """The result of a run that was taken step by step; `history` holds the steps along a leading axis.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxsci import smc
+        >>> model = smc.Model(
+        ...     lambda key, num, y: (jnp.zeros(num), jnp.zeros(num)), lambda key, x, w, y: (x + 1, 0 * x, None))
+        >>> key = jax.random.key(0)
+        >>> state, first = smc.init(key, model, 0.0, num_particles=4)
+        >>> state, second = smc.step(key, model, state, 0.0)
+        >>> history = jax.tree.map(lambda *steps: jnp.stack(steps), first, second)
+        >>> print(smc.finish(state, history).history.ess.shape)
+        (2,)
+    """
     return Result(state.cloud, state, history, state.status, state.log_z + state.remainder)
 
 

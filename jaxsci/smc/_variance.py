@@ -102,6 +102,18 @@ def mean_variance(result: Result, function: Callable[[PyTree], Array]) -> Varian
 
     Raises:
         ValueError: `function` returns no scalar.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxsci import smc
+        >>> def init(key, num, y):
+        ...     x = jax.random.normal(key, (num,))
+        ...     return x, -x * x
+        >>> def move(key, x, log_weights, y):
+        ...     return x, -x * x, None
+        >>> result = smc.run(jax.random.key(0), smc.Model(init, move), jnp.zeros(2), num_particles=1000)
+        >>> print(bool(smc.mean_variance(result, lambda x: x).value < 0.01))
+        True
     """
     values, weights = jax.vmap(function)(result.value.particles), _normalised(result)
     if values.shape != weights.shape:
@@ -128,6 +140,17 @@ def resample_to_uniform(
     Raises:
         TypeError: `resampler` is no function: a `Transport` makes other particles instead of choosing some.
         ValueError: `num_out` is no int >= 1.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxsci import smc
+        >>> model = smc.Model(
+        ...     lambda key, num, y: (jax.random.normal(key, (num,)), jnp.zeros(num)),
+        ...     lambda key, x, w, y: (x, -x * x, None),
+        ... )
+        >>> result = smc.run(jax.random.key(0), model, jnp.zeros(2), num_particles=100)
+        >>> print([a.shape for a in jax.tree.leaves(smc.resample_to_uniform(jax.random.key(1), result, 10))][:1])
+        [(10,)]
     """
     name = "smc.resample_to_uniform"
     log_weights = result.value.log_weights

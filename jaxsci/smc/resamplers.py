@@ -94,6 +94,12 @@ def stratified(key: KeyArray, log_weights: Float[ArrayLike, " N"], num_out: Size
 
     Arguments, result and errors as `systematic`.
 
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxsci import smc
+        >>> print(smc.resamplers.stratified(jax.random.key(0), jnp.log(jnp.array([0.5, 0.25, 0.25])), 4))
+        [0 0 1 2]
+
     References: G. Kitagawa, J. Comput. Graph. Statist. 5 (1996), 1-25.
     """
     return _stratified(*_checked("stratified", key, log_weights, num_out))
@@ -123,6 +129,12 @@ def multinomial(
 
     Raises:
         ValueError: as for `systematic`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxsci import smc
+        >>> print(smc.resamplers.multinomial(jax.random.key(0), jnp.log(jnp.array([0.0, 1.0, 0.0])), 4))
+        [1 1 1 1]
     """
     return _multinomial(*_checked("multinomial", key, log_weights, num_out), bool(ordered))
 
@@ -158,6 +170,12 @@ def residual(key: KeyArray, log_weights: Float[ArrayLike, " N"], num_out: Size) 
 
     Arguments, result and errors as `systematic`.
 
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxsci import smc
+        >>> print(smc.resamplers.residual(jax.random.key(0), jnp.log(jnp.array([0.5, 0.25, 0.25])), 4))
+        [0 0 1 2]
+
     References: J. S. Liu, R. Chen, J. Amer. Statist. Assoc. 93 (1998), 1032-1044.
     """
     return _residual(*_checked("residual", key, log_weights, num_out))
@@ -181,6 +199,12 @@ def ssp(key: KeyArray, log_weights: Float[ArrayLike, " N"], num_out: Size) -> In
     other keeps a + b - 1; the odds keep both means. The fights are held on a binary tree, so there are log2 N rounds.
 
     Arguments, result and errors as `systematic`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxsci import smc
+        >>> print(smc.resamplers.ssp(jax.random.key(0), jnp.log(jnp.array([0.5, 0.25, 0.25])), 4))
+        [0 0 1 2]
 
     References: M. Gerber, N. Chopin, N. Whiteley, Ann. Statist. 47 (2019), 2236-2260, section 3.4; the tree is ours:
     unbiasedness is tested, their bound of the variance is proved for the sequential order alone.
@@ -234,6 +258,14 @@ def conditional_systematic(
 
     Raises:
         ValueError: as for `systematic`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxsci import smc
+        >>> log_weights = jnp.log(jnp.array([0.1, 0.2, 0.7]))
+        >>> ancestors = smc.resamplers.conditional_systematic(jax.random.key(0), log_weights, 4, pivot=0, slot=0)
+        >>> print(int(ancestors[0]), ancestors.shape)
+        0 (4,)
 
     References: N. Chopin, S. S. Singh, Bernoulli 21 (2015), 1855-1883, section 5.2.
     """

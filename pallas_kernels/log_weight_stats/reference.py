@@ -8,7 +8,9 @@ float64 at 1e6 and 1e7.
 import jax
 import jax.numpy as jnp
 
-ANY_NAN, ANY_INFINITE, ALL_ZERO = 1, 2, 4
+ANY_NAN = 1
+ANY_INFINITE = 2
+ALL_ZERO = 4
 
 
 def call(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:

@@ -37,6 +37,13 @@ def prefix(weights: jax.Array, num_out: int) -> tuple[jax.Array, jax.Array]:
 
     Returns:
         (whole (n,) int32, fraction (n,) float32 in [0, 1), a multiple of 2^-24).
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from pallas_kernels.resample import prefix
+        >>> whole, fraction = prefix(jnp.array([1.0, 0.0, 3.0]), 4)
+        >>> print(whole, fraction)
+        [1 1 4] [0. 0. 0.]
     """
     weights = weights.astype(jnp.promote_types(weights.dtype, jnp.float32))
 
@@ -57,6 +64,12 @@ def ancestors(ends: jax.Array, num_out: int) -> jax.Array:
 
     Returns:
         (num_out,) int32, never decreasing. A particle without offspring (C_i = C_{i-1}) owns none.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from pallas_kernels.resample import ancestors
+        >>> print(ancestors(jnp.array([1, 1, 4]), 4))
+        [0 2 2 2]
     """
     return _by_platform(_running_max, lax.cummax, first_slots(ends, num_out))
 

@@ -27,6 +27,15 @@ def pendulum(params: Any = None, *, discount: ArrayLike = 0.0) -> WalledProblem:
 
     Raises:
         ImportError: gymnax is missing (extra "envs") and `params` is None.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from types import SimpleNamespace
+        >>> from jaxsci.control import environments
+        >>> params = SimpleNamespace(max_speed=8.0, max_torque=2.0, g=10.0, m=1.0, l=1.0)
+        >>> walled = environments.pendulum(params)
+        >>> print(environments.step(walled, jnp.array([0.1, 0.0]), 0.0, dt=0.05).x.round(3))
+        [0.104 0.075]
     """
     names = ("max_speed", "max_torque", "g", "m", "l")
     problem = ode(_pendulum_drift, _pendulum_reward, args=_named(params, "Pendulum-v1", names), discount=discount)
@@ -53,6 +62,17 @@ def mountain_car(params: Any = None, *, discount: ArrayLike = 0.0) -> WalledProb
 
     Raises:
         ImportError: gymnax is missing (extra "envs") and `params` is None.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from types import SimpleNamespace
+        >>> from jaxsci.control import environments
+        >>> names = "min_action max_action min_position max_position max_speed goal_position goal_velocity "
+        >>> names += "power gravity"
+        >>> numbers = (-1.0, 1.0, -1.2, 0.6, 0.07, 0.45, 0.0, 0.0015, 0.0025)
+        >>> walled = environments.mountain_car(SimpleNamespace(**dict(zip(names.split(), numbers))))
+        >>> print(environments.step(walled, jnp.array([-0.5, 0.0]), 1.0, dt=1.0).x.round(4))
+        [-0.4987  0.0013]
     """
     names = (
         *("min_action", "max_action", "min_position", "max_position", "max_speed"),

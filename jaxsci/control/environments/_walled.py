@@ -177,6 +177,16 @@ def rollout(
 
     Returns:
         A `Rollout`; its value is invariant under dt to the order of the integrator, 1.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from types import SimpleNamespace
+        >>> from jaxsci.control import environments
+        >>> walled = environments.pendulum(SimpleNamespace(max_speed=8.0, max_torque=2.0, g=10.0, m=1.0, l=1.0))
+        >>> episode = environments.rollout(
+        ...     jax.random.key(0), walled, lambda key, t, x: -x[1], jnp.array([0.5, 0.0]), num_steps=20, dt=0.05)
+        >>> print(episode.xs.shape, int(episode.status))
+        (21, 2) 0
     """
     check_kind("rollout", walled)
     num_steps = check_size("environments.rollout", "num_steps", num_steps, least=0)

@@ -62,6 +62,13 @@ def init(problem: ExploratoryLQ, learner: Learner, *, x0: ArrayLike = 0.0) -> On
 
     Raises:
         ValueError: a field of `problem` or `x0` is not a scalar.
+
+    Example:
+        >>> from jaxsci.control import exploratory
+        >>> problem = exploratory.ExploratoryLQ(-1.0, 0.5, 0.0, 1.0, 1.0, 0.0, 1.0, 0.0, 0.0, 0.1, 0.0)
+        >>> state = exploratory.init(problem, exploratory.q_learning(), x0=0.5)
+        >>> print(float(state.x), int(state.step))
+        0.5 0
     """
     problem, learner, x0 = prepare("exploratory.init", problem, learner, x0)
     return _init(problem, learner, x0)
@@ -87,6 +94,16 @@ def step(
         The new state and the transition. A step that leaves the floats or ±1e6, or makes the policy's standard
         deviation wider than 1e6 or narrower than 1e-6, is not taken: the state stays and its status says diverged, for
         good.
+
+    Example:
+        >>> import jax
+        >>> from jaxsci.control import exploratory
+        >>> problem = exploratory.ExploratoryLQ(-1.0, 0.5, 0.0, 1.0, 1.0, 0.0, 1.0, 0.0, 0.0, 0.1, 0.0)
+        >>> learner = exploratory.q_learning()
+        >>> state = exploratory.init(problem, learner)
+        >>> state, seen = exploratory.step(jax.random.key(0), state, problem, learner, dt=0.01)
+        >>> print(int(state.step), int(state.status))
+        1 0
     """
     key = as_typed_key(key, "exploratory.step")
     problem, learner, dt = prepare("exploratory.step", problem, learner, dt)

@@ -99,6 +99,13 @@ def condition(
     Raises:
         ValueError: an unknown `discounting`.
         TypeError: `value` is no `Value`, or `test` cannot be called.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci import control
+        >>> value = control.martingale.linear_value(lambda t, x: jnp.stack([jnp.ones_like(x), x]))
+        >>> print(float(control.martingale.condition(value, discount=0.5).discount))
+        0.5
     """
     if discounting not in _DISCOUNTINGS:
         raise ValueError(f"condition: discounting must be one of {_DISCOUNTINGS}, got {discounting!r}")
@@ -184,6 +191,17 @@ def residual(cond: Condition, params: PyTree, transition: Transition) -> Residua
 
     For a linear family the rise of J is formed from differences of features, $\theta\cdot(\phi_{k+1} - \phi_k)$, which
     keeps the digits that J_{k+1} - J_k loses in float32 at small steps.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxsci import control
+        >>> value = control.martingale.linear_value(lambda t, x: jnp.stack([jnp.ones_like(x), x]))
+        >>> condition = control.martingale.condition(value, discount=0.5)
+        >>> path = control.exact.brownian(jax.random.key(0), 1.0, num_steps=3, dt=0.5)
+        >>> first = jax.tree.map(lambda a: a[0], control.transitions(path))
+        >>> found = control.martingale.residual(condition, jnp.array([1.0, 0.0]), first)
+        >>> print(float(found.delta), found.test)
+        -0.25 [1. 1.]
     """
     return _residual(cond, as_unknowns(cond, params, transition.dt), transition)
 
@@ -253,6 +271,15 @@ def moments(
         ValueError: an unknown `trace_scale`.
 
     Differentiable; nonlinear families are solved by any root finder on the mean of it over a batch.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxsci import control
+        >>> value = control.martingale.linear_value(lambda t, x: jnp.stack([jnp.ones_like(x), x]))
+        >>> condition = control.martingale.condition(value, discount=0.5)
+        >>> path = control.exact.ornstein_uhlenbeck(jax.random.key(0), num_steps=100, dt=0.05)
+        >>> print(control.martingale.moments(condition, jnp.zeros(2), path).shape)
+        (2,)
     """
     checked_scale("moments", trace_scale)
     decay = None if trace_decay is None else as_float(trace_decay)

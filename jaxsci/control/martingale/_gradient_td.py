@@ -46,12 +46,37 @@ def cgtd(cond: Condition, *, learning_rate, auxiliary_rate, num_tests: int | Non
         cond: from `condition`.
         learning_rate, auxiliary_rate: alpha and alpha_u, numbers or functions of the elapsed time; traced.
         num_tests: number of the user's own test functions, static; one for each parameter by default.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxsci import control
+        >>> value = control.martingale.linear_value(lambda t, x: jnp.stack([jnp.ones_like(x), x]))
+        >>> condition = control.martingale.condition(value, discount=0.5)
+        >>> method = control.martingale.cgtd(condition, learning_rate=0.1, auxiliary_rate=0.05)
+        >>> path = control.exact.ornstein_uhlenbeck(jax.random.key(0), num_steps=50, dt=0.1)
+        >>> steps = control.transitions(path._replace(rs=path.xs[:-1]))
+        >>> result = control.martingale.run(method, jnp.zeros(2), steps)
+        >>> print(result.value.shape, int(result.status))
+        (2,) 0
     """
     return _method("cgtd", cond, learning_rate, auxiliary_rate, num_tests)
 
 
 def cgtd2(cond: Condition, *, learning_rate, auxiliary_rate, num_tests: int | None = None) -> Method:
-    r"""CGTD2: $u \leftarrow u + \alpha_u(\xi\delta - \xi(\xi\cdot u)\Delta)$; the rest as in `cgtd`."""
+    r"""CGTD2: $u \leftarrow u + \alpha_u(\xi\delta - \xi(\xi\cdot u)\Delta)$; the rest as in `cgtd`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxsci import control
+        >>> value = control.martingale.linear_value(lambda t, x: jnp.stack([jnp.ones_like(x), x]))
+        >>> condition = control.martingale.condition(value, discount=0.5)
+        >>> method = control.martingale.cgtd2(condition, learning_rate=0.1, auxiliary_rate=0.05)
+        >>> path = control.exact.ornstein_uhlenbeck(jax.random.key(0), num_steps=50, dt=0.1)
+        >>> steps = control.transitions(path._replace(rs=path.xs[:-1]))
+        >>> result = control.martingale.run(method, jnp.zeros(2), steps)
+        >>> print(result.value.shape, int(result.status))
+        (2,) 0
+    """
     return _method("cgtd2", cond, learning_rate, auxiliary_rate, num_tests)
 
 
@@ -64,6 +89,18 @@ def ctdc(cond: Condition, *, learning_rate, auxiliary_rate) -> Method:
     Args:
         cond: from `condition`; test functions of the user's must be as many as unknowns.
         learning_rate, auxiliary_rate: as in `cgtd`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxsci import control
+        >>> value = control.martingale.linear_value(lambda t, x: jnp.stack([jnp.ones_like(x), x]))
+        >>> condition = control.martingale.condition(value, discount=0.5)
+        >>> method = control.martingale.ctdc(condition, learning_rate=0.1, auxiliary_rate=0.05)
+        >>> path = control.exact.ornstein_uhlenbeck(jax.random.key(0), num_steps=50, dt=0.1)
+        >>> steps = control.transitions(path._replace(rs=path.xs[:-1]))
+        >>> result = control.martingale.run(method, jnp.zeros(2), steps)
+        >>> print(result.value.shape, int(result.status))
+        (2,) 0
     """
     return _method("ctdc", cond, learning_rate, auxiliary_rate, None)
 

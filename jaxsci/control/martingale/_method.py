@@ -229,6 +229,18 @@ def merge(*states: PyTree) -> PyTree:
 
     Raises:
         TypeError: a state that is not made of sums, such as that of `ctd`, or none at all.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxsci import control
+        >>> value = control.martingale.linear_value(lambda t, x: jnp.stack([jnp.ones_like(x), x]))
+        >>> method = control.martingale.clstd(control.martingale.condition(value, discount=0.5), allow_float32=True)
+        >>> keys = jax.random.split(jax.random.key(0), (2, 8))
+        >>> paths = jax.vmap(jax.vmap(lambda key: control.exact.ornstein_uhlenbeck(key, num_steps=50, dt=0.1)))(keys)
+        >>> halves = [jax.tree.map(lambda a: a[i], paths._replace(rs=paths.xs[:, :, :-1])) for i in range(2)]
+        >>> states = [control.martingale.fit(method, jnp.zeros(2), half).state for half in halves]
+        >>> print(method.finish(control.martingale.merge(*states)).value.shape)
+        (2,)
     """
     other = [type(state).__name__ for state in states if not isinstance(state, Sums)]
     if other or not states:

@@ -65,6 +65,18 @@ def ctd(
     Raises:
         ValueError: an unknown `trace_scale`.
 
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxsci import control
+        >>> value = control.martingale.linear_value(lambda t, x: jnp.stack([jnp.ones_like(x), x]))
+        >>> condition = control.martingale.condition(value, discount=0.5)
+        >>> method = control.martingale.ctd(condition, learning_rate=lambda t: 0.2 / (1 + t))
+        >>> path = control.exact.ornstein_uhlenbeck(jax.random.key(0), num_steps=50, dt=0.1)
+        >>> steps = control.transitions(path._replace(rs=path.xs[:-1]))
+        >>> result = control.martingale.run(method, jnp.zeros(2), steps)
+        >>> print(result.value.shape, int(result.status))
+        (2,) 0
+
     References: Jia and Zhou 2022, section 4.2, algorithms of CTD(0) and CTD(lambda).
     """
     checked_scale("ctd", trace_scale)

@@ -97,6 +97,18 @@ def temporal_difference(
 
     Raises:
         ValueError: an unknown `trace_scale`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxsci import control
+        >>> value = control.martingale.linear_value(lambda t, x: jnp.stack([jnp.ones_like(x), x]))
+        >>> condition = control.martingale.condition(value, discount=0.5)
+        >>> path = control.exact.ornstein_uhlenbeck(jax.random.key(0), num_steps=100, dt=0.05)
+        >>> path = path._replace(rs=path.xs[:-1])
+        >>> slope = jax.grad(control.martingale.losses.temporal_difference, argnums=1)(condition, jnp.zeros(2), path)
+        >>> moments = control.martingale.moments(condition, jnp.zeros(2), path)
+        >>> print(bool(jnp.allclose(slope, -moments, atol=1e-4)))
+        True
     """
     checked_scale("temporal_difference", trace_scale)
     decay = None if trace_decay is None else as_float(trace_decay)
@@ -131,6 +143,18 @@ def orthogonality(cond: Condition, params: PyTree, paths: Path, *, metric: str =
 
     Raises:
         ValueError: an unknown metric, or no batch axis.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxsci import control
+        >>> value = control.martingale.linear_value(lambda t, x: jnp.stack([jnp.ones_like(x), x]))
+        >>> condition = control.martingale.condition(value, discount=0.5)
+        >>> keys = jax.random.split(jax.random.key(0), 64)
+        >>> paths = jax.vmap(lambda key: control.exact.ornstein_uhlenbeck(key, num_steps=100, dt=0.05))(keys)
+        >>> paths = paths._replace(rs=paths.xs[:, :-1])
+        >>> loss = control.martingale.losses.orthogonality
+        >>> print(bool(loss(condition, jnp.array([0.0, 2 / 3]), paths) < loss(condition, jnp.zeros(2), paths)))
+        True
     """
     if metric not in _METRICS:
         raise ValueError(f"orthogonality: metric must be one of {_METRICS}, got {metric!r}")
@@ -167,6 +191,18 @@ def mean_square_td_error(cond: Condition, params: PyTree, path: Path) -> Float[A
     Warning:
         As dt -> 0 it measures the quadratic variation of the martingale part, not the error of J: with enough capacity
         its minimiser is constant in x for every t < T.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxsci import control
+        >>> value = control.martingale.linear_value(lambda t, x: jnp.stack([jnp.ones_like(x), x]))
+        >>> condition = control.martingale.condition(value, discount=0.5)
+        >>> path = control.exact.ornstein_uhlenbeck(jax.random.key(0), num_steps=400, dt=0.05)
+        >>> path = path._replace(rs=path.xs[:-1])
+        >>> loss = control.martingale.losses.mean_square_td_error
+        >>> truth = jnp.array([0.0, 2 / 3])
+        >>> print(bool(loss(condition, jnp.zeros(2), path) < loss(condition, truth, path)))  # misleading
+        True
     """
     return _mean_square_td_error(cond, as_unknowns(cond, params, path.dts), path)
 

@@ -26,6 +26,13 @@ def increments(
 
     Returns:
         Shape (K, *shape), variance dt.
+
+    Example:
+        >>> import jax
+        >>> from jaxsci import control
+        >>> dw = control.increments(jax.random.key(0), 1000, 0.01)
+        >>> print(dw.shape, f"{dw.std():.1f}")
+        (1000,) 0.1
     """
     dtype = jnp.dtype(dtype) if dtype is not None else float_dtype(dt)
     dt = jnp.asarray(dt, dtype)

@@ -40,7 +40,14 @@ class SimulationState(NamedTuple):
 
 
 def init(x0: Float[ArrayLike, "*d"], *, t: ArrayLike = 0.0) -> SimulationState:
-    """The state before step 0, at time t. A non-finite x0 is reported, and the simulation then stands still at 0."""
+    """The state before step 0, at time t. A non-finite x0 is reported, and the simulation then stands still at 0.
+
+    Example:
+        >>> from jaxsci import control
+        >>> state = control.simulate.init(1.5)
+        >>> print(float(state.x), int(state.index), int(state.status))
+        1.5 0 0
+    """
     dtype = float_dtype(x0)
     return _init(jnp.asarray(x0, dtype), jnp.asarray(t, dtype))
 
@@ -74,6 +81,14 @@ def step(
 
     Returns:
         ``(state, transition)``.
+
+    Example:
+        >>> import jax
+        >>> from jaxsci import control
+        >>> problem = control.sde(lambda t, x, u, args: -x, lambda t, x, u, args: 0.0)
+        >>> state, seen = control.simulate.step(jax.random.key(0), problem, None, control.simulate.init(1.0), 0.1)
+        >>> print(f"{state.x:.2f} {seen.t_next:.1f}")
+        0.90 0.1
     """
     dtype = state.x.dtype
     dt = jnp.asarray(dt, dtype)
@@ -149,6 +164,15 @@ def euler_maruyama(
         TypeError: an untyped key, or none where one is drawn from.
 
     Differentiable in everything that is traced, given the draws.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxsci import control
+        >>> problem = control.sde(lambda t, x, u, args: u, lambda t, x, u, args: 0.1)
+        >>> def policy(key, t, x): return -x
+        >>> path = control.euler_maruyama(jax.random.key(0), problem, policy, jnp.ones(2), num_steps=50, dt=0.1)
+        >>> print(path.xs.shape, path.us.shape, int(path.status))
+        (51, 2) (50, 2) 0
 
     References: Kloeden and Platen 1992, equation 10.2.4.
     """

@@ -65,13 +65,31 @@ class Transition(NamedTuple):
 
 
 def transitions(path: Path) -> Transition:
-    """The K steps of a path, stacked along the leading axis."""
+    """The K steps of a path, stacked along the leading axis.
+
+    Example:
+        >>> import jax
+        >>> from jaxsci import control
+        >>> path = control.exact.brownian(jax.random.key(0), 0.0, num_steps=4, dt=0.5)
+        >>> steps = control.transitions(path)
+        >>> print(steps.x.shape, steps.first)
+        (4,) [ True False False False]
+    """
     first = jnp.arange(path.dts.shape[0]) == 0
     return Transition(path.ts[:-1], path.xs[:-1], path.us, path.rs, path.dts, path.ts[1:], path.xs[1:], first)
 
 
 def rewarded(problem: SDE | ODE, path: Path) -> Path:
-    """The same path with the reward rates of `problem`, 0 on steps of length 0; one that is not finite is reported."""
+    """The same path with the reward rates of `problem`, 0 on steps of length 0; one that is not finite is reported.
+
+    Example:
+        >>> import jax
+        >>> from jaxsci import control
+        >>> problem = control.sde(lambda t, x, u, args: 0.0, lambda t, x, u, args: 1.0, lambda t, x, u, args: x**2)
+        >>> path = control.exact.brownian(jax.random.key(0), 2.0, num_steps=3, dt=0.5)
+        >>> print(float(control.rewarded(problem, path).rs[0]))
+        4.0
+    """
     return _rewarded(problem, path)
 
 
@@ -92,6 +110,15 @@ def discounted_return(problem: SDE | ODE, path: Path) -> Float[Array, ""]:
     r"""$\sum_k e^{-\beta(t_k - t_0)} r_k \Delta_k + e^{-\beta(t_K - t_0)} h(X_K)$, with h where there is one.
 
     h is paid at the horizon alone: a path that ends before it, or whose status is not 0, has earned its rewards so far.
+
+    Example:
+        >>> import jax
+        >>> from jaxsci import control
+        >>> still = lambda t, x, u, args: 0.0
+        >>> problem = control.sde(lambda t, x, u, args: -x, still, lambda t, x, u, args: x, horizon=1.0)
+        >>> path = control.euler_maruyama(jax.random.key(0), problem, None, 1.0, num_steps=100)
+        >>> print(f"{control.discounted_return(problem, path):.2f}")
+        0.63
     """
     return _return(problem, path)
 

@@ -48,6 +48,14 @@ def rollout(
         ValueError: `times` is not a vector of at least two, or a function gives the wrong shape.
         ImportError: diffrax is missing (extra "ode").
 
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci import control
+        >>> problem = control.ode(lambda t, x, u, args: -x)
+        >>> path = control.rollout(problem, None, 1.0, times=jnp.array([0.0, 0.5, 1.0]), rtol=1e-5)
+        >>> print(path.xs.round(2), int(path.status))
+        [1.   0.61 0.37] 0
+
     References: Tsitouras 2011, Runge-Kutta pairs of order 5(4).
     """
     dtype = float_dtype(x0)

@@ -52,6 +52,13 @@ def init(key: KeyArray) -> PyTree:
 
     Raises:
         ImportError: flax is missing (extra "nets").
+
+    Example:
+        >>> import jax
+        >>> from jaxsci.models import digits
+        >>> params = digits.init(jax.random.key(0))
+        >>> print(sum(a.size for a in jax.tree.leaves(params)))
+        356032
     """
     return _init(keys.as_typed_key(key, "digits.init"))
 
@@ -77,6 +84,13 @@ def apply(
 
     Raises:
         ValueError: the last axis of x has not 64 entries.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxsci.models import digits
+        >>> params = digits.init(jax.random.key(0))
+        >>> print(digits.apply(params, jnp.zeros(64), jnp.float32(0.0), jnp.int32(3)).shape)
+        (64,)
     """
     x = jnp.asarray(x)
     if x.ndim == 0 or x.shape[-1] != NUM_PIXELS:

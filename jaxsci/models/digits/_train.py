@@ -67,7 +67,13 @@ class _Optimizer(NamedTuple):
 
 
 def schedule() -> schedules.NoiseSchedule:
-    """The noise schedule that the network is trained under: variance preserving, linear beta, t from 1e-3 to 1."""
+    """The noise schedule that the network is trained under: variance preserving, linear beta, t from 1e-3 to 1.
+
+    Example:
+        >>> from jaxsci.models import digits
+        >>> print(round(float(digits.schedule().t_max), 3))
+        1.0
+    """
     return schedules.vp_linear()
 
 
@@ -76,6 +82,12 @@ def data() -> tuple[Float[np.ndarray, "1797 64"], Int[np.ndarray, " 1797"]]:
 
     Raises:
         ImportError: scikit-learn is missing (extra "demo").
+
+    Example:
+        >>> from jaxsci.models import digits
+        >>> images, labels = digits.data()
+        >>> print(images.shape, labels.shape)
+        (1797, 64) (1797,)
 
     References: E. Alpaydin, C. Kaynak, "Optical Recognition of Handwritten Digits", UCI repository, 1998.
     """
@@ -93,6 +105,13 @@ def denoiser(params: PyTree, *, guidance: str | None = None) -> Partial:
 
     Raises:
         ValueError: another kind of guidance.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxsci.models import digits
+        >>> denoise = digits.denoiser(digits.init(jax.random.key(0)))
+        >>> print(denoise(jnp.zeros(64), jnp.float32(0.5), jnp.int32(3), 1.0)[0].shape)
+        (64,)
     """
     if guidance not in (None, "classifier_free"):
         raise ValueError(f"digits.denoiser: guidance must be None or 'classifier_free', got {guidance!r}")
@@ -113,6 +132,13 @@ def loss(params: PyTree, batch: tuple[Array, Array], key: KeyArray, *, drop_rate
         batch: Float[size, 64] in [-1, 1] and Int[size].
         key: draws one shift for all times, the noise, and which labels are dropped.
         drop_rate: probability of dropping a label (static).
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxsci.models import digits
+        >>> params = digits.init(jax.random.key(0))
+        >>> print(digits.loss(params, (jnp.zeros((2, 64)), jnp.array([3, 4])), jax.random.key(1)).shape)
+        ()
     """
     images, labels = batch
     size, vp = labels.shape[0], schedule()
@@ -183,6 +209,13 @@ def train(
     Raises:
         ValueError: the folder holds a run with other arguments, or `num_steps` is below 1.
         ImportError: an extra is missing ("nets", "demo" for the data, "sweep" for the bar).
+
+    Example:
+        >>> import jax
+        >>> from jaxsci.models import digits
+        >>> result = digits.train(jax.random.key(0), num_steps=2, batch_size=4, progress=False)  # 6000 steps are useful
+        >>> print(result.history.shape, int(result.status))
+        (2,) 0
     """
     num_steps = check_size("digits.train", "num_steps", num_steps)
     began, key = time.perf_counter(), keys.as_typed_key(key, "digits.train")
@@ -215,6 +248,15 @@ def load(directory: str | Path) -> PyTree:
     Raises:
         FileNotFoundError: there are none; the message holds the command that trains.
         ImportError: an extra is missing ("nets").
+
+    Example:
+        >>> import jax
+        >>> import tempfile
+        >>> from jaxsci.models import digits
+        >>> folder = tempfile.mkdtemp()
+        >>> _ = digits.train(jax.random.key(0), num_steps=2, batch_size=4, out=folder, progress=False)
+        >>> print(sum(a.size for a in jax.tree.leaves(digits.load(folder))))
+        356032
     """
     folder = Path(directory) / "network"
     if checkpoint.latest(folder) is None:

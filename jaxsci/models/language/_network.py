@@ -61,6 +61,13 @@ def init(key: KeyArray, cfg: transformer.Config) -> PyTree:
     Args:
         key: one typed key.
         cfg: from `config` (static).
+
+    Example:
+        >>> import jax
+        >>> from jaxsci.models import language
+        >>> cfg = language.config(width=16, num_layers=1, num_heads=2, hidden=16)
+        >>> print(language.init(jax.random.key(0), cfg)["embedding"].shape)
+        (94, 16)
     """
     return _init(keys.as_typed_key(key, "language.init"), cfg)
 
@@ -118,12 +125,25 @@ def rules(spec: LayerSpec | None) -> dict[str, LayerSpec | None]:
 
     Args:
         spec: of every product of the blocks, as from `quantization.quest`; None for none.
+
+    Example:
+        >>> from jaxsci import quantization
+        >>> from jaxsci.models import language
+        >>> print(sorted(language.rules(quantization.quest(2, 2))))
+        ['*', 'head']
     """
     return {"head": None, "*": spec}
 
 
 def products(spec: LayerSpec | None) -> Callable:
-    """The ``dense`` that belongs to the format of the blocks; None multiplies as ever."""
+    """The ``dense`` that belongs to the format of the blocks; None multiplies as ever.
+
+    Example:
+        >>> from jaxsci import quantization
+        >>> from jaxsci.models import language
+        >>> print(language.products(None) is not None, callable(language.products(quantization.quest(2, 2))))
+        True True
+    """
     return layers.affine if spec is None else dense(rules(spec))
 
 

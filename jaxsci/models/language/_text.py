@@ -70,6 +70,11 @@ def decode(tokens: Int[np.ndarray, " n"]) -> str:
 
     Raises:
         ValueError: a number that belongs to no symbol.
+
+    Example:
+        >>> from jaxsci.models import language
+        >>> print(language.decode(language.encode("yield x")))
+        yield x
     """
     symbols, tokens = data().symbols, np.asarray(tokens)
     if tokens.size and not 0 <= tokens.min() <= tokens.max() < len(symbols):

@@ -75,6 +75,15 @@ def loss(
         windows: numbers of symbols; T - 1 symbols predict the T - 1 after them.
         cfg: static.
         dense: see `apply`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxsci.models import language
+        >>> cfg = language.config(width=16, num_layers=1, num_heads=2, hidden=16)
+        >>> params = language.init(jax.random.key(0), cfg)
+        >>> windows = jnp.asarray(language.encode("def f(x): return x"))[None]
+        >>> print(3 < float(language.loss(params, windows, cfg=cfg)) < 7)  # log 94 = 4.5
+        True
     """
     return _loss(params, windows, dense, cfg=cfg)
 
@@ -98,6 +107,14 @@ def validation_loss(
 
     Raises:
         ValueError: more windows than there are.
+
+    Example:
+        >>> import jax
+        >>> from jaxsci.models import language
+        >>> cfg = language.config(width=16, num_layers=1, num_heads=2, hidden=16)
+        >>> params = language.init(jax.random.key(0), cfg)
+        >>> print(3 < float(language.validation_loss(params, cfg, num_windows=2)) < 7)
+        True
     """
     return _validation(params, spec, cfg, check_size("language.validation_loss", "num_windows", num_windows))
 
@@ -170,6 +187,14 @@ def point(
     Raises:
         ValueError: `num_steps` below 1; see `validation_loss`.
         ImportError: an extra is missing ("nets").
+
+    Example:
+        >>> import jax
+        >>> from jaxsci.models import language
+        >>> cfg = language.config(width=16, num_layers=1, num_heads=2, hidden=16, context=8)
+        >>> result = language.point(jax.random.key(0), cfg=cfg, num_steps=2, batch_size=2, num_windows=2)
+        >>> print(result.loss.shape, int(result.status))
+        (2,) 0
     """
     num_steps = check_size("language.point", "num_steps", num_steps)
     cfg = _network.config() if cfg is None else cfg
@@ -209,6 +234,15 @@ def train(
     Raises:
         ValueError: the folder holds a run with other arguments, or `num_steps` is below 1.
         ImportError: an extra is missing ("nets", "sweep" for the bar).
+
+    Example:
+        >>> import jax
+        >>> from jaxsci.models import language
+        >>> cfg = language.config(width=16, num_layers=1, num_heads=2, hidden=16, context=8)
+        >>> sizes = dict(num_steps=2, batch_size=2, num_windows=2)
+        >>> result = language.train(jax.random.key(0), cfg=cfg, **sizes, progress=False)
+        >>> print(result.history.shape, int(result.status))
+        (2,) 0
     """
     num_steps = check_size("language.train", "num_steps", num_steps)
     began, key = time.perf_counter(), keys.as_typed_key(key, "language.train")
@@ -238,6 +272,16 @@ def load(directory: str | Path, *, cfg: transformer.Config | None = None) -> PyT
     Raises:
         FileNotFoundError: there are none; the message holds the command that trains.
         ImportError: an extra is missing ("nets").
+
+    Example:
+        >>> import jax
+        >>> import tempfile
+        >>> from jaxsci.models import language
+        >>> folder, cfg = tempfile.mkdtemp(), language.config(width=16, num_layers=1, num_heads=2, hidden=16, context=8)
+        >>> sizes = dict(num_steps=2, batch_size=2, num_windows=2)
+        >>> _ = language.train(jax.random.key(0), cfg=cfg, **sizes, out=folder, progress=False)
+        >>> print(language.load(folder, cfg=cfg)["embedding"].shape)
+        (94, 16)
     """
     folder = Path(directory) / "network"
     if checkpoint.latest(folder) is None:

@@ -88,6 +88,11 @@ def config(
     Raises:
         ValueError: a size below 1, more returns than the buffer has rows, an unknown batch; a number, unless it is
             traced, that is not finite or out of its range.
+
+    Example:
+        >>> from jaxsci.rl import dqn
+        >>> print(dqn.config(num_envs=4, discount=0.9).num_envs)
+        4
     """
     sizes = {
         "num_envs": num_envs,
@@ -131,6 +136,12 @@ def epsilon(cfg: Config, num_transitions: Int[ArrayLike, ""]) -> Float[Array, ""
 
     n counts the transitions of the whole training and never starts again, so the exploration does fade. (The
     published three-body code counts within the episode: there epsilon stays above .82 and the data are all but random.)
+
+    Example:
+        >>> from jaxsci.rl import dqn
+        >>> cfg = dqn.config(epsilon_start=0.9, epsilon_end=0.1, epsilon_decay=100)
+        >>> print(dqn.epsilon(cfg, 0), dqn.epsilon(cfg, 100000).round(2))
+        0.9 0.099999994
     """
     fade = jnp.exp(-jnp.asarray(num_transitions, cfg.discount.dtype) / cfg.epsilon_decay)
     return cfg.epsilon_end + (cfg.epsilon_start - cfg.epsilon_end) * fade
@@ -148,6 +159,15 @@ def optimizer(
 
     Raises:
         ImportError: optax is missing.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci.rl import dqn
+        >>> optimizer = dqn.optimizer(0.01)
+        >>> state = optimizer.init({"w": jnp.zeros(2)})
+        >>> updates, state = optimizer.update({"w": jnp.ones(2)}, state, {"w": jnp.zeros(2)})
+        >>> print(bool((updates["w"] < 0).all()))
+        True
     """
     optax = extras.require("optax", "nets", "dqn.optimizer")
     return optax.chain(

@@ -50,6 +50,13 @@ def network(
     Raises:
         ValueError: repeats below 1, or above 1 with a last hidden layer that is not square.
 
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxsci.rl import dqn
+        >>> network = dqn.network(2, 3, hidden=(4,))
+        >>> print(network.apply(network.init(jax.random.key(0)), jnp.ones(2)).shape)
+        (3,)
+
     References: Z. Wang et al. 2016, Dueling network architectures, equation 9.
     """
     if repeats < 1 or (repeats > 1 and (len(hidden) < 2 or hidden[-1] != hidden[-2])):
@@ -83,7 +90,16 @@ def _apply_network(params, observation, *, cfg, last, repeats, dueling):
 
 
 def greedy(network: Network, params: PyTree) -> Partial:
-    """The policy ``(key, observation) -> action`` that takes the action of largest value; the key is not used."""
+    """The policy ``(key, observation) -> action`` that takes the action of largest value; the key is not used.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxsci.rl import dqn
+        >>> network = dqn.network(2, 3, hidden=())
+        >>> policy = dqn.greedy(network, network.init(jax.random.key(0)))
+        >>> print(0 <= int(policy(jax.random.key(1), jnp.ones(2))) < 3)
+        True
+    """
     return Partial(_greedy, network.apply, params)
 
 

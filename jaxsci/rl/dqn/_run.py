@@ -100,6 +100,18 @@ def init(key: KeyArray, env: Environment, network: Network, *, cfg: Config, opti
 
     Raises:
         TypeError: `env` has no reset and step, as a problem in continuous time has none.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxsci.core.protocols import Environment, TimeStep
+        >>> from jaxsci.rl import dqn
+        >>> def reset(key): return jnp.int32(0), TimeStep(jnp.ones(1))
+        >>> def step(key, state, action): return state, TimeStep(jnp.ones(1))
+        >>> env = Environment(reset, step)
+        >>> network = dqn.network(1, 2, hidden=())
+        >>> state = dqn.init(jax.random.key(0), env, network, cfg=dqn.config(), optimizer=dqn.optimizer())
+        >>> print(int(state.step))
+        0
     """
     _check_kind("init", env)
     return _init(keys.as_typed_key(key, "dqn.init"), env, network, cfg, optimizer)
@@ -128,6 +140,20 @@ def step(
         key: the key of the whole training, the same at every step: the step's index is folded in here.
         env, network, cfg, optimizer: as in `init`.
         state: from `init` or the step before.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxsci.core.protocols import Environment, TimeStep
+        >>> from jaxsci.rl import dqn
+        >>> def reset(key): return jnp.int32(0), TimeStep(jnp.ones(1))
+        >>> def step(key, state, action): return state, TimeStep(jnp.ones(1))
+        >>> env = Environment(reset, step)
+        >>> key, parts = jax.random.key(0), dict(cfg=dqn.config(batch_size=4, capacity=100), optimizer=dqn.optimizer())
+        >>> network = dqn.network(1, 2, hidden=())
+        >>> state = dqn.init(key, env, network, **parts)
+        >>> out = dqn.step(key, env, network, state, **parts)
+        >>> print(int(out[0].step))
+        1
     """
     _check_kind("step", env)
     return _step(keys.as_typed_key(key, "dqn.step"), env, network, state, cfg, optimizer)

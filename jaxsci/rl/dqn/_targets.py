@@ -35,6 +35,14 @@ def target_of(
     Returns:
         The target; m is the first transition at which the episode ended, n - 1 if none did: what follows in the
         window belongs to the next episode.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci.rl import dqn
+        >>> rewards, discounts, ends = jnp.array([1.0, 2.0]), jnp.ones(2), jnp.array([False, False])
+        >>> window = (rewards, jnp.zeros((2, 3)), discounts, ends, ends)
+        >>> print(dqn.target_of(window, lambda observation: jnp.float32(4.0), 0.5))  # 1 + 0.5 * 2 + 0.25 * 4
+        3.0
     """
     reward, following, kept, terminated, truncated = window
     ended = terminated | truncated

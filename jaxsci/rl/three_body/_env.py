@@ -139,6 +139,11 @@ def config(
     Raises:
         ValueError: an unknown reward, observation or integrator, no action, other than three weights, or single
             precision without `allow_float32`.
+
+    Example:
+        >>> from jaxsci.rl import three_body
+        >>> print(len(three_body.config(allow_float32=True).step_parameters))
+        10
     """
     if observation not in _OBSERVATIONS:
         raise ValueError(f"three_body.config: observation must be one of {sorted(_OBSERVATIONS)}, got {observation!r}")
@@ -190,6 +195,13 @@ def start(cfg: Config, corners: Float[ArrayLike, " 4"]) -> State:
 
     Raises:
         ValueError: corners are not four numbers.
+
+    Example:
+        >>> from jaxsci.rl import three_body
+        >>> cfg = three_body.config(allow_float32=True)
+        >>> state = three_body.start(cfg, three_body.published_start(0))
+        >>> print(int(state.step), int(state.status))
+        0 0
     """
     corners = jnp.asarray(corners, cfg.interval.dtype)
     if corners.shape != (4,):
@@ -255,6 +267,14 @@ def step(cfg: Config, state: State, action: Int[ArrayLike, ""]) -> tuple[State, 
         ``(state, TimeStep)``. Where the integration fails (collision, step cap, NaN) the state keeps the last bodies
         that are finite, its status says why, the episode terminates, and the reward is that of an error of
         ``max_error``.
+
+    Example:
+        >>> from jaxsci.rl import three_body
+        >>> cfg = three_body.config(allow_float32=True)
+        >>> state = three_body.start(cfg, three_body.published_start(0))
+        >>> out = three_body.step(cfg, state, 9)
+        >>> print(int(out[0].step))
+        1
     """
     return _step(cfg, state, jnp.asarray(action, jnp.int32))
 
@@ -294,7 +314,14 @@ def _step(cfg, state, action):
 
 
 def observe(cfg: Config, state: State) -> Float[Array, " num_features"]:
-    """What a policy sees of a state; see `config`."""
+    """What a policy sees of a state; see `config`.
+
+    Example:
+        >>> from jaxsci.rl import three_body
+        >>> cfg = three_body.config(allow_float32=True)
+        >>> print(three_body.observe(cfg, three_body.start(cfg, three_body.published_start(0))).shape)
+        (13,)
+    """
     return _observe(cfg, state)
 
 
@@ -333,6 +360,14 @@ def environment(cfg: Config, *, reward_scale: ArrayLike = 1.0, reward_floor: Arr
         reward_floor: rewards below count as this much, before scaling; traced. The rewards of a lost episode are a
             thousand times those of a good one: this and the scale keep them in the range a network learns in. They
             change what is learnt from, not what `rollout` reports.
+
+    Example:
+        >>> import jax
+        >>> from jaxsci.rl import three_body
+        >>> env = three_body.environment(three_body.config(allow_float32=True))
+        >>> state, first = env.reset(jax.random.key(0))
+        >>> print(first.observation.shape)
+        (13,)
     """
     dtype = cfg.interval.dtype
     shaping = (jnp.asarray(reward_scale, dtype), jnp.asarray(reward_floor, dtype))

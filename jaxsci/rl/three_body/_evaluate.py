@@ -91,6 +91,13 @@ def fixed_actions(cfg: Config, corners: Float[Array, "S 4"], *, num_steps: int =
     The lanes are uneven: a small step parameter costs a thousand times what a large one does, and under vmap all wait
     for the slowest. They are mapped one after the other, which is faster than vmap over both axes or over the starts
     alone: benchmark "three_body: episodes of 4 starts x 6 actions", 20 starts without ``--fast``.
+
+    Example:
+        >>> from jaxsci.rl import three_body
+        >>> cfg = three_body.config(step_parameters=(0.05, 0.1), allow_float32=True)
+        >>> found = three_body.fixed_actions(cfg, three_body.published_start(0)[None], num_steps=2)
+        >>> print(found.reward.shape)
+        (1, 2, 2)
     """
     return _fixed_actions(cfg, jnp.asarray(corners, cfg.interval.dtype), num_steps)
 

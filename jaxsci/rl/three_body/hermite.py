@@ -170,6 +170,14 @@ def forces(
     The pairs (i, i + s mod N), s = 1 ... N/2, are taken shift by shift: a few long array operations instead of N^2
     short ones, which is what makes a step cheap on a CPU: benchmark "three_body: ten years of three bodies". For even N
     the last shift meets each pair twice and counts half.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci.rl.three_body import hermite
+        >>> place, speed = jnp.array([[0.5, 0.0], [-0.5, 0.0]]), jnp.zeros((2, 2))
+        >>> print(hermite.forces(jnp.array([1.0, 1.0]), place, speed)[0] + 0)
+        [[-1.  0.]
+         [ 1.  0.]]
     """
     num = mass.shape[0]
     acceleration, jerk = jnp.zeros_like(position), jnp.zeros_like(position)
@@ -198,6 +206,14 @@ def step(bodies: Bodies, size: Float[ArrayLike, ""]) -> Bodies:
         size: h, negative to go back in time; traced.
 
     Differentiable in both arguments.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci.rl.three_body import hermite
+        >>> place, speed = jnp.array([[0.5, 0.0], [-0.5, 0.0]]), jnp.array([[0.0, 0.5], [0.0, -0.5]])
+        >>> bodies = hermite.step(hermite.init(jnp.array([0.5, 0.5]), place, speed, allow_float32=True), 0.01)
+        >>> print(f"{bodies.position[0, 1]:.3f}")
+        0.005
     """
     return _jitted_step(bodies, jnp.asarray(size, bodies.position.dtype))
 
@@ -298,7 +314,15 @@ def march(start: Bodies, duration, parameter, max_steps, advance, cost: int, var
 
 @jax.jit
 def energy(bodies: Bodies) -> Float[Array, ""]:
-    r"""$\sum_i m_i |v_i|^2/2 - \sum_{i<j} m_i m_j/|r_{ij}|$."""
+    r"""$\sum_i m_i |v_i|^2/2 - \sum_{i<j} m_i m_j/|r_{ij}|$.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci.rl.three_body import hermite
+        >>> place, speed = jnp.array([[0.5, 0.0], [-0.5, 0.0]]), jnp.array([[0.0, 0.5], [0.0, -0.5]])
+        >>> print(hermite.energy(hermite.init(jnp.array([0.5, 0.5]), place, speed, allow_float32=True)))
+        -0.125
+    """
     mass, x, v = bodies[:3]
     kinetic = jnp.sum(mass * jnp.sum(v * v, -1)) / 2
     i, j = np.triu_indices(mass.shape[0], 1)
@@ -308,13 +332,29 @@ def energy(bodies: Bodies) -> Float[Array, ""]:
 
 @jax.jit
 def momentum(bodies: Bodies) -> Float[Array, " d"]:
-    r"""$\sum_i m_i v_i$."""
+    r"""$\sum_i m_i v_i$.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci.rl.three_body import hermite
+        >>> place, speed = jnp.array([[0.5, 0.0], [-0.5, 0.0]]), jnp.array([[0.0, 1.0], [0.0, 0.0]])
+        >>> print(hermite.momentum(hermite.init(jnp.array([2.0, 1.0]), place, speed, allow_float32=True)))
+        [0. 2.]
+    """
     return jnp.sum(bodies.mass[:, None] * bodies.velocity, 0)
 
 
 @jax.jit
 def angular_momentum(bodies: Bodies) -> Float[Array, ""] | Float[Array, " 3"]:
-    r"""$\sum_i m_i\, x_i \times v_i$: a scalar in two dimensions, a vector in three."""
+    r"""$\sum_i m_i\, x_i \times v_i$: a scalar in two dimensions, a vector in three.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci.rl.three_body import hermite
+        >>> place, speed = jnp.array([[0.5, 0.0], [-0.5, 0.0]]), jnp.array([[0.0, 0.5], [0.0, -0.5]])
+        >>> print(hermite.angular_momentum(hermite.init(jnp.array([0.5, 0.5]), place, speed, allow_float32=True)))
+        0.25
+    """
     mass, x, v = bodies[:3]
     if x.shape[1] == 2:
         return jnp.sum(mass * (x[:, 0] * v[:, 1] - x[:, 1] * v[:, 0]))
@@ -323,7 +363,15 @@ def angular_momentum(bodies: Bodies) -> Float[Array, ""] | Float[Array, " 3"]:
 
 @jax.jit
 def center_of_mass(bodies: Bodies) -> Float[Array, " d"]:
-    r"""$\sum_i m_i x_i / \sum_i m_i$."""
+    r"""$\sum_i m_i x_i / \sum_i m_i$.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci.rl.three_body import hermite
+        >>> place, speed = jnp.array([[1.0, 0.0], [-1.0, 0.0]]), jnp.zeros((2, 2))
+        >>> print(hermite.center_of_mass(hermite.init(jnp.array([3.0, 1.0]), place, speed, allow_float32=True)))
+        [0.5 0. ]
+    """
     return jnp.sum(bodies.mass[:, None] * bodies.position, 0) / jnp.sum(bodies.mass)
 
 

@@ -118,6 +118,16 @@ def best_of_n(
     Returns:
         A `Decoded`; `best` is the answer.
 
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxsci.smc import decoding
+        >>> policy = [jnp.log(jnp.full((2**t, 2), 0.5)) for t in range(2)]
+        >>> rewards = [jnp.tile(jnp.array([0.9, 0.1]), 2**t) for t in range(2)]
+        >>> model, reward = decoding.tree(policy, rewards)
+        >>> result = decoding.best_of_n(jax.random.key(0), model, reward, [], num_particles=20, max_tokens=2)
+        >>> print(result.value.tokens.shape, int(result.status))
+        (20, 2) 0
+
     References: N. Stiennon et al., Learning to summarize with human feedback, arXiv 2009.01325 (2020).
     """
     name = "decoding.best_of_n"
@@ -161,6 +171,17 @@ def particle_gibbs(
 
     Raises:
         TypeError, ValueError: as `particle_filter`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxsci.smc import decoding
+        >>> policy = [jnp.log(jnp.full((2**t, 2), 0.5)) for t in range(2)]
+        >>> rewards = [jnp.tile(jnp.array([0.9, 0.1]), 2**t) for t in range(2)]
+        >>> model, reward = decoding.tree(policy, rewards)
+        >>> result = decoding.particle_gibbs(
+        ...     jax.random.key(0), model, reward, [], num_particles=8, num_steps=3, max_tokens=2)
+        >>> print(jax.tree.leaves(result.value)[0].shape[0])
+        3
 
     References: C. Andrieu, A. Doucet, R. Holenstein, J. R. Statist. Soc. B 72 (2010), 269-342.
     """
