@@ -24,7 +24,7 @@ import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
-from jaxsci.core import keys
+from jaxsci.core import entry, keys
 from jaxsci.core.host import to_host
 from jaxsci.core.static import Bound, bind, check_size
 from jaxsci.core.types import KeyArray, Size, concrete
@@ -213,3 +213,5 @@ def diagnose(
 
 
 __all__ = ["Diagnosis", "diagnose"]
+
+entry.guard(globals())
