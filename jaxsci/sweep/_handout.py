@@ -176,9 +176,9 @@ class _Handout:
             return math.ceil(self.chunk / lanes)
         if self.seconds is None:
             return 1
-        seconds = max(self.seconds, 1e-6)
-        most = min(_SECONDS / seconds, self.pending / (lanes * 2 * max(1, len(self.workers))))
-        most = max(most, _LEAST_SECONDS / seconds)
+        each = max(self.seconds, 1e-6)
+        most = min(_SECONDS / each, self.pending / (lanes * 2 * max(1, len(self.workers))))
+        most = max(most, _LEAST_SECONDS / each)
         if study.variables is not None:
             most = min(most, _BYTES / (lanes * bytes_per_point(study.variables)))
         return max(1, math.ceil(most / self.devices)) * self.devices
