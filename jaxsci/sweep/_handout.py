@@ -36,6 +36,7 @@ from jaxsci.sweep._worker import Job, Reply, Ticket, settings_now, work
 
 _AGAIN = 3  # times that a chunk is handed out again
 _SECONDS, _BYTES = 0.5, 16 << 20  # of a chunk, where the caller gives no size
+_LEAST_SECONDS = 0.02  # about as long as an engine takes to hand out a chunk and bring back its answer
 _FIRST, _FIRST_SIZED = 8, 64  # chunks in flight before the number of workers is known; with sizes of the caller's
 _LEAST_WAIT, _MOST_WAIT = 0.001, 1.0  # seconds between two looks at the futures
 
@@ -175,10 +176,11 @@ class _Handout:
             return math.ceil(self.chunk / lanes)
         if self.seconds is None:
             return 1
-        most = _SECONDS / max(self.seconds, 1e-6)
+        each = max(self.seconds, 1e-6)
+        most = min(_SECONDS / each, self.pending / (lanes * 2 * max(1, len(self.workers))))
+        most = max(most, _LEAST_SECONDS / each)
         if study.variables is not None:
             most = min(most, _BYTES / (lanes * bytes_per_point(study.variables)))
-        most = min(most, self.pending / (lanes * 2 * max(1, len(self.workers))))
         return max(1, math.ceil(most / self.devices)) * self.devices
 
     def _fill(self) -> None:

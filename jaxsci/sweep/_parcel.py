@@ -7,6 +7,7 @@ bytes with its chunk. Files end when the run ends; those of a run that was kille
 
 import hashlib
 import io
+import os
 import pathlib
 import pickle
 import shutil
@@ -18,7 +19,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxsci.core import files
 from jaxsci.core.extras import require
 
 LARGE = 1 << 18  # bytes that do not travel with every chunk
@@ -54,8 +54,11 @@ class Blobs:
         """The digest by which some bytes are found; equal ones are written once."""
         digest = hashlib.sha256(data).hexdigest()
         if digest not in self._written:
-            files.write_atomic(file_of(self.folder, digest), lambda path: path.write_bytes(data))
+            path = file_of(self.folder, digest)
+            half = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+            half.write_bytes(data)  # it need not outlive this process, so nothing waits for the disk
             self._written.add(digest)
+            os.replace(half, path)
         return digest
 
     def put_array(self, array: Any) -> str:
