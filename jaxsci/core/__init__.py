@@ -16,6 +16,7 @@ __all__ = [  # noqa: F822
     "check",
     "checkpoint",
     "drive",
+    "entry",
     "explain",
     "extras",
     "files",

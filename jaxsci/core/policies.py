@@ -17,7 +17,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
-from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree, Real
 
 from jaxsci.core import entry, tree
 from jaxsci.core.keys import as_typed_key
@@ -259,9 +259,9 @@ def _learn(
     learn,
     state,
     decision: Decision,
-    loss: Float[ArrayLike, ""],
+    loss: Real[ArrayLike, ""],
     context=None,
-    weight: Float[ArrayLike, ""] = 1.0,
+    weight: Real[ArrayLike, ""] = 1.0,
     **rule,
 ):
     dtype = float_dtype([a for a in jax.tree.leaves(state) if jnp.issubdtype(a.dtype, jnp.inexact)])

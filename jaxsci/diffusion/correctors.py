@@ -16,7 +16,7 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
-from jaxtyping import Array, ArrayLike, Float, Int, PyTree
+from jaxtyping import Array, ArrayLike, Float, Int, PyTree, Real
 
 from jaxsci import smc
 from jaxsci.core import entry, status, tree
@@ -169,7 +169,7 @@ def model(
     table: SolverTable | TimeGrid,
     mean: Float[ArrayLike, "*d"] | tuple,
     *,
-    beta: Float[ArrayLike, "..."] | Callable[..., Array] = 1.0,
+    beta: Real[ArrayLike, "..."] | Callable[..., Array] = 1.0,
     conds: tuple[PyTree, ...] | None = None,
     std: ArrayLike | tuple = 1.0,
     kappa: ArrayLike | None = None,
@@ -208,7 +208,7 @@ def sample(
     mean: Float[ArrayLike, "*d"] | tuple,
     *,
     num_particles: Size,
-    beta: Float[ArrayLike, "..."] | Callable[..., Array] = 1.0,
+    beta: Real[ArrayLike, "..."] | Callable[..., Array] = 1.0,
     conds: tuple[PyTree, ...] | None = None,
     std: ArrayLike | tuple = 1.0,
     kappa: ArrayLike | None = None,

@@ -121,7 +121,7 @@ def _solve(function, kernel, nodes, a, b, jitter):
             f"{function}: condition {condition:.1e} of the Gram matrix leaves fewer than three certain digits; use a "
             "positive jitter, fewer nodes, a shorter length or a rougher kernel",
             ConditioningWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
     try:
         return scipy.linalg.cho_solve(scipy.linalg.cho_factor(gram, lower=True), embedding), embedding

@@ -256,7 +256,7 @@ def integration_matrix(nodes: ArrayLike | Sequence, a: ArrayLike = 0.0, b: Array
             f"integration_matrix: interpolation through these {n} nodes has condition {condition:.1e}; use those of "
             "rules.gauss_legendre or rules.clenshaw_curtis",
             ConditioningWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
     # int_{-1}^x P_j = (P_{j+1} - P_{j-1}) / (2j + 1), and x + 1 for j = 0.
     primitive = np.empty((n, n))

@@ -148,6 +148,20 @@ def test_the_outermost_function_explains():
     assert "add" not in str(error).split("\n")[0].replace("add got incompatible", "")
 
 
+def test_what_families_hold_explains():
+    policy = bandits.policies.exp3(3)
+    state = policy.init(KEY)
+    decision = policy.select(KEY, state)
+    for call, words in (
+        (lambda: policy.select(state, KEY), "key must be a typed key"),
+        (lambda: policy.select("abc", state), "key must be a typed key, got str"),
+        (lambda: policy.update(state, decision, np.ones(2)), "loss must be a scalar (Real), got float64[2]"),
+        (lambda: policy.update(decision, state, 0.5), "decision must be a Decision, got a ExponentialState"),
+        (lambda: policy.update(state, decision), "missing a required argument: 'loss'"),
+    ):
+        assert words in str(refused(call)), refused(call)
+
+
 # --- not blamed --------------------------------------------------------------------------------------------
 
 
