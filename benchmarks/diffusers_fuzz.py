@@ -15,6 +15,7 @@ import numpy as np
 
 from benchmarks._harness import main, row
 from benchmarks._peers import Failed, Missing, PeerError
+from benchmarks._shipped import SHIPPED
 from benchmarks.peers.diffusers_fuzz import network, noises
 from jaxsci.diffusion import interop
 from jaxsci.diffusion.diffusers import _levels
@@ -134,12 +135,38 @@ def sort(case, theirs, error):
     return ("explained", known[0]) if known else ("unexplained", case["config"]["_class_name"])
 
 
+def _shipped(peers):
+    """The scheduler files of published models: largest difference of the final states."""
+    cases = [
+        {"config": {"_class_name": name} | options, "num": num, "begin": 0, "arguments": arguments, "seed": 7}
+        for name, options, num, arguments, _ in SHIPPED.values()
+    ]
+    peer = peers.find(("diffusers", "torch", "scipy"), "diffusers_fuzz:run", cases=json.dumps(cases))
+    try:
+        found, trouble = (None, peer) if isinstance(peer, (Missing, Failed)) else (peer.call(), None)
+    except PeerError as error:
+        found, trouble = None, Failed(str(error))
+    for n, (name, case) in enumerate(zip(SHIPPED, cases)):
+        worst, note = None, f"{case['num']} steps; file from {SHIPPED[name][-1]}"
+        if found is not None:
+            theirs = found["final"][n].astype(float)
+            try:
+                worst = float(np.abs(ours(case) - theirs).max() / max(1.0, np.abs(theirs).max()))
+            except interop.Unsupported as refusal:
+                note = f"{note}; refused: {str(refusal).split('from_diffusers: ')[-1]}; {found['error'][n]}"
+        yield row(
+            f"shipped: {name}", worst, unit="rel", peer_name="diffusers", accuracy=worst, within=3e-6, trouble=trouble,
+            note=note,
+        )  # fmt: skip
+
+
 OPTIONS = {"cases": None, "seed": 0, "verbose": 0}
 """What this script's own arguments set."""
 
 
 def rows(fast, peers):
-    """How many configurations end as what."""
+    """The shipped files, and how many random configurations end as what."""
+    yield from _shipped(peers)
     rng = np.random.default_rng(OPTIONS["seed"])
     cases = [draw(rng) for _ in range(OPTIONS["cases"] or (120 if fast else 1000))]
     peer = peers.find(("diffusers", "torch", "scipy"), "diffusers_fuzz:run", cases=json.dumps(cases))

@@ -47,7 +47,7 @@ def _final(case):
     config, seed, begin = case["config"], case["seed"], case["begin"]
     arguments = dict(case["arguments"])
     options = {key: value for key, value in config.items() if not key.startswith("_")}
-    scheduler = getattr(diffusers, config["_class_name"])(**options)
+    scheduler = getattr(diffusers, config["_class_name"]).from_config(options)  # which passes over options of others
     scheduler.set_timesteps(case["num"], **({"mu": arguments.pop("mu")} if "mu" in arguments else {}))
     noise, image = (torch.from_numpy(noises(seed, i))[None] for i in (-1, -2))
     step = [0]

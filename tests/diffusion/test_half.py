@@ -7,7 +7,7 @@ import pytest
 from jax.tree_util import Partial
 
 from jaxsci import diffusion
-from jaxsci.diffusion import adaptive, dense, grids, predictions, rules, schedules, solvers, tables
+from jaxsci.diffusion import adaptive, dense, grids, interop, predictions, rules, schedules, solvers, tables
 
 HALF = [jnp.bfloat16, jnp.float16]
 CHAIN = schedules.vp_discrete(schedules.betas("scaled_linear"))
@@ -196,3 +196,34 @@ def test_cumulative_products_are_known_from_betas():
 def test_mistakes_are_named(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+def _flow_of_a_normal(x, t, cond):
+    """eps - D of N(.3, .25) under the flow, in single precision inside, as networks with half-precision ends are."""
+    wide, sigma = x.astype(jnp.float32), t / 1000
+    alpha = 1 - sigma
+    data = 0.3 + alpha * 0.25 / (alpha**2 * 0.25 + sigma**2) * (wide - alpha * 0.3)
+    return ((wide - alpha * data) / sigma - data).astype(x.dtype)
+
+
+def test_twenty_steps_of_the_flow_of_a_large_image_model():
+    """Shift by the size of the image: times in single precision, states up to twenty roundings."""
+    config = {
+        "_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0, "use_dynamic_shifting": True,
+        "base_shift": 0.5, "max_shift": 1.15,
+    }  # fmt: skip
+    it = interop.from_diffusers(config, sigmas=np.linspace(1, 1 / 20, 20), image_seq_len=4096)
+    seen, ends = [], {}
+
+    def network(x, t, cond):
+        jax.debug.callback(lambda t: seen.append(np.asarray(t)), t)
+        return _flow_of_a_normal(x, t, cond)
+
+    denoiser = interop.denoiser(it, network)
+    x = jax.random.normal(jax.random.key(0), (4096,))
+    for dtype in (jnp.float32, jnp.bfloat16):
+        ends[dtype] = np.asarray(diffusion.sample(None, denoiser, it.table, x.astype(dtype)).value, np.float32)
+        jax.effects_barrier()
+        assert {t.dtype for t in seen} == {np.dtype("float32")}
+        np.testing.assert_allclose(seen[-20:], it.timesteps, rtol=1e-7)
+    assert np.sqrt(np.mean((ends[jnp.bfloat16] - ends[jnp.float32]) ** 2)) <= 6e-3

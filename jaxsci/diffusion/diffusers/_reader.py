@@ -179,7 +179,7 @@ def from_diffusers(
         config: as in ``scheduler_config.json``; ``_class_name`` picks the class, missing options have the library's
             defaults, options of other known classes are passed over as the library does.
         num_steps: number of inference steps (built), without `timesteps` and `sigmas`; the classes with two stages
-            make 2 num_steps - 1 calls.
+            make 2 num_steps - 1 calls, and PNDM, which calls its second step twice, num_steps + 1.
         timesteps: steps of the chain instead, falling; or those that belong to `sigmas`.
         sigmas: levels sigma/alpha instead (sigma for flows), falling, the last node included; they are kept as given.
             Of FlowMatchEulerDiscreteScheduler as its pipelines pass them: without the last node, and shifted here; one
