@@ -158,6 +158,12 @@ def static(values: Sequence[Any] | np.ndarray | Mapping[Any, Any], unit: str | N
         ValueError: no values, or two different values with the same label. A value is known by its label: a value that
             changes behind a label of its own is noticed where it changes what the point computes.
         TypeError: a value without a natural label (an array, a dictionary, ...) in a list.
+
+    Example:
+        >>> from jaxsci import sweep
+        >>> space = sweep.product(rule=sweep.static({"twice": lambda x: 2 * x, "square": lambda x: x * x}), x=[3.0])
+        >>> sweep.run(lambda rule, x: {"y": rule(x)}, space).y.values.tolist()
+        [[6.0], [9.0]]
     """
     if isinstance(values, (str, bytes)) or callable(values):
         raise TypeError(f"sweep.static: expected a list or {{label: value}}, got {values!r}; put it into a list")
@@ -314,6 +320,15 @@ def stack(
         ValueError: no entries, structures or shapes that differ (the message names the entries and the leaf), or a grid
             with holes.
         TypeError: a leaf that is not an array.
+
+    Example:
+        >>> import numpy as np
+        >>> from jaxsci import sweep
+        >>> points = {"near": {"x": np.float32(1), "y": np.float32(2)}, "far": {"x": np.float32(3), "y": np.float32(4)}}
+        >>> space = sweep.product(place=sweep.stack(points))
+        >>> result = sweep.run(lambda place: {"radius2": place["x"] ** 2 + place["y"] ** 2}, space)
+        >>> print(result.radius2.sel(place="far").item())
+        25.0
     """
     if not isinstance(entries, Mapping):
         raise TypeError(f"sweep.stack: expected {{label: pytree}}, got {type(entries).__name__}")
@@ -373,6 +388,14 @@ def keys(num: int | Sequence[int] | np.ndarray, seed: int = 0, independent: bool
     Raises:
         ValueError: no keys, or seeds outside [0, 2^31).
         TypeError: seeds that are not integers.
+
+    Example:
+        >>> import jax
+        >>> from jaxsci import sweep
+        >>> space = sweep.product(scale=[1.0, 2.0], key=sweep.keys(3))
+        >>> draws = sweep.run(lambda scale, key: {"x": scale * jax.random.normal(key)}, space).x
+        >>> bool((draws.sel(scale=2.0) == 2 * draws.sel(scale=1.0)).all())  # the same keys at every scale
+        True
     """
     if isinstance(num, (int, np.integer)) and num < 0:
         raise ValueError(f"sweep.keys: the number of keys must be positive, got {num}")

@@ -317,6 +317,14 @@ def load(folder: str | os.PathLike) -> Any:
 
     Raises:
         ValueError: the folder holds no sweep.
+
+    Example:
+        >>> import tempfile
+        >>> from jaxsci import sweep
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = sweep.run(lambda x: {"y": x * x}, sweep.product(x=[1.0, 2.0]), out=folder)
+        ...     print(sweep.load(folder).y.values)
+        [1. 4.]
     """
     require("xarray", "sweep", "sweep.load")
     record = read_record(folder)
