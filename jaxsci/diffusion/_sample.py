@@ -150,6 +150,14 @@ def init(table: SolverTable, x_T: Float[ArrayLike, "*shape"], *, cloud: bool = F
 
     Raises:
         TypeError, ValueError: as `sample`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci import diffusion
+        >>> vp = diffusion.schedules.vp_linear()
+        >>> table = diffusion.solvers.ddim(diffusion.grids.logsnr(vp, 2))
+        >>> print(int(diffusion.finish(diffusion.init(table, jnp.ones(2))).nfe))
+        0
     """
     x_T = _as_state("diffusion.init", table, x_T)
     if cloud and x_T.ndim == 0:
@@ -202,7 +210,16 @@ def step(
 
 
 def finish(state: State) -> Result:
-    """The result of a run that was taken step by step, without a trajectory; of a cloud, one entry for each sample."""
+    """The result of a run that was taken step by step, without a trajectory; of a cloud, one entry for each sample.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci import diffusion
+        >>> vp = diffusion.schedules.vp_linear()
+        >>> table = diffusion.solvers.ddim(diffusion.grids.logsnr(vp, 2))
+        >>> print(int(diffusion.finish(diffusion.init(table, jnp.ones(2))).nfe))
+        0
+    """
     return Result(state.x, state.nfe, state.status | _trouble(state, state.x, status.NONFINITE_RESULT), None)
 
 

@@ -193,6 +193,17 @@ def model(
 
     Raises:
         TypeError, ValueError: as `sample`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci import diffusion
+        >>> ve = diffusion.schedules.ve(0.01, 10.0)
+        >>> def network(x, t, cond):  # of N(0, 1)
+        ...     return t * x / (1 + t**2)
+        >>> denoiser = diffusion.predictions.denoiser(network, ve, "epsilon")
+        >>> model = diffusion.correctors.model(denoiser, diffusion.grids.logsnr(ve, 5), jnp.zeros(1), beta=2.0)
+        >>> print(type(model).__name__)
+        tuple
     """
     found, ready = _problem(
         denoisers, table, mean, beta, conds, std, kappa, reward, reward_scale, log_densities, exact, ess_threshold,

@@ -55,6 +55,12 @@ def outputs(rule: Callable[..., Step], grid: TimeGrid, lams: Any) -> Outputs:
         TypeError: a traced argument.
         ValueError: a point outside the grid, a rule that draws noise, or one whose rows start at an older node than
             the newest (singlestep and Runge-Kutta stages are no path).
+
+    Example:
+        >>> from jaxsci.diffusion import dense, grids, rules, schedules
+        >>> grid = grids.logsnr(schedules.vp_linear(), 5)
+        >>> print(dense.outputs(rules.ddim(), grid, grid.lam[1:3]).index)
+        [1 2]
     """
     alternative = "put the points into the grid as nodes inside compiled code"
     concrete((grid, lams), "dense.outputs", "grid and lams", alternative)

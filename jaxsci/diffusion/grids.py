@@ -49,7 +49,14 @@ class TimeGrid(NamedTuple):
 
 
 def at_lams(schedule: NoiseSchedule, lams: Float[ArrayLike, " num_nodes"]) -> TimeGrid:
-    """Nodes at given lam, unchecked; traced values allowed."""
+    """Nodes at given lam, unchecked; traced values allowed.
+
+    Example:
+        >>> import numpy as np
+        >>> from jaxsci.diffusion import grids, schedules
+        >>> print(grids.at_lams(schedules.ve(), np.array([-1.0, 0.0])).sigma.round(2))
+        [2.72 1.  ]
+    """
     lams = _nodes(schedule, lams)
     with np.errstate(invalid="ignore"):  # a noise that the schedule never reaches; checked where values may be
         times = schedule.t_of_lam(lams)
@@ -57,7 +64,14 @@ def at_lams(schedule: NoiseSchedule, lams: Float[ArrayLike, " num_nodes"]) -> Ti
 
 
 def at_times(schedule: NoiseSchedule, times: Float[ArrayLike, " num_nodes"]) -> TimeGrid:
-    """Nodes at given schedule times, unchecked; traced values allowed."""
+    """Nodes at given schedule times, unchecked; traced values allowed.
+
+    Example:
+        >>> import numpy as np
+        >>> from jaxsci.diffusion import grids, schedules
+        >>> print(grids.at_times(schedules.ve(), np.array([2.0, 1.0])).sigma)
+        [2. 1.]
+    """
     times = _nodes(schedule, times)
     return _grid(schedule, times.dtype, times, schedule.lam(times))
 
@@ -153,14 +167,27 @@ def time(schedule: NoiseSchedule, num_steps: Size, *, power: float = 1.0, t_min=
 
 
 def logsnr(schedule: NoiseSchedule, num_steps: Size, *, t_min=None, t_max=None) -> TimeGrid:
-    """Uniform in lam, that is exponential in sigma/alpha; arguments as in `time`."""
+    """Uniform in lam, that is exponential in sigma/alpha; arguments as in `time`.
+
+    Example:
+        >>> import numpy as np
+        >>> from jaxsci.diffusion import grids, schedules
+        >>> print(np.diff(grids.logsnr(schedules.ve(0.1, 10.0), 4).lam).round(3))
+        [1.151 1.151 1.151 1.151]
+    """
     schedule, num_steps, low, high = _ends("logsnr", schedule, num_steps, t_min, t_max)
     first, last = _lam_ends("logsnr", schedule, low, high)
     return _checked("logsnr", at_lams(schedule, np.linspace(first, last, num_steps + 1)))
 
 
 def karras(schedule: NoiseSchedule, num_steps: Size, *, power: float = 7.0, t_min=None, t_max=None) -> TimeGrid:
-    r"""Uniform in $\rho^{1/\kappa}$, $\rho = \sigma/\alpha$; kappa = 7 is the grid of EDM. Arguments as in `time`."""
+    r"""Uniform in $\rho^{1/\kappa}$, $\rho = \sigma/\alpha$; kappa = 7 is the grid of EDM. Arguments as in `time`.
+
+    Example:
+        >>> from jaxsci.diffusion import grids, schedules
+        >>> print(grids.karras(schedules.ve(), 4).sigma.round(2))
+        [80.   17.53  2.52  0.17  0.  ]
+    """
     schedule, num_steps, low, high = _ends("karras", schedule, num_steps, t_min, t_max, power)
     first, last = np.exp(-np.asarray(_lam_ends("karras", schedule, low, high)))
     rhos = np.linspace(first ** (1 / power), last ** (1 / power), num_steps + 1) ** power
@@ -171,6 +198,11 @@ def beta(
     schedule: NoiseSchedule, num_steps: Size, *, a: float = 0.6, b: float = 0.6, t_min=None, t_max=None
 ) -> TimeGrid:
     r"""$\rho$ at the quantiles of a Beta(a, b) law between its ends: dense at both. Arguments as in `time`.
+
+    Example:
+        >>> from jaxsci.diffusion import grids, schedules
+        >>> print(grids.beta(schedules.ve(), 4).sigma.shape)
+        (5,)
 
     References: H. Lee et al., "Beta Sampling is All You Need", 2024.
     """
@@ -220,6 +252,11 @@ def from_times(schedule: NoiseSchedule, times: Any) -> TimeGrid:
     Raises:
         TypeError: a traced argument.
         ValueError: fewer than 2 nodes, NaN, a repeated node or one out of order (the message names it).
+
+    Example:
+        >>> from jaxsci.diffusion import grids, schedules
+        >>> print(grids.from_times(schedules.vp_linear(), [1.0, 0.5, 0.1]).t)
+        [1.  0.5 0.1]
     """
     concrete((schedule, times), "grids.from_times", "schedule and times", _INGRAPH)
     return _checked("from_times", at_times(to_host(schedule), np.asarray(times, np.float64)))
@@ -231,6 +268,11 @@ def from_sigmas(schedule: NoiseSchedule, sigmas: Any) -> TimeGrid:
     Raises:
         TypeError: a traced argument.
         ValueError: negative levels, or see `from_times`.
+
+    Example:
+        >>> from jaxsci.diffusion import grids, schedules
+        >>> print(grids.from_sigmas(schedules.ve(), [10.0, 1.0, 0.0]).sigma)
+        [10.  1.  0.]
     """
     concrete((schedule, sigmas), "grids.from_sigmas", "schedule and sigmas", _INGRAPH)
     rhos = np.asarray(sigmas, np.float64)
@@ -241,7 +283,13 @@ def from_sigmas(schedule: NoiseSchedule, sigmas: Any) -> TimeGrid:
 
 
 def with_zero(grid: TimeGrid) -> TimeGrid:
-    """The same grid with one more node without noise, where x = D."""
+    """The same grid with one more node without noise, where x = D.
+
+    Example:
+        >>> from jaxsci.diffusion import grids, schedules
+        >>> print(grids.with_zero(grids.logsnr(schedules.ve(), 3)).sigma[-1])
+        0.0
+    """
     concrete(grid, "grids.with_zero", "grid", _INGRAPH)
     if np.isposinf(np.asarray(grid.lam)[-1]):
         return grid
@@ -258,6 +306,12 @@ def from_strength(grid: TimeGrid, strength: float) -> TimeGrid:
     Raises:
         TypeError: a traced argument.
         ValueError: a strength outside (0, 1], or so small that no step is left.
+
+    Example:
+        >>> from jaxsci.diffusion import grids, schedules
+        >>> grid = grids.logsnr(schedules.vp_linear(), 10)
+        >>> print(grids.from_strength(grid, 0.5).lam.shape)
+        (6,)
 
     References: C. Meng et al., "SDEdit", 2022, algorithm 1.
     """
@@ -309,6 +363,12 @@ def from_timesteps(
 
     Raises:
         ValueError: see `from_times`.
+
+    Example:
+        >>> from jaxsci.diffusion import grids, schedules
+        >>> chain = schedules.vp_discrete(schedules.betas("linear"))
+        >>> print(grids.from_timesteps(chain, [999, 499, 0]).t.round(3))
+        [1.    0.5   0.001 0.   ]
     """
     concrete((schedule, timesteps), "grids.from_timesteps", "schedule and timesteps", _INGRAPH)
     steps = np.asarray(timesteps, np.float64)
@@ -348,6 +408,11 @@ def spacing(
 
     Raises:
         ValueError: an unknown kind, or more steps than the chain has room for.
+
+    Example:
+        >>> from jaxsci.diffusion import grids
+        >>> print(grids.spacing("trailing", 4))
+        [999 749 499 249]
 
     References: S. Lin et al. 2024, table 2.
     """

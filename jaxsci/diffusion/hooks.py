@@ -73,6 +73,12 @@ def clip(radius: ArrayLike = 1.0) -> Partial:
     """Data hook, static thresholding: every entry of D into [-radius, radius] (traced); NaN where D is not finite.
 
     It looks at D alone: ``hooks.clip(1.0)(D)`` works outside `sample`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci.diffusion import hooks
+        >>> print(hooks.clip(1.0)(jnp.array([-3.0, 0.5]), jnp.zeros(2), 0.5, None))
+        [-1.   0.5]
     """
     return Partial(_clip, as_leaf(radius))
 
@@ -98,6 +104,12 @@ def dynamic_threshold(quantile: ArrayLike = 0.995, *, max_value: ArrayLike = jnp
 
     Raises:
         ValueError: a concrete quantile outside [0, 1], or a concrete max_value that is not positive.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci.diffusion import hooks
+        >>> print(hooks.dynamic_threshold(1.0)(jnp.array([-4.0, 2.0]), jnp.zeros(2), 0.5, None))
+        [-1.   0.5]
 
     References: C. Saharia et al., "Photorealistic Text-to-Image Diffusion Models", 2022, section 2.3.
     """
@@ -127,6 +139,13 @@ def replace_known(known: Float[ArrayLike, "*d"], mask: ArrayLike, schedule: Nois
         known: y, of the shape of one sample or a number (traced).
         mask: m, 1 (True) where y is known (traced).
         schedule: of the table's grid.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxsci.diffusion import hooks, schedules
+        >>> hook = hooks.replace_known(jnp.ones(2), jnp.array([1.0, 0.0]), schedules.vp_linear())
+        >>> print(hook(jnp.zeros(2), 0.5, jax.random.key(0))[1])
+        0.0
     """
     return Partial(_replace_known, as_leaf(known), as_leaf(mask), schedule)
 
@@ -143,6 +162,13 @@ def compose(*hooks: Callable[..., Array]) -> Partial:
 
     Raises:
         TypeError: something that is not callable.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxsci.diffusion import hooks
+        >>> hook = hooks.compose(hooks.clip(2.0), hooks.clip(1.0))
+        >>> print(hook(jnp.array([-3.0, 0.5]), jnp.zeros(2), 0.5, jax.random.key(0)))
+        [-1.   0.5]
     """
     return Partial(_compose, tuple(as_partial(hook, "hooks.compose", f"hook {j}") for j, hook in enumerate(hooks)))
 

@@ -109,6 +109,13 @@ def plain_denoiser(
 
     Raises:
         ValueError: an unknown kind, or a kind or sigma_data beside a record.
+
+    Example:
+        >>> import numpy as np
+        >>> from jaxsci.diffusion import interop, schedules
+        >>> denoise = interop.plain_denoiser(lambda x, t: 0 * x, schedules.vp_linear(), "sample")
+        >>> print(denoise(np.ones(2), 0.5, 0.8, 0.6)[1].round(2))
+        [1.67 1.67]
     """
     limit = None
     if isinstance(schedule, Imported):

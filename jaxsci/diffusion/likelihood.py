@@ -157,6 +157,16 @@ def transport(
         to: "noise": from `t_min` to `t_max`, the latent of a point. Any deterministic solver run from it comes back to
             the point as it converges. "data": from `t_max` to `t_min`, the sample of a latent, the truth that solvers
             are held against. Static.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci import diffusion
+        >>> vp = diffusion.schedules.vp_linear()
+        >>> def network(x, t, cond):  # of N(0, 1): eps = sigma x
+        ...     return vp.alpha_sigma(vp.lam(t))[1] * x
+        >>> denoiser = diffusion.predictions.denoiser(network, vp, "epsilon")
+        >>> print(diffusion.likelihood.transport(denoiser, vp, jnp.ones(2), "noise").value.round(2))
+        [1. 1.]
     """
     if to not in ("noise", "data"):
         raise ValueError(f"likelihood.transport: to must be 'noise' or 'data', got {to!r}")

@@ -184,6 +184,15 @@ def denoiser(
         ValueError: an unknown kind or guidance, an argument of it that is missing, or one of another guidance; when
             called: classifier_free guidance without a condition.
         TypeError: `schedule` is none, or `model` is not callable; when called: a fractional null beside whole numbers.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci import diffusion
+        >>> vp = diffusion.schedules.vp_linear()
+        >>> denoise = diffusion.predictions.denoiser(lambda x, t, cond: jnp.zeros_like(x), vp, "sample")
+        >>> data, noise = denoise(jnp.ones(2), 0.5, None, 1.0)
+        >>> print(data)
+        [0. 0.]
     """
     if kind not in KINDS:
         raise ValueError(f"predictions.denoiser: kind must be one of {KINDS}, got {kind!r}")

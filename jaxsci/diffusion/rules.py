@@ -148,6 +148,11 @@ def ddim(eta: ArrayLike = 0.0) -> Partial:
 
     Raises:
         ValueError: a concrete eta outside [0, 1].
+
+    Example:
+        >>> from jaxsci.diffusion import grids, rules, schedules, tables
+        >>> print(tables.tabulate(rules.ddim(), grids.time(schedules.vp_linear(), 4)).predictor.data.round(2)[-1])
+        [1.]
     """
     if not isinstance(eta, jax.core.Tracer) and not np.all((np.asarray(eta) >= 0) & (np.asarray(eta) <= 1)):
         raise ValueError(f"rules.ddim: eta must be in [0, 1], got {eta}")
@@ -224,6 +229,12 @@ def multistep(
     Raises:
         ValueError: an order outside 1 to 4, an unknown name, tau negative or not finite, noise or a power with kind
             "noise" or with a corrector, or (1 + tau^2) power below 1.
+
+    Example:
+        >>> from jaxsci.diffusion import grids, rules, schedules, tables
+        >>> table = tables.tabulate(rules.multistep(2), grids.logsnr(schedules.vp_linear(), 4))
+        >>> print(table.predictor.data.round(2)[-1])
+        [ 1.53 -0.62]
     """
     if order not in (1, 2, 3, 4):
         raise ValueError(f"rules.multistep: order must be 1, 2, 3 or 4, got {order}")
@@ -287,6 +298,12 @@ def adams_bashforth(points: int, *, variable: str = "t") -> Partial:
     Raises:
         ValueError: points outside 1 to 4 or an unknown variable.
 
+    Example:
+        >>> from jaxsci.diffusion import grids, rules, schedules, tables
+        >>> table = tables.tabulate(rules.adams_bashforth(2), grids.time(schedules.vp_linear(), 4))
+        >>> print(table.predictor.noise.round(2)[-1])
+        [-1.39  0.44]
+
     References: Zhang and Chen 2023, equations 14 to 16; T. Karras et al. 2022 (linear multistep in sigma).
     """
     if points not in (1, 2, 3, 4):
@@ -315,6 +332,11 @@ def ipndm(order: int = 4) -> Partial:
     """Uniform-step Adams-Bashforth weights on any grid, times the first-order coefficient of eps.
 
     Second order at best on grids that are not uniform; kept because it is widely used.
+
+    Example:
+        >>> from jaxsci.diffusion import grids, rules, schedules, tables
+        >>> print(tables.tabulate(rules.ipndm(2), grids.time(schedules.vp_linear(), 4)).predictor.noise.round(2)[-1])
+        [-1.42  0.47]
 
     References: Liu et al. 2022, section 3.3; Zhang and Chen 2023, section 4 (iPNDM).
     """

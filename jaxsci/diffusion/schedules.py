@@ -167,6 +167,13 @@ def vp_cosine(offset: ArrayLike = 0.008, *, t_min: float = 1e-3, t_max: float = 
         offset: s (traced).
         t_min, t_max: range used for sampling; the signal vanishes at t = 1.
 
+    Example:
+        >>> from jaxsci.diffusion import schedules
+        >>> vp = schedules.vp_cosine()
+        >>> alpha, sigma = vp.alpha_sigma(vp.lam(0.5))
+        >>> print(f"{alpha**2 + sigma**2:.3f}")
+        1.000
+
     References: Nichol and Dhariwal 2021, equation 17; the range is that of DPM-Solver (Lu et al. 2022).
     """
     return _vp(_cosine_log_alpha, _cosine_time, (as_leaf(offset),), t_min, t_max)
@@ -209,6 +216,11 @@ def betas(name: str, num_steps: int = 1000, *, beta_start: float | None = None, 
 
     Raises:
         ValueError: an unknown name, or ends given for the cosine law.
+
+    Example:
+        >>> from jaxsci.diffusion import schedules
+        >>> print(schedules.betas("linear", 5).round(4))
+        [0.0001 0.0051 0.01   0.015  0.02  ]
     """
     concrete((beta_start, beta_end), "schedules.betas", "beta_start and beta_end", "write the law with jax.numpy")
     usual = {"linear": (1e-4, 0.02), "scaled_linear": (0.00085, 0.012), "squaredcos_cap_v2": (None, None)}
@@ -248,6 +260,13 @@ def vp_discrete(
     Raises:
         TypeError: a traced argument.
         ValueError: a beta outside (0, 1), less than two of them, or what looks like cumulative products.
+
+    Example:
+        >>> from jaxsci.diffusion import schedules
+        >>> chain = schedules.vp_discrete(schedules.betas("linear", 10))
+        >>> alpha, sigma = chain.alpha_sigma(chain.lam(0.5))
+        >>> print(f"{alpha**2 + sigma**2:.3f}")
+        1.000
 
     References: Ho et al., "Denoising Diffusion Probabilistic Models", 2020; Lin et al. 2024 (terminal SNR).
     """
@@ -325,6 +344,13 @@ def ve(sigma_min: ArrayLike = 0.002, sigma_max: ArrayLike = 80.0) -> NoiseSchedu
 
     The EDM networks of Karras et al. use it as well; their preconditioning is a prediction kind, not a schedule.
 
+    Example:
+        >>> from jaxsci.diffusion import schedules
+        >>> ve = schedules.ve()
+        >>> alpha, sigma = ve.alpha_sigma(ve.lam(2.0))
+        >>> print(f"{alpha:.2f} {sigma:.2f}")
+        1.00 2.00
+
     References: Song et al. 2021, appendix C; Karras et al. 2022, table 1.
     """
     return NoiseSchedule(
@@ -355,6 +381,13 @@ def flow(shift: ArrayLike = 1.0, *, t_min: float = 1e-3, t_max: float = 1.0, tim
         shift: k (traced); 1 is straight rectified flow, 3 is common for large images.
         t_min, t_max: range of the unshifted time used for sampling; t_max = 1 is pure noise.
         time_scale: the model's time is s times this.
+
+    Example:
+        >>> from jaxsci.diffusion import schedules
+        >>> flow = schedules.flow()
+        >>> alpha, sigma = flow.alpha_sigma(flow.lam(0.25))
+        >>> print(f"{alpha:.2f} {sigma:.2f}")
+        0.75 0.25
 
     References: Lipman et al. 2023; P. Esser et al., "Scaling Rectified Flow Transformers", 2024, section 5.3.
     """

@@ -56,6 +56,11 @@ def ddim(grid: TimeGrid, *, eta: ArrayLike = 0.0) -> SolverTable:
         TypeError: a traced grid.
         ValueError: eta outside [0, 1].
 
+    Example:
+        >>> from jaxsci.diffusion import grids, schedules, solvers
+        >>> print(solvers.ddim(grids.logsnr(schedules.vp_linear(), 4)).predictor.data.round(2)[-1])
+        [1.]
+
     References: J. Song et al. 2021, equation 12.
     """
     concrete((grid, eta), "solvers.ddim", "grid and eta", _INGRAPH)
@@ -80,6 +85,11 @@ def dpm_multistep(
         TypeError: a traced grid.
         ValueError: see `rules.multistep`.
 
+    Example:
+        >>> from jaxsci.diffusion import grids, schedules, solvers
+        >>> print(solvers.dpm_multistep(grids.logsnr(schedules.vp_linear(), 4)).predictor.data.round(2)[-1])
+        [0.91 0.  ]
+
     References: Lu et al. 2022 (DPM-Solver++), algorithm 2 and appendix.
     """
     rule = rules.multistep(order, relaxation=relaxation, lower_order_final=lower_order_final, **options)
@@ -95,6 +105,11 @@ def sde_dpm(grid: TimeGrid, *, tau: float = 1.0, **options) -> SolverTable:
 
     Raises:
         ValueError: tau negative; see `rules.multistep`.
+
+    Example:
+        >>> from jaxsci.diffusion import grids, schedules, solvers
+        >>> print(bool((solvers.sde_dpm(grids.logsnr(schedules.vp_linear(), 3)).predictor.std > 0).any()))
+        True
 
     References: Lu et al. 2022 (DPM-Solver++), section 5.2 and appendix.
     """
@@ -138,6 +153,11 @@ def deis(grid: TimeGrid, *, order: int = 3, variable: str = "t") -> SolverTable:
     Raises:
         ValueError: order outside 0 to 3 or an unknown variable.
 
+    Example:
+        >>> from jaxsci.diffusion import grids, schedules, solvers
+        >>> print(solvers.deis(grids.time(schedules.vp_linear(), 4), order=2).predictor.noise.round(2)[-1])
+        [-1.75  1.16 -0.36]
+
     References: Zhang and Chen 2023, section 3.3 (tAB, rhoAB).
     """
     if order not in (0, 1, 2, 3):
@@ -146,7 +166,13 @@ def deis(grid: TimeGrid, *, order: int = 3, variable: str = "t") -> SolverTable:
 
 
 def ipndm(grid: TimeGrid, *, order: int = 4) -> SolverTable:
-    """iPNDM; see `rules.ipndm`."""
+    """iPNDM; see `rules.ipndm`.
+
+    Example:
+        >>> from jaxsci.diffusion import grids, schedules, solvers
+        >>> print(solvers.ipndm(grids.time(schedules.vp_linear(), 4)).predictor.noise.round(2)[-1])
+        [-2.17  2.33 -1.46  0.36]
+    """
     return tabulate(rules.ipndm(order), _host_grid("ipndm", grid))
 
 
@@ -171,6 +197,11 @@ def dpm_orders(num_calls: int, order: int) -> tuple[int, ...]:
 
     Raises:
         ValueError: order outside 1 to 3 or no calls.
+
+    Example:
+        >>> from jaxsci.diffusion import solvers
+        >>> print(solvers.dpm_orders(7, 3))
+        (3, 3, 1)
 
     References: Lu et al. 2022 (DPM-Solver), appendix: fast sampling within a budget of calls.
     """
@@ -207,6 +238,11 @@ def dpm_singlestep(
         TypeError: a traced grid.
         ValueError: an unknown name, or orders that do not fit the grid.
 
+    Example:
+        >>> from jaxsci.diffusion import grids, schedules, solvers
+        >>> print(solvers.dpm_singlestep(grids.logsnr(schedules.vp_linear(), 3), order=2).t.shape)
+        (7,)
+
     References: Lu et al. 2022 (DPM-Solver), algorithms 4 and 5.
     """
     grid = _host_grid("dpm_singlestep", grid)
@@ -240,6 +276,11 @@ def runge_kutta(grid: TimeGrid, *, method: str = "heun2") -> SolverTable:
         TypeError: a traced grid.
         ValueError: an unknown method, or a first node of pure noise (rho is infinite there).
 
+    Example:
+        >>> from jaxsci.diffusion import grids, schedules, solvers
+        >>> print(solvers.runge_kutta(grids.logsnr(schedules.vp_linear(), 3)).t.shape)
+        (7,)
+
     References: Zhang and Chen 2023, section 3.4 (rhoRK); Karras et al. 2022, algorithm 1 (Heun).
     """
     grid = _host_grid("runge_kutta", grid)
@@ -261,7 +302,14 @@ def runge_kutta(grid: TimeGrid, *, method: str = "heun2") -> SolverTable:
 
 
 def heun(grid: TimeGrid) -> SolverTable:
-    """Heun's method in sigma/alpha, the solver of EDM: 2N - 1 calls when the grid ends without noise."""
+    """Heun's method in sigma/alpha, the solver of EDM: 2N - 1 calls when the grid ends without noise.
+
+    Example:
+        >>> from jaxsci.diffusion import grids, schedules, solvers
+        >>> grid = grids.with_zero(grids.karras(schedules.ve(), 3))
+        >>> print(solvers.heun(grid).t.shape)
+        (8,)
+    """
     return runge_kutta(grid, method="heun2")
 
 

@@ -365,6 +365,11 @@ def constant(
         l, s, b: numbers, or arrays of the data's shape (traced).
         lams: levels as in `estimate`.
 
+    Example:
+        >>> from jaxsci.diffusion import schedules, statistics
+        >>> print(statistics.constant(schedules.vp_linear(), lams=5).l)
+        [1. 1. 1. 1. 1. 1.]
+
     References: Zheng et al. 2023, appendix A.2.
     """
     xp = namespace(schedule, l, s, b, lams)
@@ -381,6 +386,14 @@ def save(statistics: Statistics, path: str | Path, *, layout: str = "npz") -> No
     Raises:
         TypeError: traced statistics.
         ValueError: an unknown layout, or levels that are not uniform for "official", which implies them.
+
+    Example:
+        >>> import os, tempfile
+        >>> from jaxsci.diffusion import schedules, statistics
+        >>> path = os.path.join(tempfile.mkdtemp(), "s.npz")
+        >>> statistics.save(statistics.constant(schedules.vp_linear(), lams=5), path)
+        >>> print(statistics.load(path).l)
+        [1. 1. 1. 1. 1. 1.]
     """
     concrete(statistics, "statistics.save", "statistics", "save outside compiled code")
     if layout not in ("npz", "official"):
@@ -410,6 +423,14 @@ def load(path: str | Path, schedule: NoiseSchedule | None = None, *, t_min=None,
 
     Raises:
         ValueError: a folder without a schedule, arrays of different shapes, or another kind of file.
+
+    Example:
+        >>> import os, tempfile
+        >>> from jaxsci.diffusion import schedules, statistics
+        >>> path = os.path.join(tempfile.mkdtemp(), "s.npz")
+        >>> statistics.save(statistics.constant(schedules.vp_linear(), lams=5), path)
+        >>> print(statistics.load(path).l)
+        [1. 1. 1. 1. 1. 1.]
     """
     path = Path(path)
     if path.is_dir():

@@ -209,6 +209,12 @@ def analytic_first(table: SolverTable, mean: Any = 0.0) -> SolverTable:
         table: from any builder; node 0 must have noise.
         mean: of the data, a number or an array of the data's shape.
 
+    Example:
+        >>> from jaxsci.diffusion import grids, schedules, solvers, tables
+        >>> table = tables.analytic_first(solvers.ddim(grids.logsnr(schedules.vp_linear(), 3)))
+        >>> print(int(table.evaluate.sum()))
+        2
+
     References: T. Dockhorn et al., "GENIE: Higher-Order Denoising Diffusion Solvers", 2022, appendix (analytic first
     step).
     """
@@ -227,6 +233,11 @@ def amplification(table: SolverTable) -> Float[Array, "*batch N"] | Float[np.nda
     Of one table or of a stack of them.
 
     Very unequal steps do that to high orders; ``lower_order_final`` is the usual remedy where the last step is long.
+
+    Example:
+        >>> from jaxsci.diffusion import grids, schedules, solvers, tables
+        >>> print(tables.amplification(solvers.ddim(grids.logsnr(schedules.vp_linear(), 3))))
+        [1. 1. 1.]
     """
     xp = namespace(table)
     rows = table.predictor
@@ -242,6 +253,11 @@ def pad(table: SolverTable, size: int) -> SolverTable:
 
     Raises:
         ValueError: `size` is below the number of rows.
+
+    Example:
+        >>> from jaxsci.diffusion import grids, schedules, solvers, tables
+        >>> print(tables.pad(solvers.ddim(grids.logsnr(schedules.vp_linear(), 3)), 5).active)
+        [ True  True  True False False]
     """
     have = table.num_rows
     if size < have:
@@ -269,6 +285,12 @@ def unify(tables: Sequence[SolverTable]) -> list[SolverTable]:
 
     Raises:
         ValueError: no tables, or coefficients of different data shapes.
+
+    Example:
+        >>> from jaxsci.diffusion import grids, schedules, solvers, tables
+        >>> grid = grids.logsnr(schedules.vp_linear(), 3)
+        >>> print([t.t.shape for t in tables.unify([solvers.ddim(grid), solvers.unipc(grid)])])
+        [(4,), (4,)]
     """
     if not tables:
         raise ValueError("tables.unify: no tables")
@@ -348,6 +370,14 @@ def save(table: SolverTable, path: str | Path) -> None:
 
     Raises:
         TypeError: a traced table, or `path` is no path.
+
+    Example:
+        >>> import os, tempfile
+        >>> from jaxsci.diffusion import grids, schedules, solvers, tables
+        >>> path = os.path.join(tempfile.mkdtemp(), "t.npz")
+        >>> tables.save(solvers.ddim(grids.logsnr(schedules.vp_linear(), 3)), path)
+        >>> print(tables.load(path).t.shape)
+        (4,)
     """
     concrete(table, "tables.save", "table", "return the table and save it outside")
     found = {}
@@ -362,6 +392,14 @@ def load(path: str | Path) -> SolverTable:
 
     Raises:
         ValueError: the file is no table, damaged, or written by a newer version.
+
+    Example:
+        >>> import os, tempfile
+        >>> from jaxsci.diffusion import grids, schedules, solvers, tables
+        >>> path = os.path.join(tempfile.mkdtemp(), "t.npz")
+        >>> tables.save(solvers.ddim(grids.logsnr(schedules.vp_linear(), 3)), path)
+        >>> print(tables.load(path).t.shape)
+        (4,)
     """
     needed = ("t", "lam", "alpha", "sigma", "predictor.x")
     found = arrays.load(path, kind="solver table", names=needed, caller="tables.load")

@@ -75,7 +75,14 @@ class Decisions(NamedTuple):
 
 
 def nearest(order: int, *, size: int | None = None, start: int = 0) -> np.ndarray:
-    """Stencils [3, 4] of one row: all derivatives from the `size` (default order - 1) slots next to `start`."""
+    """Stencils [3, 4] of one row: all derivatives from the `size` (default order - 1) slots next to `start`.
+
+    Example:
+        >>> import numpy as np
+        >>> from jaxsci.diffusion import unified
+        >>> print(np.shape(unified.nearest(2)))
+        (3, 4)
+    """
     size = order - 1 if size is None else size
     slots = [p for p in range(_SLOTS) if p != start][:size]
     points = np.zeros((_MAX_ORDER - 1, _SLOTS), bool)
@@ -219,6 +226,12 @@ def rule(decisions: Decisions, statistics: Statistics | None = None, grid: grids
         TypeError: traced decisions.
         ValueError: decisions that are no solver: nodes not rising or not finite, an index out of its range, a stencil
             that is too small or reaches back before the first node, or rows of kind "v3" without statistics.
+
+    Example:
+        >>> from jaxsci.diffusion import grids, schedules, tables, unified
+        >>> grid = grids.logsnr(schedules.vp_linear(), 3)
+        >>> print(tables.tabulate(unified.rule(unified.uniform(grid.lam)), grid).t.shape)
+        (4,)
     """
     _check(decisions._replace(coefficient=np.zeros(np.shape(decisions.kind))), statistics)
     c = None if statistics is None else v3.coefficients(statistics)
@@ -250,6 +263,12 @@ def solver(
     Raises:
         TypeError: a traced argument; use ``tables.tabulate(unified.rule(...), grid)`` inside compiled code.
         ValueError: see `rule`; statistics that do not cover the nodes.
+
+    Example:
+        >>> from jaxsci.diffusion import grids, schedules, unified
+        >>> vp = schedules.vp_linear()
+        >>> print(unified.solver(vp, unified.uniform(grids.logsnr(vp, 3).lam)).predictor.data.round(2)[-1])
+        [0.96 0.  ]
     """
     alternative = "use tables.tabulate(unified.rule(decisions), grid)"
     concrete((schedule, decisions, statistics), "unified.solver", "schedule, decisions and statistics", alternative)

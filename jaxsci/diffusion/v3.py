@@ -147,6 +147,14 @@ def v3(
         ValueError: an order outside 1 to 4 or an unknown name; on a grid: a mask of another length, or concrete
             statistics that do not cover it or are not finite.
 
+    Example:
+        >>> from jaxsci.diffusion import grids, schedules, statistics, tables, v3
+        >>> vp = schedules.vp_linear()
+        >>> grid = grids.logsnr(vp, 3)
+        >>> rule = v3.v3(statistics.constant(vp), order=2, corrector=None, grid=grid)
+        >>> print(tables.tabulate(rule, grid).t.shape)
+        (4,)
+
     References: Zheng et al. 2023, algorithms 1 and 2, section 3.3 (pseudo order and half-corrector).
     """
     if order not in (1, 2, 3, 4):
@@ -175,6 +183,12 @@ def snap(grid: TimeGrid, statistics: Statistics) -> TimeGrid:
     Raises:
         TypeError: a traced argument.
         ValueError: levels that do not cover the grid, or two nodes that meet: fewer steps or more levels.
+
+    Example:
+        >>> from jaxsci.diffusion import grids, schedules, statistics, v3
+        >>> vp = schedules.vp_linear()
+        >>> print(v3.snap(grids.logsnr(vp, 3), statistics.constant(vp)).lam.shape)
+        (4,)
     """
     concrete((grid, statistics), "v3.snap", "grid and statistics", "snap the grid outside and pass it in")
     grid, statistics = to_host(grid), to_host(statistics)

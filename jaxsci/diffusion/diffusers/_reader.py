@@ -286,6 +286,15 @@ def denoiser(imported: Imported, model: Callable[..., Any], **options) -> Partia
 
     Raises:
         ValueError: see `predictions.denoiser`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci import diffusion
+        >>> from jaxsci.diffusion import diffusers
+        >>> it = diffusion.from_diffusers({"_class_name": "DDIMScheduler"}, 4)
+        >>> denoise = diffusers.denoiser(it, lambda x, t, cond: jnp.zeros_like(x))
+        >>> print(diffusion.sample(None, denoise, it.table, it.init_scale * jnp.ones(2)).value.shape)
+        (2,)
     """
     options = {"sigma_data": imported.sigma_data} | options
     inner = predictions.denoiser(model, imported.schedule, imported.kind, **options)

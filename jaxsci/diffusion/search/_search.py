@@ -62,6 +62,15 @@ def matching(
 
     Raises:
         ValueError: shapes of `x_T` and `target` differ.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci import diffusion
+        >>> vp = diffusion.schedules.vp_linear()
+        >>> denoise = diffusion.predictions.denoiser(lambda x, t, cond: jnp.zeros_like(x), vp, "sample")
+        >>> objective = diffusion.search.matching(denoise, jnp.ones((3, 2)), jnp.zeros((3, 2)))
+        >>> print(callable(objective))
+        True
     """
     x_T, target = jnp.asarray(x_T), jnp.asarray(target)
     if x_T.shape != target.shape:
@@ -109,7 +118,15 @@ class Result(NamedTuple):
 def starting_population(
     schedule: NoiseSchedule, where: Space, *, orders: Sequence[int] = (1, 2, 3), kinds: Sequence[str] | None = None
 ) -> list[Decisions]:
-    """Uniform schedules: nodes even in lam or in time, every kind that `where` allows, with corrector and without."""
+    """Uniform schedules: nodes even in lam or in time, every kind that `where` allows, with corrector and without.
+
+    Example:
+        >>> import jax
+        >>> from jaxsci.diffusion import schedules, search
+        >>> found = search.starting_population(schedules.vp_linear(), search.space(3, -4.0, 3.0))
+        >>> print(len(jax.tree.leaves(found)) > 0)
+        True
+    """
     if kinds is None:
         kinds = [name for name, p in zip(unified.KINDS, np.asarray(where.kinds)) if p > 0]
     low, high = (float(a) for a in np.asarray(where.ends, np.float64))

@@ -95,6 +95,11 @@ def space(
     Raises:
         ValueError: no calls, ends that do not rise or are not finite, or weights that are negative or all zero.
 
+    Example:
+        >>> from jaxsci.diffusion import search
+        >>> print(search.space(3, -5.0, 3.0).num_calls)
+        3
+
     References: probabilities: Liu et al. 2024, the released search configuration.
     """
     ends = np.asarray([lam_start, lam_end], np.float64)
@@ -186,6 +191,12 @@ def random(key: KeyArray, where: Space) -> Decisions:
     Args:
         key: one typed key.
         where: from `space` (traced, its number of calls static).
+
+    Example:
+        >>> import jax
+        >>> from jaxsci.diffusion import search
+        >>> print(search.random(jax.random.key(0), search.space(3, -5.0, 3.0)).lam.shape)
+        (5,)
     """
     key = keys.as_typed_key(key, "search.random")
     num, (low, high) = where.num_rows, where.ends
@@ -213,6 +224,14 @@ def mutate(key: KeyArray, decisions: Decisions, where: Space) -> Decisions:
 
     Raises:
         ValueError: decisions of another number of rows.
+
+    Example:
+        >>> import jax
+        >>> from jaxsci.diffusion import search
+        >>> where = search.space(3, -5.0, 3.0)
+        >>> parent = search.random(jax.random.key(0), where)
+        >>> print(search.mutate(jax.random.key(1), parent, where).lam.shape)
+        (5,)
 
     References: Liu et al. 2024, appendix.
     """
@@ -273,6 +292,14 @@ def crossover(key: KeyArray, a: Decisions, b: Decisions, where: Space) -> Decisi
         key: one typed key.
         a, b: of ``where.num_rows`` rows.
         where: from `space`.
+
+    Example:
+        >>> import jax
+        >>> from jaxsci.diffusion import search
+        >>> where = search.space(3, -5.0, 3.0)
+        >>> a, b = (search.random(jax.random.key(i), where) for i in range(2))
+        >>> print(search.crossover(jax.random.key(2), a, b, where).lam.shape)
+        (5,)
     """
     key, a, b = keys.as_typed_key(key, "search.crossover"), _device(a, where), _device(b, where)
     heads = jax.random.bernoulli(key, 0.5, (8 + where.num_rows,))
