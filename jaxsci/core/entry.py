@@ -66,14 +66,27 @@ def hold(namespace: dict[str, Any], *names: str) -> None:
 
 
 def is_plain_callable(value: Any) -> bool:
-    """Whether `value` is a function or a jitted one: no class, no generator, no record that can be called."""
+    """Whether `value` is a function or a jitted one: no class, no generator, no record that can be called.
+
+    Example:
+        >>> from jaxsci.core import entry
+        >>> entry.is_plain_callable(print), entry.is_plain_callable(entry.guard), entry.is_plain_callable(dict)
+        (False, True, False)
+    """
     if isinstance(value, types.FunctionType):
         return not inspect.isgeneratorfunction(inspect.unwrap(value))
     return isinstance(getattr(value, "__wrapped__", None), types.FunctionType) and not isinstance(value, type)
 
 
 def is_guarded(value: Any) -> bool:
-    """Whether `value` is what `guarded` makes."""
+    """Whether `value` is what `guarded` makes.
+
+    Example:
+        >>> from jaxsci import gp
+        >>> from jaxsci.core import entry
+        >>> entry.is_guarded(gp.condition), entry.is_guarded(print)
+        (True, False)
+    """
     return isinstance(value, types.FunctionType) and value.__code__ is _CODE
 
 
@@ -90,6 +103,15 @@ def guarded(function: Callable, module: str, name: str) -> Callable:
         function: any callable.
         module: the module in which users find it.
         name: its name there.
+
+    Example:
+        >>> import jax
+        >>> from jaxsci.core import entry
+        >>> def half(x: jax.Array) -> jax.Array:
+        ...     return x / 2
+        >>> wrapped = entry.guarded(half, "jaxsci.room", "half")
+        >>> wrapped(jax.numpy.ones(2)).tolist(), wrapped.__name__, entry.is_guarded(wrapped)
+        ([0.5, 0.5], 'half', True)
     """
     if is_guarded(function):
         return function

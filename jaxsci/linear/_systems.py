@@ -74,6 +74,7 @@ def from_systems(
             differ, or patterns that have so little in common that their union would be far larger than any of them.
 
     Example:
+        >>> import numpy as np
         >>> import scipy.sparse as sp
         >>> from jaxsci import bandits, linear
         >>> chain = sp.diags_array([-np.ones(29), 2 * np.ones(30), -np.ones(29)], offsets=[-1, 0, 1]).tocsr()
