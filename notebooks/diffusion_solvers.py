@@ -43,7 +43,7 @@ start = jax.random.normal(jax.random.key(1), (NUM, digits.NUM_PIXELS))
 # ## Every solver, every number of calls, two time grids
 #
 # DPM-Solver-v3 needs statistics of the model: how its prediction changes along the path, per pixel. They are estimated
-# once, by Jacobian-vector products on noisy data.
+# once, on noisy data.
 
 # %%
 stats = statistics.estimate(
@@ -98,10 +98,11 @@ print(errors.sel(grid="uniform in time").to_pandas().round(3))
 # at five calls; at fifteen it decides.
 #
 # That is one model, and a smooth one: its time features are slow. `python -m benchmarks.diffusion_statistics` compares
-# three. On a network with the sinusoidal time features of image models, trained on two moons, v3 is about as good as
-# UniPC-2 on log-SNR and twice as bad on nodes uniform in time; on exact predictions with a short ripple in time it is
-# worse on either. Both tables carry a notice in their status: `jaxsci.explain(table.status)` says "statistics explain
-# little" or "unresolved statistics", and what to take instead. The table of the digits carries none.
+# three. On a network with the sinusoidal time features of image models, trained on two moons, v3 is a little worse than
+# UniPC-2 on log-SNR, and twice as bad as the best solver of second order on nodes uniform in time; on exact predictions
+# with a short ripple in time it is worse at five calls, and at eight on log-SNR. Both tables carry a notice there:
+# `jaxsci.explain(table.status)` says "statistics explain little" or "unresolved statistics", and what to take instead.
+# The table of the digits carries none.
 
 # %%
 shown = {"DDIM": 5, "UniPC-3": 5, "v3, order 2": 5}
