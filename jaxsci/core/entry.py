@@ -131,6 +131,8 @@ def _owner(frame: types.FrameType) -> str:
     """Whose code runs in a frame: "ours", "library" or "user"."""
     root = str(frame.f_globals.get("__name__", "")).partition(".")[0]
     file = frame.f_code.co_filename
+    if frame.f_globals.get("__name__") == "jaxsci.core.static" and frame.f_code.co_name == "__call__":
+        return "library"  # `Bound` passes on what it was called with, as Partial does
     if root in _OWN:  # a doctest runs in the names of its module
         return "user" if file.startswith(("<doctest", "<stdin", "<ipython")) else "ours"
     generated = root.startswith("namedtuple_") or root == "" or file == "<frozen importlib._bootstrap>"
