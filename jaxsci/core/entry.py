@@ -21,6 +21,7 @@ Reading hints: see `jaxsci/core/_hints.py`.
 import dis
 import functools
 import inspect
+import re
 import sys
 import types
 from collections.abc import Callable
@@ -180,7 +181,7 @@ def _found(name, function, error, args, kwargs, steps) -> Exception:
         last = steps[-1]
         code = last.tb_frame.f_code.co_code
         if _owner(last.tb_frame) == "ours" and code[last.tb_lasti] in _RAISES:
-            if name.rpartition(".")[2] not in str(error):
+            if not re.match(r"[\w.]+: ", str(error)):  # it does not say whose words they are
                 error.add_note(_hints.note(name, bound))
             return error
     try:
