@@ -171,7 +171,9 @@ def running_maximum(path: Path) -> Path:
 
     References: Broadie, Glasserman and Kou 1997, A continuity correction for discrete barrier options.
     """
-    return path._replace(xs=_with_maximum(path.xs))
+    lost = (path.status == status.OK) & ~tree.all_finite(path.xs)
+    code = path.status | status.flag(lost, status.NONFINITE_INPUT)
+    return path._replace(xs=_with_maximum(path.xs), status=code)
 
 
 @eqx.filter_jit

@@ -21,6 +21,7 @@ Reading hints: see `jaxsci/core/_hints.py`.
 import dis
 import functools
 import inspect
+import re
 import sys
 import types
 from collections.abc import Callable
@@ -153,6 +154,8 @@ def _owner(frame: types.FrameType) -> str:
     """Whose code runs in a frame: "ours", "library" or "user"."""
     root = str(frame.f_globals.get("__name__", "")).partition(".")[0]
     file = frame.f_code.co_filename
+    if frame.f_globals.get("__name__") == "jaxsci.core.static" and frame.f_code.co_name == "__call__":
+        return "library"  # `Bound` passes on what it was called with, as Partial does
     if root in _OWN:  # a doctest runs in the names of its module
         return "user" if file.startswith(("<doctest", "<stdin", "<ipython")) else "ours"
     generated = root.startswith("namedtuple_") or root == "" or file == "<frozen importlib._bootstrap>"
@@ -200,7 +203,7 @@ def _found(name, function, error, args, kwargs, steps) -> Exception:
         last = steps[-1]
         code = last.tb_frame.f_code.co_code
         if _owner(last.tb_frame) == "ours" and code[last.tb_lasti] in _RAISES:
-            if name.rpartition(".")[2] not in str(error):
+            if not re.match(r"[\w.]+: ", str(error)):  # it does not say whose words they are
                 error.add_note(_hints.note(name, bound))
             return error
     try:
