@@ -199,7 +199,9 @@ def _filtered(key, task, steps, resampler, threshold, num_particles):
     result = _run.run(
         key, model, steps, num_particles=num_particles, resampler=resampler, ess_threshold=threshold, in_place=True
     )
-    return _particles.decoded(task, result.value, result.history, result.status, result.log_z)
+    lost = (result.status == status.OK) & jnp.any(jnp.isnan(result.value.log_weights))
+    code = result.status | status.flag(lost, status.NONFINITE_RESULT)
+    return _particles.decoded(task, result.value, result.history, code, result.log_z)
 
 
 def _init(task, key, num, input):
