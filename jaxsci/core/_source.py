@@ -50,8 +50,11 @@ def lines(function: Callable, value: Callable[[Any], str], seen: tuple = ()) -> 
 
 
 def _is_library(file: str | None, module: str) -> bool:
-    """The standard library, installed packages, and this project."""
-    return module.split(".")[0] in _OWN or file is not None and os.path.realpath(file).startswith(_LIBRARIES)
+    """The standard library, installed packages, of other environments too (`.pth` files reach them), and this project."""
+    if module.split(".")[0] in _OWN or file is None:
+        return module.split(".")[0] in _OWN
+    file = os.path.realpath(file)
+    return file.startswith(_LIBRARIES) or not {"site-packages", "dist-packages"}.isdisjoint(file.split(os.sep))
 
 
 def _plain(f: types.FunctionType, value, seen) -> list[str]:

@@ -182,6 +182,20 @@ def test_code_without_a_source_file_still_counts():
     assert first == same != other
 
 
+def test_packages_of_another_environment_count_by_name(tmp_path, monkeypatch):
+    """A `.pth` file may reach them; their sources lead to all the sources of what they import."""
+    folder = tmp_path / "other" / "site-packages"
+    folder.mkdir(parents=True)
+    (folder / "far_away.py").write_text("def twice(x):\n    return 2 * x\n")
+    monkeypatch.syspath_prepend(folder)
+    import far_away
+
+    try:
+        assert source_of(far_away.twice) == "library far_away.twice"
+    finally:
+        del sys.modules["far_away"]
+
+
 def test_recursion_ends_and_shared_parts_take_no_second_time():
     def even(n):
         return n == 0 or odd(n - 1)
