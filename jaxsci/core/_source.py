@@ -50,7 +50,7 @@ def lines(function: Callable, value: Callable[[Any], str], seen: tuple = ()) -> 
 
 
 def _is_library(file: str | None, module: str) -> bool:
-    """The standard library, installed packages, of other environments too (`.pth` files reach them), and this project."""
+    """The standard library, this project, and installed packages, also of another environment (by a `.pth` file)."""
     if module.split(".")[0] in _OWN or file is None:
         return module.split(".")[0] in _OWN
     file = os.path.realpath(file)
