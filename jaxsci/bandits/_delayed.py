@@ -22,7 +22,7 @@ from jaxsci.core import entry, tree
 from jaxsci.core.policies import as_select, as_update, played
 from jaxsci.core.protocols import Decision, Policy
 from jaxsci.core.static import bind, check_size
-from jaxsci.core.types import Size
+from jaxsci.core.types import Size, as_real
 
 _FREE, _NEVER = -1, jnp.iinfo(jnp.int32).max
 
@@ -161,7 +161,7 @@ def delayed_hold(
         >>> print(state.policy.count, state.ticket[state.due >= 0])
         [1. 0. 0.] [0]
     """
-    return _hold(state, decision, tree.as_arrays(context), jnp.asarray(weight, state.pending.weight.dtype))
+    return _hold(state, decision, tree.as_arrays(context), as_real(weight, state.pending.weight.dtype))
 
 
 @eqx.filter_jit
@@ -192,7 +192,7 @@ def delayed_settle(policy: Policy, state: DelayedState, ticket: ArrayLike, loss:
         >>> float(state.policy.count.sum())
         1.0
     """
-    return _settle(policy, state, jnp.asarray(ticket, jnp.int32), jnp.asarray(loss, state.pending.loss.dtype))
+    return _settle(policy, state, jnp.asarray(ticket, jnp.int32), as_real(loss, state.pending.loss.dtype))
 
 
 @eqx.filter_jit

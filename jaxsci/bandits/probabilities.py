@@ -19,7 +19,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Real
 
 from jaxsci.core import entry
 from jaxsci.core.policies import allowed_arms
-from jaxsci.core.types import float_dtype
+from jaxsci.core.types import as_real, float_dtype
 
 # Newton steps of `tsallis`. From its start, 12 reach rounding error for 512 arms, whatever the losses and dtype.
 _NEWTON_STEPS = 15
@@ -47,7 +47,7 @@ def exponential(
         [0.58 0.21 0.21]
     """
     dtype = float_dtype(losses, eta, mixing)
-    losses, eta, mixing = (jnp.asarray(v, dtype) for v in (losses, eta, mixing))
+    losses, eta, mixing = (as_real(v, dtype) for v in (losses, eta, mixing))
     return _exponential(losses, eta, mixing, allowed_arms(mask, losses.shape[0]))
 
 
@@ -80,8 +80,8 @@ def tsallis(
         1.0
     """
     dtype = float_dtype(losses, eta)
-    losses = jnp.asarray(losses, dtype)
-    return _tsallis(losses, jnp.asarray(eta, dtype), allowed_arms(mask, losses.shape[0]))
+    losses = as_real(losses, dtype)
+    return _tsallis(losses, as_real(eta, dtype), allowed_arms(mask, losses.shape[0]))
 
 
 @jax.jit
@@ -116,6 +116,7 @@ def inverse_gap(
         >>> print(bandits.probabilities.inverse_gap(jnp.array([0.0, 1.0]), 2.0).round(2))
         [0.75 0.25]
     """
+    float_dtype(scores, eta)  # refuses complex numbers
     allowed = allowed_arms(mask, scores.shape[0])
     scores = jnp.where(allowed, scores, jnp.inf)
     best = jnp.argmin(scores)

@@ -14,7 +14,7 @@ from jaxtyping import ArrayLike, Float
 
 from jaxsci.control.simulate import Path, increments
 from jaxsci.core import entry, keys, status, tree
-from jaxsci.core.types import KeyArray, float_dtype
+from jaxsci.core.types import KeyArray, as_real, float_dtype
 
 # Below this size of z the quotient (1 - exp(-z)) / z is summed as a series, right to rounding in float64.
 _SMALL = 1e-3
@@ -184,8 +184,8 @@ def _with_maximum(xs):
 def _arrays(x0, dt, *parameters):
     """All in the dtype of x0; parameters in its shape."""
     dtype = float_dtype(x0)
-    x0 = jnp.asarray(x0, dtype)
-    return x0, jnp.asarray(dt, dtype), *(jnp.broadcast_to(jnp.asarray(a, dtype), x0.shape) for a in parameters)
+    x0 = as_real(x0, dtype)
+    return x0, as_real(dt, dtype), *(jnp.broadcast_to(as_real(a, dtype), x0.shape) for a in parameters)
 
 
 def _path(x0, dt, parameters, xs) -> Path:

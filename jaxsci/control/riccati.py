@@ -26,7 +26,7 @@ from jaxsci.control.integral._problem import Matrix, checked_matrices, cost_trou
 from jaxsci.core import entry, loops, status, tree
 from jaxsci.core.precision import matmul, tensordot
 from jaxsci.core.static import check_size
-from jaxsci.core.types import as_count, concrete, require_double
+from jaxsci.core.types import as_count, as_real, concrete, require_double
 
 _SOLVED = 1e-8  # largest residual of the Riccati equation relative to its terms that `solve` accepts
 _AT_REST = 1e-6  # real parts above minus this share of the fastest mode: double precision cannot tell them from 0
@@ -237,8 +237,8 @@ def integral_fixed_point(
     require_double("integral_fixed_point", A.dtype, allow_float32, reason)
     rule = checked_rule("integral_fixed_point", rule, A.dtype, interval)
     numbers = (
-        jnp.asarray(interval, A.dtype),
-        jnp.asarray(tol, A.dtype),
+        as_real(interval, A.dtype),
+        as_real(tol, A.dtype),
         as_count(max_steps, "integral_fixed_point", "max_steps"),
     )
     return _fixed_point(A, B, Q, R, _first_gain("integral_fixed_point", B, K0), rule, numbers)
@@ -342,7 +342,7 @@ def _trouble(inputs, costs, result):
 
 def _first_gain(function, B, K0):
     d, m = B.shape
-    K0 = jnp.zeros((m, d), B.dtype) if K0 is None else jnp.asarray(K0, B.dtype)
+    K0 = jnp.zeros((m, d), B.dtype) if K0 is None else as_real(K0, B.dtype)
     if K0.shape != (m, d):
         raise ValueError(f"{function}: K0 must have shape (m, d) = {(m, d)}, got {K0.shape}")
     return K0

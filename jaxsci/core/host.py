@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from jaxsci.core import entry
+from jaxsci.core.types import COMPLEX, is_complex
 
 
 def namespace(*values: PyTree) -> ModuleType:
@@ -23,7 +24,12 @@ def namespace(*values: PyTree) -> ModuleType:
         >>> from jaxsci.core import host
         >>> print(host.namespace(1.0, [2.0]).__name__, host.namespace(jnp.ones(1)).__name__)
         numpy jax.numpy
+
+    Raises:
+        TypeError: complex values, whose imaginary parts a real grid or table would cut off.
     """
+    if is_complex(values):
+        raise TypeError(COMPLEX)
     return jnp if any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(values)) else np
 
 
@@ -34,7 +40,12 @@ def as_leaf(value: Any) -> Any:
         >>> from jaxsci.core import host
         >>> print(host.as_leaf(3).dtype)
         int64
+
+    Raises:
+        TypeError: a complex value.
     """
+    if is_complex(value):
+        raise TypeError(COMPLEX)
     return value if isinstance(value, jax.Array) else np.asarray(value)[()]
 
 

@@ -20,6 +20,12 @@ Size: TypeAlias = SupportsIndex
 """A static number of things: an int, or an integer of NumPy."""
 
 
+COMPLEX = (
+    "expected real numbers, got complex ones, whose imaginary parts would be lost; pass .real, or a function of real "
+    "and imaginary part"
+)
+
+
 def float_dtype(*trees: PyTree) -> np.dtype:
     """Floating dtype that a computation on these inputs runs in.
 
@@ -36,10 +42,7 @@ def float_dtype(*trees: PyTree) -> np.dtype:
         float32
     """
     if is_complex(*trees):
-        raise TypeError(
-            "expected real numbers, got complex ones, whose imaginary parts would be lost; pass .real, or a function "
-            "of real and imaginary part"
-        )
+        raise TypeError(COMPLEX)
     leaves = [leaf for tree in trees for leaf in jax.tree.leaves(tree)]
     dtype = jnp.result_type(*leaves) if leaves else jnp.result_type(float)
     if not jnp.issubdtype(dtype, jnp.inexact):
@@ -72,6 +75,23 @@ def as_float(value: ArrayLike) -> Inexact[Array, "..."]:
         float32
     """
     return jnp.asarray(value, float_dtype(value))
+
+
+def as_real(value: ArrayLike, dtype: Any) -> Array:
+    """`value` as an array of `dtype`, unless that would cut off an imaginary part.
+
+    Raises:
+        TypeError: `value` is complex and `dtype` is not.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsci.core import types
+        >>> print(types.as_real(2, jnp.float32))
+        2.0
+    """
+    if is_complex(value) and not jnp.issubdtype(dtype, jnp.complexfloating):
+        raise TypeError(COMPLEX)
+    return jnp.asarray(value, dtype)
 
 
 def as_scalar(value: ArrayLike, function: str, argument: str, dtype: Any = None) -> Inexact[Array, ""]:
@@ -170,7 +190,7 @@ def concrete(value: Any, function: str, argument: str, alternative: str) -> Any:
         alternative: what to do inside compiled code instead, the end of the error's sentence.
 
     Raises:
-        TypeError: a leaf of `value` is a tracer.
+        TypeError: a leaf of `value` is a tracer, or complex.
 
     Example:
         >>> from jaxsci.core import types
@@ -182,6 +202,8 @@ def concrete(value: Any, function: str, argument: str, alternative: str) -> Any:
             f"{function}: {argument} must be concrete because this function runs on the host, got a traced value; "
             f"{alternative}"
         )
+    if is_complex(value):
+        raise TypeError(f"{function}: {argument} must be real, got complex numbers")
     return jax.tree.map(np.asarray, value)
 
 
@@ -190,6 +212,7 @@ __all__ = [
     "Size",
     "as_count",
     "as_float",
+    "as_real",
     "as_scalar",
     "concrete",
     "float_dtype",

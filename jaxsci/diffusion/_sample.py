@@ -15,7 +15,7 @@ from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
 from jaxsci.core import keys, status, tree
 from jaxsci.core.static import as_partial
-from jaxsci.core.types import KeyArray
+from jaxsci.core.types import KeyArray, as_real
 from jaxsci.diffusion.predictions import at_least_single, check_guided, checked, convert
 from jaxsci.diffusion.tables import SolverTable
 
@@ -249,7 +249,7 @@ def _guidance(name, denoiser, table, w, x):
                 f"time, got shape {jnp.shape(w)}; use jax.vmap over several runs"
             )
         check_guided(name, denoiser, w)
-        return jnp.asarray(w, at_least_single(x))
+        return as_real(w, at_least_single(x))
     return as_partial(w, name, "guidance_scale")
 
 

@@ -22,7 +22,7 @@ from jaxsci import smc
 from jaxsci.core import entry, status, tree
 from jaxsci.core.host import as_leaf, to_host
 from jaxsci.core.static import as_partial, bind, check_size
-from jaxsci.core.types import KeyArray, Size, as_scalar, concrete, is_concrete
+from jaxsci.core.types import KeyArray, Size, as_real, as_scalar, concrete, is_concrete
 from jaxsci.diffusion import _corrected, solvers
 from jaxsci.diffusion._composed import Target
 from jaxsci.diffusion.grids import TimeGrid
@@ -132,8 +132,7 @@ def _problem(
         got = ", ".join(f"{a.dtype}{list(a.shape)}" for a in means)
         raise TypeError(f"{name}: mean must be floating and of the shape of one sample, got {got}")
     means, stds = (
-        tuple(jnp.asarray(a, dtype) for a in _several(value, m, what))
-        for value, what in ((means, "mean"), (std, "std"))
+        tuple(as_real(a, dtype) for a in _several(value, m, what)) for value, what in ((means, "mean"), (std, "std"))
     )
     beta = _path(beta, m, "beta")
     if log_densities is not None:

@@ -20,13 +20,13 @@ from jaxtyping import Array, ArrayLike, Float
 from jaxsci.core import entry
 from jaxsci.core.host import as_leaf
 from jaxsci.core.static import as_partial
-from jaxsci.core.types import is_concrete
+from jaxsci.core.types import as_real, is_concrete
 from jaxsci.diffusion.schedules import NoiseSchedule
 
 
 def _mix(known, mask, values):
     """mask known + (1 - mask) values, mask and known broadcast to the data."""
-    known, mask = (jnp.broadcast_to(jnp.asarray(a, values.dtype), values.shape) for a in (known, mask))
+    known, mask = (jnp.broadcast_to(as_real(a, values.dtype), values.shape) for a in (known, mask))
     return mask * known + (1 - mask) * values
 
 
@@ -65,7 +65,7 @@ def _hide_nothing(data, limited):
 
 
 def _clip(radius, data, *_):
-    radius = jnp.asarray(radius, data.dtype)
+    radius = as_real(radius, data.dtype)
     return _hide_nothing(data, jnp.clip(data, -radius, radius))
 
 
@@ -85,7 +85,7 @@ def clip(radius: ArrayLike = 1.0) -> Partial:
 
 def _dynamic_threshold(quantile, max_value, data, *_):
     wide = data.astype(jnp.promote_types(data.dtype, jnp.float32))
-    quantile, max_value = jnp.asarray(quantile, wide.dtype), jnp.asarray(max_value, wide.dtype)
+    quantile, max_value = as_real(quantile, wide.dtype), as_real(max_value, wide.dtype)
     q = jnp.quantile(jnp.abs(wide).reshape(-1), quantile)
     q = jnp.minimum(jnp.maximum(q, 1.0), max_value)
     return _hide_nothing(data, (jnp.clip(wide, -q, q) / q).astype(data.dtype))

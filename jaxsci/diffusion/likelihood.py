@@ -25,7 +25,7 @@ from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
 from jaxsci.core import entry, extras, keys, status, tree
 from jaxsci.core.static import as_partial, check_size
-from jaxsci.core.types import KeyArray, as_float, as_scalar, float_dtype
+from jaxsci.core.types import KeyArray, as_float, as_real, as_scalar, float_dtype
 from jaxsci.diffusion.predictions import checked
 from jaxsci.diffusion.schedules import NoiseSchedule
 
@@ -197,7 +197,7 @@ def bits_per_dimension(
         3.000
     """
     log_prob, num_dims = as_float(log_prob), check_size("likelihood.bits_per_dimension", "num_dims", num_dims)
-    width = jnp.asarray(bin_width, log_prob.dtype)
+    width = as_real(bin_width, log_prob.dtype)
     return -(log_prob / num_dims + jnp.log(width)) / math.log(2)
 
 
@@ -231,7 +231,7 @@ def _arrays(name, schedule, x, guidance_scale, t_min, t_max, rtol, atol, solver)
     t_max = schedule.t_max if t_max is None else t_max
     guidance_scale = as_scalar(guidance_scale, f"likelihood.{name}", "guidance_scale")
     dtype = jnp.promote_types(float_dtype(x), jnp.float32)
-    return _Arrays(*(jnp.asarray(a, dtype) for a in (x, guidance_scale, t_min, t_max, rtol, atol)))
+    return _Arrays(*(as_real(a, dtype) for a in (x, guidance_scale, t_min, t_max, rtol, atol)))
 
 
 @eqx.filter_jit

@@ -26,7 +26,7 @@ from jaxtyping import Array, ArrayLike, Float, PyTree
 from jaxsci.core import arrays, entry, keys
 from jaxsci.core.host import namespace, to_host
 from jaxsci.core.static import check_size
-from jaxsci.core.types import KeyArray, Size, concrete, is_concrete
+from jaxsci.core.types import KeyArray, Size, as_real, concrete, is_concrete
 from jaxsci.diffusion import grids
 from jaxsci.diffusion.predictions import checked
 from jaxsci.diffusion.schedules import NoiseSchedule
@@ -199,7 +199,7 @@ def estimate(
     lams = jnp.asarray(_levels("estimate", schedule, lams))
     sizes = num_samples, num_probes, min(batch_size, num_samples)
     return _estimate(
-        key, denoiser, schedule, data, lams, variance, cond, jnp.asarray(guidance_scale, lams.dtype), sizes,
+        key, denoiser, schedule, data, lams, variance, cond, as_real(guidance_scale, lams.dtype), sizes,
         bool(common_random_numbers), derivative,
     )  # fmt: skip
 

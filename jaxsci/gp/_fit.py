@@ -17,7 +17,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree
 
 from jaxsci.core import loops, precision, status, tree
-from jaxsci.core.types import as_count, float_dtype
+from jaxsci.core.types import as_count, as_real, float_dtype
 from jaxsci.gp._gp import checked_data, evidence
 
 FAR_OFF = status.register(
@@ -126,12 +126,12 @@ def fit(
     References: Rasmussen and Williams 2006, section 5.4.1; W. W. Hager, H. Zhang, SIAM J. Optim. 16 (2005), 170-192.
     """
     dtype = float_dtype(params, x, y)
-    params = jax.tree.map(lambda a: jnp.asarray(a, dtype), params)
+    params = jax.tree.map(lambda a: as_real(a, dtype), params)
     if not jax.tree.leaves(params):
         raise ValueError("gp.fit: params holds no numbers; expected a pytree of positive floats to fit")
     # The model's noise is checked where it arises, in the loop.
     x, y, mask, _, jitter = checked_data("gp.fit", dtype, x, y, mask, 0.0, jitter)
-    limits = as_count(max_steps, "gp.fit", "max_steps"), jnp.asarray(tol, dtype)
+    limits = as_count(max_steps, "gp.fit", "max_steps"), as_real(tol, dtype)
     return _fit(model, params, x, y, mask, log_prior, jitter, limits)
 
 

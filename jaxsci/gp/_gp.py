@@ -25,7 +25,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree
 from jaxsci.core import loops, precision, status, tree
 from jaxsci.core.keys import as_typed_key
 from jaxsci.core.static import check_size
-from jaxsci.core.types import KeyArray, float_dtype
+from jaxsci.core.types import KeyArray, as_real, float_dtype
 from jaxsci.gp._factor import JITTERED, factor, factor_status, log_density
 from jaxsci.gp.kernels import Kernel, as_tree, gram
 
@@ -158,7 +158,7 @@ def condition(
 def checked_data(function, dtype, x, y, mask, noise, jitter):
     """Data as arrays of one dtype, or the ValueError that says which shape does not fit."""
     x = tree.cast(tree.as_arrays(x), dtype)
-    y, noise, jitter = (jnp.asarray(a, dtype) for a in (y, noise, jitter))
+    y, noise, jitter = (as_real(a, dtype) for a in (y, noise, jitter))
     mask = jnp.ones(y.shape, bool) if mask is None else jnp.asarray(mask)
     if y.ndim != 1:
         raise ValueError(f"{function}: y must have shape (n,), got {y.shape}; use jax.vmap for several outputs")
@@ -268,8 +268,8 @@ def append(gp: GP, x: PyTree, y: ArrayLike, *, noise: ArrayLike | None = None) -
     last = jnp.max(jnp.where(gp.mask, jnp.arange(1, num_rows + 1), 0))
     full, slot = last >= num_rows, jnp.minimum(last, num_rows - 1)
     _check_one("gp.append", gp, x)
-    x, y = jax.tree.map(lambda a, b: jnp.asarray(a, b.dtype), x, gp.x), jnp.asarray(y, gp.y.dtype)
-    noise = gp.noise[slot] if noise is None else jnp.asarray(noise, gp.y.dtype)
+    x, y = jax.tree.map(lambda a, b: as_real(a, b.dtype), x, gp.x), as_real(y, gp.y.dtype)
+    noise = gp.noise[slot] if noise is None else as_real(noise, gp.y.dtype)
     if y.shape != () or noise.shape != ():
         raise ValueError(f"gp.append: y and noise must be scalars, got shapes {y.shape} and {noise.shape}")
     finite = tree.all_finite((x, y, noise))
@@ -477,7 +477,8 @@ def _check_several(function: str, gp: GP, xs) -> None:
 
 
 def _check_inputs(function: str, gp: GP, x, what: str, lead: tuple) -> None:
-    """The ValueError for inputs that would be broadcast against those of the process."""
+    """The ValueError for inputs that would be broadcast against those of the process; a TypeError for complex ones."""
+    float_dtype(x)
     rows = [a.shape[1:] for a in jax.tree.leaves(gp.x)]
     same = jax.tree.structure(x) == jax.tree.structure(gp.x)
     got = [jnp.shape(a) for a in jax.tree.leaves(x)]

@@ -12,7 +12,7 @@ from jaxtyping import Array, ArrayLike, Float, Int
 
 from jaxsci.core import entry
 from jaxsci.core.static import as_partial
-from jaxsci.core.types import as_scalar, concrete
+from jaxsci.core.types import as_real, as_scalar, concrete
 from jaxsci.linear._dense import Dense
 from jaxsci.linear._sparse import Banded, Sparse, banded_as_sparse, from_coordinates
 from jaxsci.linear._stencil import Stencil
@@ -124,7 +124,7 @@ def shifted(op, shift: ArrayLike):
         [4. 8.]
     """
     like = _like(op)
-    shift = jnp.asarray(shift, like.dtype)
+    shift = as_real(shift, like.dtype)
     if shift.ndim and shift.shape != like.shape:
         raise ValueError(f"shifted: expected a scalar or shape {like.shape}, got {shift.shape}")
     shift = jnp.broadcast_to(shift, like.shape)
@@ -306,7 +306,7 @@ def compose(a, b, *, diagonal: Float[Array, "..."] | None = None, symmetric: boo
     """
     like = _same_shape("compose", a, b)
     if diagonal is not None:
-        diagonal = jnp.asarray(diagonal, like.dtype)
+        diagonal = as_real(diagonal, like.dtype)
         if diagonal.shape != like.shape:
             raise ValueError(f"compose: expected a diagonal of shape {like.shape}, got {diagonal.shape}")
     return Product(a, b, diagonal, symmetric=symmetric)

@@ -28,7 +28,7 @@ from jaxsci.core import loops, status, tree
 from jaxsci.core.precision import largest, powers_of_two
 from jaxsci.core.protocols import Solver
 from jaxsci.core.static import check_size
-from jaxsci.core.types import as_count
+from jaxsci.core.types import as_count, as_real
 from jaxsci.linear._system import default_tol, real_dtype
 
 OUT_OF_REACH = status.register(
@@ -179,14 +179,14 @@ def solve(
             f"solve: method must be made by one of linear.methods, such as cg() or sor(1.5), got {method!r}"
         )
     dtype = real_dtype("solve", b, x0, eqx.filter(op, eqx.is_array))
-    b = jax.tree.map(lambda a: jnp.asarray(a, dtype), b)
-    x0 = tree.zeros_like(b) if x0 is None else jax.tree.map(lambda a: jnp.asarray(a, dtype), x0)
+    b = jax.tree.map(lambda a: as_real(a, dtype), b)
+    x0 = tree.zeros_like(b) if x0 is None else jax.tree.map(lambda a: as_real(a, dtype), x0)
     limits = _Limits(
-        jnp.asarray(default_tol(dtype) if tol is None else tol, dtype),
+        as_real(default_tol(dtype) if tol is None else tol, dtype),
         as_count(max_steps, "solve", "max_steps"),
         jnp.maximum(as_count(patience, "solve", "patience"), 1),
     )
-    adjoint_tol = limits.tol if adjoint_tol is None else jnp.asarray(adjoint_tol, dtype)
+    adjoint_tol = limits.tol if adjoint_tol is None else as_real(adjoint_tol, dtype)
     return _solve(op, b, x0, method, limits, adjoint_tol, norm_ref, max_history, batching == "map")
 
 

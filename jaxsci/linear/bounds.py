@@ -18,6 +18,7 @@ from jaxtyping import Array, ArrayLike, Float, Int
 
 from jaxsci.core import entry, status, tree
 from jaxsci.core.static import check_size
+from jaxsci.core.types import as_real
 from jaxsci.linear._start import as_start, scaled
 
 
@@ -110,7 +111,7 @@ def power(op, start: Float[Array, "..."], *, num_steps: int = 30, margin: ArrayL
     """
     num_steps = check_size("power", "num_steps", num_steps)
     start = as_start(op, start, "power")
-    return _power(op, start, jnp.asarray(margin, start.dtype), num_steps)
+    return _power(op, start, as_real(margin, start.dtype), num_steps)
 
 
 @eqx.filter_jit

@@ -18,7 +18,7 @@ import scipy.linalg
 from jaxtyping import Array, ArrayLike, Float
 
 from jaxsci.core import entry
-from jaxsci.core.types import as_float, concrete, float_dtype
+from jaxsci.core.types import as_float, as_real, concrete, float_dtype
 from jaxsci.linear._system import check_square
 
 
@@ -76,7 +76,7 @@ def young_rate(omega: Float[ArrayLike, "..."], radius: Float[ArrayLike, "..."]) 
         0.81 0.60
     """
     dtype = float_dtype(omega, radius)
-    omega, radius = jnp.asarray(omega, dtype), jnp.asarray(radius, dtype)
+    omega, radius = as_real(omega, dtype), as_real(radius, dtype)
     under = (omega * radius) ** 2 - 4 * (omega - 1)
     paired = under <= 0  # above omega*: all eigenvalues have modulus omega - 1
     root = jnp.sqrt(jnp.where(paired, 1, under))
@@ -101,7 +101,7 @@ def surrogate(
     References: Khodak et al. 2024, Learning to Relax, section 2.
     """
     dtype = float_dtype(rate, slack, tol)
-    rate, slack, tol = (jnp.asarray(v, dtype) for v in (rate, slack, tol))
+    rate, slack, tol = (as_real(v, dtype) for v in (rate, slack, tol))
     base = rate + slack * (1 - rate)
     outside = base >= 1
     return jnp.where(outside, jnp.inf, 1 + jnp.log(tol) / jnp.log(jnp.where(outside, 0.5, jnp.maximum(base, 1e-30))))

@@ -22,7 +22,7 @@ from jax.scipy.special import erf, erfc, ndtri
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from jaxsci.core import keys, tree
-from jaxsci.core.types import KeyArray
+from jaxsci.core.types import KeyArray, as_real
 
 _UPPER_QUARTILE = 0.6744897501960817  # of the standard normal distribution
 _HALF_NORMAL_MEAN = math.sqrt(2 / math.pi)
@@ -98,7 +98,7 @@ def checked(function: str, dist: Any) -> tuple[Array, Array]:
 def aligned(function: str, dist: BarDistribution, y: Any) -> tuple[Array, Array, Array]:
     """Borders, logits and y, the latter two with equal leading axes."""
     borders, logits = checked(function, dist)
-    y = jnp.asarray(y, borders.dtype)
+    y = as_real(y, borders.dtype)
     try:
         shape = jnp.broadcast_shapes(y.shape, logits.shape[:-1])
     except ValueError as error:

@@ -17,6 +17,7 @@ from jax.scipy.special import ndtr
 from jaxtyping import Array, ArrayLike, Float
 
 from jaxsci.core import status, tree
+from jaxsci.core.types import as_real
 from jaxsci.pfn import _bars
 from jaxsci.pfn._bars import BarDistribution
 
@@ -97,7 +98,7 @@ def upper_confidence_bound(dist: BarDistribution, beta: ArrayLike = 1.0) -> Floa
 @eqx.filter_jit
 def _upper_confidence_bound(dist, beta):
     borders, _ = _bars.checked("upper_confidence_bound", dist)
-    return _bars.quantile(dist, ndtr(jnp.asarray(beta, borders.dtype)))
+    return _bars.quantile(dist, ndtr(as_real(beta, borders.dtype)))
 
 
 def mixture(

@@ -24,7 +24,7 @@ from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 from jaxsci import nn
 from jaxsci.core import entry, keys, tree
 from jaxsci.core.static import as_partial, bind, check_size
-from jaxsci.core.types import KeyArray, float_dtype
+from jaxsci.core.types import KeyArray, as_real, float_dtype
 from jaxsci.nn import layers
 from pallas_kernels import pfn_attention
 
@@ -190,7 +190,7 @@ def _points(function, cfg: Config, x, y, num_context):
     if jnp.shape(num_context) != ():
         raise ValueError(f"{function}: num_context must be a scalar, got shape {jnp.shape(num_context)}")
     dtype = float_dtype(x, y)
-    x, y = _features(function, cfg, jnp.asarray(x, dtype), "x"), _standard(y.astype(dtype), cfg.y_range)
+    x, y = _features(function, cfg, as_real(x, dtype), "x"), _standard(y.astype(dtype), cfg.y_range)
     return x, y, jnp.clip(jnp.asarray(num_context, jnp.int32), 0, y.shape[0])
 
 
@@ -277,7 +277,7 @@ def _apply(params, cfg, x, y, num_context, x_query, *, dense, attention, compute
     x, y, num_context = _points("pfn.apply", cfg, x, y, num_context)
     slots = y.shape[0]
     x = jnp.where((jnp.arange(slots) < num_context)[:, None], x, 0)
-    queries = _features("pfn.apply", cfg, jnp.asarray(x_query, x.dtype), "x_query")
+    queries = _features("pfn.apply", cfg, as_real(x_query, x.dtype), "x_query")
     params, tokens, y = _lowered(params, compute_dtype, jnp.concatenate([x, queries]), y)
     h = _embed(params, dense, tokens, y, num_context)
     attend = Partial(bind(_attend, num_slots=slots, cached=False), num_context, _hook(attention))

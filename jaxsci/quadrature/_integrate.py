@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from jaxsci.core import precision
-from jaxsci.core.types import as_float, concrete, float_dtype, is_concrete
+from jaxsci.core.types import as_float, as_real, concrete, float_dtype, is_concrete
 from jaxsci.quadrature._rule import ConditioningWarning, Rule, checked_nodes, interval
 
 # Condition of the Legendre-Vandermonde matrix above which interpolation through the nodes is noise.
@@ -82,9 +82,9 @@ def integrate(
         raise ValueError(f"integrate: source must be an interval of some length, got {source}")
     typed = [x for x in (a, b, *source) if hasattr(x, "dtype")] if moved else []
     dtype = float_dtype(typed) if typed else float_dtype(nodes, weights)
-    nodes, weights = jnp.asarray(nodes, dtype), jnp.asarray(weights, dtype)
+    nodes, weights = as_real(nodes, dtype), as_real(weights, dtype)
     if moved:
-        a, b, start, end = (jnp.asarray(x, dtype) for x in (a, b, *source))
+        a, b, start, end = (as_real(x, dtype) for x in (a, b, *source))
         ratio = (b - a) / (end - start)
         nodes, weights = a + ratio * (nodes - start), ratio * weights
     return apply(weights, jax.vmap(f)(nodes))
@@ -120,7 +120,7 @@ def apply(weights: Float[ArrayLike, "... n"], samples: PyTree, axis: int = 0) ->
             raise ValueError(
                 f"apply: samples must have {np.shape(weights)[-1]} entries along axis {axis}, got shape {f.shape}"
             )
-        total = precision.tensordot(jnp.asarray(weights, f.dtype), f, axes=((rank - 1,), (axis,)))
+        total = precision.tensordot(as_real(weights, f.dtype), f, axes=((rank - 1,), (axis,)))
         return jnp.moveaxis(total, 0, axis) if rank == 2 else total
 
     return jax.tree.map(leaf, samples)
@@ -178,7 +178,7 @@ def cumulative_trapezoid(samples: ArrayLike, nodes: Float[ArrayLike, " n"], axis
         [0.    0.125 2.   ]
     """
     f, dtype = _leading("cumulative_trapezoid", samples, axis, np.shape(nodes), 1)
-    h = jnp.diff(jnp.asarray(nodes, dtype)).reshape(-1, *(1,) * (f.ndim - 1))
+    h = jnp.diff(as_real(nodes, dtype)).reshape(-1, *(1,) * (f.ndim - 1))
     return _accumulate((f[1:] + f[:-1]) * h / 2, axis)
 
 
@@ -217,7 +217,7 @@ def cumulative_simpson(samples: ArrayLike, spacing: ArrayLike, axis: int = 0) ->
     first = jnp.concatenate([left, right[-1:]])
     second = jnp.concatenate([left[:1], right])
     pieces = jnp.where(number % 2 == 0, first, second)
-    return _accumulate(jnp.asarray(spacing, dtype) * pieces, axis)
+    return _accumulate(as_real(spacing, dtype) * pieces, axis)
 
 
 def integration_matrix(nodes: ArrayLike | Sequence, a: ArrayLike = 0.0, b: ArrayLike = 1.0) -> np.ndarray:

@@ -29,7 +29,7 @@ from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 from jaxsci.core import entry, status, tree
 from jaxsci.core.keys import as_typed_key
 from jaxsci.core.static import as_partial, check_size
-from jaxsci.core.types import KeyArray, Size, as_scalar
+from jaxsci.core.types import KeyArray, Size, as_real, as_scalar
 from jaxsci.smc import _filters, _laws, _run
 from jaxsci.smc._filters import StateSpace
 from jaxsci.smc._model import FeynmanKac, Model, each
@@ -203,7 +203,7 @@ def _with_reference(particles, reference):
     """Particle 0 replaced by the state of the reference; None leaves the cloud alone."""
     if reference is None:
         return particles
-    return jax.tree.map(lambda a, b: a.at[0].set(jnp.asarray(b, a.dtype)), particles, reference)
+    return jax.tree.map(lambda a, b: a.at[0].set(as_real(b, a.dtype)), particles, reference)
 
 
 def _init(parts, key, num, input):

@@ -14,7 +14,7 @@ from jaxsci.core import status, tree
 from jaxsci.core.keys import as_typed_key
 from jaxsci.core.protocols import Result
 from jaxsci.core.static import as_partial, check_size
-from jaxsci.core.types import KeyArray, Size, as_scalar
+from jaxsci.core.types import KeyArray, Size, as_real, as_scalar
 from jaxsci.smc import _run
 from jaxsci.smc._conditional import draw_path, parts_of
 from jaxsci.smc._filters import StateSpace
@@ -107,7 +107,7 @@ def _gibbs(key, model, inputs, parameters, update, path, threshold, num_particle
         if update is not None:
             given = parameters
             parameters = update(second, parameters, new.value, inputs)
-            parameters = jax.tree.map(lambda a, old: jnp.asarray(a, old.dtype), parameters, given)
+            parameters = jax.tree.map(lambda a, old: as_real(a, old.dtype), parameters, given)
         return (parameters, new.value), ((parameters, new.value), new.log_z, new.status)
 
     steps = jnp.arange(num_steps, dtype=jnp.int32)

@@ -364,6 +364,9 @@ ENTRIES = {
         )
     ),
     "jaxsci.core.types.as_float": Compiled(lambda key, dtype: (types.as_float, (_vector(key, dtype),)), grad=(0,)),
+    "jaxsci.core.types.as_real": Compiled(
+        lambda key, dtype: (lambda x: types.as_real(x, dtype), (_vector(key, dtype),)), grad=(0,)
+    ),
     "jaxsci.core.types.as_scalar": Compiled(_scalar, grad=(0,)),
     "jaxsci.core.types.as_count": Driver(
         bad=(Bad(lambda folder: types.as_count(2.5, "f", "n"), ValueError, "f: n must be a whole number, got 2.5"),),
@@ -423,7 +426,7 @@ ENTRIES = {
     "jaxsci.core.policies.played": Compiled(_played),
     "jaxsci.core.policies.round_key": Compiled(_round_keys),
     "jaxsci.core.policies.as_select": Driver(
-        bad=(Bad(_bad_mask, ValueError, r"mask must be Bool of shape \(3,\), got float32"),), works=_select_rule
+        bad=(Bad(_bad_mask, ValueError, r"mask must be Bool of shape \(3,\).* got float32"),), works=_select_rule
     ),
     "jaxsci.core.policies.as_update": Driver(
         bad=(

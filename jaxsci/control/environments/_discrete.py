@@ -16,7 +16,7 @@ from jaxsci.control.environments._walled import WalledProblem, check_kind, step
 from jaxsci.core import entry, status
 from jaxsci.core.protocols import Environment, TimeStep
 from jaxsci.core.static import bind, check_size
-from jaxsci.core.types import as_count, float_dtype
+from jaxsci.core.types import as_count, as_real, float_dtype
 
 
 def discrete(
@@ -56,8 +56,8 @@ def discrete(
     check_kind("discrete", walled)
     num_substeps = check_size("environments.discrete", "num_substeps", num_substeps)
     dtype = float_dtype(dt, *([] if controls is None else [controls]))
-    dt = jnp.asarray(dt, dtype)
-    controls = None if controls is None else jnp.asarray(controls, dtype)
+    dt = as_real(dt, dtype)
+    controls = None if controls is None else as_real(controls, dtype)
     if controls is not None and controls.ndim != 1:
         raise ValueError(f"environments.discrete: controls must have shape (num_actions,), got {controls.shape}")
     num_steps = None if num_steps is None else as_count(num_steps, "environments.discrete", "num_steps")

@@ -18,7 +18,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree
 from jaxsci.control.problems import ODE
 from jaxsci.core import keys, status, tree
 from jaxsci.core.static import check_size
-from jaxsci.core.types import KeyArray, float_dtype
+from jaxsci.core.types import KeyArray, as_real, float_dtype
 
 
 class WalledProblem(NamedTuple):
@@ -118,7 +118,7 @@ def step(
     check_kind("step", walled)
     num_substeps = check_size("environments.step", "num_substeps", num_substeps)
     dtype = float_dtype(x)
-    x, u, dt, t = (jnp.asarray(a, dtype) for a in (x, u, dt, t))
+    x, u, dt, t = (as_real(a, dtype) for a in (x, u, dt, t))
     if x.shape != (2,) or u.shape != ():
         raise ValueError(
             f"environments.step: expected x of shape (2,) and u of shape (), got {x.shape} and {u.shape}; use jax.vmap"
@@ -192,9 +192,9 @@ def rollout(
     num_steps = check_size("environments.rollout", "num_steps", num_steps, least=0)
     num_substeps = check_size("environments.rollout", "num_substeps", num_substeps)
     dtype = float_dtype(*([] if x0 is None else [x0]), *([dt] if x0 is None else []))
-    x0 = None if x0 is None else jnp.asarray(x0, dtype)
+    x0 = None if x0 is None else as_real(x0, dtype)
     key = keys.as_typed_key(key, "environments.rollout")
-    return _rollout(key, walled, policy, x0, jnp.asarray(dt, dtype), num_steps, num_substeps)
+    return _rollout(key, walled, policy, x0, as_real(dt, dtype), num_steps, num_substeps)
 
 
 @eqx.filter_jit

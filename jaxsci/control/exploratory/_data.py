@@ -16,7 +16,7 @@ from jaxsci.core import status, tree
 from jaxsci.core.keys import as_typed_key, per_item
 from jaxsci.core.protocols import Result
 from jaxsci.core.static import check_size
-from jaxsci.core.types import float_dtype
+from jaxsci.core.types import as_real, float_dtype
 
 # A state or parameter of this size will not come back, and float32 still holds its square. Nor does a policy whose
 # standard deviation is that wide or that narrow: nothing that it does moves its parameters any more.
@@ -117,7 +117,7 @@ def prepare(function: str, problem, learner, *scalars):
     for value in scalars:
         if jnp.shape(value) != ():
             raise ValueError(f"{function}: dt and x0 must be scalars, got shape {jnp.shape(value)}; use jax.vmap")
-    return problem, tree.cast(learner, dtype), *(jnp.asarray(value, dtype) for value in scalars)
+    return problem, tree.cast(learner, dtype), *(as_real(value, dtype) for value in scalars)
 
 
 __all__ = ["LARGEST", "Experience", "check_steps", "move", "normals", "prepare", "simulate"]

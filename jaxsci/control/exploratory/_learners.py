@@ -30,7 +30,7 @@ from jaxtyping import ArrayLike, Float
 from jaxsci.control.exploratory._problem import _LOG_2PI, GaussianPolicy, as_scalars, entropy_of
 from jaxsci.core import entry
 from jaxsci.core.static import as_partial, bind
-from jaxsci.core.types import as_scalar, float_dtype
+from jaxsci.core.types import as_real, as_scalar, float_dtype
 
 
 class Parameters(NamedTuple):
@@ -88,7 +88,7 @@ def power_decay(*, scale: ArrayLike = 10.0, power: ArrayLike = 0.67) -> Partial:
         0.250
     """
     dtype = float_dtype(scale, power)
-    return Partial(_power_decay, jnp.asarray(scale, dtype), jnp.asarray(power, dtype))
+    return Partial(_power_decay, as_real(scale, dtype), as_real(power, dtype))
 
 
 def _power_decay(scale, power, t):

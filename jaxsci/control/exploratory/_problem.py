@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from jaxsci.core import status, tree
-from jaxsci.core.types import as_scalar, float_dtype
+from jaxsci.core.types import as_real, as_scalar, float_dtype
 
 _LOG_2PI = math.log(2 * math.pi)
 
@@ -158,7 +158,7 @@ def solution(problem: ExploratoryLQ, *, dt: ArrayLike = 0.0) -> Solution:
     """
     dtype = float_dtype(problem)
     problem = as_scalars("exploratory.solution", "problem", problem, dtype)
-    return _solution(problem, jnp.asarray(dt, dtype))
+    return _solution(problem, as_real(dt, dtype))
 
 
 @eqx.filter_jit
@@ -242,7 +242,7 @@ def average_reward(
     function, dtype = "exploratory.average_reward", float_dtype(problem, policy)
     problem = as_scalars(function, "problem", problem, dtype)
     policy = as_scalars(function, "policy", policy, dtype)
-    return _average(problem, policy, jnp.asarray(dt, dtype), entropy)
+    return _average(problem, policy, as_real(dt, dtype), entropy)
 
 
 @eqx.filter_jit

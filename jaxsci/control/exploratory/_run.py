@@ -19,7 +19,7 @@ from jaxsci.core import status, tree
 from jaxsci.core.keys import as_typed_key
 from jaxsci.core.protocols import Result
 from jaxsci.core.static import check_size
-from jaxsci.core.types import float_dtype
+from jaxsci.core.types import as_real, float_dtype
 
 
 class OnlineState(NamedTuple):
@@ -275,7 +275,7 @@ def run_offline(
         raise ValueError(f"{function}: data must hold four arrays of one shape (T,), T > 0, got {shapes}")
     batch_size = check_size(function, "batch_size", batch_size)
     dtype = float_dtype(data)
-    data = Experience(*(jnp.asarray(a, dtype) for a in data))
+    data = Experience(*(as_real(a, dtype) for a in data))
     learner = tree.cast(learner, dtype)
     scalars = _Scalars(temperature, discount, dt)
     scalars = as_scalars(function, "argument", scalars, dtype)

@@ -21,7 +21,7 @@ from jaxtyping import Array, ArrayLike, Float, Int
 from jaxsci.control.integral._problem import ControlAffine, cost_trouble, policy
 from jaxsci.core import precision, status, tree
 from jaxsci.core.extras import require
-from jaxsci.core.types import float_dtype, is_concrete, require_double
+from jaxsci.core.types import as_real, float_dtype, is_concrete, require_double
 
 UNSTABLE = status.register(
     "control",
@@ -171,7 +171,7 @@ def prepare(function, problem, features, weights, x, rule, numbers, num_rows, ra
     """Shapes checked, dtype chosen, numbers made arrays: (weights, x, rule, Settings, rank)."""
     dtype = float_dtype(weights, x, problem.state_cost, problem.control_cost, problem.args)
     require_double(function, dtype, allow_float32, _ROWS_DROWN)
-    weights, x = jnp.asarray(weights, dtype), jnp.asarray(x, dtype)
+    weights, x = as_real(weights, dtype), as_real(x, dtype)
     d = x.shape[0] if x.ndim == 1 else -1
     p = weights.shape[0] if weights.ndim == 1 else -1
     if x.ndim != 1 or weights.ndim != 1:
@@ -196,7 +196,7 @@ def prepare(function, problem, features, weights, x, rule, numbers, num_rows, ra
         raise ValueError(f"{function}: rank must lie in [1, {p}], the number of features, got {rank}")
     if num_rows < rank:
         raise ValueError(f"{function}: num_rows must be at least the rank {rank}, got {num_rows}")
-    return weights, x, rule, Settings(*(jnp.asarray(v, dtype) for v in numbers)), rank
+    return weights, x, rule, Settings(*(as_real(v, dtype) for v in numbers)), rank
 
 
 def checked_rule(function, rule, dtype, interval):
@@ -211,7 +211,7 @@ def checked_rule(function, rule, dtype, interval):
             f"{function}: rule must be a pair (nodes, weights), e.g. quadrature.rules.simpson(5, 0.0, interval), "
             f"got {rule!r}"
         )
-    nodes, weights = (jnp.asarray(a, dtype) for a in rule)
+    nodes, weights = (as_real(a, dtype) for a in rule)
     if nodes.ndim != 1 or nodes.shape != weights.shape:
         raise ValueError(
             f"{function}: rule must be (nodes, weights) of one shape (n,), got {nodes.shape} and {weights.shape}; "
@@ -352,13 +352,13 @@ def evaluate_samples(
     function = "evaluate_samples"
     dtype = float_dtype(weights, samples, problem.state_cost, problem.control_cost)
     require_double(function, dtype, allow_float32, _ROWS_DROWN)
-    weights, samples, rule_weights = (jnp.asarray(a, dtype) for a in (weights, samples, rule_weights))
+    weights, samples, rule_weights = (as_real(a, dtype) for a in (weights, samples, rule_weights))
     if samples.ndim != 3 or rule_weights.shape != samples.shape[1:2]:
         raise ValueError(
             f"{function}: expected samples (num_rows, n, d) and rule_weights (n,), got {samples.shape} and "
             f"{rule_weights.shape}"
         )
-    starts, ends = jnp.asarray(starts, dtype), jnp.asarray(ends, dtype)
+    starts, ends = as_real(starts, dtype), as_real(ends, dtype)
     num_rows, _, d = samples.shape
     for name, value in (("starts", starts), ("ends", ends)):
         if value.shape != (num_rows, d):
@@ -369,7 +369,7 @@ def evaluate_samples(
     rank = p[0] if rank is None else rank
     if not 1 <= rank <= p[0] or num_rows < rank:
         raise ValueError(f"{function}: rank must lie in [1, {min(p[0], num_rows)}], got {rank}")
-    numbers = (weights, samples, rule_weights, starts, ends, jnp.asarray(cutoff, dtype))
+    numbers = (weights, samples, rule_weights, starts, ends, as_real(cutoff, dtype))
     return _evaluate_samples(problem, features, numbers, rank, scale_rows)
 
 

@@ -19,7 +19,7 @@ from jaxsci.control.integral._evaluate import RANK_LOST, UNSTABLE, evaluation, p
 from jaxsci.control.integral._problem import ControlAffine
 from jaxsci.core import loops, status
 from jaxsci.core.static import check_size
-from jaxsci.core.types import float_dtype
+from jaxsci.core.types import as_real, float_dtype
 
 
 class Result(NamedTuple):
@@ -118,7 +118,7 @@ def policy_iteration(
     )  # fmt: skip
     static = (num_rows, rank, scale_rows, max_ode_steps)
     return _iterate(
-        problem, features, weights, x, rule, settings, jnp.asarray(tol, x.dtype), static, max_steps, reset_state
+        problem, features, weights, x, rule, settings, as_real(tol, x.dtype), static, max_steps, reset_state
     )
 
 
@@ -172,7 +172,7 @@ def newton_bound(c: ArrayLike, eps: ArrayLike) -> Float[Array, "..."]:
         0.2000 inf
     """
     dtype = float_dtype(c, eps)
-    c, eps = jnp.asarray(c, dtype), jnp.asarray(eps, dtype)
+    c, eps = as_real(c, dtype), as_real(eps, dtype)
     room = 1 - 4 * c * eps
     # 2 eps / (1 + root) is the same without the cancellation, and holds at c = 0.
     root = jnp.sqrt(jnp.where(room > 0, room, 1)) * (room > 0)

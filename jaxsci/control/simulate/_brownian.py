@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from jaxsci.core import keys
-from jaxsci.core.types import KeyArray, float_dtype
+from jaxsci.core.types import KeyArray, as_real, float_dtype
 
 
 def increments(
@@ -35,7 +35,7 @@ def increments(
         (1000,) 0.1
     """
     dtype = jnp.dtype(dtype) if dtype is not None else float_dtype(dt)
-    dt = jnp.asarray(dt, dtype)
+    dt = as_real(dt, dtype)
     if dt.shape not in ((), (num_steps,)):
         raise ValueError(f"increments: dt must have shape () or ({num_steps},), got {dt.shape}")
     return _increments(keys.as_typed_key(key, "increments"), dt, num_steps, tuple(shape))

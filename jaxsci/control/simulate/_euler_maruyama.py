@@ -20,7 +20,7 @@ from jaxsci.control.simulate._brownian import drawn, normal, root
 from jaxsci.control.simulate._path import SNAP, Path, Transition, num_intervals, shaped
 from jaxsci.core import keys, precision, status, tree
 from jaxsci.core.static import check_size
-from jaxsci.core.types import KeyArray, float_dtype, is_concrete
+from jaxsci.core.types import KeyArray, as_real, float_dtype, is_concrete
 
 
 class SimulationState(NamedTuple):
@@ -49,7 +49,7 @@ def init(x0: Float[ArrayLike, "*d"], *, t: ArrayLike = 0.0) -> SimulationState:
         1.5 0 0
     """
     dtype = float_dtype(x0)
-    return _init(jnp.asarray(x0, dtype), jnp.asarray(t, dtype))
+    return _init(as_real(x0, dtype), as_real(t, dtype))
 
 
 @eqx.filter_jit
@@ -91,9 +91,9 @@ def step(
         0.90 0.1
     """
     dtype = state.x.dtype
-    dt = jnp.asarray(dt, dtype)
-    increment = None if increment is None else jnp.asarray(increment, dtype)
-    t_next = None if t_next is None else jnp.asarray(t_next, dtype)
+    dt = as_real(dt, dtype)
+    increment = None if increment is None else as_real(increment, dtype)
+    t_next = None if t_next is None else as_real(t_next, dtype)
     return _step(_checked(key, "simulate.step"), problem, policy, state, dt, increment, t_next)
 
 
@@ -188,7 +188,7 @@ def euler_maruyama(
     if times is not None:
         num_steps = num_intervals(times, "euler_maruyama")
     num_steps = check_size("euler_maruyama", "num_steps", num_steps, least=0)
-    x0, times, dt, increments = (None if a is None else jnp.asarray(a, dtype) for a in (x0, times, dt, increments))
+    x0, times, dt, increments = (None if a is None else as_real(a, dtype) for a in (x0, times, dt, increments))
     if increments is not None and (increments.ndim == 0 or increments.shape[0] != num_steps):
         raise ValueError(f"euler_maruyama: increments need the leading axis {num_steps}, got shape {increments.shape}")
     return _simulate(key, problem, policy, x0, num_steps, dt, times, increments)

@@ -14,7 +14,7 @@ from jaxtyping import ArrayLike, Float
 from jaxsci.control.problems import ODE
 from jaxsci.control.simulate._path import Path, num_intervals, rewarded, shaped
 from jaxsci.core import extras, status, tree
-from jaxsci.core.types import float_dtype
+from jaxsci.core.types import as_real, float_dtype
 
 
 def rollout(
@@ -60,7 +60,7 @@ def rollout(
     """
     dtype = float_dtype(x0)
     num_intervals(times, "rollout")
-    x0, times, rtol, atol = (jnp.asarray(a, dtype) for a in (x0, times, rtol, atol))
+    x0, times, rtol, atol = (as_real(a, dtype) for a in (x0, times, rtol, atol))
     return _rollout(problem, policy, x0, times, rtol, atol, max_steps)
 
 

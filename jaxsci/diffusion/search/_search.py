@@ -15,7 +15,7 @@ from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 from jaxsci import nn
 from jaxsci.core import arrays, keys, status
 from jaxsci.core.static import as_partial, check_size
-from jaxsci.core.types import KeyArray
+from jaxsci.core.types import KeyArray, as_real
 from jaxsci.diffusion import tables, unified
 from jaxsci.diffusion._sample import sample
 from jaxsci.diffusion.schedules import NoiseSchedule
@@ -76,7 +76,7 @@ def matching(
     if x_T.shape != target.shape:
         raise ValueError(f"search.matching: x_T and target must have one shape, got {x_T.shape} and {target.shape}")
     denoiser = as_partial(denoiser, "search.matching", "denoiser")
-    return Partial(_distance, denoiser, x_T, target, cond, jnp.asarray(guidance_scale, x_T.dtype), key)
+    return Partial(_distance, denoiser, x_T, target, cond, as_real(guidance_scale, x_T.dtype), key)
 
 
 # --- the search ---------------------------------------------------------------------------------------------

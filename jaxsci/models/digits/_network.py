@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
 from jaxsci.core import extras, keys
-from jaxsci.core.types import KeyArray
+from jaxsci.core.types import KeyArray, as_real
 
 NUM_PIXELS = 64
 """Entries of an image, 8 rows of 8."""
@@ -95,7 +95,7 @@ def apply(
     x = jnp.asarray(x)
     if x.ndim == 0 or x.shape[-1] != NUM_PIXELS:
         raise ValueError(f"digits.apply: x must have shape (..., {NUM_PIXELS}), got {x.shape}; flatten the images")
-    return _module().apply({"params": params}, x, jnp.asarray(lam, x.dtype), jnp.asarray(label, jnp.int32))
+    return _module().apply({"params": params}, x, as_real(lam, x.dtype), jnp.asarray(label, jnp.int32))
 
 
 __all__ = ["NULL_LABEL", "NUM_PIXELS", "apply", "init"]

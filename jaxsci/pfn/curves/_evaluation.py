@@ -16,7 +16,7 @@ from jaxtyping import Array, ArrayLike, Float, Int
 
 from jaxsci.core import status
 from jaxsci.core.static import as_partial, check_size
-from jaxsci.core.types import Size, as_float
+from jaxsci.core.types import Size, as_float, as_real, float_dtype
 from jaxsci.pfn.curves._stopping import Rule
 
 
@@ -81,7 +81,7 @@ def _evaluate(runs, order, rule, budget, best):
     num_runs, num_epochs = runs.shape
     code = status.flag(jnp.any(jnp.isnan(runs)), status.NONFINITE_INPUT)
     code = code | status.flag(jnp.any(jnp.sort(order) != jnp.arange(num_runs)), status.OUT_OF_RANGE)
-    best = jnp.max(runs) if best is None else jnp.asarray(best, runs.dtype)
+    best = jnp.max(runs) if best is None else as_real(best, runs.dtype)
 
     def epoch(state, _):
         place, seen, found, spent = state
@@ -115,6 +115,7 @@ def epochs_to_reach(regret: Float[ArrayLike, " budget"], level: ArrayLike) -> In
         >>> print(curves.epochs_to_reach(jnp.asarray([0.8, 0.7, 0.3, 0.0]), 0.3))
         3
     """
+    float_dtype(regret, level)  # refuses complex numbers
     regret = jnp.asarray(regret)
     if regret.ndim != 1:
         raise ValueError(f"curves.epochs_to_reach: regret must be a vector, got shape {regret.shape}; use jax.vmap")

@@ -28,7 +28,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from jaxsci.core import status
-from jaxsci.core.types import as_scalar, float_dtype
+from jaxsci.core.types import as_real, as_scalar, float_dtype
 
 
 class Normalizer(NamedTuple):
@@ -116,7 +116,7 @@ def normalize(normalizer: Normalizer, x: Float[ArrayLike, "..."]) -> Normalized:
         0.235 1.000 [ 0 64]
     """
     (low, high), (soft_low, soft_high), minimize = normalizer
-    x = jnp.asarray(x, float_dtype(x, normalizer.hard))
+    x = as_real(x, float_dtype(x, normalizer.hard))
     low, high, soft_low, soft_high = (b.astype(x.dtype) for b in (low, high, soft_low, soft_high))
     ordered = (low < high) & (soft_low < soft_high) & jnp.isfinite(soft_high - soft_low)
     nan = jnp.isnan(x)
@@ -154,7 +154,7 @@ def denormalize(normalizer: Normalizer, value: Float[ArrayLike, "..."]) -> Float
         0.900
     """
     (low, high), (soft_low, soft_high), minimize = normalizer
-    value = jnp.asarray(value, float_dtype(value, normalizer.hard))
+    value = as_real(value, float_dtype(value, normalizer.hard))
     low, high, soft_low, soft_high = (b.astype(value.dtype) for b in (low, high, soft_low, soft_high))
     value = jnp.clip(jnp.where(minimize, 1 - value, value), 0, 1)
     width = soft_high - soft_low

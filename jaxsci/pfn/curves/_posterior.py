@@ -23,7 +23,7 @@ from jaxtyping import Array, ArrayLike, Float, Int
 from jaxsci.core import entry, status
 from jaxsci.core.keys import as_typed_key
 from jaxsci.core.static import bind, check_size
-from jaxsci.core.types import KeyArray, Size, as_float
+from jaxsci.core.types import KeyArray, Size, as_float, as_real
 from jaxsci.pfn.curves._stretch import stretch
 from jaxsci.pfn.priors import _curves as prior
 
@@ -149,7 +149,7 @@ def mixture_log_density(parameters: Float[ArrayLike, "S 13"], y: Float[ArrayLike
     parameters = as_float(parameters)
     if parameters.ndim != 2 or parameters.shape[1] != len(prior.PARAMETERS):
         raise ValueError(f"curves.mixture_log_density: parameters must be (draws, 13), got shape {parameters.shape}")
-    y = jnp.asarray(y, parameters.dtype)
+    y = as_real(y, parameters.dtype)
     return logsumexp(jax.vmap(_each, (0, None))(parameters, y), axis=0) - math.log(parameters.shape[0])
 
 

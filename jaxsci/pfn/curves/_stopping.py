@@ -22,7 +22,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from jaxsci.core import entry
 from jaxsci.core.static import as_partial, check_size
-from jaxsci.core.types import Size, as_scalar, concrete
+from jaxsci.core.types import Size, as_scalar, concrete, float_dtype
 from jaxsci.pfn import bars
 from jaxsci.pfn._predict import Model
 from jaxsci.pfn.curves import _predict
@@ -58,6 +58,7 @@ def stop(
 
     References: Adriaensen et al. 2023, section 4.3.
     """
+    float_dtype(survival, y_best, delta)  # refuses complex numbers
     survival = jnp.asarray(survival)
     if survival.ndim != 1:
         raise ValueError(f"curves.stop: survival must be a vector, one entry an epoch, got shape {survival.shape}")

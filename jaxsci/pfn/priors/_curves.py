@@ -29,7 +29,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from jaxsci.core import entry, loops, status
 from jaxsci.core.static import bind, check_size
-from jaxsci.core.types import KeyArray, Size, as_float, float_dtype
+from jaxsci.core.types import KeyArray, Size, as_float, as_real, float_dtype
 from jaxsci.pfn.priors._check import Prior, checked, leaf
 
 PARAMETERS = (
@@ -159,7 +159,7 @@ def curve_mean(parameters: Float[ArrayLike, " 13"], epochs: Float[ArrayLike, " m
         True
     """
     parameters = as_float(parameters)
-    return _mean(parameters, jnp.asarray(epochs, parameters.dtype))
+    return _mean(parameters, as_real(epochs, parameters.dtype))
 
 
 def log_prior(parameters: Float[ArrayLike, " 13"], num_points: Size, preset: str = "code") -> Float[Array, ""]:

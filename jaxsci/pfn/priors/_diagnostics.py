@@ -7,7 +7,7 @@ from jaxtyping import Array, ArrayLike, Float
 
 from jaxsci.core import keys
 from jaxsci.core.static import as_partial, check_size
-from jaxsci.core.types import KeyArray, Size
+from jaxsci.core.types import KeyArray, Size, as_real
 from jaxsci.pfn.priors._check import Prior
 
 
@@ -70,7 +70,7 @@ def quantiles(
         (3,)
     """
     _, y = draw(key, prior, num_sets, num_points, num_features)
-    return _quantiles(y, jnp.asarray(probabilities, y.dtype))
+    return _quantiles(y, as_real(probabilities, y.dtype))
 
 
 @eqx.filter_jit

@@ -16,7 +16,7 @@ from jaxtyping import ArrayLike, Float, Int
 
 from jaxsci import gp as processes
 from jaxsci.core import entry
-from jaxsci.core.types import float_dtype
+from jaxsci.core.types import as_real, float_dtype
 from jaxsci.gp import kernels
 from jaxsci.pfn.priors._check import Prior, checked, leaf
 
@@ -166,7 +166,7 @@ def posterior(
     process = processes.condition(kernel, x, y, jnp.arange(y.size) < num_context, noise=noise)
     # All queries in one triangular solve: a batch of solves of one column each would take many times as long.
     mean, covariance, code = processes.joint(process, x_query)
-    variance = jnp.maximum(jnp.diagonal(covariance), 0) + jnp.asarray(noise, mean.dtype)
+    variance = jnp.maximum(jnp.diagonal(covariance), 0) + as_real(noise, mean.dtype)
     return processes.Prediction(mean, variance, jnp.broadcast_to(code, mean.shape))
 
 

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from jaxsci.core import entry, tree
+from jaxsci.core.types import as_real
 
 
 def target_of(
@@ -47,7 +48,7 @@ def target_of(
     reward, following, kept, terminated, truncated = window
     ended = terminated | truncated
     alive = jnp.concatenate([jnp.ones(1, bool), jnp.cumsum(ended[:-1]) == 0])
-    powers = jnp.asarray(discount, reward.dtype) ** jnp.arange(ended.shape[0])
+    powers = as_real(discount, reward.dtype) ** jnp.arange(ended.shape[0])
     powers = powers * jnp.concatenate([jnp.ones(1, kept.dtype), jnp.cumprod(kept[:-1])])
     last = jnp.sum(alive) - 1
     value = next_value(tree.dynamic_index(following, last))

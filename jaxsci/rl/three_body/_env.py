@@ -22,7 +22,7 @@ from jaxtyping import Array, ArrayLike, Float, Int
 
 from jaxsci.core import entry, keys, status, tree
 from jaxsci.core.protocols import Environment, TimeStep
-from jaxsci.core.types import KeyArray, as_count, concrete, float_dtype, require_double
+from jaxsci.core.types import KeyArray, as_count, as_real, concrete, float_dtype, require_double
 from jaxsci.rl.three_body import _reward, hermite, integrators
 
 STEP_PARAMETERS = tuple(float(mu) for mu in np.geomspace(1e-4, 1e-1, 10))
@@ -153,7 +153,7 @@ def config(
     dtype = float_dtype(*(a for a in numbers if hasattr(a, "dtype")))
     reason = "in which the errors that the reward speaks of do not exist"
     require_double("three_body.config", dtype, allow_float32, reason)
-    step_parameters, weights, interval, max_error = (jnp.asarray(a, dtype) for a in numbers)
+    step_parameters, weights, interval, max_error = (as_real(a, dtype) for a in numbers)
     if step_parameters.ndim != 1 or step_parameters.size < 1 or weights.shape != (3,):
         raise ValueError(
             "three_body.config: expected step_parameters [num_actions] and weights [3], got shapes "
@@ -203,7 +203,7 @@ def start(cfg: Config, corners: Float[ArrayLike, " 4"]) -> State:
         >>> print(int(state.step), int(state.status))
         0 0
     """
-    corners = jnp.asarray(corners, cfg.interval.dtype)
+    corners = as_real(corners, cfg.interval.dtype)
     if corners.shape != (4,):
         raise ValueError(f"three_body.start: expected x1, y1, x2, y2, got shape {corners.shape}; jax.vmap for a batch")
     return _start(corners)
@@ -370,7 +370,7 @@ def environment(cfg: Config, *, reward_scale: ArrayLike = 1.0, reward_floor: Arr
         (13,)
     """
     dtype = cfg.interval.dtype
-    shaping = (jnp.asarray(reward_scale, dtype), jnp.asarray(reward_floor, dtype))
+    shaping = (as_real(reward_scale, dtype), as_real(reward_floor, dtype))
     return Environment(Partial(_env_reset, cfg), Partial(_env_step, cfg, *shaping))
 
 

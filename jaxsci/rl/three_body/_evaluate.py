@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxsci.core import entry, keys, tree
 from jaxsci.core.static import check_size
-from jaxsci.core.types import KeyArray
+from jaxsci.core.types import KeyArray, as_real
 from jaxsci.rl.three_body._env import Config, State, observe, start, step
 
 
@@ -99,7 +99,7 @@ def fixed_actions(cfg: Config, corners: Float[Array, "S 4"], *, num_steps: int =
         >>> print(found.reward.shape)
         (1, 2, 2)
     """
-    return _fixed_actions(cfg, jnp.asarray(corners, cfg.interval.dtype), num_steps)
+    return _fixed_actions(cfg, as_real(corners, cfg.interval.dtype), num_steps)
 
 
 @eqx.filter_jit

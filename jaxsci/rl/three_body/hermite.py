@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from jaxsci.core import entry, loops, status, tree
-from jaxsci.core.types import as_count, concrete, float_dtype, require_double
+from jaxsci.core.types import as_count, as_real, concrete, float_dtype, require_double
 
 COLLISION = status.register(
     "rl",
@@ -146,7 +146,7 @@ def init(
     """
     dtype = float_dtype(mass, position, velocity)
     require_double("hermite.init", dtype, allow_float32, "which holds energies to 1e-6 at best")
-    mass, position, velocity = (jnp.asarray(a, dtype) for a in (mass, position, velocity))
+    mass, position, velocity = (as_real(a, dtype) for a in (mass, position, velocity))
     num = mass.shape[0] if mass.ndim == 1 else 0
     if num < 1 or position.shape not in ((num, 2), (num, 3)) or velocity.shape != position.shape:
         raise ValueError(
@@ -215,7 +215,7 @@ def step(bodies: Bodies, size: Float[ArrayLike, ""]) -> Bodies:
         >>> print(f"{bodies.position[0, 1]:.3f}")
         0.005
     """
-    return _jitted_step(bodies, jnp.asarray(size, bodies.position.dtype))
+    return _jitted_step(bodies, as_real(size, bodies.position.dtype))
 
 
 def advance(bodies, h):
@@ -263,8 +263,8 @@ def integrate(
     """
     dtype = bodies.position.dtype
     scalars = (
-        jnp.asarray(duration, dtype),
-        jnp.asarray(step_parameter, dtype),
+        as_real(duration, dtype),
+        as_real(step_parameter, dtype),
         as_count(max_steps, "hermite.integrate", "max_steps"),
     )
     return march(bodies, *scalars, advance, 1, True)

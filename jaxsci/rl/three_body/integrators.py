@@ -16,11 +16,10 @@ runge_kutta  4      4              the classical one
 References: H. Yoshida, Phys. Lett. A 150 (1990), 262-268 (composition); L. Verlet, Phys. Rev. 159 (1967), 98-103.
 """
 
-import jax.numpy as jnp
 from jaxtyping import ArrayLike, Float, Int
 
 from jaxsci.core import entry
-from jaxsci.core.types import as_count
+from jaxsci.core.types import as_count, as_real
 from jaxsci.rl.three_body import hermite as _hermite
 from jaxsci.rl.three_body.hermite import Bodies, Result
 
@@ -58,7 +57,7 @@ def _classical(bodies: Bodies, h) -> Bodies:
 
 def _run(advance, cost, bodies, duration, step_parameter, variable, max_steps) -> Result:
     dtype = bodies.position.dtype
-    duration, parameter = jnp.asarray(duration, dtype), jnp.asarray(step_parameter, dtype)
+    duration, parameter = as_real(duration, dtype), as_real(step_parameter, dtype)
     cap = as_count(max_steps, "three_body.integrators", "max_steps")
     result = _hermite.march(bodies, duration, parameter, cap, advance, cost, bool(variable))
     if advance is _hermite.advance:
