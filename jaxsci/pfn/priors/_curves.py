@@ -27,7 +27,7 @@ import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
-from jaxsci.core import entry, loops, status
+from jaxsci.core import entry, loops, status, tree
 from jaxsci.core.static import bind, check_size
 from jaxsci.core.types import KeyArray, Size, as_float, as_real, float_dtype
 from jaxsci.pfn.priors._check import Prior, checked, leaf
@@ -70,7 +70,7 @@ class Curve(NamedTuple):
         y: (m,), what is observed.
         mean: (m,), f without the noise.
         parameters: (13,), in the order of `PARAMETERS`.
-        status: 0, or no curve accepted: y and mean are NaN then.
+        status: 0; no curve accepted: y and mean are NaN then; a noise law, or what it made, that is not finite.
     """
 
     y: Float[Array, " m"]
@@ -264,7 +264,10 @@ def _draw(law, key, num_points, num_candidates, max_rounds):
     log_scale = mean + spread * jax.random.normal(keys[1], (), dtype)
     f = jnp.where(good, _mean(found, t), jnp.nan)
     y = f + jnp.exp(log_scale) * jax.random.normal(keys[2], t.shape, dtype)
-    return Curve(y, f, jnp.concatenate([found, log_scale[None]]), status.flag(~good, REJECTED))
+    parameters, finite = jnp.concatenate([found, log_scale[None]]), tree.all_finite((mean, spread))
+    code = status.flag(~good, REJECTED) | status.flag(~finite, status.NONFINITE_INPUT)
+    lost = finite & good & ~tree.all_finite((y, parameters))
+    return Curve(y, f, parameters, code | status.flag(lost, status.NONFINITE_RESULT))
 
 
 def _few(num_points):

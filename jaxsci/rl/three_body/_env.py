@@ -301,7 +301,9 @@ def _step(cfg, state, action):
     )
     seen = jnp.where(failed, cfg.max_error, error)
     value = _reward.reward(cfg.reward, cfg.weights, seen, state.error, parameter, new.step, moved.evaluations + 1)
-    over, late = failed | (jnp.abs(error) > cfg.max_error), new.step >= cfg.horizon
+    unsound = ~jnp.isfinite(value)  # weights that are no numbers, or too large
+    new = new._replace(status=new.status | status.flag(unsound, status.NONFINITE_RESULT))
+    over, late = failed | unsound | (jnp.abs(error) > cfg.max_error), new.step >= cfg.horizon
     terminated = over | late if cfg.clock else over
     return new, TimeStep(
         observation=observe(cfg, new),
