@@ -33,18 +33,19 @@ def factor(matrix):
     unit = n * jnp.finfo(matrix.dtype).eps * jnp.max(jnp.diagonal(matrix))
 
     def failed(loop):
-        return ~tree.all_finite(loop[0])
+        return loop[3]
 
     def attempt(loop):
-        _, _, tries = loop
+        _, _, tries, _ = loop
         extra = jnp.where(tries == 0, 0, unit * 10.0 ** (tries - 1))
         raised = matrix + extra * jnp.eye(n, dtype=matrix.dtype)
-        return jax.lax.linalg.cholesky(raised, symmetrize_input=False), extra, tries + 1
+        chol = jax.lax.linalg.cholesky(raised, symmetrize_input=False)
+        return chol, extra, tries + 1, ~tree.all_finite(chol)
 
     # The first attempt is inside the loop too, so that the factorisation is compiled once.
-    start = (jnp.full_like(matrix, jnp.nan), jnp.zeros((), matrix.dtype), jnp.zeros((), matrix.dtype))
-    (chol, extra, _), _ = loops.bounded_while(failed, attempt, start, max_steps=1 + _TRIES)
-    lost = ~tree.all_finite(chol)
+    zero = jnp.zeros((), matrix.dtype)
+    start = (jnp.zeros_like(matrix), zero, zero, jnp.asarray(True))
+    (chol, extra, _, lost), _ = loops.bounded_while(failed, attempt, start, max_steps=1 + _TRIES)
     return jnp.where(lost, jnp.eye(n, dtype=matrix.dtype), chol), jnp.where(lost, jnp.inf, extra)
 
 
