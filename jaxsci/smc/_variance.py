@@ -38,7 +38,7 @@ class Variance(NamedTuple):
     Attributes:
         value: the estimate; NaN where it says nothing.
         num_eves: how many particles of time 0 have descendants of positive weight.
-        status: COALESCED, and DEGENERATE if no weight was positive at some time; 0 = ok.
+        status: COALESCED; DEGENERATE if no weight was positive at some time; NONFINITE_RESULT; 0 = ok.
     """
 
     value: Float[Array, ""]
@@ -60,6 +60,12 @@ def _families(result: Result, values: Float[Array, " N"]):
 def _normalised(result):
     log_weights = result.value.log_weights
     return jnp.exp(log_weights) / log_weights.shape[0]
+
+
+def _told(value, num, code) -> Variance:
+    """NaN where there is no estimate: weights that are no weights of mean 1, or values, may overflow."""
+    code = code | status.flag((code == 0) & ~jnp.isfinite(value), status.NONFINITE_RESULT)
+    return Variance(jnp.where(code == 0, value, jnp.nan), num, code)
 
 
 def log_z_variance(result: Result) -> Variance:
@@ -87,7 +93,7 @@ def log_z_variance(result: Result) -> Variance:
     weights = _normalised(result)
     sums, num, code = _families(result, weights)
     value = jnp.sum((sums - 1 / weights.size) ** 2)
-    return Variance(jnp.where(code == 0, value, jnp.nan), num, code)
+    return _told(value, num, code)
 
 
 def mean_variance(result: Result, function: Callable[[PyTree], Array]) -> Variance:
@@ -120,7 +126,7 @@ def mean_variance(result: Result, function: Callable[[PyTree], Array]) -> Varian
         raise ValueError(f"smc.mean_variance: function must return a scalar, got shape {values.shape[1:]}")
     centred = weights * (values - jnp.sum(weights * values))
     sums, num, code = _families(result, centred)
-    return Variance(jnp.where(code == 0, jnp.sum(sums * sums), jnp.nan), num, code)
+    return _told(jnp.sum(sums * sums), num, code)
 
 
 def resample_to_uniform(

@@ -2,5 +2,10 @@
 
 ALLOWED: tuple[tuple[str, str], ...] = (
     ("jaxsci.gp.append['gp'].chol", "the caller's own factor is handed on, with one more row"),
+    (
+        "jaxsci.diffusion.step[",
+        "the status of a state tells of the states before it; the next step or finish judges it",
+    ),
+    ("jaxsci.rl.three_body.integrators.leapfrog['bodies'].position: huge", "bodies so far apart never meet: time inf"),
     ("jaxsci.pfn.bars.reflect['dist'].", "the caller's own numbers are handed on in another order"),
 )

@@ -36,6 +36,8 @@ FOUND = (
     ("jaxsci.pfn.priors.draw_curve", "['noise_law'][0]", "-inf"),
     ("jaxsci.pfn.priors.draw_curve", "['noise_law'][1]", "-inf"),
     ("jaxsci.rl.three_body.fixed_actions", "['cfg'].weights", "inf"),
+    ("jaxsci.rl.three_body.start", "['corners']", "zero"),
+    ("jaxsci.smc.log_z_variance", "['result'].value.log_weights", "huge"),
     ("jaxsci.pfn.bars.mixture", "['borders']", "nan"),
     ("jaxsci.pfn.curves.normalize", "['normalizer'].soft[1]", "inf"),
     ("jaxsci.pfn.curves.predict", "['model'].params['encoder_x']['bias']", "nan"),

@@ -218,11 +218,10 @@ def _start(corners):
     velocity = velocity - jnp.mean(velocity, 0, keepdims=True)
     bad = ~tree.all_finite(corners)
     bodies = hermite.Bodies(_mass(dtype), position, velocity, None, None, None)
-    none = jnp.int32(0)
-    return State(
-        position, velocity, hermite.energy(bodies), jnp.ones((), dtype), none, none,
-        status.flag(bad, status.NONFINITE_INPUT),
-    )  # fmt: skip
+    none, energy = jnp.int32(0), hermite.energy(bodies)
+    met = ~bad & ~jnp.isfinite(energy)  # two bodies at one place
+    code = status.flag(bad, status.NONFINITE_INPUT) | status.flag(met, hermite.COLLISION)
+    return State(position, velocity, energy, jnp.ones((), dtype), none, none, code)
 
 
 def _mass(dtype):
