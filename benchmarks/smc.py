@@ -9,6 +9,7 @@ import numpy as np
 from benchmarks._harness import compare, compiled, main, row
 from benchmarks._peers import Outside, PeerError
 from jaxsci import smc
+from jaxsci.core.keys import unrolled
 
 RHO, SCALE_X, SCALE_Y = 0.9, 1.0, 0.2
 EXACT = -146.32293396051224  # Kalman's filter on the series below
@@ -30,12 +31,12 @@ def _weigh(y, x):
 
 
 def _init(key, num, y):
-    x = SCALE_X / np.sqrt(1 - RHO**2) * jax.random.normal(key, (num,), jnp.float32)
+    x = SCALE_X / np.sqrt(1 - RHO**2) * jax.random.normal(unrolled(key), (num,), jnp.float32)
     return x, _weigh(y, x)
 
 
 def _move(key, x, log_weights, y):
-    x = RHO * x + SCALE_X * jax.random.normal(key, x.shape, x.dtype)
+    x = RHO * x + SCALE_X * jax.random.normal(unrolled(key), x.shape, x.dtype)
     return x, _weigh(y, x), None
 
 

@@ -29,7 +29,7 @@ from jaxtyping import Array, ArrayLike, Float, Int, PyTree, Real
 
 from jaxsci import gp
 from jaxsci.core import entry, status, tree
-from jaxsci.core.keys import as_typed_key
+from jaxsci.core.keys import as_typed_key, unrolled
 from jaxsci.core.policies import allowed_arms, as_context, as_select, as_update, draw
 from jaxsci.core.protocols import Decision, Policy
 from jaxsci.core.static import bind, check_size
@@ -308,7 +308,8 @@ def _select_ts(surrogate, key, state: GPState, context, mask, *, marginal_max) -
     if marginal_max is None:
         scores = gp.sample(noise_key, state.process, candidates).value
     else:
-        scores = mean + deviation * jax.random.normal(noise_key, (marginal_max, mean.size), mean.dtype).min(axis=0)
+        drawn = jax.random.normal(unrolled(noise_key), (marginal_max, mean.size), mean.dtype)
+        scores = mean + deviation * drawn.min(axis=0)
     return _decide(key, surrogate, state, scores, mean, mask)
 
 

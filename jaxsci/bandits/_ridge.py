@@ -21,6 +21,7 @@ from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
 from jaxsci.bandits._rotations import append_row
 from jaxsci.core import entry, status, tree
+from jaxsci.core.keys import unrolled
 from jaxsci.core.policies import as_context, as_update, check_num_arms
 from jaxsci.core.precision import matmul
 from jaxsci.core.protocols import finite_status
@@ -160,8 +161,8 @@ def _sample(key, state: RidgeState, context, scale, **sizes):
     if not sizes["shared"]:
         # Each arm has its own parameters, and only their product with phi matters: a normal number of known variance.
         spread = jnp.sqrt(_leverage(state, context, **sizes))
-        return predicted + scale * spread * jax.random.normal(key, predicted.shape, predicted.dtype)
-    normal = jax.random.normal(key, state.theta.shape[1:], predicted.dtype)
+        return predicted + scale * spread * jax.random.normal(unrolled(key), predicted.shape, predicted.dtype)
+    normal = jax.random.normal(unrolled(key), state.theta.shape[1:], predicted.dtype)
     around = solve_triangular(state.factor[0, :, :-1], normal)
     return predicted + scale * matmul(_features(state, context, **sizes), around)
 

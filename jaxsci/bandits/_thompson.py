@@ -15,7 +15,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float
 
 from jaxsci.bandits._moments import Moments, init_moments, learning_moments
-from jaxsci.core.keys import as_typed_key
+from jaxsci.core.keys import as_typed_key, unrolled
 from jaxsci.core.policies import as_select, check_num_arms, choose_least
 from jaxsci.core.protocols import Decision, Policy
 from jaxsci.core.static import bind
@@ -142,7 +142,7 @@ def _log_gamma(key, shape: Float[Array, "*k"]) -> Float[Array, "*k"]:
     """
     trials = 5
     tiny = jnp.finfo(shape.dtype).tiny
-    u = jax.random.uniform(key, (2 * trials + 1, *shape.shape), shape.dtype, tiny)
+    u = jax.random.uniform(unrolled(key), (2 * trials + 1, *shape.shape), shape.dtype, tiny)
     x, log_u = jnp.sqrt(2) * jax.scipy.special.erfinv(2 * u[:trials] - 1), jnp.log(u[trials:])
     d = jnp.broadcast_to(shape + 2 / 3, x.shape)
     root = 1 + x / (3 * jnp.sqrt(d))
@@ -171,7 +171,7 @@ def _select_normal_inverse_gamma(prior_count, prior_shape, prior_scale, key, sta
     count = prior_count + state.count
     scale = prior_scale + jnp.maximum(state.squares - state.total**2 / count, 0) / 2
     sigma = jnp.exp((jnp.log(scale) - _log_gamma(precision_key, prior_shape + state.count / 2)) / 2)
-    noise = jax.random.normal(mean_key, count.shape, count.dtype)
+    noise = jax.random.normal(unrolled(mean_key), count.shape, count.dtype)
     return choose_least(state.total / count + sigma * noise / jnp.sqrt(count), mask)
 
 

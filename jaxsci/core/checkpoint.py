@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from jaxsci.core import entry, extras, files, provenance
+from jaxsci.core import entry, extras, files, keys, provenance
 from jaxsci.core.static import check_size
 
 
@@ -54,7 +54,7 @@ def save(directory: str | Path, tree: PyTree, step: int, config: Any = None, kee
     leaves, about = {}, []
     for number, (name, leaf) in enumerate(_stored(tree, "checkpoint.save")):
         data = _data(leaf)
-        impl = str(jax.random.key_impl(leaf)) if _is_key(leaf) else None
+        impl = keys.generator(leaf) if _is_key(leaf) else None
         about.append({"name": name, "spec": _spec(leaf), "impl": impl, "checksum": _checksum(data)})
         if data.size:
             leaves[str(number)] = data
@@ -229,7 +229,7 @@ def _rebuilt(leaf, data, impl):
         data = _target(leaf)
         data = np.zeros(data.shape, data.dtype) if isinstance(data, np.ndarray) else jnp.zeros(data.shape, data.dtype)
     if _is_key(leaf):
-        return jax.random.wrap_key_data(data, impl=impl)
+        return keys.wrap(data, impl)
     if isinstance(leaf, (jax.Array, jax.ShapeDtypeStruct, np.ndarray)):
         return data
     return data[()] if isinstance(leaf, np.generic) else data.item()

@@ -20,7 +20,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree, Real
 
 from jaxsci.core import entry, tree
-from jaxsci.core.keys import as_typed_key
+from jaxsci.core.keys import as_typed_key, like, unrolled
 from jaxsci.core.protocols import Decision, Policy
 from jaxsci.core.static import as_partial, bind, check_size
 from jaxsci.core.types import KeyArray, Size, float_dtype
@@ -96,7 +96,7 @@ def draw(
     total = jnp.sum(kept)
     kept = jnp.where(total > 0, kept / jnp.where(total > 0, total, 1), allowed / jnp.maximum(jnp.sum(allowed), 1))
     logits = jnp.where(kept > 0, jnp.log(jnp.where(kept > 0, kept, 1)), -jnp.inf).astype(probabilities.dtype)
-    action = jax.random.categorical(key, logits).astype(jnp.int32)
+    action = jax.random.categorical(unrolled(key), logits).astype(jnp.int32)
     action = jnp.where(jnp.any(allowed), action, 0)
     return Decision(action, logits[action], aux)
 
@@ -313,8 +313,8 @@ def round_key(key: KeyArray, purpose: str, index: Int[ArrayLike, ""] | None = No
         raise ValueError(f"round_key: purpose must be one of {sorted(_PURPOSES)}, got {purpose!r}")
     key, (start, inside) = as_typed_key(key, "round_key"), _PURPOSES[purpose]
     if index is None:
-        return jax.random.fold_in(key, start)
-    return jax.random.fold_in(jax.random.fold_in(key, index), inside)
+        return like(jax.random.fold_in(unrolled(key), start), key)
+    return like(jax.random.fold_in(jax.random.fold_in(unrolled(key), index), inside), key)
 
 
 def check_num_arms(function: str, num_arms: Size) -> int:

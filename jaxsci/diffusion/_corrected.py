@@ -17,6 +17,7 @@ from jaxtyping import Array
 
 from jaxsci.core import entry, status, tree
 from jaxsci.core.host import namespace
+from jaxsci.core.keys import unrolled
 from jaxsci.diffusion import _composed
 from jaxsci.diffusion._composed import Place, Seen
 from jaxsci.diffusion._sample import State, advanced, beginning, choose, rows_of
@@ -59,7 +60,7 @@ def start(target, law, key, num, now, *, exact):
     """The cloud at node 0, drawn from `law`, and its log-weights; what `smc.Model` calls init."""
     row, here = now.row, now.here
     centre, variance, log_z = (a[None] for a in law)
-    x = centre + jnp.sqrt(variance) * jax.random.normal(key, (num, *centre.shape[1:]), centre.dtype)
+    x = centre + jnp.sqrt(variance) * jax.random.normal(unrolled(key), (num, *centre.shape[1:]), centre.dtype)
     state, laws = beginning(row, x, 0, True), _composed.log_laws(target, x, row["t"])
     reward = _composed.rewards(target, x, row["t"])
     if laws is None:
@@ -97,7 +98,7 @@ def _compared(target, key, particle, now):
     state, seen, before = particle
     pair = _composed.pair(seen, now.here, kappa, row["alpha"], row["sigma"])
     new = advanced(key, row, state, *pair)[0]
-    drawn = jax.random.normal(key, state.x.shape, state.x.dtype)  # what moved the cloud
+    drawn = jax.random.normal(unrolled(key), state.x.shape, state.x.dtype)  # what moved the cloud
     then = _composed.look(target, new.x, row["t_next"], now.then, now.alpha_next, True)
     after = _composed.log_target(then.log_densities, then.reward, now.then)
     small = jnp.abs((1 - kappa) * h) < 1e-6

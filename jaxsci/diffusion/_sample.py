@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
 from jaxsci.core import keys, status, tree
+from jaxsci.core.keys import like, unrolled
 from jaxsci.core.static import as_partial
 from jaxsci.core.types import KeyArray, as_real
 from jaxsci.diffusion.predictions import at_least_single, check_guided, checked, convert
@@ -331,7 +332,7 @@ def advanced(key: KeyArray | None, row: dict, state: State, data: Array, noise: 
     xs = (x, *state.states)[: max(past, 1)]
     new = combine(row["predictor"], xs, datas, noises)
     if row["predictor"].std is not None:
-        new = (new + row["predictor"].std * jax.random.normal(key, x.shape, x.dtype)).astype(x.dtype)
+        new = (new + row["predictor"].std * jax.random.normal(unrolled(key), x.shape, x.dtype)).astype(x.dtype)
     kept = (values[: max(n - 1, 0)] for values, n in ((xs, past), (datas, depth[0]), (noises, depth[1])))
     return State(new, *kept, state.nfe, state.status), x
 
@@ -343,8 +344,8 @@ def _taken(key, denoiser, analytic, row, state, cond, denoised_hook=None, state_
         cloud = state.status.ndim == 1
         keys = (None,) * 3
         if key is not None:
-            mine = jax.random.fold_in(key, row["i"])
-            keys = [jax.random.fold_in(mine, j) for j in range(3)]
+            mine = jax.random.fold_in(unrolled(key), row["i"])
+            keys = [like(jax.random.fold_in(mine, j), key) for j in range(3)]
 
         def model(x):
             one = lambda x: checked("diffusion.sample", denoiser(x, row["t"], cond, row["w"]), x)  # noqa: E731

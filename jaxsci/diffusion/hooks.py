@@ -19,6 +19,7 @@ from jaxtyping import Array, ArrayLike, Float
 
 from jaxsci.core import entry
 from jaxsci.core.host import as_leaf
+from jaxsci.core.keys import unrolled
 from jaxsci.core.static import as_partial
 from jaxsci.core.types import as_real, is_concrete
 from jaxsci.diffusion.schedules import NoiseSchedule
@@ -125,7 +126,7 @@ def _replace_known(known, mask, schedule, x, t, key):
         raise ValueError("hooks.replace_known: draws noise; pass a key to sample, e.g. jax.random.key(0)")
     alpha, sigma = (jnp.asarray(a, x.dtype) for a in schedule.alpha_sigma(schedule.lam(t)))
     known = jnp.broadcast_to(jnp.asarray(known, x.dtype), x.shape)
-    noisy = alpha * known + sigma * jax.random.normal(key, x.shape, x.dtype)
+    noisy = alpha * known + sigma * jax.random.normal(unrolled(key), x.shape, x.dtype)
     return _mix(noisy, mask, x)
 
 

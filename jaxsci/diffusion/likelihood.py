@@ -24,6 +24,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
 from jaxsci.core import entry, extras, keys, status, tree
+from jaxsci.core.keys import unrolled
 from jaxsci.core.static import as_partial, check_size
 from jaxsci.core.types import KeyArray, as_float, as_real, as_scalar, float_dtype
 from jaxsci.diffusion.predictions import checked
@@ -237,7 +238,7 @@ def _arrays(name, schedule, x, guidance_scale, t_min, t_max, rtol, atol, solver)
 @eqx.filter_jit
 def _log_prob(key, denoiser, schedule, prior, cond, arrays, trace, solver, max_steps):
     x, size = arrays.x, arrays.x.size
-    signs = jax.random.rademacher(key, x.shape, x.dtype) if trace == "hutchinson" else None
+    signs = jax.random.rademacher(unrolled(key), x.shape, x.dtype) if trace == "hutchinson" else None
     basis = None if signs is not None else jnp.eye(size, dtype=x.dtype).reshape(size, *x.shape)
 
     def field(lam, state, _):

@@ -23,7 +23,7 @@ from jax.scipy.linalg import cho_solve, solve_triangular
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree
 
 from jaxsci.core import loops, precision, status, tree
-from jaxsci.core.keys import as_typed_key
+from jaxsci.core.keys import as_typed_key, unrolled
 from jaxsci.core.static import check_size
 from jaxsci.core.types import KeyArray, as_real, float_dtype
 from jaxsci.gp._factor import JITTERED, factor, factor_status, log_density
@@ -414,7 +414,7 @@ def sample(key: KeyArray, gp: GP, xs: PyTree) -> Sample:
     chol, extra = factor(covariance + rounding * jnp.eye(m, dtype=mean.dtype))
     # No factor found: the mean is all that can be said.
     chol = jnp.where(jnp.isinf(extra), 0, chol)
-    noise = jax.random.normal(key, (m,), mean.dtype)
+    noise = jax.random.normal(unrolled(key), (m,), mean.dtype)
     return Sample(mean + precision.matmul(chol, noise), code | factor_status(extra))
 
 

@@ -22,6 +22,7 @@ from jax.scipy.special import erf, erfc, ndtri
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from jaxsci.core import keys, tree
+from jaxsci.core.keys import unrolled
 from jaxsci.core.types import KeyArray, as_real
 
 _UPPER_QUARTILE = 0.6744897501960817  # of the standard normal distribution
@@ -402,7 +403,7 @@ def sample(key: KeyArray, dist: BarDistribution, shape: tuple[int, ...] = ()) ->
 @eqx.filter_jit
 def _sample(key, dist, shape):
     borders, logits = checked("sample", dist)
-    key_bucket, key_inside, key_tail = jax.random.split(key, 3)
+    key_bucket, key_inside, key_tail = jax.random.split(unrolled(key), 3)
     k = jax.random.categorical(key_bucket, logits, shape=(*shape, *logits.shape[:-1]))
     value = borders[k] + jnp.diff(borders)[k] * jax.random.uniform(key_inside, k.shape, borders.dtype)
     if not dist.full_support:

@@ -24,6 +24,7 @@ from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from jaxsci.core import extras, keys
 from jaxsci.core import train as training
+from jaxsci.core.keys import unrolled
 from jaxsci.core.protocols import Result
 from jaxsci.core.static import as_partial, bind, check_size
 from jaxsci.core.types import KeyArray
@@ -110,9 +111,9 @@ def batch(
         x, y = prior(data, num_points, num_features)
         low, high = context
         if law == "uniform":
-            return x, y, jax.random.randint(size, (), low, high + 1, jnp.int32)
+            return x, y, jax.random.randint(unrolled(size), (), low, high + 1, jnp.int32)
         logits = -jnp.log(num_points - jnp.arange(low, high + 1, dtype=jnp.float32))
-        return x, y, low + jax.random.categorical(size, logits).astype(jnp.int32)
+        return x, y, low + jax.random.categorical(unrolled(size), logits).astype(jnp.int32)
 
     return jax.vmap(one)(keys.per_item(key, batch_size))
 

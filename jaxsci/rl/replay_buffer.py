@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, PyTree
 
 from jaxsci.core import entry, keys
+from jaxsci.core.keys import unrolled
 from jaxsci.core.static import check_size
 from jaxsci.core.types import KeyArray
 
@@ -125,8 +126,8 @@ def sample(key: KeyArray, buffer: Buffer, num: int, *, length: int = 1) -> PyTre
 def _draw(key, buffer, sizes):
     num, length, capacity, num_lanes = sizes
     row_key, lane_key = jax.random.fold_in(key, 0), jax.random.fold_in(key, 1)
-    start = jax.random.randint(row_key, (num, 1), 0, jnp.maximum(buffer.size - length + 1, 1))
-    lane = jax.random.randint(lane_key, (num, 1), 0, num_lanes)
+    start = jax.random.randint(unrolled(row_key), (num, 1), 0, jnp.maximum(buffer.size - length + 1, 1))
+    lane = jax.random.randint(unrolled(lane_key), (num, 1), 0, num_lanes)
     oldest = buffer.cursor - buffer.size
     rows = (oldest + start + jnp.arange(length, dtype=jnp.int32)[None, :]) % capacity
     return jax.tree.map(lambda data: data[rows, lane], buffer.data)

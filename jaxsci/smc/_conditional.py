@@ -27,7 +27,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
 from jaxsci.core import entry, status, tree
-from jaxsci.core.keys import as_typed_key
+from jaxsci.core.keys import as_typed_key, split, unrolled
 from jaxsci.core.static import as_partial, check_size
 from jaxsci.core.types import KeyArray, Size, as_real, as_scalar
 from jaxsci.smc import _filters, _laws, _run
@@ -183,7 +183,7 @@ def draw_path(key, parts, inputs, reference, threshold, num_particles, draw):
     )
     key_last, key_back = jax.random.split(second)
     history = result.history
-    last = jax.random.categorical(key_last, history.log_weights[-1]).astype(jnp.int32)
+    last = jax.random.categorical(unrolled(key_last), history.log_weights[-1]).astype(jnp.int32)
     if draw == "backward":
         indices = _backward(key_back, parts, inputs, history, last)
     else:
@@ -226,7 +226,7 @@ def _kept_with_new_ancestor(parts, key, log_weights, num_out, particles, input):
     input, reference = input
     first, second = jax.random.split(key)
     # The others are drawn given the new ancestor, so that all together keep the law of the resampler.
-    pivot = jax.random.categorical(first, log_weights + _log_joint(parts, particles, reference, input))
+    pivot = jax.random.categorical(unrolled(first), log_weights + _log_joint(parts, particles, reference, input))
     return conditional_systematic(second, log_weights, num_out, pivot=pivot, slot=0)
 
 
@@ -242,7 +242,7 @@ def _backward(key, parts, inputs, history, last):
         index, state = carry
         t, particles, log_weights, input, resampled = now
         drawn = jax.random.categorical(
-            jax.random.fold_in(key, t), log_weights + _log_joint(parts, particles, state, input)
+            jax.random.fold_in(unrolled(key), t), log_weights + _log_joint(parts, particles, state, input)
         )
         index = jnp.where(resampled, drawn.astype(jnp.int32), index)
         return (index, tree.dynamic_index(particles, index)), index
@@ -286,11 +286,11 @@ def parts_of(name: str, model, draw: str) -> _Parts:
 
 
 def _single_init(init, key, num, input):
-    return each(lambda k: init(k, input), None, jax.random.split(key, num))
+    return each(lambda k: init(k, input), None, split(key, num))
 
 
 def _single_propagate(propagate, key, particles, input):
-    keys = jax.random.split(key, jnp.shape(jax.tree.leaves(particles)[0])[0])
+    keys = split(key, jnp.shape(jax.tree.leaves(particles)[0])[0])
     return each(lambda k, x: propagate(k, x, input), None, keys, particles)
 
 

@@ -12,13 +12,15 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.linalg import solve_triangular
 
+from jaxsci.core.keys import unrolled
+
 _STAND_IN = 0.5  # in the support of the usual laws; its density is computed and not used
 
 
 def sample(law, key, shape=()):
     """Draws of `shape` with one key: distrax calls it `seed`, numpyro `key`."""
     seed = "seed" if "seed" in inspect.signature(law.sample).parameters else "key"
-    return law.sample(sample_shape=shape, **{seed: key})
+    return law.sample(sample_shape=shape, **{seed: unrolled(key)})
 
 
 def log_density(law, x, num_batch: int = 0):

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from jaxsci.core import entry
-from jaxsci.core.keys import as_typed_key
+from jaxsci.core.keys import as_typed_key, unrolled
 from jaxsci.core.static import as_partial, check_size
 from jaxsci.core.types import KeyArray, Size, concrete
 from jaxsci.smc._run import Result
@@ -95,7 +95,7 @@ def _chosen(key, log_weights, num, resampler):
 
     def one(key, log_weights):
         first, second = jax.random.split(key)
-        return jax.random.permutation(second, resampler(first, log_weights, num))
+        return jax.random.permutation(unrolled(second), resampler(first, log_weights, num))
 
     return jax.vmap(one)(jax.random.split(key, log_weights.shape[0]), log_weights)
 

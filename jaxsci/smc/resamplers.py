@@ -29,7 +29,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from jaxsci.core import entry
-from jaxsci.core.keys import as_typed_key
+from jaxsci.core.keys import as_typed_key, unrolled
 from jaxsci.core.static import check_size
 from jaxsci.core.types import KeyArray, Size
 from jaxsci.smc._search import search
@@ -86,7 +86,7 @@ def systematic(key: KeyArray, log_weights: Float[ArrayLike, " N"], num_out: Size
 
 @eqx.filter_jit
 def _systematic(key, log_weights, num_out):
-    return resample(log_weights, jax.random.uniform(key), num_out)
+    return resample(log_weights, jax.random.uniform(unrolled(key)), num_out)
 
 
 def stratified(key: KeyArray, log_weights: Float[ArrayLike, " N"], num_out: Size) -> Int[Array, " M"]:
@@ -109,7 +109,7 @@ def stratified(key: KeyArray, log_weights: Float[ArrayLike, " N"], num_out: Size
 def _stratified(key, log_weights, num_out):
     weights, good = _weights(log_weights)
     whole, fraction = prefix(weights, num_out)
-    points = jax.random.uniform(key, (num_out,))
+    points = jax.random.uniform(unrolled(key), (num_out,))
     ends = whole + (fraction > points[jnp.minimum(whole, num_out - 1)])
     return _or_in_turn(good, ancestors(ends, num_out), log_weights.size, num_out)
 
@@ -144,7 +144,7 @@ def _multinomial(key, log_weights, num_out, ordered):
     weights, good = _weights(log_weights)
     whole, fraction = prefix(weights, num_out)
     if ordered:  # partial sums of exponential spacings are distributed as sorted uniform numbers
-        points = prefix(jax.random.exponential(key, (num_out + 1,)), num_out)
+        points = prefix(jax.random.exponential(unrolled(key), (num_out + 1,)), num_out)
         points = points[0][:-1], points[1][:-1]
     else:
         points = _uniform_points(key, num_out, num_out)
@@ -153,7 +153,7 @@ def _multinomial(key, log_weights, num_out, ordered):
 
 def _uniform_points(key, num, high):
     """`num` uniform points of [0, high) as whole and fraction: finer than one float32 could be."""
-    first, second = jax.random.split(key)
+    first, second = jax.random.split(unrolled(key))
     return jax.random.randint(first, (num,), 0, high, jnp.int32), jax.random.uniform(second, (num,))
 
 
@@ -220,7 +220,7 @@ def _ssp(key, log_weights, num_out):
     padded = 1 << (size - 1).bit_length()
     part = jnp.concatenate([part, jnp.zeros(padded - size, part.dtype)])
     index = jnp.minimum(jnp.arange(padded, dtype=jnp.int32), size - 1)
-    uniform = jax.random.uniform(key, (padded,))
+    uniform = jax.random.uniform(unrolled(key), (padded,))
     while index.size > 1:
         half = index.size // 2
         draw, uniform = uniform[:half], uniform[half:]
@@ -276,7 +276,7 @@ def conditional_systematic(
 @eqx.filter_jit
 def _conditional(key, log_weights, num_out, pivot, slot):
     size = log_weights.size
-    side, offset, which = jax.random.uniform(key, (3,))
+    side, offset, which = jax.random.uniform(unrolled(key), (3,))
     weights, good = _weights(jnp.roll(log_weights, -pivot))
     whole, fraction = prefix(weights, num_out)
     floor, rest = whole[0], fraction[0]

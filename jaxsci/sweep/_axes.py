@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
+from jaxsci.core.keys import generator
 from jaxsci.core.provenance import fingerprint
 
 
@@ -210,7 +211,7 @@ def _host(leaf: Any, label: str, path) -> tuple[np.ndarray, Any]:
     if isinstance(leaf, jax.core.Tracer):
         raise TypeError(f"sweep.stack: leaf {_path(path)} of {label!r} is traced; build the space outside jit and vmap")
     if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        return np.asarray(jax.random.key_data(leaf)), str(jax.random.key_impl(leaf))
+        return np.asarray(jax.random.key_data(leaf)), generator(leaf)
     if isinstance(leaf, np.ma.MaskedArray):
         raise TypeError(f"sweep.stack: leaf {_path(path)} of {label!r} is a masked array; stack its data and its mask")
     array = np.asarray(leaf)

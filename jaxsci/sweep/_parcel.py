@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsci.core.extras import require
+from jaxsci.core.keys import generator, wrap
 
 LARGE = 1 << 18  # bytes that do not travel with every chunk
 
@@ -83,10 +84,6 @@ def _structure(tree: Any) -> Any:
     return jax.tree.structure(tree)
 
 
-def _typed_key(data: np.ndarray, impl: str) -> jax.Array:
-    return jax.random.wrap_key_data(jnp.asarray(data), impl=impl)
-
-
 def pack(value: Any, blobs: Blobs) -> Packed:
     """Pickle anything that cloudpickle takes, and what it does not: structures of pytrees, typed keys."""
     cloudpickle = require("cloudpickle", "distributed", "sweep.run(executor=...)")
@@ -109,7 +106,7 @@ def pack(value: Any, blobs: Blobs) -> Packed:
             if isinstance(x, jax.tree_util.PyTreeDef):  # pickles by itself only where all nodes are Python's own
                 return _structure, (jax.tree.unflatten(x, [0] * x.num_leaves),)
             if isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
-                return _typed_key, (np.asarray(jax.random.key_data(x)), str(jax.random.key_impl(x)))
+                return wrap, (np.asarray(jax.random.key_data(x)), generator(x))
             return super().reducer_override(x)
 
     buffer = io.BytesIO()

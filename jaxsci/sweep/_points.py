@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxsci.core.keys import wrap
 from jaxsci.sweep._axes import Keys, Static, Values, lossless
 from jaxsci.sweep._space import Axis, Space
 
@@ -151,10 +152,7 @@ def _wrapped(entries: Any, leaves: list) -> Any:
         return leaves[0]
     if isinstance(entries, Keys):
         return jax.random.wrap_key_data(leaves[0])
-    wrapped = [
-        leaf if impl is None else jax.random.wrap_key_data(jnp.asarray(leaf), impl=impl)
-        for leaf, impl in zip(leaves, entries.key_impls)
-    ]
+    wrapped = [leaf if impl is None else wrap(leaf, impl) for leaf, impl in zip(leaves, entries.key_impls)]
     return jax.tree.unflatten(entries.treedef, wrapped)
 
 

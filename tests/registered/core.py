@@ -78,6 +78,14 @@ PRODUCTS = {
 # --- status and keys ---------------------------------------------------------------------------------------
 
 
+def _drawn_unrolled(key):
+    return jax.random.bits(keys.unrolled(key), (3,))
+
+
+def _wrapped(key, dtype):
+    return lambda data: keys.wrap(data, "threefry2x32"), (jax.random.key_data(key),)
+
+
 def _codes(function):
     return lambda key, dtype: (function, (jax.random.randint(key, (3,), 0, 1 << 20, jnp.int32),))
 
@@ -454,6 +462,13 @@ ENTRIES = {
         )
     ),
     "jaxsci.core.keys.per_item": Compiled(lambda key, dtype: (lambda k: keys.per_item(k, 4), (key,))),
+    "jaxsci.core.keys.split": Compiled(lambda key, dtype: (lambda k: keys.split(k, 4), (key,))),
+    "jaxsci.core.keys.unrolled": Compiled(lambda key, dtype: (_drawn_unrolled, (key,))),
+    "jaxsci.core.keys.like": Compiled(lambda key, dtype: (lambda k: keys.like(keys.unrolled(k), k), (key,))),
+    "jaxsci.core.keys.generator": Driver(
+        bad=(Bad(lambda folder: keys.generator(jnp.zeros(2)), TypeError, r"keys.generator: key must be a typed key"),)
+    ),
+    "jaxsci.core.keys.wrap": Compiled(_wrapped),
     "jaxsci.core.loops.bounded_while": Compiled(_while("checkpointed"), grad=(0, 1)),
     "jaxsci.core.loops.after": Compiled(_after, grad=(0,)),
     "jaxsci.core.loops.checkpointed_scan": Compiled(_scan, grad=(0, 1)),

@@ -13,7 +13,7 @@ from jaxtyping import Array, ArrayLike, Float
 
 from jaxsci.control.exploratory._problem import ExploratoryLQ, GaussianPolicy, as_scalars, reward, trouble
 from jaxsci.core import status, tree
-from jaxsci.core.keys import as_typed_key, per_item
+from jaxsci.core.keys import as_typed_key, per_item, unrolled
 from jaxsci.core.protocols import Result
 from jaxsci.core.static import check_size
 from jaxsci.core.types import as_real, float_dtype
@@ -49,7 +49,7 @@ def move(problem, policy: GaussianPolicy, dt, x, noise) -> Experience:
 
 def normals(key, start, num: int, dtype):
     """Two standard normals for each of the steps start, ..., start + num - 1."""
-    return jax.vmap(lambda k: jax.random.normal(k, (2,), dtype))(per_item(key, num, start=start))
+    return jax.vmap(lambda k: jax.random.normal(unrolled(k), (2,), dtype))(per_item(key, num, start=start))
 
 
 def simulate(

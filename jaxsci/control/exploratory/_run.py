@@ -16,7 +16,7 @@ from jaxsci.control.exploratory._data import LARGEST, Experience, check_steps, m
 from jaxsci.control.exploratory._learners import Learner, Parameters, project
 from jaxsci.control.exploratory._problem import ExploratoryLQ, as_scalars, trouble
 from jaxsci.core import status, tree
-from jaxsci.core.keys import as_typed_key
+from jaxsci.core.keys import as_typed_key, unrolled
 from jaxsci.core.protocols import Result
 from jaxsci.core.static import check_size
 from jaxsci.core.types import as_real, float_dtype
@@ -112,7 +112,7 @@ def step(
 
 @eqx.filter_jit
 def _step(key, state, problem, learner, dt):
-    noise = jax.random.normal(jax.random.fold_in(key, state.step), (2,), dt.dtype)
+    noise = jax.random.normal(jax.random.fold_in(unrolled(key), state.step), (2,), dt.dtype)
     return _advance(problem, learner, dt, state, noise)
 
 
@@ -302,7 +302,7 @@ def _run_offline(key, learner, data: Experience, scalars: _Scalars, state, sizes
 
     def one(carry, _):
         state, total = carry
-        index = jax.random.randint(jax.random.fold_in(key, state.step), (batch_size,), 0, data.state.shape[0])
+        index = jax.random.randint(jax.random.fold_in(unrolled(key), state.step), (batch_size,), 0, data.state.shape[0])
         batch = jax.tree.map(lambda a: a[index], data)
         time = state.step.astype(dt.dtype) * dt
 

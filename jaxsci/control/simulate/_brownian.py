@@ -59,7 +59,7 @@ def root(dt):
 
 def normal(key, index, shape, dtype):
     """The standard normals of step `index`, whatever draws them."""
-    return jax.random.normal(jax.random.fold_in(jax.random.fold_in(key, index), 0), shape, dtype)
+    return jax.random.normal(jax.random.fold_in(jax.random.fold_in(keys.unrolled(key), index), 0), shape, dtype)
 
 
 def coarsen(

@@ -14,6 +14,7 @@ from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
 from jaxsci import nn
 from jaxsci.core import arrays, keys, status
+from jaxsci.core.keys import unrolled
 from jaxsci.core.static import as_partial, check_size
 from jaxsci.core.types import KeyArray, as_real
 from jaxsci.diffusion import tables, unified
@@ -286,7 +287,7 @@ def _propose(key, where, history, wanted, num_parents, crossover_rate, ratio, ca
 def _children(ks, parents, where, rate):
     def one(key):
         k_pair, k_cross, k_mutate = jax.random.split(key, 3)
-        u = jax.random.uniform(k_pair, (3,))
+        u = jax.random.uniform(unrolled(k_pair), (3,))
         i, j = jnp.floor(u[:2] * parents.kind.shape[0]).astype(jnp.int32)
         a, b = (jax.tree.map(lambda leaf, i=i: leaf[i], parents) for i in (i, j))
         child = crossover(k_cross, a, b, where)

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from jaxsci.core import keys
+from jaxsci.core.keys import unrolled
 from jaxsci.core.types import KeyArray
 from jaxsci.diffusion import _exponential
 from jaxsci.diffusion.unified import Decisions
@@ -127,7 +128,7 @@ def _device(decisions, where):
 
 def _uniforms(key, shape, dtype):
     """Uniform numbers in (0, 1) from which all decisions of one operator come: a single draw compiles quickly."""
-    return jax.random.uniform(key, shape, dtype, minval=jnp.finfo(dtype).tiny)
+    return jax.random.uniform(unrolled(key), shape, dtype, minval=jnp.finfo(dtype).tiny)
 
 
 def _choose(u, probabilities):
@@ -302,7 +303,7 @@ def crossover(key: KeyArray, a: Decisions, b: Decisions, where: Space) -> Decisi
         (5,)
     """
     key, a, b = keys.as_typed_key(key, "search.crossover"), _device(a, where), _device(b, where)
-    heads = jax.random.bernoulli(key, 0.5, (8 + where.num_rows,))
+    heads = jax.random.bernoulli(unrolled(key), 0.5, (8 + where.num_rows,))
     coin, deep, whose, by_row = heads[:6], heads[6], heads[7], heads[8:]
     pick = lambda c, name: jnp.where(c, getattr(a, name), getattr(b, name))  # noqa: E731
     of_rows = jnp.where(deep, by_row, coin[1])  # order and stencils go together

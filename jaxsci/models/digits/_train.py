@@ -21,6 +21,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from jaxsci.core import checkpoint, extras, keys
 from jaxsci.core import train as training
+from jaxsci.core.keys import unrolled
 from jaxsci.core.static import bind, check_size
 from jaxsci.core.types import KeyArray
 from jaxsci.diffusion import predictions, schedules
@@ -143,17 +144,17 @@ def loss(params: PyTree, batch: tuple[Array, Array], key: KeyArray, *, drop_rate
     images, labels = batch
     size, vp = labels.shape[0], schedule()
     key_t, key_noise, key_drop = jax.random.split(key, 3)
-    u = (jnp.arange(size) + jax.random.uniform(key_t, (), images.dtype)) / size
+    u = (jnp.arange(size) + jax.random.uniform(unrolled(key_t), (), images.dtype)) / size
     lam = vp.lam((vp.t_min + (vp.t_max - vp.t_min) * u).astype(images.dtype)).astype(images.dtype)
     alpha, sigma = (a.astype(images.dtype)[:, None] for a in vp.alpha_sigma(lam))
-    noise = jax.random.normal(key_noise, images.shape, images.dtype)
-    labels = jnp.where(jax.random.bernoulli(key_drop, drop_rate, (size,)), _network.NULL_LABEL, labels)
+    noise = jax.random.normal(unrolled(key_noise), images.shape, images.dtype)
+    labels = jnp.where(jax.random.bernoulli(unrolled(key_drop), drop_rate, (size,)), _network.NULL_LABEL, labels)
     v = _network.apply(params, alpha * images + sigma * noise, lam, labels)
     return jnp.mean((v - (alpha * noise - sigma * images)) ** 2)
 
 
 def _batch(images, labels, key, i, *, size):
-    chosen = jax.random.randint(key, (size,), 0, labels.shape[0])
+    chosen = jax.random.randint(unrolled(key), (size,), 0, labels.shape[0])
     return images[chosen], labels[chosen]
 
 

@@ -22,6 +22,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from jaxsci.core import checkpoint, extras, keys
 from jaxsci.core import train as training
+from jaxsci.core.keys import unrolled
 from jaxsci.core.static import bind, check_size
 from jaxsci.core.types import KeyArray
 from jaxsci.models.language import _network, _text
@@ -137,7 +138,7 @@ def _objective(dense, params, batch, key, *, cfg):
 
 
 def _batch(text, key, i, *, size, length):
-    starts = jax.random.randint(key, (size, 1), 0, text.shape[0] - length)
+    starts = jax.random.randint(unrolled(key), (size, 1), 0, text.shape[0] - length)
     return text[starts + jnp.arange(length + 1)[None]]
 
 

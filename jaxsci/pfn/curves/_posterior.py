@@ -21,7 +21,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from jaxsci.core import entry, status
-from jaxsci.core.keys import as_typed_key
+from jaxsci.core.keys import as_typed_key, unrolled
 from jaxsci.core.static import bind, check_size
 from jaxsci.core.types import KeyArray, Size, as_float, as_real
 from jaxsci.pfn.curves._stretch import stretch
@@ -100,7 +100,7 @@ def _posterior(key, y, seen, law, preset, num_walkers, num_steps, burn_in, thin,
     y = jnp.where(seen, y, 0)
     keys = jax.random.split(key, 3)
     candidates = prior.candidates(keys[0], num_starts, y.dtype)
-    log_scale = law[0] + law[1] * jax.random.normal(keys[1], (num_starts, 1), y.dtype)
+    log_scale = law[0] + law[1] * jax.random.normal(unrolled(keys[1]), (num_starts, 1), y.dtype)
     candidates = jnp.concatenate([candidates, log_scale.astype(y.dtype)], axis=1)
     density = Partial(bind(_log_density, preset=preset), y, seen)
     # The density of the prior does not count here: they are draws of it already.

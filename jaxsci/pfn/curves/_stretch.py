@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from jaxsci.core import status
-from jaxsci.core.keys import as_typed_key
+from jaxsci.core.keys import as_typed_key, unrolled
 from jaxsci.core.static import as_partial, check_size
 from jaxsci.core.types import KeyArray, Size, as_float, as_scalar
 
@@ -97,7 +97,7 @@ def _stretch(key, log_density, start, num_steps, burn_in, thin, scale):
 
     def half_step(index, state):
         walkers, at, accepted = state
-        which, keys = index % 2, jax.random.split(jax.random.fold_in(key, index), 3)
+        which, keys = index % 2, jax.random.split(jax.random.fold_in(unrolled(key), index), 3)
         moving, fixed, here = walkers[which], walkers[1 - which], at[which]
         partner = fixed[jax.random.randint(keys[0], (half,), 0, half)]
         z = ((scale - 1) * jax.random.uniform(keys[1], (half,), start.dtype) + 1) ** 2 / scale

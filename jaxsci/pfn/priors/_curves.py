@@ -28,6 +28,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from jaxsci.core import entry, loops, status, tree
+from jaxsci.core.keys import unrolled
 from jaxsci.core.static import bind, check_size
 from jaxsci.core.types import KeyArray, Size, as_float, as_real, float_dtype
 from jaxsci.pfn.priors._check import Prior, checked, leaf
@@ -247,7 +248,7 @@ def _prior(law, key, num_points, num_features, *, num_candidates, max_rounds):
 def _draw(law, key, num_points, num_candidates, max_rounds):
     dtype = float_dtype(law)
     mean, spread = (part.astype(dtype) for part in law)
-    keys = jax.random.split(key, 3)
+    keys = jax.random.split(unrolled(key), 3)
     t = jnp.arange(1, num_points + 1, dtype=dtype)
 
     def attempt(loop):
@@ -277,7 +278,7 @@ def _few(num_points):
 
 def candidates(key, num, dtype):
     """(num, 12): all parameters but the noise's, from their laws without the rejection."""
-    first, second = jax.random.split(key)
+    first, second = jax.random.split(unrolled(key))
     low, high = (jnp.asarray(a, dtype) for a in zip(*_UNIFORM.values()))
     mean, scale = (jnp.asarray(a, dtype) for a in zip(*_NORMAL.values()))
     uniform = low[None] + (high - low)[None] * jax.random.uniform(first, (num, len(_UNIFORM)), dtype)

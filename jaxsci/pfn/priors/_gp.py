@@ -16,6 +16,7 @@ from jaxtyping import ArrayLike, Float, Int
 
 from jaxsci import gp as processes
 from jaxsci.core import entry
+from jaxsci.core.keys import unrolled
 from jaxsci.core.types import as_real, float_dtype
 from jaxsci.gp import kernels
 from jaxsci.pfn.priors._check import Prior, checked, leaf
@@ -177,7 +178,7 @@ def _gp(kernel, noise, key, num_points, num_features):
 @eqx.filter_jit
 def _process(kernel, noise, key, num_points, num_features):
     dtype = float_dtype(kernel, noise)
-    keys = jax.random.split(key, 3)
+    keys = jax.random.split(unrolled(key), 3)
     x = jax.random.uniform(keys[0], (num_points, num_features), dtype)
     # The process that nothing is known of: one dead row, since none would have no shape.
     nothing = processes.condition(
@@ -194,7 +195,7 @@ def _gp_hyper(pairs, key, num_points, num_features):
 @eqx.filter_jit
 def _drawn(pairs, key, num_points, num_features):
     dtype = float_dtype(pairs)
-    first, second = jax.random.split(key)
+    first, second = jax.random.split(unrolled(key))
     names = ["length"] * num_features + ["variance", "noise"]
     shapes, rates = (jnp.stack([pairs[name][i].astype(dtype) for name in names]) for i in (0, 1))
     # One call for all: the sampler is long to compile.
@@ -210,7 +211,7 @@ def _ridge(weight_variance, noise, key, num_points, num_features):
 @eqx.filter_jit
 def _line(weight_variance, noise, key, num_points, num_features):
     dtype = float_dtype(weight_variance, noise)
-    keys = jax.random.split(key, 3)
+    keys = jax.random.split(unrolled(key), 3)
     x = jax.random.uniform(keys[0], (num_points, num_features), dtype)
     weights = jnp.sqrt(weight_variance).astype(dtype) * jax.random.normal(keys[1], (num_features,), dtype)
     return x, x @ weights + jnp.sqrt(noise).astype(dtype) * jax.random.normal(keys[2], (num_points,), dtype)

@@ -18,6 +18,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float
 
 from jaxsci.core import entry
+from jaxsci.core.keys import unrolled
 from jaxsci.core.static import bind, check_size
 from jaxsci.core.types import as_float, float_dtype
 from jaxsci.pfn.priors._check import Prior, checked, leaf
@@ -118,7 +119,7 @@ def _tabular(weight_law, noise_law, dropout, key, num_points, num_features, *, c
 @eqx.filter_jit
 def _table(weight_law, noise_law, dropout, key, num_points, num_features, classes, max_hidden, alternate):
     dtype = float_dtype(weight_law, noise_law, dropout)
-    keys = jax.random.split(key, 5)
+    keys = jax.random.split(unrolled(key), 5)
     # All gamma variables in one call, since the sampler is long to compile; of two of them a beta variable is made.
     shapes = [*_FEATURES_LAW, *_HIDDEN_LAW, weight_law[0], noise_law[0]]
     gammas = jax.random.gamma(keys[0], jnp.stack([jnp.asarray(s, dtype) for s in shapes]), (6,), dtype)

@@ -18,6 +18,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int, PyTree
 
 from jaxsci.core import keys, status, train, tree
+from jaxsci.core.keys import unrolled
 from jaxsci.core.protocols import Environment
 from jaxsci.core.static import bind, check_size
 from jaxsci.core.types import KeyArray, float_dtype
@@ -169,8 +170,8 @@ def _advance(key, env, network, state, cfg, optimizer):
 
     def choose(keys, observation):
         values = network.apply(params, observation)
-        chance = jax.random.randint(keys[0], (), 0, values.shape[0], jnp.int32)
-        random = jax.random.uniform(keys[1], (), dtype) < explore
+        chance = jax.random.randint(unrolled(keys[0]), (), 0, values.shape[0], jnp.int32)
+        random = jax.random.uniform(unrolled(keys[1]), (), dtype) < explore
         return jnp.where(random, chance, jnp.argmax(values).astype(jnp.int32))
 
     action = jax.vmap(choose)(lanes, state.observation)

@@ -17,7 +17,7 @@ from jax.tree_util import Partial
 from jaxtyping import ArrayLike, Int
 
 from jaxsci.core import entry
-from jaxsci.core.keys import as_typed_key
+from jaxsci.core.keys import as_typed_key, unrolled
 from jaxsci.core.protocols import SequenceModel
 from jaxsci.core.static import bind, check_size
 from jaxsci.core.types import KeyArray, Size, as_scalar
@@ -123,7 +123,7 @@ def _children(task, share, key, beams, input, num_children, drawn):
             f"decoding.beam_search: num_children must be at most the {law.shape[1]} tokens, got {num_children}"
         )
     if drawn:
-        tokens = jax.random.categorical(key, law[:, None], shape=(law.shape[0], num_children))
+        tokens = jax.random.categorical(unrolled(key), law[:, None], shape=(law.shape[0], num_children))
         likely = jnp.take_along_axis(law, tokens, axis=1)
     else:
         likely, tokens = jax.lax.top_k(law, num_children)

@@ -18,7 +18,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from jaxsci.core import entry, status
-from jaxsci.core.keys import as_typed_key
+from jaxsci.core.keys import as_typed_key, unrolled
 from jaxsci.core.protocols import SequenceModel
 from jaxsci.core.static import as_partial, check_size
 from jaxsci.core.types import KeyArray, Size, as_scalar
@@ -225,7 +225,7 @@ def _chain(key, task, steps, threshold, num_particles, num_steps):
         first, second = jax.random.split(key)
         now = steps._replace(forced=reference)
         result = _filtered(first, task, now, resampler, threshold, num_particles)
-        chosen = jax.random.categorical(second, result.value.log_weights)
+        chosen = jax.random.categorical(unrolled(second), result.value.log_weights)
         return jax.tree.map(lambda a: a[chosen], result.value), result
 
     def step(reference, i):

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from jaxsci.core import status
+from jaxsci.core.keys import unrolled
 from jaxsci.core.protocols import SequenceModel
 from jaxsci.core.static import as_partial, check_size
 from jaxsci.core.types import as_scalar
@@ -207,7 +208,7 @@ def extended(task: Task, particles: Particle, token, law, lawful, input: Step) -
 def sampled(task: Task, key, particles: Particle, input: Step) -> tuple[Particle, Array]:
     """One token more for each, drawn from the model; that of particle 0 is the reference's where there is one."""
     law, lawful = log_probs(task, particles)
-    token = jax.random.categorical(key, law).astype(jnp.int32)
+    token = jax.random.categorical(unrolled(key), law).astype(jnp.int32)
     token = token.at[0].set(jnp.where(input.forced >= 0, input.forced, token[0]))
     return extended(task, particles, token, law, lawful, input)
 
