@@ -26,10 +26,10 @@ from jaxsci.linear._system import System, identity, trouble
 
 
 class KrylovState(NamedTuple):
-    """What conjugate gradients carry from step to step.
+    """What preconditioned conjugate gradients carry from step to step.
 
-    In plain CG, p and rho belong to the residual r of this state. In PCG they belong to the residual before: a step
-    begins by computing the new ones, so that the last residual costs no application of M^-1.
+    p and rho belong to the residual before r: a step begins by computing the new ones, so that the last residual costs
+    no application of M^-1.
 
     Attributes:
         x: iterate.
@@ -42,6 +42,27 @@ class KrylovState(NamedTuple):
     x: Float[Array, "..."]
     r: Float[Array, "..."]
     p: Float[Array, "..."]
+    rho: Float[Array, ""]
+    status: Int[Array, ""]
+
+
+class CGState(NamedTuple):
+    """What conjugate gradients carry from step to step; p belongs to the residual before, so that it, x and r are
+    each updated in place.
+
+    Attributes:
+        x: iterate.
+        r: residual by recursion.
+        p: search direction of the step before.
+        beta: how much of it the next direction takes.
+        rho: r^T r.
+        status: SINGULAR, STAGNATED, as in `KrylovState`; 0 = the method can go on.
+    """
+
+    x: Float[Array, "..."]
+    r: Float[Array, "..."]
+    p: Float[Array, "..."]
+    beta: Float[Array, ""]
     rho: Float[Array, ""]
     status: Int[Array, ""]
 
@@ -174,19 +195,20 @@ def _prepare_cg(op) -> System:
     return System(Partial(identity), Partial(identity), op.mv, (), jnp.int32(status.OK))
 
 
-def _init_cg(system: System, b, x0) -> KrylovState:
+def _init_cg(system: System, b, x0) -> CGState:
     r = tree.sub(b, system.mv(x0))
-    return KrylovState(x0, r, r, tree.dot(r, r), jnp.int32(status.OK))
+    rho = tree.dot(r, r)
+    return CGState(x0, r, tree.zeros_like(r), jnp.zeros_like(rho), rho, jnp.int32(status.OK))
 
 
-def _step_cg(system: System, b, state: KrylovState) -> KrylovState:
-    q = system.mv(state.p)
-    alpha, code = _step_length(state.rho, tree.dot(state.p, q))
-    r = tree.axpy(-alpha, q, state.r)
+def _step_cg(system: System, b, state: CGState) -> CGState:
+    p = tree.axpy(state.beta, state.p, state.r)
+    q = system.mv(p)
+    alpha, code = _step_length(state.rho, tree.dot(p, q))
+    x, r = tree.axpy(alpha, p, state.x), tree.axpy(-alpha, q, state.r)
     rho = tree.dot(r, r)  # the stopping test takes the same product, and XLA computes it once
     beta = jnp.where(state.rho > 0, rho / jnp.where(state.rho > 0, state.rho, 1), 0)
-    x = tree.axpy(alpha, state.p, state.x)
-    return KrylovState(x, r, tree.axpy(beta, state.p, r), rho, state.status | code)
+    return CGState(x, r, p, beta, rho, state.status | code)
 
 
 def _krylov(prepare) -> Solver:
@@ -272,7 +294,7 @@ def _broken(system: System, state):
     return system.status | state.status
 
 
-__all__ = ["EisenstatState", "Factors", "KrylovState", "cg", "pcg", "ssor_pcg"]
+__all__ = ["CGState", "EisenstatState", "Factors", "KrylovState", "cg", "pcg", "ssor_pcg"]
 
 entry.hold(
     globals(),

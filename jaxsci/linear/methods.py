@@ -13,13 +13,14 @@ Reference: Saad 2003, Iterative Methods for Sparse Linear Systems.
 
 from jaxsci.core import entry
 from jaxsci.linear._chebyshev import ChebyshevState, Interval, chebyshev
-from jaxsci.linear._krylov import EisenstatState, Factors, KrylovState, cg, pcg, ssor_pcg
+from jaxsci.linear._krylov import CGState, EisenstatState, Factors, KrylovState, cg, pcg, ssor_pcg
 from jaxsci.linear._pipelined import Chunk, PipelinedState, pipelined_sor
 from jaxsci.linear._refined import RefinedState, refined
 from jaxsci.linear._stationary import StationaryState, gauss_seidel, jacobi, sor, ssor
 from jaxsci.linear._system import System
 
 __all__ = [
+    "CGState",
     "ChebyshevState",
     "Chunk",
     "EisenstatState",

@@ -153,6 +153,8 @@ def test_a_duplicated_raw_column_is_played_as_in_double_precision(key):
     arms = plain_lin_ucb(HEIGHTS.astype(float), HEIGHT_COSTS.astype(float), 1.0, 1.0)[0]
     assert np.mean(np.asarray(result.history.action) == arms) > 0.99
     np.testing.assert_allclose(result.value / 3000, HEIGHT_COSTS[np.arange(3000), arms].mean(), atol=2e-3)
+    played = HEIGHT_COSTS[np.arange(3000), result.history.action]
+    assert played[1000:].mean() <= 0.012  # .0085, as in double precision: the first thousand rounds are for learning
     assert not result.history.policy_status.any()
     jaxsci.check(result)
 
