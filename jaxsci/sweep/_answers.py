@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from jaxsci.sweep import _points
@@ -122,9 +123,24 @@ def _singly(
             codes[i] = code[0]
             for name, array in values.items():
                 array[i] = found[name][0]
+    _let_go()
     if len(texts) == len(local) > 1:
         raise error
     return values, codes, texts
+
+
+def _let_go() -> None:
+    """Make JAX forget programs that raised: of each device it keeps the outcome of the last one with an effect, and
+    raises a failure again at every `jax.effects_barrier` and at the end of the process. One that succeeds replaces it.
+    """
+    for device in jax.local_devices():
+        _effect(jax.device_put(np.float32(0), device)).block_until_ready()
+
+
+@jax.jit
+def _effect(x):
+    jax.debug.callback(lambda _: None, x)
+    return x
 
 
 def lost(variables: Mapping[str, Variable] | None, text: str) -> Lanes | list[Called]:
