@@ -291,7 +291,7 @@ def _candidates(surrogate: GPSurrogate, context):
 
 
 def _predict(process: gp.GP, candidates):
-    mean, variance, _ = jax.vmap(gp.predict, (None, 0))(process, candidates)
+    mean, variance, _ = gp.marginals(process, candidates)
     return mean, jnp.sqrt(variance)
 
 

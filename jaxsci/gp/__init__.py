@@ -7,21 +7,8 @@ which rows count, a dead row is a row of the identity. Start reading at `kernels
 from jaxsci.core import entry
 from jaxsci.gp import kernels
 from jaxsci.gp._fit import FAR_OFF, FitResult, fit
-from jaxsci.gp._gp import (
-    FULL,
-    GP,
-    JITTERED,
-    Joint,
-    Prediction,
-    Sample,
-    append,
-    condition,
-    joint,
-    leave_one_out,
-    log_marginal,
-    predict,
-    sample,
-)
+from jaxsci.gp._gp import FULL, GP, JITTERED, append, condition, log_marginal
+from jaxsci.gp._posterior import Joint, Prediction, Sample, joint, leave_one_out, marginals, predict, sample
 
 __all__ = [
     "FAR_OFF",
@@ -39,6 +26,7 @@ __all__ = [
     "kernels",
     "leave_one_out",
     "log_marginal",
+    "marginals",
     "predict",
     "sample",
 ]

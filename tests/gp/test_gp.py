@@ -47,6 +47,9 @@ def test_posterior_equals_dense_algebra(data):
     joint = gp.joint(process, xs)
     np.testing.assert_allclose(joint.mean, mean, atol=1e-12)
     np.testing.assert_allclose(joint.covariance, spread, atol=1e-12)
+    apart = gp.marginals(process, xs)
+    np.testing.assert_allclose(apart.mean, mean, atol=1e-12)
+    np.testing.assert_allclose(apart.variance, np.diagonal(spread), atol=1e-12)
     single = jax.vmap(gp.predict, (None, 0))(process, jnp.asarray(xs))
     np.testing.assert_allclose(single.mean, mean, atol=1e-12)
     np.testing.assert_allclose(single.variance, np.diag(spread), atol=1e-12)
@@ -301,11 +304,12 @@ def _process(x, y):
         (lambda x, y: gp.condition(K.rbf(1.0), x, y, noise=y[:2]), "noise must be a scalar"),
         (lambda x, y: gp.condition(K.rbf(1.0), x, y, noise=1.0, size=2), "size must be an int >= "),
         (lambda x, y: gp.condition(lambda a, b: a * b, x, y, noise=1.0), "kernel must give a scalar"),
-        (lambda x, y: gp.predict(_process(x, y), x), "gp.predict: expected one input.*jax.vmap"),
+        (lambda x, y: gp.predict(_process(x, y), x), "gp.predict: expected one input.*gp.marginals"),
         (lambda x, y: gp.predict(_process(x, y), 0.5), "gp.predict: expected one input"),
         (lambda x, y: gp.predict(_process(x, y), (x[0],)), "gp.predict: expected one input"),
         (lambda x, y: gp.joint(_process(x, y), x[:, :1]), "gp.joint: expected m inputs"),
         (lambda x, y: gp.joint(_process(x, y), x[0]), "gp.joint: expected m inputs"),
+        (lambda x, y: gp.marginals(_process(x, y), x[0]), "gp.marginals: expected m inputs"),
         (lambda x, y: gp.sample(jax.random.key(0), _process(x, y), x[:, :1]), "gp.sample: expected m inputs"),
         (lambda x, y: gp.append(_process(x, y), 0.5, 1.0), "gp.append: expected one input"),
         (lambda x, y: gp.append(_process(x, y), x[0], y), "y and noise must be scalars"),

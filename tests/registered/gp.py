@@ -134,6 +134,7 @@ ENTRIES = {
     "jaxsci.gp.condition": _entry(lambda process, x, y: _parts(process)),
     "jaxsci.gp.append": _entry(lambda process, x, y: _parts(gp.append(process, x, y))),
     "jaxsci.gp.predict": _entry(lambda process, x, y: gp.predict(process, x)),
+    "jaxsci.gp.marginals": _entry(lambda process, x, y: gp.marginals(process, jnp.stack([x, -x]))),
     "jaxsci.gp.joint": _entry(lambda process, x, y: gp.joint(process, jnp.stack([x, -x]))),
     "jaxsci.gp.sample": _entry(lambda process, x, y: gp.sample(jax.random.key(3), process, jnp.stack([x, -x]))),
     "jaxsci.gp.log_marginal": _entry(lambda process, x, y: gp.log_marginal(process)),

@@ -165,10 +165,8 @@ def posterior(
             f"priors.posterior: expected x (T, F), y (T,), x_query (Q, F), got {x.shape}, {y.shape}, {x_query.shape}"
         )
     process = processes.condition(kernel, x, y, jnp.arange(y.size) < num_context, noise=noise)
-    # All queries in one triangular solve: a batch of solves of one column each would take many times as long.
-    mean, covariance, code = processes.joint(process, x_query)
-    variance = jnp.maximum(jnp.diagonal(covariance), 0) + as_real(noise, mean.dtype)
-    return processes.Prediction(mean, variance, jnp.broadcast_to(code, mean.shape))
+    found = processes.marginals(process, x_query)
+    return found._replace(variance=found.variance + as_real(noise, found.mean.dtype))
 
 
 def _gp(kernel, noise, key, num_points, num_features):
