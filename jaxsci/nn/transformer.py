@@ -26,7 +26,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from jaxsci.core import entry, keys, status
 from jaxsci.core.protocols import SequenceModel
 from jaxsci.core.static import as_partial, bind, check_size
-from jaxsci.core.types import KeyArray
+from jaxsci.core.types import KeyArray, Size
 from jaxsci.nn import layers
 from jaxsci.nn._transformer_config import Cache, Config, config, empty_cache
 from jaxsci.nn.attention import attention as _attention
@@ -130,7 +130,8 @@ def apply(
     cache: Cache | None = None,
     dense: Callable = layers.affine,
     attention: Callable = _attention,
-) -> Float[Array, "T width"] | tuple[Float[Array, "T width"], Cache]:
+    num_last: Size | None = None,
+) -> Float[Array, "num width"] | tuple[Float[Array, "num width"], Cache]:
     """The tokens after all blocks; one sequence, batches by `jax.vmap`.
 
     Args:
@@ -143,12 +144,14 @@ def apply(
             that ``cache.length + T <= max_length``: later tokens would replace the last rows.
         dense: ``dense(name, x, kernel, bias)`` with names like ``"layer_0.query"`` (static unless a Partial).
         attention: ``attention(q, k, v, mask)``, see `nn.attention.attention` (static unless a Partial).
+        num_last: how many tokens at the end are wanted (static), all by default: the last block then computes of the
+            others keys and values alone, and `attention` gets fewer rows of q than of k.
 
     Returns:
-        Float[T, width]; with a cache ``(tokens, cache)``. Differentiable in `params` and `x`.
+        Float[T, width] or Float[num_last, width]; with a cache ``(tokens, cache)``. Differentiable in `params` and `x`.
 
     Raises:
-        ValueError: x or the mask has another shape, or more tokens than `max_length`.
+        ValueError: x or the mask has another shape, more tokens than `max_length`, or fewer than `num_last`.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -163,6 +166,8 @@ def apply(
     if x.ndim != 2 or x.shape[1] != cfg.width:
         raise ValueError(f"transformer.apply: x must have shape (T, {cfg.width}), got {x.shape}")
     num = x.shape[0]
+    if num_last is not None and check_size("transformer.apply", "num_last", num_last) > num:
+        raise ValueError(f"transformer.apply: num_last must be at most the {num} tokens of x, got {num_last}")
     if cfg.max_length is not None and num > cfg.max_length:
         raise ValueError(f"transformer.apply: x must have at most {cfg.max_length} tokens (max_length), got {num}")
     length = num if cache is None else cache.keys.shape[1]
@@ -178,7 +183,8 @@ def apply(
         h = h + jnp.take(params["positions"], positions, axis=0, mode="clip").astype(h.dtype)
     for i in range(cfg.num_layers):
         before = None if cache is None else (cache.keys[i], cache.values[i], cache.length)
-        h, rows = _block(params[f"layer_{i}"], f"layer_{i}", cfg, h, positions, mask, before, dense, attention)
+        wanted = num if num_last is None or i + 1 < cfg.num_layers else int(num_last)
+        h, rows = _block(params[f"layer_{i}"], f"layer_{i}", cfg, h, positions, mask, before, dense, attention, wanted)
         found.append(rows)
     h = _norm(params["norm"], cfg, h) if cfg.order == "pre" else h
     if cache is None:
@@ -193,8 +199,11 @@ def _norm(params, cfg: Config, h):
     return layers.layer_norm(h, params["scale"], params["bias"], cfg.eps)
 
 
-def _block(params, name, cfg: Config, h, positions, mask, before, dense, attention):
-    """One block, and its keys and values (with a cache, all that are known now)."""
+def _block(params, name, cfg: Config, h, positions, mask, before, dense, attention, num_last):
+    """One block at the last `num_last` tokens, and its keys and values (with a cache, all that are known now)."""
+
+    def last(x):
+        return x[x.shape[0] - num_last :]
 
     def product(part, x):
         return dense(f"{name}.{part}", x, params[part]["kernel"], params[part]["bias"])
@@ -203,15 +212,15 @@ def _block(params, name, cfg: Config, h, positions, mask, before, dense, attenti
         return product(part, x).reshape(x.shape[0], count, cfg.width // cfg.num_heads)
 
     def attend(x):
-        q, k = heads("query", x, cfg.num_heads), heads("key", x, cfg.num_groups)
+        q, k = heads("query", last(x), cfg.num_heads), heads("key", x, cfg.num_groups)
         v = heads("value", x, cfg.num_groups)
         if cfg.positions == "rotary":
-            q, k = (layers.rotary(a, positions, cfg.base) for a in (q, k))
+            q, k = (layers.rotary(a, at, cfg.base) for a, at in ((q, last(positions)), (k, positions)))
         if before is not None:
             keys_before, values_before, at = before
             k = jax.lax.dynamic_update_slice_in_dim(keys_before, k.astype(keys_before.dtype), at, axis=0)
             v = jax.lax.dynamic_update_slice_in_dim(values_before, v.astype(values_before.dtype), at, axis=0)
-        out = attention(q, k, v, mask)
+        out = attention(q, k, v, mask if mask is None or mask.shape[0] == 1 else last(mask))
         return product("out", out.reshape(out.shape[0], math.prod(out.shape[1:]))), (k, v)
 
     def feed_forward(x):
@@ -222,10 +231,10 @@ def _block(params, name, cfg: Config, h, positions, mask, before, dense, attenti
 
     if cfg.order == "pre":
         added, rows = attend(_norm(params["norm_1"], cfg, h))
-        h = h + added
+        h = last(h) + added
         return h + feed_forward(_norm(params["norm_2"], cfg, h)), rows
     added, rows = attend(h)
-    h = _norm(params["norm_1"], cfg, h + added)
+    h = _norm(params["norm_1"], cfg, last(h) + added)
     return _norm(params["norm_2"], cfg, h + feed_forward(h)), rows
 
 
@@ -356,10 +365,9 @@ def _taken(takes, new: Cache, old: Cache) -> Cache:
 
 def _after(params, dense, attention, tokens, cache, cfg: Config):
     """Logits behind the last of some tokens, and the cache with all of them."""
-    h, cache = apply(
-        params, cfg, jnp.asarray(params["embedding"])[tokens], cache=cache, dense=dense, attention=attention
-    )
-    return dense("head", h[-1:], params["head"]["kernel"], params["head"]["bias"])[0], cache
+    x, options = jnp.asarray(params["embedding"])[tokens], {"dense": dense, "attention": attention, "num_last": 1}
+    h, cache = apply(params, cfg, x, cache=cache, **options)
+    return dense("head", h, params["head"]["kernel"], params["head"]["bias"])[0], cache
 
 
 def _logits_of(state):

@@ -156,7 +156,7 @@ def _attend(num_context, hook, q, k, v, mask, *, num_slots, cached):
     del mask
     if num_slots == 0:
         return v  # nothing but the token itself is there
-    if cached:
+    if cached or q.shape[0] < k.shape[0]:  # the last block asks for the queries alone
         return hook(q, k[num_slots:], v[num_slots:], num_context, context=(k[:num_slots], v[:num_slots]))
     return hook(q, k, v, num_context, num_slots=num_slots)
 
@@ -281,8 +281,9 @@ def _apply(params, cfg, x, y, num_context, x_query, *, dense, attention, compute
     params, tokens, y = _lowered(params, compute_dtype, jnp.concatenate([x, queries]), y)
     h = _embed(params, dense, tokens, y, num_context)
     attend = Partial(bind(_attend, num_slots=slots, cached=False), num_context, _hook(attention))
-    h = nn.transformer.apply(params["transformer"], cfg.transformer, h, dense=dense, attention=attend)
-    return _head(params, dense, h[slots:])
+    last = queries.shape[0] or None
+    h = nn.transformer.apply(params["transformer"], cfg.transformer, h, dense=dense, attention=attend, num_last=last)
+    return _head(params, dense, h[h.shape[0] - queries.shape[0] :])
 
 
 def apply_sequence(
