@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import ArrayLike, Float
 
 from jaxsci.core.host import namespace
-from jaxsci.diffusion.predictions import checked
+from jaxsci.diffusion.predictions import called
 
 
 def slopes(lam: Float[ArrayLike, " n"], values: Float[ArrayLike, "n *d"]) -> Float[ArrayLike, "n *d"]:
@@ -79,7 +79,7 @@ def estimate(key, denoiser, schedule, data, lams, variance, cond, w, sizes, shar
         return alpha * sample[0] + sigma * sample[2], sigma
 
     def predict(x, lam, cond):
-        return checked("statistics.estimate", denoiser(x, schedule.t_of_lam(lam), cond, w), x)
+        return called("statistics.estimate", denoiser, x, schedule.t_of_lam(lam), cond, w)
 
     def jacobian_diagonal(lam, _, sample):
         x, sigma = noisy(sample, lam)

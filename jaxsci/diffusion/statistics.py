@@ -27,6 +27,7 @@ from jaxsci.core.host import namespace, to_host
 from jaxsci.core.static import check_size
 from jaxsci.core.types import KeyArray, Size, as_real, concrete, is_concrete
 from jaxsci.diffusion import _regression, grids
+from jaxsci.diffusion.predictions import check_guided
 from jaxsci.diffusion.schedules import NoiseSchedule
 
 _KIND = "statistics of a model"
@@ -125,7 +126,8 @@ def estimate(
         `Statistics` in the dtype of the data, with `unexplained` and `coarse`.
 
     Raises:
-        ValueError: sizes below 1, an unknown derivative, or levels of a wrong shape or that do not rise.
+        ValueError: sizes below 1, an unknown derivative, a concrete guidance_scale that the denoiser does not know, or
+            levels of a wrong shape or that do not rise.
         TypeError: traced arguments without `lams`, integer data, or a denoiser that does not give two arrays like x.
 
     Example:
@@ -147,6 +149,7 @@ def estimate(
     if derivative not in ("secant", "exact"):
         raise ValueError(f"statistics.estimate: derivative must be 'secant' or 'exact', got {derivative!r}")
     key = keys.as_typed_key(key, "statistics.estimate")
+    check_guided("statistics.estimate", denoiser, guidance_scale)
     if not callable(data):
         data = jnp.asarray(data)
         if data.ndim < 1 or data.shape[0] < 1 or not jnp.issubdtype(data.dtype, jnp.floating):

@@ -62,6 +62,25 @@ def test_a_rough_response_in_time_is_filtered_by_secants_and_noticed_by_the_tabl
     assert "take solvers.unipc" in status.explain(int(result.status), "diffusion")
 
 
+def test_what_a_rough_response_costs_is_told():
+    """Errors at 8 calls: a second-order solver hardly notices the ripple, v3 does, and its tables say so."""
+    grid = grids.logsnr(VP, 8)
+    made = [v3.dpm_v3(grid, _rippled_stats(0.01, kind), **V3) for kind in ("secant", "exact")]
+    stacked = tables.stack([solvers.dpm_multistep(grid), *made])
+
+    @jax.jit
+    @functools.partial(jax.vmap, in_axes=(0, None))
+    @functools.partial(jax.vmap, in_axes=(None, 0))
+    def run(table, x):
+        result = diffusion.sample(None, Partial(_rippled, jnp.float32(0.01)), table, x)
+        return result.value, result.status
+
+    ends, codes = run(stacked, PROBLEM.x_T.astype(np.float32))
+    errors = [mixture.rmse(np.asarray(end), mixture.truth("a")) for end in ends]
+    np.testing.assert_allclose(errors, [0.147, 0.367, 4.76], rtol=0.02)
+    assert [int(code[0]) & _judged.UNRESOLVED for code in codes] == [0, _judged.UNRESOLVED, _judged.UNRESOLVED]
+
+
 def test_without_levels_as_many_are_taken_as_the_check_asks_for():
     stats = statistics.estimate(
         jax.random.key(0), Partial(_rippled, jnp.float32(0.0)), VP, DRAW32, num_samples=512, batch_size=128
