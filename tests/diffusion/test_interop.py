@@ -183,6 +183,19 @@ def test_flow_levels_are_taken_as_pipelines_pass_them():
     np.testing.assert_allclose(it.table.t[:-1], 1 - (1 - sigmas) * 0.9 / 0.75, rtol=1e-12)
 
 
+def test_karras_levels_of_a_flow():
+    """What the curve gives are ratios sigma/alpha; the flow's shift has no part in them."""
+    config = UNIPC | {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "use_karras_sigmas": True}
+    config |= {"sigma_min": 0.01, "sigma_max": 200.0, "flow_shift": 3.0}
+    it = interop.from_diffusers(config, 5)
+    rho = np.linspace(200 ** (1 / 7), 0.01 ** (1 / 7), 5) ** 7
+    np.testing.assert_allclose(it.table.sigma, np.append(rho / (1 + rho), 0.0), rtol=1e-9)
+    np.testing.assert_allclose(it.table.alpha + it.table.sigma, 1.0)
+    np.testing.assert_array_equal(it.timesteps, np.trunc(1000 * rho / (1 + rho)))
+    with pytest.raises(interop.Unsupported, match="use_flow_sigmas=True is not supported: use_beta levels"):
+        interop.from_diffusers(config | {"use_karras_sigmas": False, "use_beta_sigmas": True}, 5)
+
+
 def test_exact_third_order_on_request():
     """The library's third-order rows are of order 2; exact ones are those of `solvers`, also with noise."""
     config = DPM | {"solver_order": 3, "final_sigmas_type": "sigma_min", "lower_order_final": False}
