@@ -40,6 +40,12 @@ def run(cases):
     return call
 
 
+def _shift(config, image_seq_len):
+    """What pipelines compute mu by; they are not imported, since they need more packages than the schedulers."""
+    slope = (config.max_shift - config.base_shift) / (config.max_image_seq_len - config.base_image_seq_len)
+    return image_seq_len * slope + config.base_shift - slope * config.base_image_seq_len
+
+
 def _final(case):
     import diffusers
     import torch
@@ -48,7 +54,10 @@ def _final(case):
     arguments = dict(case["arguments"])
     options = {key: value for key, value in config.items() if not key.startswith("_")}
     scheduler = getattr(diffusers, config["_class_name"]).from_config(options)  # which passes over options of others
-    scheduler.set_timesteps(case["num"], **({"mu": arguments.pop("mu")} if "mu" in arguments else {}))
+    given = {key: arguments.pop(key) for key in ("mu", "sigmas") if key in arguments}
+    if "image_seq_len" in arguments:
+        given["mu"] = _shift(scheduler.config, arguments.pop("image_seq_len"))
+    scheduler.set_timesteps(**given if "sigmas" in given else given | {"num_inference_steps": case["num"]})
     noise, image = (torch.from_numpy(noises(seed, i))[None] for i in (-1, -2))
     step = [0]
     given = lambda *_, **__: torch.from_numpy(noises(seed, step[0]))[None]  # noqa: E731

@@ -27,7 +27,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from jaxsci.diffusion.predictions import checked
+from jaxsci.diffusion.predictions import called
 
 
 class Target(NamedTuple):
@@ -87,7 +87,7 @@ def look(target: Target, x: Float[Array, "N *d"], t, here: Place, alpha, laws: b
     for denoiser, cond in zip(target.denoisers, target.conds):
 
         def one(x, denoiser=denoiser, cond=cond):
-            return checked("correctors.sample", denoiser(x, t, cond, jnp.ones((), x.dtype)), x)
+            return called("correctors.sample", denoiser, x, t, cond, jnp.ones((), x.dtype))
 
         data, noise = jax.vmap(one)(x)
         datas.append(data)

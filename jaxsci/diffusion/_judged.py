@@ -11,7 +11,8 @@ Reference: K. Zheng et al., "DPM-Solver-v3", 2023, section 3 (what the statistic
 import numpy as np
 
 from jaxsci.core import status
-from jaxsci.diffusion.statistics import Statistics, every_second
+from jaxsci.diffusion._regression import every_second
+from jaxsci.diffusion.statistics import Statistics
 from jaxsci.diffusion.tables import SolverTable
 
 TOLERANCE = 0.05

@@ -17,7 +17,7 @@ from jaxsci.core import keys, status, tree
 from jaxsci.core.keys import like, unrolled
 from jaxsci.core.static import as_partial
 from jaxsci.core.types import KeyArray, as_real
-from jaxsci.diffusion.predictions import at_least_single, check_guided, checked, convert
+from jaxsci.diffusion.predictions import at_least_single, called, check_guided, convert
 from jaxsci.diffusion.tables import SolverTable
 
 
@@ -348,7 +348,7 @@ def _taken(key, denoiser, analytic, row, state, cond, denoised_hook=None, state_
             keys = [like(jax.random.fold_in(mine, j), key) for j in range(3)]
 
         def model(x):
-            one = lambda x: checked("diffusion.sample", denoiser(x, row["t"], cond, row["w"]), x)  # noqa: E731
+            one = lambda x: called("diffusion.sample", denoiser, x, row["t"], cond, row["w"])  # noqa: E731
             return (jax.vmap(one) if cloud else one)(x)
 
         def pair(data, x):

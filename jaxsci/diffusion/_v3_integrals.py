@@ -20,7 +20,8 @@ from jaxtyping import Array, ArrayLike, Float
 
 from jaxsci.core.host import namespace
 from jaxsci.diffusion import _exponential as expo
-from jaxsci.diffusion.statistics import Statistics, _slopes
+from jaxsci.diffusion._regression import slopes
+from jaxsci.diffusion.statistics import Statistics
 
 TERMS = 5
 """Kernels that a stretch carries: orders up to 4 and their correctors."""
@@ -104,7 +105,7 @@ def _coefficients(xp, statistics, quadrature):
     cells = h * (values[:2, 1:] + values[:2, :-1]) / 2
     rates = None
     if quadrature == "gauss":
-        rates = xp.stack([_slopes(lam, v) for v in values])
+        rates = xp.stack([slopes(lam, v) for v in values])
         cells = cells + h**2 * (rates[:2, :-1] - rates[:2, 1:]) / 12
     integrals = xp.concatenate([xp.zeros_like(cells[:, :1]), xp.cumsum(cells, 1)], 1)
     c = Coefficients(lam, values, rates, integrals, None)

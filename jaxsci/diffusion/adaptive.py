@@ -26,7 +26,7 @@ from jaxsci.core.static import as_partial
 from jaxsci.core.types import as_scalar
 from jaxsci.diffusion import grids, rules
 from jaxsci.diffusion._sample import combine
-from jaxsci.diffusion.predictions import at_least_single, check_guided, checked
+from jaxsci.diffusion.predictions import at_least_single, called, check_guided
 from jaxsci.diffusion.schedules import NoiseSchedule
 
 
@@ -165,7 +165,7 @@ def _run(denoiser, schedule, x_T, cond, numbers, max_steps, order, kind):
     fractions, stages, lower_row, higher_row = _PAIRS[order]
 
     def model(x, t):
-        return checked("adaptive.sample", denoiser(x, t, cond, w), x)
+        return called("adaptive.sample", denoiser, x, t, cond, w)
 
     def body(carry):
         last = carry.h >= lam_end - carry.lam

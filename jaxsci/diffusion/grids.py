@@ -246,6 +246,13 @@ def started(grid: TimeGrid, order: Size) -> TimeGrid:
     return at_lams(grid.schedule, np.concatenate([grid.lam[:1], within, grid.lam[1:]]))
 
 
+def _given(name, schedule, argument, values):
+    """Nodes of a builder are there, and known on the host."""
+    if values is None:
+        raise TypeError(f"grids.{name}: {argument} must be numbers, got None")
+    concrete((schedule, values), f"grids.{name}", f"schedule and {argument}", _INGRAPH)
+
+
 def from_times(schedule: NoiseSchedule, times: Any) -> TimeGrid:
     """Given schedule times, from noise to data: validated, never changed.
 
@@ -258,7 +265,7 @@ def from_times(schedule: NoiseSchedule, times: Any) -> TimeGrid:
         >>> print(grids.from_times(schedules.vp_linear(), [1.0, 0.5, 0.1]).t)
         [1.  0.5 0.1]
     """
-    concrete((schedule, times), "grids.from_times", "schedule and times", _INGRAPH)
+    _given("from_times", schedule, "times", times)
     return _checked("from_times", at_times(to_host(schedule), np.asarray(times, np.float64)))
 
 
@@ -274,7 +281,7 @@ def from_sigmas(schedule: NoiseSchedule, sigmas: Any) -> TimeGrid:
         >>> print(grids.from_sigmas(schedules.ve(), [10.0, 1.0, 0.0]).sigma)
         [10.  1.  0.]
     """
-    concrete((schedule, sigmas), "grids.from_sigmas", "schedule and sigmas", _INGRAPH)
+    _given("from_sigmas", schedule, "sigmas", sigmas)
     rhos = np.asarray(sigmas, np.float64)
     if np.any(rhos < 0):
         raise ValueError(f"grids.from_sigmas: sigmas must be >= 0, got {rhos[rhos < 0][0]}")
@@ -370,7 +377,7 @@ def from_timesteps(
         >>> print(grids.from_timesteps(chain, [999, 499, 0]).t.round(3))
         [1.    0.5   0.001 0.   ]
     """
-    concrete((schedule, timesteps), "grids.from_timesteps", "schedule and timesteps", _INGRAPH)
+    _given("from_timesteps", schedule, "timesteps", timesteps)
     steps = np.asarray(timesteps, np.float64)
     num_train = (chain_length(schedule) or 1000) if num_train is None else num_train
     times = (np.append(steps, last) if last is not None else steps) + 1.0

@@ -75,12 +75,17 @@ def clip(radius: ArrayLike = 1.0) -> Partial:
 
     It looks at D alone: ``hooks.clip(1.0)(D)`` works outside `sample`.
 
+    Raises:
+        ValueError: a concrete radius that is not positive.
+
     Example:
         >>> import jax.numpy as jnp
         >>> from jaxsci.diffusion import hooks
         >>> print(hooks.clip(1.0)(jnp.array([-3.0, 0.5]), jnp.zeros(2), 0.5, None))
         [-1.   0.5]
     """
+    if is_concrete(radius) and not np.all(np.asarray(radius) > 0):
+        raise ValueError(f"hooks.clip: radius must be positive, got {radius}")
     return Partial(_clip, as_leaf(radius))
 
 

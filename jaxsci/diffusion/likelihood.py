@@ -27,7 +27,7 @@ from jaxsci.core import entry, extras, keys, status, tree
 from jaxsci.core.keys import unrolled
 from jaxsci.core.static import as_partial, check_size
 from jaxsci.core.types import KeyArray, as_float, as_real, as_scalar, float_dtype
-from jaxsci.diffusion.predictions import checked
+from jaxsci.diffusion.predictions import called, check_guided
 from jaxsci.diffusion.schedules import NoiseSchedule
 
 _SOLVERS = {"tsit5": "Tsit5", "dopri8": "Dopri8"}
@@ -129,7 +129,7 @@ def log_prob(
         raise ValueError("likelihood.log_prob: trace='hutchinson' draws; pass a key, e.g. jax.random.key(0)")
     if key is not None:
         key = keys.as_typed_key(key, "likelihood.log_prob")
-    arrays = _arrays("log_prob", schedule, x, guidance_scale, t_min, t_max, rtol, atol, solver)
+    arrays = _arrays("log_prob", denoiser, schedule, x, guidance_scale, t_min, t_max, rtol, atol, solver)
     denoiser = as_partial(denoiser, "likelihood.log_prob", "denoiser")
     return _log_prob(key, denoiser, schedule, prior, cond, arrays, trace, solver, max_steps)
 
@@ -171,7 +171,7 @@ def transport(
     """
     if to not in ("noise", "data"):
         raise ValueError(f"likelihood.transport: to must be 'noise' or 'data', got {to!r}")
-    arrays = _arrays("transport", schedule, x, guidance_scale, t_min, t_max, rtol, atol, solver)
+    arrays = _arrays("transport", denoiser, schedule, x, guidance_scale, t_min, t_max, rtol, atol, solver)
     denoiser = as_partial(denoiser, "likelihood.transport", "denoiser")
     return _transport(denoiser, schedule, cond, arrays, solver, max_steps, to == "noise")
 
@@ -225,12 +225,13 @@ class _Arrays(NamedTuple):
     atol: Array
 
 
-def _arrays(name, schedule, x, guidance_scale, t_min, t_max, rtol, atol, solver):
+def _arrays(name, denoiser, schedule, x, guidance_scale, t_min, t_max, rtol, atol, solver):
     if solver not in _SOLVERS:
         raise ValueError(f"likelihood.{name}: solver must be one of {tuple(_SOLVERS)}, got {solver!r}")
     t_min = schedule.t_min if t_min is None else t_min
     t_max = schedule.t_max if t_max is None else t_max
     guidance_scale = as_scalar(guidance_scale, f"likelihood.{name}", "guidance_scale")
+    check_guided(f"likelihood.{name}", denoiser, guidance_scale)
     dtype = jnp.promote_types(float_dtype(x), jnp.float32)
     return _Arrays(*(as_real(a, dtype) for a in (x, guidance_scale, t_min, t_max, rtol, atol)))
 
@@ -281,7 +282,7 @@ def _flow(denoiser, schedule, cond, arrays, lam):
     t = jnp.asarray(schedule.t_of_lam(lam), dtype)
 
     def noise(x):
-        return checked("likelihood", denoiser(x, t, cond, arrays.w), x)[1]
+        return called("likelihood", denoiser, x, t, cond, arrays.w)[1]
 
     return jnp.asarray(schedule.rate(lam), dtype), jnp.asarray(schedule.alpha_sigma(lam)[1], dtype), noise
 

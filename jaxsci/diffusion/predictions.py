@@ -264,6 +264,19 @@ def checked(caller: str, out: Any, x: Float[Array, "*d"]) -> tuple[Float[Array, 
     return jnp.asarray(out[0], x.dtype), jnp.asarray(out[1], x.dtype)
 
 
+def called(caller: str, denoiser: Callable, x: Float[Array, "*d"], *arguments) -> tuple[Array, Array]:
+    """`checked` output of ``denoiser(x, *arguments)``; errors of the network say that x is one sample."""
+    try:
+        out = denoiser(x, *arguments)
+    except Exception as error:
+        error.add_note(
+            f"{caller}: the denoiser was called with one sample, x of shape {x.shape}; many go through jax.vmap over "
+            "the state, and a network that wants a leading axis through predictions.denoiser(..., batched=True)"
+        )
+        raise
+    return checked(caller, out, x)
+
+
 __all__ = ["KINDS", "convert", "denoiser", "within"]
 
 entry.guard(globals(), "_denoise", "_within")

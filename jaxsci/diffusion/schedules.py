@@ -113,6 +113,16 @@ def _vp(log_alpha, time, parameters, t_min, t_max, model_time=_identity):
     )  # fmt: skip
 
 
+def _within_reach(name, bound, **parameters):
+    """Raises where a concrete parameter is not finite, or is not ``> 0`` or ``>= 0``."""
+    for parameter, value in parameters.items():
+        if is_concrete(value):
+            a = np.asarray(value)
+            needed = bound if np.all(np.isfinite(a)) else "finite"
+            if needed == "finite" or not np.all(a > 0 if bound == "> 0" else a >= 0):
+                raise ValueError(f"schedules.{name}: {parameter} must be {needed}, got {value}")
+
+
 # --- variance preserving ------------------------------------------------------------------------------------
 
 
@@ -134,7 +144,7 @@ def vp_linear(beta_min: ArrayLike = 0.1, beta_max: ArrayLike = 20.0, *, t_min: f
         t_min: where sampling stops by default.
 
     Raises:
-        ValueError: a concrete beta below 0.
+        ValueError: a concrete beta below 0 or not finite.
 
     Example:
         >>> from jaxsci.diffusion import schedules
@@ -144,9 +154,7 @@ def vp_linear(beta_min: ArrayLike = 0.1, beta_max: ArrayLike = 20.0, *, t_min: f
 
     References: Song et al. 2021, appendix C.
     """
-    for name, value in (("beta_min", beta_min), ("beta_max", beta_max)):
-        if is_concrete(value) and not np.all(np.asarray(value) >= 0):
-            raise ValueError(f"schedules.vp_linear: {name} must be >= 0, got {value}")
+    _within_reach("vp_linear", ">= 0", beta_min=beta_min, beta_max=beta_max)
     return _vp(_linear_log_alpha, _linear_time, (as_leaf(beta_min), as_leaf(beta_max)), t_min, 1.0)
 
 
@@ -167,6 +175,9 @@ def vp_cosine(offset: ArrayLike = 0.008, *, t_min: float = 1e-3, t_max: float = 
         offset: s (traced).
         t_min, t_max: range used for sampling; the signal vanishes at t = 1.
 
+    Raises:
+        ValueError: a concrete offset below 0 or not finite.
+
     Example:
         >>> from jaxsci.diffusion import schedules
         >>> vp = schedules.vp_cosine()
@@ -176,6 +187,7 @@ def vp_cosine(offset: ArrayLike = 0.008, *, t_min: float = 1e-3, t_max: float = 
 
     References: Nichol and Dhariwal 2021, equation 17; the range is that of DPM-Solver (Lu et al. 2022).
     """
+    _within_reach("vp_cosine", ">= 0", offset=offset)
     return _vp(_cosine_log_alpha, _cosine_time, (as_leaf(offset),), t_min, t_max)
 
 
@@ -344,6 +356,9 @@ def ve(sigma_min: ArrayLike = 0.002, sigma_max: ArrayLike = 80.0) -> NoiseSchedu
 
     The EDM networks of Karras et al. use it as well; their preconditioning is a prediction kind, not a schedule.
 
+    Raises:
+        ValueError: concrete levels below 0, not finite, or of which `sigma_min` is not the smaller.
+
     Example:
         >>> from jaxsci.diffusion import schedules
         >>> ve = schedules.ve()
@@ -353,6 +368,9 @@ def ve(sigma_min: ArrayLike = 0.002, sigma_max: ArrayLike = 80.0) -> NoiseSchedu
 
     References: Song et al. 2021, appendix C; Karras et al. 2022, table 1.
     """
+    _within_reach("ve", ">= 0", sigma_min=sigma_min, sigma_max=sigma_max)
+    if is_concrete((sigma_min, sigma_max)) and not np.all(np.asarray(sigma_min) < np.asarray(sigma_max)):
+        raise ValueError(f"schedules.ve: sigma_min must be below sigma_max, got {sigma_min} and {sigma_max}")
     return NoiseSchedule(
         Partial(_ve_lam), Partial(_ve_time), Partial(_ve_alpha_sigma), Partial(_ve_rate),
         Partial(_identity), as_leaf(sigma_min), as_leaf(sigma_max),
@@ -382,6 +400,9 @@ def flow(shift: ArrayLike = 1.0, *, t_min: float = 1e-3, t_max: float = 1.0, tim
         t_min, t_max: range of the unshifted time used for sampling; t_max = 1 is pure noise.
         time_scale: the model's time is s times this.
 
+    Raises:
+        ValueError: a concrete shift that is not positive and finite.
+
     Example:
         >>> from jaxsci.diffusion import schedules
         >>> flow = schedules.flow()
@@ -391,6 +412,7 @@ def flow(shift: ArrayLike = 1.0, *, t_min: float = 1e-3, t_max: float = 1.0, tim
 
     References: Lipman et al. 2023; P. Esser et al., "Scaling Rectified Flow Transformers", 2024, section 5.3.
     """
+    _within_reach("flow", "> 0", shift=shift)
     shift, time_scale, t_min, t_max = map(as_leaf, (shift, time_scale, t_min, t_max))
     return NoiseSchedule(
         Partial(_flow_lam, shift), Partial(_flow_time, shift), Partial(bind(_alpha_sigma, power=1)),

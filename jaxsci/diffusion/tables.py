@@ -23,10 +23,20 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxsci.core import arrays, entry
+from jaxsci.core import arrays, entry, status
 from jaxsci.core.host import namespace
 from jaxsci.core.types import concrete
 from jaxsci.diffusion.grids import TimeGrid
+
+SINGULAR = status.register(
+    "diffusion",
+    17,
+    "coefficients not finite",
+    "a coefficient of the solver's table is not finite: nodes that were made inside compiled code repeat, or a row of "
+    "order above 1 uses a node where lam is infinite",
+    "make lam rise from node to node, as the builders of grids check outside compiled code; with_zero and order 1 at "
+    "the ends serve pure noise and pure data",
+)
 
 
 class Row(NamedTuple):
@@ -127,10 +137,11 @@ def tabulate(rule: Callable[..., Step], grid: TimeGrid) -> SolverTable:
     Args:
         rule: ``rule(grid, i) -> Step`` with i a Python int in [0, N).
         grid: of N + 1 nodes; NumPy values give a float64 host table, traced ones a table inside the graph
-            (differentiable through nodes and coefficients; nodes must then be finite).
+            (differentiable through nodes and coefficients; nodes must then be finite, and rise: a coefficient that is
+            not finite sets the status `SINGULAR`, which results carry on).
 
     Returns:
-        `SolverTable` of N rows.
+        `SolverTable` of N rows; with a status unless it was made on the host.
 
     Raises:
         ValueError: a row reaches further back than the first evaluation, or a coefficient is not finite on the host.
@@ -158,11 +169,15 @@ def tabulate(rule: Callable[..., Step], grid: TimeGrid) -> SolverTable:
     if any(step.corrector is not None for step in steps):
         corrector = _dense(xp, dtype, [step.corrector or Row({}, {}, {}) for step in steps])
         corrected = np.asarray([step.corrector is not None for step in steps])
+    bits = None
     if xp is np:
         _finite(predictor, "tabulate", "predictor of row")
         if corrector is not None:
             _finite(corrector, "tabulate", "corrector of row")
-    return SolverTable(*grid[:4], predictor, corrector, corrected, None, None, None)
+    else:
+        total = sum(jnp.sum(a) for a in jax.tree.leaves((predictor, corrector)) if a.size)
+        bits = jnp.where(jnp.isfinite(total), jnp.int32(status.OK), jnp.int32(SINGULAR))
+    return SolverTable(*grid[:4], predictor, corrector, corrected, None, None, None, bits)
 
 
 def _dense(xp, dtype, rows):

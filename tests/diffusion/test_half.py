@@ -7,6 +7,7 @@ import pytest
 from jax.tree_util import Partial
 
 from jaxsci import diffusion
+from jaxsci.core import status
 from jaxsci.diffusion import adaptive, dense, grids, interop, predictions, rules, schedules, solvers, tables
 
 HALF = [jnp.bfloat16, jnp.float16]
@@ -133,6 +134,15 @@ def test_a_scale_without_guidance_is_refused():
         diffusion.sample(None, DENOISER, table, jnp.zeros(2), guidance_scale=7.5)
     with pytest.raises(ValueError, match=r"guidance_scale=2.0 has no effect"):
         adaptive.sample(DENOISER, VP, jnp.zeros(2), guidance_scale=2.0)
+    for call in (
+        lambda: diffusion.statistics.estimate(
+            jax.random.key(0), DENOISER, VP, np.ones((4, 2), np.float32), lams=2, num_samples=2, guidance_scale=7.5
+        ),
+        lambda: diffusion.likelihood.log_prob(None, DENOISER, VP, jnp.zeros(2), guidance_scale=7.5),
+        lambda: diffusion.likelihood.transport(DENOISER, VP, jnp.zeros(2), "noise", guidance_scale=7.5),
+    ):
+        with pytest.raises(ValueError, match=r"guidance_scale=7.5 has no effect"):
+            call()
     diffusion.sample(None, DENOISER, table, jnp.zeros(2), guidance_scale=1.0)
     with pytest.raises(ValueError, match="guidance_scale must be a scalar"):
         adaptive.sample(GUIDED, VP, jnp.zeros(2), cond=1.0, guidance_scale=jnp.ones(3))
@@ -181,7 +191,17 @@ def test_cumulative_products_are_known_from_betas():
     [
         (lambda: grids.from_sigmas(VP, [np.inf, 5, 1, 0]), ValueError, r"no time for nodes \[0\]"),
         (lambda: grids.at_lams(VP, None), TypeError, "nodes must be numbers, got None"),
+        (lambda: grids.at_times(VP, None), TypeError, "nodes must be numbers, got None"),
+        (lambda: grids.from_times(VP, None), TypeError, "from_times: times must be numbers, got None"),
+        (lambda: grids.from_sigmas(VP, None), TypeError, "from_sigmas: sigmas must be numbers, got None"),
+        (lambda: grids.from_timesteps(CHAIN, None), TypeError, "from_timesteps: timesteps must be numbers, got None"),
         (lambda: schedules.vp_linear(-1, -5), ValueError, "beta_min must be >= 0, got -1"),
+        (lambda: schedules.vp_linear(0.1, np.inf), ValueError, "vp_linear: beta_max must be finite, got inf"),
+        (lambda: schedules.vp_cosine(np.nan), ValueError, "vp_cosine: offset must be finite, got nan"),
+        (lambda: schedules.ve(-1.0), ValueError, "ve: sigma_min must be >= 0, got -1.0"),
+        (lambda: schedules.ve(2.0, 1.0), ValueError, "sigma_min must be below sigma_max, got 2.0 and 1.0"),
+        (lambda: schedules.flow(0.0), ValueError, "flow: shift must be > 0, got 0.0"),
+        (lambda: diffusion.hooks.clip(-1.0), ValueError, "clip: radius must be positive, got -1.0"),
         (lambda: diffusion.hooks.dynamic_threshold(max_value=0), ValueError, "max_value must be positive, got 0"),
         (lambda: diffusion.hooks.dynamic_threshold(1.5), ValueError, "quantile must lie in"),
         (lambda: diffusion.likelihood.bits_per_dimension(0.0, 0), ValueError, "num_dims must be an int >= 1, got 0"),
@@ -196,6 +216,31 @@ def test_cumulative_products_are_known_from_betas():
 def test_mistakes_are_named(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+def test_a_batch_given_as_one_sample_is_told():
+    """The network's own error, with a note of what `sample` gave it; many samples go through vmap."""
+    weights = np.ones((3, 3), np.float32)
+    denoiser = predictions.denoiser(lambda x, t, cond: weights @ x, VP, "epsilon")
+    table, batch = solvers.unipc(grids.logsnr(VP, 3)), np.zeros((16, 3), np.float32)
+    with pytest.raises(TypeError, match="contracting dimensions") as caught:
+        diffusion.sample(None, denoiser, table, batch)
+    assert any("one sample, x of shape (16, 3); many go through jax.vmap" in note for note in caught.value.__notes__)
+    assert jax.vmap(lambda x: diffusion.sample(None, denoiser, table, x).value)(batch).shape == (16, 3)
+
+
+def test_equal_nodes_inside_compiled_code_are_a_status():
+    """Nobody can raise there; the rows divide by a step of length zero."""
+
+    @jax.jit
+    @jax.vmap
+    def code(lams):
+        table = tables.tabulate(rules.multistep(2), grids.at_lams(VP, lams))
+        return diffusion.sample(None, DENOISER, table, jnp.zeros(2)).status
+
+    good, bad = code(jnp.array([[-1.0, 0.0, 0.5, 1.0], [-1.0, 0.0, 0.0, 1.0]]))
+    assert int(good) == 0 and int(bad) & tables.SINGULAR
+    assert "make lam rise from node to node" in status.explain(int(bad), "diffusion")
 
 
 def _flow_of_a_normal(x, t, cond):

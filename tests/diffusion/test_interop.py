@@ -97,8 +97,12 @@ def test_given_levels_are_kept():
 
 
 @pytest.mark.parametrize(
-    "name", ["DPMSolverMultistep", "DPMSolverSinglestep", "DEISMultistep", "EulerDiscrete", "LMSDiscrete"]
-)
+    "name",
+    [
+        "DPMSolverMultistep", "DPMSolverSinglestep", "DEISMultistep", "UniPCMultistep", "EulerDiscrete", "LMSDiscrete",
+        "HeunDiscrete", "KDPM2Discrete",
+    ],
+)  # fmt: skip
 @pytest.mark.parametrize("curve", ["karras", "exponential", "beta"])
 def test_curves_look_for_ends_that_no_class_declares(name, curve):
     """sigma_min and sigma_max count wherever a curve looks for them; without a curve they do not."""
@@ -108,10 +112,18 @@ def test_curves_look_for_ends_that_no_class_declares(name, curve):
     if (name, curve) == ("LMSDiscrete", "karras"):  # its own form of this curve looks for none
         np.testing.assert_array_equal(found, own)
     else:
-        np.testing.assert_allclose(found[[0, 11]], [80.0, 0.02], rtol=1e-9)
+        np.testing.assert_allclose(found[found > 0][[0, -1]], [80.0, 0.02], rtol=1e-9)
     plain = interop.from_diffusers(ends | {"sigma_min": None, "sigma_max": None}, 12).table.t
     if name != "EulerDiscrete":
         np.testing.assert_array_equal(interop.from_diffusers(ends, 12).table.t, plain)
+
+
+@pytest.mark.parametrize("curve", ["karras", "exponential", "beta"])
+def test_curves_of_flows_look_for_ends_too(curve):
+    ends = {"sigma_min": 0.1, "sigma_max": 0.9}
+    found = interop.from_diffusers(FLOW | ends | {f"use_{curve}_sigmas": True}, 6).table.t
+    np.testing.assert_allclose(found[[0, -2, -1]], [0.9, 0.1, 0.0], rtol=1e-9)
+    equal(interop.from_diffusers(FLOW | ends, 6).table, interop.from_diffusers(FLOW, 6).table)
 
 
 def test_what_the_library_translates_or_passes_over_is_no_error():
@@ -169,6 +181,19 @@ def test_flow_levels_are_taken_as_pipelines_pass_them():
     np.testing.assert_array_equal(it.timesteps, [900, 100])
     it = interop.from_diffusers(FLOW | {"shift_terminal": 0.1}, sigmas=sigmas)
     np.testing.assert_allclose(it.table.t[:-1], 1 - (1 - sigmas) * 0.9 / 0.75, rtol=1e-12)
+
+
+def test_karras_levels_of_a_flow():
+    """What the curve gives are ratios sigma/alpha; the flow's shift has no part in them."""
+    config = UNIPC | {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "use_karras_sigmas": True}
+    config |= {"sigma_min": 0.01, "sigma_max": 200.0, "flow_shift": 3.0}
+    it = interop.from_diffusers(config, 5)
+    rho = np.linspace(200 ** (1 / 7), 0.01 ** (1 / 7), 5) ** 7
+    np.testing.assert_allclose(it.table.sigma, np.append(rho / (1 + rho), 0.0), rtol=1e-9)
+    np.testing.assert_allclose(it.table.alpha + it.table.sigma, 1.0)
+    np.testing.assert_array_equal(it.timesteps, np.trunc(1000 * rho / (1 + rho)))
+    with pytest.raises(interop.Unsupported, match="use_flow_sigmas=True is not supported: use_beta levels"):
+        interop.from_diffusers(config | {"use_karras_sigmas": False, "use_beta_sigmas": True}, 5)
 
 
 def test_exact_third_order_on_request():

@@ -164,14 +164,16 @@ def test_condition_and_guidance_reach_the_denoiser():
 def test_shape_dtype_and_one_compilation(key):
     x = jax.random.normal(key, (2, 3, 1))
     vp = schedules.vp_linear()
-    denoise = predictions.denoiser(Partial(lambda x, t, cond: x), vp, "epsilon")
-    found = likelihood.log_prob(None, denoise, vp, x)
-    flat = likelihood.log_prob(None, denoise, vp, x.reshape(6))
+    guided = {"guidance": "classifier_free", "null": jnp.float32(0.0)}
+    denoise = predictions.denoiser(Partial(lambda x, t, cond: x), vp, "epsilon", **guided)
+    found = likelihood.log_prob(None, denoise, vp, x, cond=jnp.float32(1.0))
+    flat = likelihood.log_prob(None, denoise, vp, x.reshape(6), cond=jnp.float32(1.0))
     assert found.latent.shape == x.shape and found.value.dtype == found.latent.dtype == jnp.float32
     np.testing.assert_allclose(found.value, flat.value, rtol=1e-5)
     other = 2 * x
     with contracts.count_compilations() as events:
-        likelihood.log_prob(None, denoise, vp, other, rtol=1e-4, t_min=2e-3, guidance_scale=2.0)
+        options = dict(rtol=1e-4, t_min=2e-3, cond=jnp.float32(2.0), guidance_scale=2.0)
+        likelihood.log_prob(None, denoise, vp, other, **options)
     assert not events
 
 

@@ -13,20 +13,12 @@ import tolerances
 from diffusion import mixture
 from jaxsci import diffusion
 from jaxsci.core import status
-from jaxsci.diffusion import _judged, grids, predictions, schedules, solvers, statistics, tables, v3
+from jaxsci.diffusion import _regression, grids, predictions, schedules, statistics, v3
 
 PROBLEM = mixture.problem_a()
 VP = PROBLEM.schedule
 DENOISER = mixture.denoiser(PROBLEM.mixture, VP)
 MEAN, STD = np.array([0.7, -0.4]), np.array([0.5, 1.3])
-
-
-def _draw(components, key):
-    """A draw from the mixture."""
-    choose, noise = jax.random.split(key)
-    k = jax.random.choice(choose, len(components.weights), p=jnp.asarray(components.weights))
-    z = jax.random.normal(noise, components.means.shape[1:])
-    return jnp.asarray(components.means)[k] + jnp.asarray(components.stds)[k] * z
 
 
 def _variance(components, x, t, cond, w):
@@ -35,7 +27,7 @@ def _variance(components, x, t, cond, w):
     return mixture.data_variance(components, x, alpha, sigma)
 
 
-DRAW, VARIANCE = Partial(_draw, PROBLEM.mixture), Partial(_variance, PROBLEM.mixture)
+DRAW, VARIANCE = Partial(mixture.draw, PROBLEM.mixture), Partial(_variance, PROBLEM.mixture)
 
 
 def _gaussian_model(mean, std, schedule, x, t, cond):
@@ -47,21 +39,37 @@ def _gaussian_draw(mean, std, key):
     return mean + std * jax.random.normal(key, mean.shape, mean.dtype)
 
 
+def _bent(x, t, cond, w):
+    """Bent in x, mixing dimensions, and smooth in t: no denoiser of any data, but cheap to compile."""
+    alpha, sigma = (jnp.asarray(a, x.dtype) for a in VP.alpha_sigma(VP.lam(t)))
+    eps = sigma * x + 0.3 * jnp.sin(2 * x + x[::-1])
+    return (x - sigma * eps) / alpha, eps
+
+
+def _bent_draw(key):
+    return jax.random.uniform(key, (2,), minval=-1.0, maxval=1.0)
+
+
 def _gaussian(mean, std, dtype="float64", schedule=VP):
-    mean, std = jnp.asarray(mean, dtype), jnp.asarray(std, dtype)
+    mean, std = np.asarray(mean, dtype), np.asarray(std, dtype)
     model = Partial(_gaussian_model, mean, std, schedule)
     return predictions.denoiser(model, schedule, "epsilon"), Partial(_gaussian_draw, mean, std)
 
 
+@jax.jit
+@functools.partial(jax.vmap, in_axes=(None, 0))
+def _both_sides(key, t):
+    lam = VP.lam(t)
+    alpha, sigma = VP.alpha_sigma(lam)
+    x = alpha * mixture.draw(PROBLEM.mixture, key) + sigma * jax.random.normal(key, (2,))
+    jacobian = jax.jacfwd(lambda x: DENOISER(x, t, None, 1.0)[1])(x)
+    return sigma * jnp.diag(jacobian), 1 - jnp.exp(2 * lam) * _variance(PROBLEM.mixture, x, t, None, 1.0)
+
+
 @pytest.mark.x64
 def test_scaled_jacobian_of_noise_is_one_minus_scaled_posterior_variance(key):
-    for t in (0.9, 0.4, 0.1, 0.01):
-        lam = VP.lam(t)
-        alpha, sigma = VP.alpha_sigma(lam)
-        x = alpha * _draw(PROBLEM.mixture, key) + sigma * jax.random.normal(key, (2,))
-        jacobian = jax.jacfwd(lambda x, t=t: DENOISER(x, t, None, 1.0)[1])(x)
-        expected = 1 - np.exp(2 * lam) * _variance(PROBLEM.mixture, x, t, None, 1.0)
-        np.testing.assert_allclose(sigma * jnp.diag(jacobian), expected, atol=1e-9)
+    found, expected = _both_sides(key, np.array([0.9, 0.4, 0.1, 0.01]))
+    np.testing.assert_allclose(found, expected, atol=1e-9)
 
 
 @functools.cache
@@ -112,7 +120,7 @@ def test_constant_pixels_and_gaussian_dimensions_are_guarded(dtype, key):
     np.testing.assert_allclose(stats.l[:, 0], 1.0, atol=1e-6)
     assert all(np.isfinite(a).all() for a in stats[:4]) and np.abs(stats.s).max() < 100
     table = v3.dpm_v3(grids.time(VP, 8), stats)  # raises on what is not finite
-    x = jnp.asarray([0.3, -0.8, 1.1], dtype)
+    x = np.asarray([0.3, -0.8, 1.1], dtype)
     result = diffusion.sample(None, denoiser, table, x)
     ends = [VP.alpha_sigma(VP.lam(np.float64(t))) for t in (VP.t_max, VP.t_min)]
     truth = mixture.gaussian_flow(mean, std, np.asarray(x, np.float64), *ends)
@@ -123,11 +131,15 @@ def test_constant_pixels_and_gaussian_dimensions_are_guarded(dtype, key):
     np.testing.assert_allclose(result.value, truth, atol=5e-3)
 
 
+def _of_bent(key, **options):
+    """One program for each set of options: nine levels, 64 samples."""
+    return statistics.estimate(key, _bent, VP, _bent_draw, num_samples=64, **options)
+
+
 @pytest.mark.x64
 def test_batch_size_changes_nothing_but_rounding(key):
-    options = dict(lams=6, num_samples=30)
-    whole = statistics.estimate(key, DENOISER, VP, DRAW, batch_size=64, **options)
-    parts = statistics.estimate(key, DENOISER, VP, DRAW, batch_size=7, **options)  # 30 = 4 * 7 + 2: the last is masked
+    lams = np.linspace(-4.0, 4.0, 9)
+    whole, parts = (_of_bent(key, lams=lams, batch_size=size) for size in (64, 7))  # 64 = 9 * 7 + 1: the last is masked
     chex.assert_trees_all_close(whole, parts, rtol=1e-8, atol=1e-8)
 
 
@@ -135,7 +147,7 @@ def test_batch_size_changes_nothing_but_rounding(key):
 def test_common_random_numbers_are_smooth_in_lam(key):
     lams, rough = np.linspace(0.0, 0.1, 9), {}
     for common in (True, False):
-        stats = statistics.estimate(key, DENOISER, VP, DRAW, lams=lams, num_samples=64, common_random_numbers=common)
+        stats = _of_bent(key, lams=lams, common_random_numbers=common)
         np.testing.assert_allclose(stats.lam, lams)
         rough[common] = np.sqrt((np.diff(np.asarray(stats.l), 2, axis=0) ** 2).mean())
     assert rough[True] < 0.05 * rough[False]
@@ -143,7 +155,7 @@ def test_common_random_numbers_are_smooth_in_lam(key):
 
 @pytest.mark.x64
 def test_rows_and_samplers_are_alike(key):
-    rows = jax.vmap(DRAW)(jax.random.split(key, 4096))
+    rows = jax.jit(lambda key: jax.vmap(DRAW)(jax.random.split(key, 4096)))(key)
     first = statistics.estimate(key, DENOISER, VP, rows, lams=24, num_samples=1024, batch_size=128, variance=VARIANCE)
     # l is a mean over 1024 draws of e^{2 lam} Var(x0|x), between 0 and 1 here: standard error <= .5/32 each
     np.testing.assert_allclose(first.l, _stats(exact=True).l, atol=tolerances.STANDARD_ERRORS * np.sqrt(2) / 64)
@@ -164,9 +176,9 @@ def test_a_sampler_may_give_each_sample_its_condition(key):
 
 def test_slopes_are_exact_for_parabolas_on_uneven_levels():
     lam = np.array([-2.0, -1.5, 0.1, 0.4, 2.0])
-    found = statistics._slopes(lam, np.stack([lam**2 - lam, 3 * lam], 1))
+    found = _regression.slopes(lam, np.stack([lam**2 - lam, 3 * lam], 1))
     np.testing.assert_allclose(found, np.stack([2 * lam - 1, 3 + 0 * lam], 1), atol=1e-13)
-    np.testing.assert_allclose(statistics._slopes(lam[:2], lam[:2] ** 2), [-3.5, -3.5])
+    np.testing.assert_allclose(_regression.slopes(lam[:2], lam[:2] ** 2), [-3.5, -3.5])
 
 
 def test_constant_statistics():
@@ -223,101 +235,3 @@ def test_bad_input(key, tmp_path):
     np.savez(tmp_path / "other.npz", a=np.ones(2))
     with pytest.raises(ValueError, match="holds no statistics of a model"):
         statistics.load(tmp_path / "other.npz")
-
-
-# --- statistics that check themselves --------------------------------------------------------------------
-
-
-def _rippled(ripple, x, t, cond, w):
-    """The exact denoiser, with a ripple in eps that is far shorter than the spacing of any levels."""
-    alpha, sigma = (jnp.asarray(a, x.dtype) for a in VP.alpha_sigma(VP.lam(t)))
-    eps = DENOISER(x, t, cond, w)[1] + ripple * jnp.sin(1000 * t)
-    return (x - sigma * eps) / alpha, eps
-
-
-@functools.cache
-def _rippled_stats(ripple, derivative, lams=120):
-    return statistics.estimate(
-        jax.random.key(0), Partial(_rippled, jnp.float32(ripple)), VP, DRAW32, lams=lams, num_samples=512,
-        derivative=derivative, batch_size=128,
-    )  # fmt: skip
-
-
-DRAW32 = Partial(_draw, jax.tree.map(np.float32, PROBLEM.mixture))
-V3 = dict(order=2, pseudo=True, corrector="pseudo")
-
-
-def _codes(stats, calls=(5, 8, 10)):
-    return {int(v3.dpm_v3(grids.logsnr(VP, n), stats, **V3).status) for n in calls}
-
-
-def test_secants_are_the_derivative_where_the_model_is_smooth_in_time():
-    # spacing .1 and second order: h^2/24 times a third derivative, and l' is as far off in both
-    for name in ("s", "b"):
-        exact, secant = (np.asarray(getattr(_rippled_stats(0.0, kind), name)) for kind in ("exact", "secant"))
-        assert 0 < np.abs(exact - secant).max() < 0.02 * np.abs(exact).max()
-
-
-def test_a_rough_response_in_time_is_filtered_by_secants_and_noticed_by_the_table():
-    smooth, rough = _rippled_stats(0.0, "secant"), _rippled_stats(0.01, "secant")
-    aliased = _rippled_stats(0.01, "exact")
-    # b of the exact derivative has the ripple's own, .01 * 1000 dt/dlam; that of secants, .02 / dlam, at neighbouring
-    # levels of opposite sign: in the integral of b nothing but the ripple itself is left
-    size = lambda stats: float(np.abs(np.cumsum(np.asarray(stats.b - smooth.b)[1:-1], axis=0)).max())  # noqa: E731
-    assert size(aliased) > 3 * size(rough)
-    assert _codes(smooth) == {0}
-    assert all(code & _judged.UNRESOLVED for code in _codes(aliased)) and max(_codes(rough)) & _judged.UNRESOLVED
-    table = v3.dpm_v3(grids.logsnr(VP, 5), aliased)
-    result = diffusion.sample(None, Partial(_rippled, jnp.float32(0.01)), table, jnp.zeros(2))
-    assert int(result.status) == int(table.status) and int(result.status) & _judged.UNRESOLVED
-    assert "take solvers.unipc" in status.explain(int(result.status), "diffusion")
-
-
-def test_without_levels_as_many_are_taken_as_the_check_asks_for():
-    stats = statistics.estimate(
-        jax.random.key(0), Partial(_rippled, jnp.float32(0.0)), VP, DRAW32, num_samples=512, batch_size=128
-    )
-    num = stats.lam.shape[0] - 1
-    assert num in (120, 240)
-    coefficients = lambda stats: v3.dpm_v3(grids.logsnr(VP, 8), stats, order=2, corrector=None)  # noqa: E731
-    assert coefficients(stats).status == 0
-    assert coefficients(_rippled_stats(0.0, "secant", num // 2)).status == _judged.UNRESOLVED
-    with pytest.raises(TypeError, match="inside compiled code pass lams"):
-        jax.jit(lambda key: statistics.estimate(key, DENOISER, VP, DRAW32))(jax.random.key(0))
-    with pytest.raises(ValueError, match="derivative must be"):
-        statistics.estimate(jax.random.key(0), DENOISER, VP, DRAW32, lams=2, derivative="parabola")
-
-
-def _unexplainable(x, t, cond, w):
-    """eps that turns with time as much as with x: no regression on f knows its rate."""
-    alpha, sigma = (jnp.asarray(a, x.dtype) for a in VP.alpha_sigma(VP.lam(t)))
-    eps = jnp.sin(6 * VP.lam(t) + 40 * x[::-1])
-    return (x - sigma * eps) / alpha, eps
-
-
-def test_statistics_say_how_much_they_explain():
-    known, unknown = _rippled_stats(0.0, "secant"), statistics.estimate(
-        jax.random.key(0), _unexplainable, VP, DRAW32, lams=60, num_samples=128, batch_size=128
-    )  # fmt: skip
-    assert known.unexplained.shape == known.lam.shape
-    assert float(known.unexplained.mean()) < 0.35 < 0.9 < float(unknown.unexplained.mean())
-    assert all(code & _judged.POOR_FIT for code in _codes(unknown))
-
-
-def test_half_of_the_levels_are_every_second_one_and_survive_a_file(tmp_path):
-    stats = _rippled_stats(0.01, "secant")
-    chex.assert_trees_all_equal(stats.coarse.lam, stats.lam[::2])
-    assert stats.coarse.b.shape == (61, 2) and stats.coarse.coarse is None
-    statistics.save(stats, tmp_path / "stats.npz")
-    chex.assert_trees_all_equal(statistics.load(tmp_path / "stats.npz"), jax.tree.map(np.asarray, stats))
-    np.testing.assert_array_equal(statistics.every_second(np.zeros(6)), [0, 2, 4, 5])
-
-
-def test_the_status_of_a_table_survives_shapes_and_files(tmp_path):
-    table = v3.dpm_v3(grids.logsnr(VP, 5), _rippled_stats(0.01, "exact"), **V3)
-    plain = solvers.ddim(grids.logsnr(VP, 7))
-    padded, other = tables.unify([table, plain])
-    assert padded.status == table.status != 0 == other.status
-    tables.save(table, tmp_path / "table.npz")
-    assert tables.load(tmp_path / "table.npz").status == table.status
-    assert v3.dpm_v3(grids.logsnr(VP, 5), statistics.constant(VP)).status == 0

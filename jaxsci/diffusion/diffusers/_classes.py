@@ -11,6 +11,7 @@ has the value of the section "neutral". Settings that are no options of the libr
 ``even_strides``      every step goes to t - T/N, which must be the next time step
 ``keeps_noise``       the network's eps stays when D is clipped
 ``karras_in_range``   whether sigma_min and sigma_max, which curves of any class look for, hold for Karras' too
+``karras_in_flow``    Karras' curve may stand for the levels rho of a flow, which are s = rho/(1 + rho), unshifted
 ``mu_is_inert``       without dynamic shifting the argument mu has no effect, and pipelines pass it all the same
 ``ends_still``        levels of a curve end by repeating the last one, unless they end at 0
 ``flow_from_one``     levels of flows start just below 1, and not one step of the chain below

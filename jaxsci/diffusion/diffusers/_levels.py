@@ -176,7 +176,7 @@ def _multistep(o):
     """The multistep and singlestep classes: spacings over the whole chain, integer time steps."""
     rho, which, flow, num_steps = chain(o), _curve_name(o), o["use_flow_sigmas"], o["num_steps"]
     size = len(rho)
-    if which and flow:
+    if which and flow and not (which == "karras" and o["karras_in_flow"]):
         raise refuse("use_flow_sigmas=True", f"use_{which} levels are set as well")
     if o["shift_terminal"] is not None and not flow:
         raise refuse(f"shift_terminal={o['shift_terminal']}", "it needs use_flow_sigmas=True")
@@ -188,6 +188,9 @@ def _multistep(o):
         raise refuse("timesteps", "the configuration computes the levels itself")
     if which:
         values, steps = _on_curve(o, which, rho, rho[-1], rho[0])
+        if flow:
+            values = values / (1 + values)
+            steps = values * size
     else:
         ramp = np.linspace(1, 1 / size, num_steps + 1)
         values = _shifted(o, ramp[:-1] if o["flow_from_one"] else (1 - ramp)[::-1][:-1], o["flow_shift"])

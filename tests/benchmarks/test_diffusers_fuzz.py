@@ -1,0 +1,54 @@
+"""Faults of the diffusers library are proved on a case's own numbers: its final state follows from ours and the fault.
+
+The states are those of diffusers 0.42.1, in single precision.
+"""
+
+import numpy as np
+
+from benchmarks import diffusers_fuzz as fuzz
+from benchmarks._shipped import SHIPPED
+from jaxsci.diffusion import interop
+
+FROM_A_CHAIN = {
+    "config": {
+        "_class_name": "HeunDiscreteScheduler", "beta_start": 0.0001, "prediction_type": "sample",
+        "use_beta_sigmas": True,
+    },
+    "num": 6, "begin": 0, "arguments": {}, "seed": 169045963,
+}  # fmt: skip
+CHAIN = np.array([
+    [7.610775, 7.8128433, 9.240141, 9.291849, 8.706285, 7.7897396, 7.6314583, 7.783987],
+    [9.054979, 7.600073, 7.829052, 8.861534, 8.096134, 9.192228, 8.062996, 7.769596],
+])  # fmt: skip
+
+FROM_THE_MIDDLE = {
+    "config": {"_class_name": "LMSDiscreteScheduler"}, "num": 6, "begin": 2, "arguments": {}, "seed": 5,
+}  # fmt: skip
+MIDDLE = np.array([
+    [-0.22268717, -8.087847, -5.97158, 3.3916495, -2.0478978, -0.10295457, -11.401181, 1.6354598],
+    [-10.230989, -13.079925, -0.52772266, -7.138774, -6.985715, -1.4960628, -0.2856853, 10.231113],
+])  # fmt: skip
+
+PROOFS = [(FROM_A_CHAIN, CHAIN, "the trained chain in single"), (FROM_THE_MIDDLE, MIDDLE, "LMS begun in the middle")]
+
+
+def test_a_named_fault_explains_the_state_of_the_library_and_no_other():
+    for case, theirs, name in PROOFS:
+        assert fuzz.difference(case, theirs) > fuzz.TOLERANCE
+        kind, why = fuzz.sort(case, theirs, "")
+        assert kind == "explained" and why.startswith(name)
+        assert fuzz.sort(case, theirs * 1.001, "")[0] == "unexplained"
+
+
+def test_our_own_state_is_equal_and_a_state_that_is_not_finite_is_the_librarys():
+    for case, theirs, _ in PROOFS:
+        assert fuzz.sort(case, fuzz.ours(case), "") == ("equal", "")
+        assert fuzz.sort(case, np.nan * theirs, "")[0] == "the library gives NaN"
+        assert fuzz.sort(case, theirs, "IndexError: no")[0] == "the library fails"
+
+
+def test_shipped_files_are_read_with_every_key():
+    for name, options, num, arguments, source in SHIPPED.values():
+        it = interop.from_diffusers({"_class_name": name} | options, num, **arguments)
+        assert it.table.num_rows >= num and np.isfinite(it.timesteps).all()
+        assert source.startswith(("scripts/", "loaders/")) or ":" in source
