@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import ArrayLike, Float
 
 from jaxsci.core.host import namespace
+from jaxsci.core.keys import like, unrolled
 from jaxsci.diffusion.predictions import called
 
 
@@ -59,9 +60,9 @@ def estimate(key, denoiser, schedule, data, lams, variance, cond, w, sizes, shar
 
     def draw(key):
         """x0, its condition, the noise z and the probes of one sample."""
-        mine = jax.random.split(key, 3)
+        mine = jax.random.split(unrolled(key), 3)
         if callable(data):
-            x0 = data(mine[0])
+            x0 = data(like(mine[0], key))
             x0, own = x0 if isinstance(x0, tuple) else (x0, cond)
         else:
             x0, own = data[jax.random.randint(mine[0], (), 0, data.shape[0])], cond

@@ -57,18 +57,18 @@ def _gaussian(mean, std, dtype="float64", schedule=VP):
 
 
 @jax.jit
-@functools.partial(jax.vmap, in_axes=(None, 0))
-def _both_sides(key, t):
+@functools.partial(jax.vmap, in_axes=(None, None, None, 0))
+def _both_sides(law, denoiser, key, t):  # JAX hands what is closed over to later programs too, in another precision
     lam = VP.lam(t)
     alpha, sigma = VP.alpha_sigma(lam)
-    x = alpha * mixture.draw(PROBLEM.mixture, key) + sigma * jax.random.normal(key, (2,))
-    jacobian = jax.jacfwd(lambda x: DENOISER(x, t, None, 1.0)[1])(x)
-    return sigma * jnp.diag(jacobian), 1 - jnp.exp(2 * lam) * _variance(PROBLEM.mixture, x, t, None, 1.0)
+    x = alpha * mixture.draw(law, key) + sigma * jax.random.normal(key, (2,))
+    jacobian = jax.jacfwd(lambda x: denoiser(x, t, None, 1.0)[1])(x)
+    return sigma * jnp.diag(jacobian), 1 - jnp.exp(2 * lam) * _variance(law, x, t, None, 1.0)
 
 
 @pytest.mark.x64
 def test_scaled_jacobian_of_noise_is_one_minus_scaled_posterior_variance(key):
-    found, expected = _both_sides(key, np.array([0.9, 0.4, 0.1, 0.01]))
+    found, expected = _both_sides(PROBLEM.mixture, DENOISER, key, np.array([0.9, 0.4, 0.1, 0.01]))
     np.testing.assert_allclose(found, expected, atol=1e-9)
 
 
