@@ -189,7 +189,8 @@ for eps in (1e-6, 1e-3, 0.1, 1.0, 2.0):
 #
 # The learner needs states at the nodes, whoever measured them. Here a model of an aircraft's pitch (Vrabie and Lewis
 # 2009) is flown by SciPy, in NumPy alone; the problem that the learner is given has NaN for the drift. Twelve stretches
-# of `DELTA` from random states a policy, six policies, five nodes each; the judge is SciPy's Riccati solver.
+# of `DELTA` from random states a policy, six policies, five nodes each; the judge is SciPy's Riccati solver. From the
+# same flights Simpson's values are two thousand times as accurate as the trapezoid's, and Gauss' exact to rounding.
 
 # %%
 F = np.array([[-1.01887, 0.90506, -0.00215], [0.82225, -1.07741, -0.17555], [0.0, 0.0, -1.0]])
