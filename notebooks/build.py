@@ -16,8 +16,9 @@ def build(source: pathlib.Path) -> None:
     notebook = jupytext.read(source)
     notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
     ExecutePreprocessor(timeout=600, kernel_name="python3").preprocess(notebook, {"metadata": {"path": str(HERE)}})
-    for cell in notebook.cells:
-        cell.metadata.pop("execution", None)  # wall-clock stamps would change the file at every build
+    for number, cell in enumerate(notebook.cells):  # wall-clock stamps and random names would change at every build
+        cell.metadata.pop("execution", None)
+        cell["id"] = f"cell-{number}"
     text = nbformat.writes(notebook)
     if len(text) > LIMIT:
         raise SystemExit(f"{source.name}: the executed notebook has {len(text)} bytes, more than {LIMIT}")

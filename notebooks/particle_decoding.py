@@ -29,10 +29,12 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 import optax
+from flax import linen
 from jax.tree_util import Partial
 
 from jaxsci import check, nn
 from jaxsci.core import train
+from jaxsci.core.protocols import SequenceModel
 from jaxsci.smc import decoding
 
 FAST = os.environ.get("JAXSCI_FAST") == "1"
@@ -160,6 +162,63 @@ print(f"network with its caches against the tree read off it: {same:.0%} of the 
 # The network's caches travel with its particles, and the tree that was read off it draws the same tokens, so the
 # sweeps below run on the tree.
 #
+# ## A model of your own
+#
+# Whatever gives logits token by token is a `SequenceModel`: here a recurrent cell of flax, trained on the same
+# sequences, whose state is its carry and the logits that it just gave. The reward is that of above.
+
+
+# %%
+class Recurrent(linen.Module):
+    """A gated recurrent unit and a layer on top."""
+
+    @linen.compact
+    def __call__(self, carry, token):
+        carry, h = linen.GRUCell(32)(carry, jax.nn.one_hot(token, V + 1))
+        return carry, linen.Dense(V)(h)
+
+
+cell = Recurrent()
+
+
+def read(weights, tokens):
+    carry, logits = jax.lax.scan(functools.partial(cell.apply, weights), jnp.zeros(32), tokens)
+    return logits, carry
+
+
+def cell_loss(weights, tokens, key):
+    logits, _ = jax.vmap(functools.partial(read, weights))(tokens[:, :-1])
+    return optax.softmax_cross_entropy_with_integer_labels(logits, tokens[:, 1:]).mean()
+
+
+start = cell.init(jax.random.key(6), jnp.zeros(32), 0)
+fit = {"optimizer": optax.adam(1e-2), "num_steps": 5 if FAST else 600}
+weights = check(train.run(jax.random.key(7), cell_loss, start, Partial(batch, solutions), **fit)).value
+
+
+def from_prompt(weights, prompt):
+    logits, carry = read(weights, prompt)
+    return carry, logits[-1]
+
+
+def last_logits(state):
+    return state[1]
+
+
+def one_more(weights, state, token):
+    return cell.apply(weights, state[0], token)
+
+
+own = SequenceModel(Partial(from_prompt, weights), last_logits, Partial(one_more, weights))
+by_own = check(decoding.particle_filter(jax.random.key(8), own, shifted, jnp.array([BEGIN]), num_particles=256,
+                                        max_tokens=DEPTH)).value  # fmt: skip
+share = np.exp(np.asarray(by_own.log_weights)) / 256 @ right[np.asarray(by_own.tokens) @ places]
+logits, _ = jax.vmap(functools.partial(read, weights))(everything)
+chosen = np.take_along_axis(np.asarray(jax.nn.log_softmax(logits)), digits[..., None], axis=-1)
+alone = np.exp(chosen.sum(axis=(1, 2)))[right].sum()
+print(f"the recurrent cell is right with probability {alone:.3f}, its particles with the reward {share:.3f}")
+
+# %% [markdown]
 # ## The error falls as one over the number of particles
 #
 # The law that the filter aims at, $p(s)\,\prod_t w(r_t) / Z$, is known leaf by leaf.
@@ -198,6 +257,8 @@ slope = np.polyfit(np.log(sizes), np.log(errors), 1)[0]
 ax = axes("particles", "squared error", f"distance to the exact law: slope {slope:.2f}")
 ax.loglog(sizes, errors, "o-", color=BLUE)
 ax.loglog(sizes, errors[0] * sizes[0] / np.array(sizes), "--", color=GREY, label="1/N")
+ax.set_xticks(sizes, labels=[str(num) for num in sizes])
+ax.minorticks_off()
 ax.legend(frameon=False)
 plt.show()
 
@@ -323,7 +384,8 @@ for cost, colour in ((0.0, BLUE), (0.7, GREEN), (1.0, RED), (2.0, GREY)):
     ax.plot(np.arange(1, attempts + 1), laws[1].reward, color=colour, ls=":", lw=1)
     best = int(laws[0].best)
     ax.plot(best, laws[0].reward[best - 1], "o", color=colour)
-ax.legend(frameon=False, fontsize=8, title="dotted: as published")
+ax.set_xticks((1, 5, 10, 15, 20))
+ax.legend(frameon=False, fontsize=8, title="dotted: as published", loc="center left", bbox_to_anchor=(1, 0.5))
 plt.show()
 
 # %% [markdown]

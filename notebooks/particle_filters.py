@@ -33,6 +33,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from jax.tree_util import Partial
 from matplotlib.colors import BoundaryNorm
+from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 
 from jaxsci import check, explain, smc, sweep
 
@@ -53,6 +54,8 @@ def axes_of_time(ylabel, title, height=3.0):
     _, ax = plt.subplots(figsize=(8, height), layout="constrained")
     ax.set_title(title, loc="left", fontsize=11)
     ax.set_ylabel(ylabel)
+    ax.xaxis.set_major_locator(locator := AutoDateLocator())
+    ax.xaxis.set_major_formatter(ConciseDateFormatter(locator, show_offset=False))
     ax.spines[["top", "right"]].set_visible(False)
     return ax
 
@@ -208,8 +211,8 @@ ax = axes_of_time("effective sample size / N", "share of the cloud that counts: 
 for name, color in (("bootstrap", RED), ("guided", BLUE)):
     ax.plot(date, np.asarray(results[name].history.ess) / NUM, color=color, label=name)
 ax.axhline(0.5, color=GREY, linestyle=":", label="below this the filter resamples")
-ax.set_ylim(0, 1.05)
-ax.legend(frameon=False, ncols=3, loc="lower left")
+ax.set_ylim(0, 1.3)
+ax.legend(frameon=False, ncols=3, loc="upper left")
 plt.show()
 for name, result in results.items():
     ess = np.asarray(result.history.ess) / NUM
@@ -326,7 +329,7 @@ ax.scatter(
 ax.plot(PUBLISHED.sigma, PUBLISHED.rho, "*", color=RED, markersize=14, label="Pitt and Shephard (1999)")
 ax.set(xlabel="noise σ of the log-variance", ylabel="persistence ρ", xlim=SIGMA, ylim=RHO)
 ax.set_title("how likely are the returns? dashed: exact", loc="left", fontsize=11)
-ax.legend(loc="lower left", fontsize=9, facecolor="#333333", labelcolor="white", framealpha=0.8)
+ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=2, fontsize=9, facecolor="#777777", labelcolor="white")
 plt.show()
 
 # %% [markdown]
@@ -362,7 +365,8 @@ for (mean, spread), color, name in (
     ax.fill_between(date[near], low[near], high[near], color=color, alpha=0.25)
     ax.plot(date[near], np.exp(mean / 2)[near], color=color, label=name)
 ax.axvspan(date[gap.start], date[gap.stop - 1], color="#F5E9D6", zorder=0, label="no data")
-ax.legend(frameon=False, loc="upper left")
+ax.set_ylim(top=1.4)
+ax.legend(frameon=False, ncols=3, loc="upper left")
 plt.show()
 
 # %% [markdown]

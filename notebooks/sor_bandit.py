@@ -24,6 +24,9 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 from jax.tree_util import Partial
+from scipy.sparse import csgraph
+from sklearn.datasets import load_digits
+from sklearn.neighbors import kneighbors_graph
 
 from jaxsci import bandits, check, linear, plot, sweep
 from jaxsci.core.static import bind
@@ -50,10 +53,13 @@ def count(key, omega, shift):
 space = sweep.product(omega=np.linspace(1.0, 1.95, GRID), shift=[-0.15, 0.0, 0.45], key=sweep.keys(4))
 counts = check(sweep.run(count, space, progress=False))
 ax = plot.lines(counts["iterations"], x="omega", by="shift", over="key", log="y", title="SOR, tolerance 1e-8")
+lines = ax.get_lines()
 shifts = counts["shift"].values
 young = np.asarray(linear.theory.young_omega(linear.theory.laplacian_radius((10, 10), shifts)))
-for best in young:
-    ax.axvline(best, color="grey", linestyle=":", linewidth=1)
+for best, shift, line in zip(young, shifts, lines):
+    colour = {"color": line.get_color()}
+    ax.axvline(best, linestyle=":", linewidth=1, **colour)
+    ax.annotate(f"c = {shift:g}", (best, 0.95), (4, 0), ("data", "axes fraction"), "offset points", **colour)
 plt.show()
 
 # %% [markdown]
@@ -91,7 +97,10 @@ def sequence(key, policy):
 labels = sweep.stack({name: i for i, name in enumerate(POLICIES)}, dims=("policy",))
 dims = {name: ("round",) for name in ("cost", "omega", "context")}
 runs = check(sweep.run(sequence, sweep.product(policy=labels, key=sweep.keys(SEEDS)), dims=dims, progress=False))
-plot.regret(runs["cost"], baseline="fixed ω = 1.8", over="key", kind="ratio", title="iterations so far / fixed ω = 1.8")
+ax = plt.subplots(figsize=(7.2, 4.4), dpi=125, layout="constrained")[1]
+ax.set_ylim(0.5, 3)  # the first few rounds are above
+title = "iterations so far / fixed ω = 1.8"
+plot.regret(runs["cost"], baseline="fixed ω = 1.8", over="key", kind="ratio", title=title, ax=ax)
 plt.show()
 
 # %% [markdown]
@@ -100,14 +109,14 @@ plt.show()
 
 # %%
 last = runs.isel(key=0, round=slice(2 * ROUNDS // 3, None))
-fig, ax = plt.subplots(figsize=(7, 4))
+fig, ax = plt.subplots(figsize=(7, 4), layout="constrained")
 for name, colour in (("Tsallis-INF", "#E69F00"), ("ChebCB", "#0072B2")):
     one = last.sel(policy=name)
     ax.plot(one["context"], one["omega"], ".", markersize=4, color=colour, label=name)
 grid = np.linspace(-0.15, 0.45, 200)
 ax.plot(grid, linear.streams.laplacian_omega(0, grid, shape=(10, 10)), "k-", label="Young's ω*")
 ax.set(xlabel="context: shift c", ylabel="chosen ω")
-ax.legend()
+fig.legend(loc="outside upper center", ncols=3, frameon=False, markerscale=2)
 plt.show()
 
 # %% [markdown]
@@ -138,6 +147,36 @@ if not FAST:
     without = float(total.sel(policy="Tsallis-INF") / total.sel(policy="fixed ω = 1.8"))
     print(f"Tsallis-INF spends {without:.2f} times what ω = 1.8 does")
     assert 1.2 < without < 1.4
+
+# %% [markdown]
+# ## A matrix of your own
+#
+# Nothing above knows where the matrix comes from. Here it is a graph of scikit-learn's: the 1797 handwritten digits,
+# each joined to its eight nearest. A tenth of them keep their labels, and the rest get the harmonic extension, a system
+# with the graph's Laplacian (SciPy's) on the unlabelled ones, for each class (Zhu, Ghahramani and Lafferty 2003). The
+# right ω saves three quarters of the iterations, and 98 % of the unlabelled digits come out right.
+
+# %%
+images, labels = load_digits(return_X_y=True)
+near = kneighbors_graph(images, 8)
+laplacian = csgraph.laplacian(near.maximum(near.T)).tocsr()
+known = np.random.default_rng(0).random(len(labels)) < 0.1
+mine = linear.interop.from_scipy(laplacian[~known][:, ~known])
+classes = jnp.asarray(-(laplacian[~known][:, known] @ np.eye(10)[labels[known]]).T)
+
+
+def extend(omega, b):
+    return linear.solve(mine, b, method=linear.methods.sor(omega), tol=1e-8)
+
+
+omegas = np.linspace(1.0, 1.95, GRID)
+steps = check(jax.jit(jax.vmap(extend, (0, None)))(omegas, classes[0])).steps
+least = omegas[int(jnp.argmin(steps))]
+found = check(jax.jit(jax.vmap(extend, (None, 0)))(least, classes)).value
+print(f"{steps[0]} iterations at ω = 1, {min(steps)} at the best of the grid, {least:.3g}")
+right = np.mean(np.argmax(found, axis=0) == labels[~known])
+print(f"{known.sum()} labels known, {right:.1%} of the other {(~known).sum()} right")
+assert right > 0.97
 
 # %% [markdown]
 # **Take away.** With a context, tuning online beats one good parameter for all; without one, Tsallis-INF spends

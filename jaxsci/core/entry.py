@@ -27,6 +27,8 @@ import types
 from collections.abc import Callable
 from typing import Any
 
+from jaxsci.core import _written
+
 _OWN = {"jaxsci", "pallas_kernels"}
 # Whose frames are nobody's: errors pass through them, and calls come through them (vmap, scan, partial).
 _LIBRARIES = set(
@@ -64,6 +66,8 @@ def hold(namespace: dict[str, Any], *names: str) -> None:
     for name in names:
         if is_plain_callable(value := namespace.get(name)):
             namespace[name] = guarded(value, namespace["__name__"], name)
+        elif isinstance(value, type) and hasattr(value, "_fields") and "__signature__" not in vars(value):
+            value.__signature__ = _written.signature(value)  # records show their fields' aliases, too
 
 
 def is_plain_callable(value: Any) -> bool:
@@ -97,7 +101,8 @@ _made: dict[int, tuple[Callable, Callable]] = {}  # by the identity of the funct
 def guarded(function: Callable, module: str, name: str) -> Callable:
     """`function` with an explanation of its failures; always the same wrapper for the same function.
 
-    Signature, documentation and pickling are those of a function `name` of `module`. What a jitted function offers
+    Signature, documentation and pickling are those of a function `name` of `module`; printed, the signature shows the
+    aliases of the source (`jaxsci/core/_written.py`). What a jitted function offers
     beside the call (`lower`, ...) is offered by the wrapper, too.
 
     Args:
@@ -124,6 +129,8 @@ def guarded(function: Callable, module: str, name: str) -> Callable:
     source = getattr(inspect.unwrap(function), "__globals__", wrapper.__globals__)
     wrapper = types.FunctionType(_CODE, source, name, None, wrapper.__closure__)
     functools.update_wrapper(wrapper, function, updated=())
+    if (signature := _written.signature(function)) is not None:
+        wrapper.__signature__ = signature
     wrapper.__module__, wrapper.__qualname__, wrapper.__name__ = module, name, name
     for offered in ("lower", "trace", "eval_shape", "clear_cache", "cache_clear", "cache_info"):
         if hasattr(function, offered):

@@ -92,15 +92,11 @@ def regret(
     ax.axhline(float(kind == "ratio"), color=_style.GREY, linewidth=1, linestyle="--", zorder=1)
     rounds = array.coords[x] + 1 if plain else array.coords[x]
     ends = draw_bands(ax, rounds, relative, policies, band="quantile" if over else None, leave_out=unseen)
-    text = ax.annotate(
-        name, (rounds[0], float(kind == "ratio")), color=_style.GREY, fontsize=_style.FONT - 1, xytext=(4, -3),
-        textcoords="offset points", va="top",
-    )  # fmt: skip
+    ends.append((rounds[-1], float(kind == "ratio"), name, _style.GREY))
     of = array.label or "cost"
     ylabel = f"cumulative {of} {'relative to' if kind == 'ratio' else 'in excess of'} {name}"
     if over:
         ylabel += f"\n(mean, 5–95 % over {', '.join(over)})"
     _style.finish(ax, xlabel=array.dim_labels[x], ylabel=ylabel, title=title)
     _style.direct_labels(ax, ends)
-    _style.untangle(ax, [text])
     return ax

@@ -17,6 +17,7 @@ FONT = 10.0
 SIZE = (7.2, 4.4)  # inches; at DPI 125 a figure is 900 pixels wide
 DPI = 125
 _MOST_MOVES = 8  # lines of text up or down
+_LEAD = 16  # points from the end of a line to a label that had to move
 
 
 class Labelled(NamedTuple):
@@ -125,7 +126,10 @@ def finish(ax, *, xlabel: str, ylabel: str, title: str | None, log: str = "") ->
 
 
 def direct_labels(ax, entries: Sequence[tuple[Any, Any, str, str]]) -> None:
-    """Write (x, y, text, colour) to the right of the ends of lines, moved apart where they would overlap."""
+    """Write (x, y, text, colour) to the right of the ends of lines, moved apart where they would overlap.
+
+    Where a label had to move by half a line of text or more, thin lines lead from the ends to the labels.
+    """
     entries = [(ax.convert_xunits(x), *rest) for x, *rest in entries if rest[1] and np.isfinite(rest[0])]  # dates too
     if not entries:
         return
@@ -136,12 +140,32 @@ def direct_labels(ax, entries: Sequence[tuple[Any, Any, str, str]]) -> None:
     ends = sorted((*ax.transData.transform((x, y)), text, color) for x, y, text, color in entries)
     ends.sort(key=lambda end: end[1])
     heights = _apart([end[1] for end in ends], gap, *ax.get_window_extent().intervaly)
-    for (x, y, label, color), height in zip(ends, heights):
+    led = any(abs(height - y) > gap / 2 for (_, y, *_), height in zip(ends, heights))
+    places = [
+        (ax.transData.inverted().transform((x, y)), ((right - x) * points + 5 + led * _LEAD, (height - y) * points))
+        for (x, y, *_), height in zip(ends, heights)
+    ]
+    for (end, shift), (*_, color) in zip(places if led else (), ends):
+        _lead(ax, end, shift, color)
+    for (end, shift), (*_, label, color) in zip(places, ends):
         ax.annotate(
-            label, ax.transData.inverted().transform((x, y)), fontsize=FONT, color=color, va="center",
-            xytext=((right - x) * points + 5, (height - y) * points), textcoords="offset points", annotation_clip=False,
+            label, end, fontsize=FONT, color=color, va="center", xytext=shift, textcoords="offset points",
+            annotation_clip=False,
             bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5, "alpha": 0.8},  # a line behind it stops there
         )  # fmt: skip
+
+
+def _lead(ax, end, shift, color):
+    """A thin line from a point of the data to a place some points (1/72 inch) away from it."""
+    patches, transforms = (
+        extras.require(f"matplotlib.{module}", "plot", "plot.lines") for module in ("patches", "transforms")
+    )
+    inches = transforms.ScaledTranslation((shift[0] - 1) / 72, shift[1] / 72, ax.figure.dpi_scale_trans)
+    line = patches.ConnectionPatch(
+        end, end, ax.transData, ax.transData + inches, arrowstyle="-", color=color, linewidth=0.7, clip_on=False
+    )
+    line.set_in_layout(False)  # the label that it leads to is
+    ax.add_artist(line)
 
 
 def _apart(heights: Sequence[float], gap: float, bottom: float, top: float) -> np.ndarray:

@@ -3,6 +3,7 @@
 import functools
 import inspect
 import pickle
+import pydoc
 import types
 
 import jax
@@ -279,6 +280,37 @@ def test_signature_documentation_and_names():
     assert inspect.getsource(gp.condition).startswith(("@", "def condition"))
     assert entry.guarded(ours.add, "jaxsci.other", "add") is ours.add is entry.guarded(PLAIN["add"], "a", "b")
     assert ours.Pair is PLAIN["Pair"] and ours.kept is PLAIN["kept"] and list(ours.kept(1)) == [1]
+
+
+def test_signatures_print_the_aliases_of_the_source():
+    """Of every function and record of ours; modules of equinox print what equinox makes of them."""
+    spelt_out, longest = {}, 0
+    for name, value in registry.public_names().items():
+        record = isinstance(value, type) and hasattr(value, "_fields")
+        if name.startswith("pallas_kernels.") or not (entry.is_guarded(value) or record):
+            continue
+        signature = inspect.signature(value)
+        if any(word in str(signature) for word in ("Union[", "jaxlib", "typing.", "numpy.", "<class")):
+            spelt_out[name] = str(signature)
+        for p in signature.parameters.values():
+            if p.annotation is not p.empty:
+                longest = max(longest, len(str(p.replace(default=p.empty))) - len(f"{p.name}: "))
+    assert not spelt_out
+    assert longest <= 80  # characters of an annotation; the longest is a choice of three kinds of models
+
+
+def test_a_printed_signature_holds_the_annotations_of_the_function():
+    signature = inspect.signature(gp.condition)
+    assert "y: Float[ArrayLike, 'n']" in pydoc.plain(pydoc.render_doc(gp.condition))
+    y = signature.parameters["y"]
+    assert str(y) == "y: Float[ArrayLike, 'n']"  # IPython prints one after the other
+    assert y.annotation == inspect.unwrap(gp.condition).__annotations__["y"]
+    assert str(y.replace(annotation=int)) == "y: int"
+    held = inspect.signature(functools.partial(gp.condition, size=3)).parameters["size"]
+    assert str(held) == "size: int | None = 3"
+    assert str(inspect.signature(smc.State)).startswith("(cloud: Cloud, eves: Int[Array, 'N'], ")
+    made = eval("lambda x, y=1: x")  # without a source
+    assert str(inspect.signature(entry.guarded(made, "jaxsci.room", "made"))) == "(x, y=1)"
 
 
 def test_pickling():

@@ -7,6 +7,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import xarray
+from matplotlib.colors import same_color
+from matplotlib.patches import ConnectionPatch
 
 from jaxsci import plot
 
@@ -117,6 +119,21 @@ def test_many_labels_are_apart_and_stay_within_the_axes(ends):
     # labels stand in the order of their lines
     order = sorted(boxes, key=lambda name: boxes[name].y0)
     assert [ends[int(name)] for name in order] == sorted(ends)
+
+
+def test_lines_lead_to_the_labels_that_had_to_move():
+    ends = np.array([1.0, 1.001, 1.002, 1.003, 5.0])
+    ax = plot.lines(xarray.DataArray(np.outer(ends, [1.0, 1.0]), dims=("m", "x")), by="m")
+    boxes, leads = _boxes(ax), [patch for patch in ax.patches if isinstance(patch, ConnectionPatch)]
+    assert len(leads) == len(ends)
+    for lead, end, (name, box) in zip(leads, ends, sorted(boxes.items(), key=lambda item: item[1].y0)):
+        (first, last), color = lead.get_path().vertices[[0, -1]], dict(zip("01234", ax.get_lines()))[name].get_color()
+        first, last = lead.get_transform().transform([first, last])
+        np.testing.assert_allclose(first, ax.transData.transform((1.0, end)), atol=4)  # pixels
+        np.testing.assert_allclose(last, (box.x0, (box.y0 + box.y1) / 2), atol=4)
+        assert same_color(lead.get_edgecolor(), color)
+    far = plot.lines(xarray.DataArray(np.outer([1.0, 5.0], [1.0, 1.0]), dims=("m", "x")), by="m")
+    assert not far.patches  # where labels stand at their lines there is nothing to lead to
 
 
 def test_grey_words_give_way(rng):
