@@ -1,6 +1,7 @@
 """Errors on the way into the library: who is blamed, who is not, and what the wrapper leaves as it was."""
 
 import functools
+import importlib
 import inspect
 import pickle
 import types
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.tree_util import Partial
+from jaxtyping import install_import_hook
 
 import registry
 from jaxsci import bandits, core, gp, quadrature, smc
@@ -308,3 +310,14 @@ def test_one_trace_and_the_jitted_objects_offers():
     assert len(traces) == 1 and counted.lower(X).compile() is not None and counted.eval_shape(X).shape == (3,)
     assert jax.jit(ours.branch, static_argnames="flag")(X, flag=True).shape == (3,)
     assert jax.vmap(ours.jitted)(BATCH).shape == (2,) and jax.grad(ours.jitted)(X).shape == (3,)
+
+
+def test_under_a_hook_that_checks_types(tmp_path, monkeypatch):
+    """The hook decorates the wrapper too, as every function of its module; wrapped functions answer as before."""
+    (tmp_path / "hooked_entry.py").write_text(inspect.getsource(entry))
+    monkeypatch.syspath_prepend(tmp_path)
+    with install_import_hook("hooked_entry", "beartype.beartype"):
+        hooked = importlib.import_module("hooked_entry")
+    assert hasattr(hooked.guarded, "__wrapped__"), "the hook did not run"
+    counted = hooked.guarded(jax.jit(lambda x: x + 1), "jaxsci.made_up", "hooked")
+    assert np.array_equal(counted(X), X + 1) and hooked.is_guarded(counted)
