@@ -2,6 +2,11 @@
 
 ALLOWED: tuple[tuple[str, str], ...] = (
     ("jaxsci.gp.append['gp'].chol", "the caller's own factor is handed on, with one more row"),
+    ("jaxsci.gp.append['gp'].x: ", "the caller's own inputs are handed on, with one more row"),
+    (
+        "jaxsci.diffusion.correctors.sample['beta']: tiny -> .variance_ratio",
+        "powers so small that the cloud's variance has no limit: variance_ratio is inf, as documented",
+    ),
     (
         "jaxsci.diffusion.step[",
         "the status of a state tells of the states before it; the next step or finish judges it",

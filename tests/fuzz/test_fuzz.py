@@ -39,6 +39,7 @@ FOUND = (
     ("jaxsci.rl.three_body.start", "['corners']", "zero"),
     ("jaxsci.smc.log_z_variance", "['result'].value.log_weights", "huge"),
     ("jaxsci.pfn.bars.mixture", "['borders']", "nan"),
+    ("jaxsci.pfn.curves.evaluate", "['runs']", "inf"),
     ("jaxsci.pfn.curves.normalize", "['normalizer'].soft[1]", "inf"),
     ("jaxsci.pfn.curves.predict", "['model'].params['encoder_x']['bias']", "nan"),
     ("jaxsci.pfn.curves.stretch", "['start']", "-inf"),
