@@ -118,7 +118,7 @@ for _bit, _name, _cause, _remedy in (
     register("core", _bit, _name, _cause, _remedy)
 
 
-def flag(condition, bit: int) -> Int[Array, "..."]:
+def flag(condition, bit: int | Int[Array, ""]) -> Int[Array, "..."]:
     """`bit` where `condition` holds, else 0, as int32 of its shape.
 
     Example:
