@@ -216,6 +216,7 @@ def test_bad_runs_and_orders():
     runs = jnp.asarray([[0.1, 0.2], [0.3, jnp.nan]])
     found = curves.evaluate(runs, jnp.array([0, 0]), curves.no_stop(), budget=3)
     assert int(found.status) == status.NONFINITE_INPUT | status.OUT_OF_RANGE
+
     def found_of(runs, best=None):
         return curves.evaluate(jnp.asarray(runs, jnp.float32), jnp.arange(2), curves.no_stop(), budget=4, best=best)
 
