@@ -79,8 +79,11 @@ def loop(x: PyTree):
 def kept(x):
     yield x
 
+def set_up(x, y, *, kind):
+    return x + y if kind == "sum" else x - y
+
 __all__ = ["Pair", "add", "apply", "both", "branch", "jitted", "kept", "loop", "nested", "opens", "own", "repeat",
-           "scaled", "total", "words"]
+           "scaled", "set_up", "total", "words"]
 '''
 ours = types.ModuleType("jaxsci.made_up")
 exec(compile(_SOURCE, "made_up.py", "exec"), vars(ours))
@@ -137,6 +140,13 @@ def test_the_argument_is_named(call, words):
     error = refused(call)
     assert words in "\n".join([str(error), *getattr(error, "__notes__", ())]), (error, notes(error))
     assert isinstance(error, (TypeError, ValueError))
+
+
+def test_where_several_could_be_meant_none_is_blamed():
+    """Of two Nones neither is known to be wrong; text that sets a keyword is what the room calls its options."""
+    for call in (lambda: ours.set_up(None, None, kind="sum"), lambda: ours.set_up(X, Y, kind="sum")):
+        assert "made_up.set_up was called with x=" in notes(refused(call))[0]
+    assert "made_up.set_up: y must be arrays and numbers, got None" in str(refused(ours.set_up, X, None, kind="sum"))
 
 
 def test_the_first_error_is_the_cause():

@@ -210,7 +210,7 @@ def _predictive(survival, delta, schedule, y, num_observed, y_best):
         return ask()
     if schedule.shape != y.shape:
         raise ValueError(
-            f"curves.predictive: schedule must have an entry for each epoch {y.shape}, got {schedule.shape}"
+            f"curves.predictive: y must have an entry for each epoch of the schedule, {schedule.shape}, got {y.shape}"
         )
     return jax.lax.cond(schedule[num_observed - 1], ask, lambda: jnp.zeros((), bool))
 
