@@ -4,9 +4,12 @@
 `wrong_calls` makes the usual mistakes with them, one argument at a time; `verdict` reads the error.
 """
 
+import contextlib
 import inspect
 import re
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -23,13 +26,14 @@ VERDICTS = ("accepted", "named", "own words", "callback", "note", "bare", "blame
 
 
 class Call(NamedTuple):
-    """One good call: a public name and the arguments that its entry passes."""
+    """One good call: a name, the arguments that its entry passes, and those of them that no user gives."""
 
     name: str
     function: Callable
     args: tuple
     kwargs: dict
     compiled: bool
+    added: frozenset[str] = frozenset()
 
 
 class Wrong(NamedTuple):
@@ -44,13 +48,13 @@ class _Recorded(BaseException):
     """Stops an entry at the call that was to be recorded."""
 
 
-def _spied(wrapper: Callable, spy: Callable[[tuple, dict], None]) -> Callable[[], None]:
-    """`spy` sees the arguments of every call of a guarded function that comes from outside; returns what undoes it."""
+def spied(wrapper: Callable, spy: Callable[[tuple, dict], None], outside: bool = True) -> Callable[[], None]:
+    """`spy` sees the arguments of every call of a guarded function, of those from `outside` alone; what undoes it."""
     cell = wrapper.__closure__[wrapper.__code__.co_freevars.index("function")]
     function = cell.cell_contents
 
     def watching(*args, **kwargs):
-        if sys._getframe(2).f_globals.get("__name__", "").partition(".")[0] not in registry.PACKAGES:
+        if not outside or sys._getframe(2).f_globals.get("__name__", "").partition(".")[0] not in registry.PACKAGES:
             spy(args, kwargs)
         return function(*args, **kwargs)
 
@@ -62,8 +66,11 @@ def _spied(wrapper: Callable, spy: Callable[[tuple, dict], None]) -> Callable[[]
     return undo
 
 
-def recorded(name: str, function: Callable, registered, key, dtype: str = "float32") -> Call | None:
-    """The first good call of the public `name` in its entry, None where the entry makes none that can be caught."""
+def recorded(name: str, function: Callable, registered, key, dtype: str = "float32", folder=None) -> Call | None:
+    """The first good call of the public `name` in its entry, None where the entry makes none that can be caught.
+
+    A driver works in `folder`, which must stay while the call is made again.
+    """
     kept = []
 
     def spy(args, kwargs):
@@ -72,7 +79,7 @@ def recorded(name: str, function: Callable, registered, key, dtype: str = "float
 
     if not entry.is_guarded(function):
         return None
-    undo = _spied(function, spy)
+    undo = spied(function, spy)
     try:
         if isinstance(registered, contracts.Compiled):
             made, args = registered.make(key, np.dtype(dtype))
@@ -82,6 +89,8 @@ def recorded(name: str, function: Callable, registered, key, dtype: str = "float
             made(*args)
         elif isinstance(registered, contracts.Family):
             registered.check(key, dtype)
+        elif isinstance(registered, contracts.Driver) and (works := registered.works or registered.resume):
+            works(folder)
     except _Recorded:
         pass
     finally:
@@ -134,7 +143,8 @@ def _wrong_values(value) -> Iterator[tuple[str, Any]]:
 def wrong_calls(call: Call) -> list[Wrong]:
     """The usual mistakes made with each argument of a good call."""
     bound = inspect.signature(call.function).bind(*call.args, **call.kwargs)
-    plain = [n for n in bound.arguments if bound.signature.parameters[n].kind in (1, 3, 0)]
+    given = [n for n in bound.arguments if n not in call.added]
+    plain = [n for n in given if bound.signature.parameters[n].kind in (1, 3, 0)]
     found = []
 
     def with_(changes):
@@ -174,13 +184,39 @@ def _form(value):
     return jax.tree.structure(value), [(jnp.shape(a), getattr(a, "dtype", type(a))) for a in jax.tree.leaves(value)]
 
 
+class _TooLong(BaseException):
+    """A call that still runs was not refused."""
+
+
+@contextlib.contextmanager
+def _limit(seconds: float = 5.0):
+    """End what computes longer: a driver that took a wrong argument for a right one."""
+
+    def ended(*_):
+        raise _TooLong
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGPROF, ended)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
+
+
 # --- reading the answer ------------------------------------------------------------------------------------
 
 
 def verdict(call: Call, wrong: Wrong) -> tuple[str, str]:
     """One of `VERDICTS` about the error of a wrong call, and its text."""
     try:
-        result = wrong.run()
+        with _limit():
+            result = wrong.run()
+    except _TooLong:
+        return "accepted", ""
     except Exception as error:
         return read(error, call, wrong.arguments)
     if wrong.mistake == "complex" and not any(
@@ -203,6 +239,8 @@ def read(error: Exception, call: Call, arguments: tuple[str, ...]) -> tuple[str,
         return ("named" if who & set(arguments) else "blamed"), text
     if "ours" in owners and "user" in owners[owners.index("ours") :]:
         return "callback", text
+    if isinstance(error, OSError):  # of the machine, about the file that was named
+        return "own words", text
     if owners[-1] == "ours" and _raises(error):
         if words & set(arguments):
             return "named", text

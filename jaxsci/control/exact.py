@@ -14,7 +14,7 @@ from jaxtyping import ArrayLike, Float
 
 from jaxsci.control.simulate import Path, increments
 from jaxsci.core import entry, keys, status, tree
-from jaxsci.core.types import KeyArray, as_real, float_dtype
+from jaxsci.core.types import KeyArray, Scalar, as_real, float_dtype
 
 # Below this size of z the quotient (1 - exp(-z)) / z is summed as a series, right to rounding in float64.
 _SMALL = 1e-3
@@ -27,7 +27,7 @@ def brownian(
     x0: Float[ArrayLike, "*d"],
     *,
     num_steps: int,
-    dt: ArrayLike,
+    dt: Scalar,
     drift: ArrayLike = 0.0,
     volatility: ArrayLike = 1.0,
 ) -> Path:
@@ -66,7 +66,7 @@ def geometric_brownian(
     x0: Float[ArrayLike, "*d"],
     *,
     num_steps: int,
-    dt: ArrayLike,
+    dt: Scalar,
     drift: ArrayLike = 0.0,
     volatility: ArrayLike = 1.0,
 ) -> Path:
@@ -101,7 +101,7 @@ def ornstein_uhlenbeck(
     x0: Float[ArrayLike, "*d"] | None = None,
     *,
     num_steps: int,
-    dt: ArrayLike,
+    dt: Scalar,
     rate: ArrayLike = 1.0,
     mean: ArrayLike = 0.0,
     volatility: ArrayLike = 1.0,

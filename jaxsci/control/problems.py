@@ -14,11 +14,11 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from jaxsci.core import entry, tree
 from jaxsci.core.static import as_partial
-from jaxsci.core.types import as_scalar
+from jaxsci.core.types import Scalar, as_scalar
 
 
 class SDE(NamedTuple):
@@ -71,8 +71,8 @@ def sde(
     terminal: Callable | None = None,
     *,
     args: PyTree = None,
-    discount: ArrayLike = 0.0,
-    horizon: ArrayLike = jnp.inf,
+    discount: Scalar = 0.0,
+    horizon: Scalar = jnp.inf,
 ) -> SDE:
     """A stochastic control problem.
 
@@ -115,8 +115,8 @@ def ode(
     terminal: Callable | None = None,
     *,
     args: PyTree = None,
-    discount: ArrayLike = 0.0,
-    horizon: ArrayLike = jnp.inf,
+    discount: Scalar = 0.0,
+    horizon: Scalar = jnp.inf,
 ) -> ODE:
     """A deterministic control problem; arguments as in `sde`.
 

@@ -26,7 +26,7 @@ from jaxsci.control.integral._problem import Matrix, checked_matrices, cost_trou
 from jaxsci.core import entry, loops, status, tree
 from jaxsci.core.precision import matmul, tensordot
 from jaxsci.core.static import check_size
-from jaxsci.core.types import as_count, as_real, concrete, require_double
+from jaxsci.core.types import Scalar, as_count, as_real, concrete, require_double
 
 _SOLVED = 1e-8  # largest residual of the Riccati equation relative to its terms that `solve` accepts
 _AT_REST = 1e-6  # real parts above minus this share of the fastest mode: double precision cannot tell them from 0
@@ -189,11 +189,11 @@ def integral_fixed_point(
     Q: Matrix,
     R: Matrix,
     rule: tuple[ArrayLike, ArrayLike],
-    interval: ArrayLike,
+    interval: Scalar,
     *,
     K0: Matrix | None = None,
-    tol: ArrayLike = 1e-13,
-    max_steps: ArrayLike = 50,
+    tol: Scalar = 1e-13,
+    max_steps: Scalar = 50,
     allow_float32: bool = False,
 ) -> FixedPoint:
     r"""Where integral policy iteration with a rule ends: discrete Lyapunov equations, no trajectory, no conditioning.

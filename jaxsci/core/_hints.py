@@ -33,7 +33,8 @@ def misfit(function, bound: inspect.BoundArguments, error: Exception) -> str | N
     hints = _hints(function)
     given = list(_given(bound, hints))
     alone = {name for name, value, hint, _ in given if _fits_alone(value, hint)}
-    for check in (_loosely, _strictly, _record, _leaf, _axes, _spoken_of):
+    together = (_axes, _spoken_of)  # where several arguments are alike, one alone is not to blame
+    for check in (_loosely, _strictly, _record, _leaf, *together):
         with jaxtyped("context"):
             found = []
             for name, value, hint, parameter in given:
@@ -41,9 +42,9 @@ def misfit(function, bound: inspect.BoundArguments, error: Exception) -> str | N
                 if words is not None:
                     partners = _partners(name, given) if check is _loosely and name in alone else ""
                     found.append(f"{name} {words}{partners}")
-                    if check is not _axes:
+                    if check not in together:
                         break
-        if len(found) == 1:  # where several numbers have axes, they may be meant to
+        if len(found) == 1:
             return found[0]
     return None
 
@@ -120,7 +121,8 @@ def _record(value, hint, parameter, error):
 
 
 def _leaf(value, hint, parameter, error):
-    if hint not in _ANY and not _is_tree(hint):
+    setting = hint is _EMPTY and parameter.kind is parameter.KEYWORD_ONLY  # such are words of the room, as a rule
+    if setting or hint not in _ANY and not _is_tree(hint):
         return None
     for leaf in jax.tree.leaves(value):
         if isinstance(leaf, (str, bytes)) or type(leaf) is object:

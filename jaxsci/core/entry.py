@@ -124,7 +124,8 @@ def guarded(function: Callable, module: str, name: str) -> Callable:
     if id(function) in _made:
         return _made[id(function)][1]
     room = module.removeprefix("jaxsci.").replace("._", ".")
-    wrapper = _wrapper(function, functools.partial(_explained, f"{room}.{name.strip('_')}", function))
+    # Unwrapped, since a hook that checks types decorates it as every function of this module.
+    wrapper = inspect.unwrap(_wrapper(function, functools.partial(_explained, f"{room}.{name.strip('_')}", function)))
     # The globals of the function: tools (doctest, typing) ask for them.
     source = getattr(inspect.unwrap(function), "__globals__", wrapper.__globals__)
     wrapper = types.FunctionType(_CODE, source, name, None, wrapper.__closure__)
@@ -151,7 +152,7 @@ def _wrapper(function, explained):
     return wrapper
 
 
-_CODE = _wrapper(None, None).__code__
+_CODE = inspect.unwrap(_wrapper(None, None)).__code__
 
 
 # --- on the failure path -----------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from jaxsci.core import entry, tree
 from jaxsci.core.keys import as_typed_key, like, unrolled
 from jaxsci.core.protocols import Decision, Policy
 from jaxsci.core.static import as_partial, bind, check_size
-from jaxsci.core.types import KeyArray, Size, float_dtype
+from jaxsci.core.types import COMPLEX, KeyArray, Size, as_real, float_dtype, is_complex
 
 # Who draws: the number folded into the key of a sequence for the start, and into the key of a round in that round.
 # Rounds fold in 0, 1, 2, ...; the starts take the other end of the range of uint32, which no round reaches.
@@ -169,6 +169,7 @@ def as_context(function: str, context, shape: tuple[int, ...], dtype=None) -> Ar
 
     Raises:
         ValueError: no array or number, or one of another shape: names `function`, what it expects and what it got.
+        TypeError: complex numbers.
 
     Example:
         >>> import jax.numpy as jnp
@@ -176,6 +177,8 @@ def as_context(function: str, context, shape: tuple[int, ...], dtype=None) -> Ar
         >>> print(policies.as_context("lin_ucb", jnp.array([1.0, 2.0]), (2,)))
         [1. 2.]
     """
+    if is_complex(context):
+        raise TypeError(f"{function}: context: {COMPLEX}")
     if eqx.is_array_like(context) and jnp.shape(context) == shape:
         return jnp.asarray(context, dtype)
     expected = f"an array of shape {shape}" if shape else "a number"
@@ -265,7 +268,7 @@ def _learn(
     **rule,
 ):
     dtype = float_dtype([a for a in jax.tree.leaves(state) if jnp.issubdtype(a.dtype, jnp.inexact)])
-    loss, weight = (jnp.asarray(v, dtype) for v in (loss, weight))
+    loss, weight = (as_real(v, dtype) for v in (loss, weight))
     return _learnt(learn, state, decision, loss, tree.as_arrays(context), weight, **rule)
 
 

@@ -118,8 +118,8 @@ for _bit, _name, _cause, _remedy in (
     register("core", _bit, _name, _cause, _remedy)
 
 
-def flag(condition, bit: int) -> Int[Array, ""]:
-    """`bit` where `condition` holds, else 0, as int32.
+def flag(condition, bit: int | Int[Array, ""]) -> Int[Array, "..."]:
+    """`bit` where `condition` holds, else 0, as int32 of its shape.
 
     Example:
         >>> import jax.numpy as jnp

@@ -9,7 +9,7 @@ from typing import Any, SupportsIndex, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Inexact, Int, Key, PyTree
+from jaxtyping import Array, ArrayLike, Inexact, Int, Key, PyTree, Real
 
 from jaxsci.core import entry
 
@@ -18,6 +18,9 @@ KeyArray: TypeAlias = Key[Array, ""]
 
 Size: TypeAlias = SupportsIndex
 """A static number of things: an int, or an integer of NumPy."""
+
+Scalar: TypeAlias = Real[ArrayLike, ""]
+"""One real number without axes, as Python, NumPy and JAX write it; a traced one where the docstring says traced."""
 
 
 COMPLEX = (
@@ -209,6 +212,7 @@ def concrete(value: Any, function: str, argument: str, alternative: str) -> Any:
 
 __all__ = [
     "KeyArray",
+    "Scalar",
     "Size",
     "as_count",
     "as_float",

@@ -23,7 +23,7 @@ from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
 from jaxsci.core import entry, loops, status
 from jaxsci.core.static import as_partial
-from jaxsci.core.types import as_scalar
+from jaxsci.core.types import Scalar, as_scalar
 from jaxsci.diffusion import grids, rules
 from jaxsci.diffusion._sample import combine
 from jaxsci.diffusion.predictions import at_least_single, called, check_guided
@@ -86,13 +86,13 @@ def sample(
     *,
     order: int = 3,
     kind: str = "noise",
-    t_min: ArrayLike | None = None,
-    t_max: ArrayLike | None = None,
-    h_init: ArrayLike = 0.05,
+    t_min: Scalar | None = None,
+    t_max: Scalar | None = None,
+    h_init: Scalar = 0.05,
     atol: ArrayLike = 0.0078,
     rtol: ArrayLike = 0.05,
-    safety: ArrayLike = 0.9,
-    max_steps: ArrayLike = 1000,
+    safety: Scalar = 0.9,
+    max_steps: Scalar = 1000,
     cond: PyTree = None,
     guidance_scale: ArrayLike = 1.0,
 ) -> Result:

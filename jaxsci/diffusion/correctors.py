@@ -310,6 +310,9 @@ def sample(
 def _told(run, ready, aux):
     bits = run.status | ready.status | status.flag(jnp.any(run.history.aux), BIASED)
     cloud = run.value._replace(particles=run.value.particles.state.x)
+    x = cloud.particles
+    lost = jnp.isfinite(cloud.log_weights) & ~jnp.all(jnp.isfinite(x), axis=tuple(range(1, x.ndim)))
+    bits = bits | status.flag(jnp.any(lost), status.NONFINITE_RESULT)
     history = run.history if aux else run.history._replace(aux=None)
     return Result(cloud, run.state, history, bits, run.log_z, ready.nfe, ready.kappa, ready.variance_ratio)
 

@@ -21,7 +21,7 @@ from jaxsci.core import entry
 from jaxsci.core.host import as_leaf
 from jaxsci.core.keys import unrolled
 from jaxsci.core.static import as_partial
-from jaxsci.core.types import as_real, is_concrete
+from jaxsci.core.types import Scalar, as_real, is_concrete
 from jaxsci.diffusion.schedules import NoiseSchedule
 
 
@@ -97,7 +97,7 @@ def _dynamic_threshold(quantile, max_value, data, *_):
     return _hide_nothing(data, (jnp.clip(wide, -q, q) / q).astype(data.dtype))
 
 
-def dynamic_threshold(quantile: ArrayLike = 0.995, *, max_value: ArrayLike = jnp.inf) -> Partial:
+def dynamic_threshold(quantile: Scalar = 0.995, *, max_value: Scalar = jnp.inf) -> Partial:
     r"""Data hook: $D \leftarrow clip(D, \pm q)/q$, $q = \min(\max(\mathrm{quantile}_p |D|, 1), q_{\max})$.
 
     It looks at one D alone, as `clip` does. The result lies in [-1, 1], is computed in at least float32, and is NaN

@@ -26,7 +26,7 @@ from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 from jaxsci.core import entry, extras, keys, status, tree
 from jaxsci.core.keys import unrolled
 from jaxsci.core.static import as_partial, check_size
-from jaxsci.core.types import KeyArray, as_float, as_real, as_scalar, float_dtype
+from jaxsci.core.types import KeyArray, Scalar, as_float, as_real, as_scalar, float_dtype
 from jaxsci.diffusion.predictions import called, check_guided
 from jaxsci.diffusion.schedules import NoiseSchedule
 
@@ -74,10 +74,10 @@ def log_prob(
     prior: Callable[..., Array] | None = None,
     cond: PyTree = None,
     guidance_scale: ArrayLike = 1.0,
-    t_min: ArrayLike | None = None,
-    t_max: ArrayLike | None = None,
-    rtol: ArrayLike = 1e-5,
-    atol: ArrayLike = 1e-5,
+    t_min: Scalar | None = None,
+    t_max: Scalar | None = None,
+    rtol: Scalar = 1e-5,
+    atol: Scalar = 1e-5,
     solver: str = "tsit5",
     max_steps: int = 4096,
 ) -> LogProb:
@@ -142,10 +142,10 @@ def transport(
     *,
     cond: PyTree = None,
     guidance_scale: ArrayLike = 1.0,
-    t_min: ArrayLike | None = None,
-    t_max: ArrayLike | None = None,
-    rtol: ArrayLike = 1e-5,
-    atol: ArrayLike = 1e-5,
+    t_min: Scalar | None = None,
+    t_max: Scalar | None = None,
+    rtol: Scalar = 1e-5,
+    atol: Scalar = 1e-5,
     solver: str = "tsit5",
     max_steps: int = 4096,
 ) -> Transport:
@@ -177,7 +177,7 @@ def transport(
 
 
 def bits_per_dimension(
-    log_prob: Float[ArrayLike, "..."], num_dims: int, *, bin_width: ArrayLike = 1.0
+    log_prob: Float[ArrayLike, "..."], num_dims: int, *, bin_width: Scalar = 1.0
 ) -> Float[Array, "..."]:
     r"""$-(\log p + d\log\Delta) / (d\log 2)$: the code length of data on a grid of spacing $\Delta$.
 

@@ -29,7 +29,7 @@ from jaxtyping import Array, ArrayLike, Float, PyTree
 from jaxsci.core import entry
 from jaxsci.core.host import as_leaf
 from jaxsci.core.static import Bound, as_partial, bind
-from jaxsci.core.types import is_concrete
+from jaxsci.core.types import Scalar, is_concrete
 from jaxsci.diffusion.schedules import NoiseSchedule
 
 KINDS = ("epsilon", "sample", "v_prediction", "score", "flow_prediction", "edm")
@@ -158,7 +158,7 @@ def denoiser(
     guidance: str | None = None,
     null: PyTree = None,
     classifier: Callable[..., Any] | None = None,
-    sigma_data: ArrayLike = 0.5,
+    sigma_data: Scalar = 0.5,
     batched: bool = False,
 ) -> Partial:
     r"""Wrap a model into the form that every sampler takes: ``(x, t, cond, w) -> (D, eps)``.
@@ -236,7 +236,7 @@ def _within(scale, low, high, t):
     return jnp.where((t >= low) & (t <= high), scale, 1)
 
 
-def within(scale: ArrayLike, low: ArrayLike, high: ArrayLike) -> Partial:
+def within(scale: Scalar, low: Scalar, high: Scalar) -> Partial:
     """A guidance scale that holds between two times, 1 elsewhere; for ``sample(..., guidance_scale=)``.
 
     Args:

@@ -15,11 +15,11 @@ from typing import NamedTuple
 import jax
 import numpy as np
 from jax.tree_util import Partial
-from jaxtyping import ArrayLike
 
 from jaxsci.core import entry
 from jaxsci.core.host import namespace
 from jaxsci.core.static import bind
+from jaxsci.core.types import Scalar
 from jaxsci.diffusion import _exponential as expo
 from jaxsci.diffusion.tables import Row, Step
 
@@ -140,7 +140,7 @@ def _ddim(eta, grid, i):
     return Step(Row({}, {0: alpha}, {0: kept}, std=std))
 
 
-def ddim(eta: ArrayLike = 0.0) -> Partial:
+def ddim(eta: Scalar = 0.0) -> Partial:
     r"""$x_t = \alpha_t D + \sqrt{\sigma_t^2 - s^2}\,\varepsilon + s\,\xi$, $s = \eta\sigma_t\sqrt{1 - e^{-2h}}$.
 
     eta = 0 is DDIM, Euler in sigma/alpha, flow-matching Euler and DPM-Solver-1, all one step; eta = 1 is the ancestral

@@ -30,7 +30,7 @@ from jaxtyping import Array, ArrayLike, Float
 from jaxsci.core import entry
 from jaxsci.core.host import as_leaf, namespace
 from jaxsci.core.static import bind
-from jaxsci.core.types import concrete, is_concrete
+from jaxsci.core.types import Scalar, concrete, is_concrete
 
 
 class NoiseSchedule(NamedTuple):
@@ -136,7 +136,7 @@ def _linear_time(xp, beta_min, beta_max, twice):
     return 2 * twice / (xp.sqrt(beta_min**2 + c) + beta_min)
 
 
-def vp_linear(beta_min: ArrayLike = 0.1, beta_max: ArrayLike = 20.0, *, t_min: float = 1e-3) -> NoiseSchedule:
+def vp_linear(beta_min: Scalar = 0.1, beta_max: Scalar = 20.0, *, t_min: float = 1e-3) -> NoiseSchedule:
     r"""$\beta = \beta_0 + t(\beta_1-\beta_0)$, $\log\alpha = -\frac14t^2(\beta_1-\beta_0) - \frac12t\beta_0$.
 
     Args:
@@ -168,7 +168,7 @@ def _cosine_time(xp, offset, twice):
     return xp.arccos(xp.exp(-0.5 * twice) * xp.cos(quarter * offset)) / quarter - offset
 
 
-def vp_cosine(offset: ArrayLike = 0.008, *, t_min: float = 1e-3, t_max: float = 0.9946) -> NoiseSchedule:
+def vp_cosine(offset: Scalar = 0.008, *, t_min: float = 1e-3, t_max: float = 0.9946) -> NoiseSchedule:
     r"""$\alpha_t = \cos(\frac\pi2\frac{t+s}{1+s}) / \cos(\frac\pi2\frac s{1+s})$.
 
     Args:
@@ -351,7 +351,7 @@ def _ve_time(lam):
     return namespace(lam).exp(-lam)
 
 
-def ve(sigma_min: ArrayLike = 0.002, sigma_max: ArrayLike = 80.0) -> NoiseSchedule:
+def ve(sigma_min: Scalar = 0.002, sigma_max: Scalar = 80.0) -> NoiseSchedule:
     """alpha = 1, sigma = t: time is the noise level, from `sigma_max` down to `sigma_min` (traced).
 
     The EDM networks of Karras et al. use it as well; their preconditioning is a prediction kind, not a schedule.
@@ -392,7 +392,7 @@ def _flow_model_time(shift, scale, t):
     return scale * shift * t / (1 + (shift - 1) * t)
 
 
-def flow(shift: ArrayLike = 1.0, *, t_min: float = 1e-3, t_max: float = 1.0, time_scale: float = 1.0) -> NoiseSchedule:
+def flow(shift: Scalar = 1.0, *, t_min: float = 1e-3, t_max: float = 1.0, time_scale: float = 1.0) -> NoiseSchedule:
     r"""$\alpha = 1 - s,\ \sigma = s$ with $s = kt/(1 + (k-1)t)$, that is $\lambda' = \lambda - \log k$.
 
     Args:

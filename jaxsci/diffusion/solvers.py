@@ -18,11 +18,10 @@ References: see `rules`.
 """
 
 import numpy as np
-from jaxtyping import ArrayLike
 
 from jaxsci.core import entry
 from jaxsci.core.host import to_host
-from jaxsci.core.types import concrete
+from jaxsci.core.types import Scalar, concrete
 from jaxsci.diffusion import grids, rules
 from jaxsci.diffusion.grids import TimeGrid
 from jaxsci.diffusion.tables import SolverTable, tabulate
@@ -49,7 +48,7 @@ def _host_grid(name, grid):
     return to_host(grid)
 
 
-def ddim(grid: TimeGrid, *, eta: ArrayLike = 0.0) -> SolverTable:
+def ddim(grid: TimeGrid, *, eta: Scalar = 0.0) -> SolverTable:
     """DDIM; eta = 0 is deterministic and first order, 1 ancestral sampling. See `rules.ddim`.
 
     Raises:

@@ -17,7 +17,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree
 
 from jaxsci.core import loops, precision, status, tree
-from jaxsci.core.types import as_count, as_real, float_dtype
+from jaxsci.core.types import Scalar, as_count, as_real, float_dtype
 from jaxsci.gp._gp import checked_data, evidence
 
 FAR_OFF = status.register(
@@ -87,9 +87,9 @@ def fit(
     mask: Bool[ArrayLike, " n"] | None = None,
     *,
     log_prior: Callable[[PyTree], Any] | None = None,
-    jitter: ArrayLike = 0.0,
-    max_steps: ArrayLike = 50,
-    tol: ArrayLike = 1e-3,
+    jitter: Scalar = 0.0,
+    max_steps: Scalar = 50,
+    tol: Scalar = 1e-3,
 ) -> FitResult:
     r"""Maximise the log marginal likelihood plus a log prior over positive parameters.
 

@@ -24,7 +24,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree
 
 from jaxsci.core import precision, status, tree
 from jaxsci.core.static import check_size
-from jaxsci.core.types import as_real, float_dtype
+from jaxsci.core.types import Scalar, as_real, float_dtype
 from jaxsci.gp._factor import JITTERED, factor, factor_status, log_density
 from jaxsci.gp.kernels import Kernel, as_tree, gram
 
@@ -70,7 +70,7 @@ def condition(
     mask: Bool[ArrayLike, " n"] | None = None,
     *,
     noise: ArrayLike,
-    jitter: ArrayLike = 0.0,
+    jitter: Scalar = 0.0,
     size: int | None = None,
 ) -> GP:
     """The Gaussian process given targets `y` at inputs `x`, O(N^3).
@@ -192,7 +192,7 @@ def _is_variance(noise):
 
 
 @eqx.filter_jit
-def append(gp: GP, x: PyTree, y: ArrayLike, *, noise: ArrayLike | None = None) -> GP:
+def append(gp: GP, x: PyTree, y: Scalar, *, noise: Scalar | None = None) -> GP:
     """The Gaussian process given one more observation, in the row after the last live one; O(N^2).
 
     Equal to `condition` on all rows, to rounding error.

@@ -20,7 +20,7 @@ from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from jaxsci.core import entry
 from jaxsci.core.static import as_partial, bind
-from jaxsci.core.types import as_float, is_concrete
+from jaxsci.core.types import Scalar, as_float, is_concrete
 
 Kernel: TypeAlias = Callable[[Any, Any], Any]
 """``k(x, y) -> scalar``, symmetric and positive semi-definite."""
@@ -88,7 +88,7 @@ def linear(variance: ArrayLike) -> Kernel:
     return Partial(_linear, _positive("linear", "variance", variance, ">= 0"))
 
 
-def constant(variance: ArrayLike) -> Kernel:
+def constant(variance: Scalar) -> Kernel:
     r"""An unknown constant, $k = \sigma^2$.
 
     Args:
@@ -103,7 +103,7 @@ def constant(variance: ArrayLike) -> Kernel:
     return Partial(_constant, _positive("constant", "variance", variance, ">= 0"))
 
 
-def hamming(coupling: ArrayLike) -> Kernel:
+def hamming(coupling: Scalar) -> Kernel:
     r"""For categories: $k = e^{g m}$, m the share of coordinates in which the two agree; $k(x, x) = e^g$.
 
     Args:
@@ -123,7 +123,7 @@ def hamming(coupling: ArrayLike) -> Kernel:
     return Partial(_hamming, _leaf(coupling))
 
 
-def scale(kernel: Kernel, variance: ArrayLike) -> Kernel:
+def scale(kernel: Kernel, variance: Scalar) -> Kernel:
     r"""$\sigma^2 k$.
 
     Args:

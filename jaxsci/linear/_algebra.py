@@ -12,7 +12,7 @@ from jaxtyping import Array, ArrayLike, Float, Int
 
 from jaxsci.core import entry
 from jaxsci.core.static import as_partial
-from jaxsci.core.types import as_real, as_scalar, concrete
+from jaxsci.core.types import Scalar, as_real, as_scalar, concrete
 from jaxsci.linear._dense import Dense
 from jaxsci.linear._sparse import Banded, Sparse, banded_as_sparse, from_coordinates
 from jaxsci.linear._stencil import Stencil
@@ -135,7 +135,7 @@ def shifted(op, shift: ArrayLike):
     return add(op, MatrixFree(Partial(jnp.multiply, shift), None, shift, symmetric=True))
 
 
-def scaled(op, factor: ArrayLike):
+def scaled(op, factor: Scalar):
     """factor A, of the kind of `op`; `factor` is a traced scalar. Differentiable in both.
 
     Raises:

@@ -11,11 +11,11 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax.tree_util import Partial
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, Float
 
 from jaxsci.core import entry, status, tree
 from jaxsci.core.protocols import Solver
-from jaxsci.core.types import as_scalar
+from jaxsci.core.types import Scalar, as_scalar
 from jaxsci.linear._system import System, identity
 
 
@@ -47,7 +47,7 @@ class Interval(NamedTuple):
     half: Float[Array, ""]
 
 
-def chebyshev(low: ArrayLike, high: ArrayLike) -> Solver:
+def chebyshev(low: Scalar, high: Scalar) -> Solver:
     r"""Chebyshev iteration for symmetric positive definite A with eigenvalues in [low, high].
 
     Args:

@@ -15,12 +15,12 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax.tree_util import Partial
-from jaxtyping import Array, ArrayLike, Float, Int
+from jaxtyping import Array, Float, Int
 
 from jaxsci.core import entry, status, tree
 from jaxsci.core.protocols import Solver
 from jaxsci.core.static import as_partial, bind
-from jaxsci.core.types import as_scalar
+from jaxsci.core.types import Scalar, as_scalar
 from jaxsci.linear._stationary import prepare_ssor
 from jaxsci.linear._system import System, identity, trouble
 
@@ -154,7 +154,7 @@ def pcg(preconditioner) -> Solver:
     return _krylov(Partial(_prepare_pcg, as_partial(preconditioner, "pcg", "preconditioner")))
 
 
-def ssor_pcg(omega: ArrayLike, *, sweep_first: str = "forward", form: str = "plain") -> Solver:
+def ssor_pcg(omega: Scalar, *, sweep_first: str = "forward", form: str = "plain") -> Solver:
     r"""Conjugate gradients preconditioned by one symmetric SOR sweep, for symmetric positive definite A.
 
     $z = \omega(2-\omega)\,(D+\omega U)^{-1} D (D+\omega L)^{-1} r$ for ``sweep_first="forward"``; ``"backward"``

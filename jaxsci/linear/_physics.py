@@ -38,7 +38,7 @@ from jaxsci.core.keys import as_typed_key
 from jaxsci.core.policies import allowed_arms, as_context, as_select, as_update
 from jaxsci.core.protocols import Decision, Policy, finite_status
 from jaxsci.core.static import bind, check_size
-from jaxsci.core.types import float_dtype
+from jaxsci.core.types import Scalar, float_dtype
 from jaxsci.linear.theory import young_rate
 
 # Costs enter by their logarithm, which is clipped to this range: half an iteration to a million.
@@ -96,13 +96,13 @@ class _Advice(NamedTuple):
 def physics_policy(
     arms: Float[ArrayLike, " K"],
     *,
-    low: ArrayLike,
-    high: ArrayLike,
+    low: Scalar,
+    high: Scalar,
     method: str = "sor",
     fallback: Policy | None = None,
-    tol: ArrayLike = 1e-8,
-    unit: ArrayLike = 1.0,
-    misfit: ArrayLike = 0.1,
+    tol: Scalar = 1e-8,
+    unit: Scalar = 1.0,
+    misfit: Scalar = 0.1,
     num_members: int = 64,
     num_bins: int = 32,
 ) -> Policy:

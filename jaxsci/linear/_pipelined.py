@@ -16,12 +16,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
-from jaxtyping import Array, ArrayLike, Float, Int
+from jaxtyping import Array, Float, Int
 
 from jaxsci.core import entry, loops, tree
 from jaxsci.core.protocols import Solver
 from jaxsci.core.static import bind, check_size
-from jaxsci.core.types import as_scalar
+from jaxsci.core.types import Scalar, as_scalar
 from jaxsci.linear._checkerboard import Checkerboard
 from jaxsci.linear._system import System, identity, over, trouble
 from jaxsci.linear._wavefront import Wavefront, reach
@@ -58,7 +58,7 @@ class PipelinedState(NamedTuple):
     norms: Float[Array, " sweeps"]
 
 
-def pipelined_sor(omega: ArrayLike, *, sweeps: int = 16) -> Solver:
+def pipelined_sor(omega: Scalar, *, sweeps: int = 16) -> Solver:
     r"""`sor` on a stencil, `sweeps` sweeps at once; counts and results are those of `sor`.
 
     In natural order the sweeps follow each other through the grid at a distance of two anti-diagonals; in red-black

@@ -14,12 +14,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
-from jaxtyping import Array, ArrayLike, Float, Int, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 from jaxsci.core import entry, tree
 from jaxsci.core.protocols import Solver
 from jaxsci.core.static import bind
-from jaxsci.core.types import as_count, as_scalar, float_dtype
+from jaxsci.core.types import Scalar, as_count, as_scalar, float_dtype
 from jaxsci.linear._system import System
 
 
@@ -45,7 +45,7 @@ class RefinedState(NamedTuple):
     age: Int[Array, ""]
 
 
-def refined(method: Solver, *, dtype: str = "float32", factor: ArrayLike = 1e-3, max_inner: ArrayLike = 1000) -> Solver:
+def refined(method: Solver, *, dtype: str = "float32", factor: Scalar = 1e-3, max_inner: Scalar = 1000) -> Solver:
     """`method` in a smaller precision, refined by residuals in the precision of the operator.
 
     A step is one step of `method`. Stationary methods take as many as in full precision; a Krylov method starts its

@@ -22,13 +22,13 @@ import equinox as eqx
 import jax
 import jax.extend
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float, Int, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 from jaxsci.core import loops, status, tree
 from jaxsci.core.precision import largest, powers_of_two
 from jaxsci.core.protocols import Solver
 from jaxsci.core.static import check_size
-from jaxsci.core.types import as_count, as_real
+from jaxsci.core.types import Scalar, as_count, as_real
 from jaxsci.linear._system import default_tol, real_dtype
 
 OUT_OF_REACH = status.register(
@@ -107,12 +107,12 @@ def solve(
     x0: PyTree | None = None,
     *,
     method: Solver,
-    tol: ArrayLike | None = None,
-    max_steps: ArrayLike = 10_000,
+    tol: Scalar | None = None,
+    max_steps: Scalar = 10_000,
     norm_ref: str = "b",
-    patience: ArrayLike = 500,
+    patience: Scalar = 500,
     max_history: int = 0,
-    adjoint_tol: ArrayLike | None = None,
+    adjoint_tol: Scalar | None = None,
     batching: str = "auto",
 ) -> Result:
     r"""Solve A x = b iteratively and report how it went.

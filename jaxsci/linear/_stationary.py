@@ -15,12 +15,12 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax.tree_util import Partial
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, Float
 
 from jaxsci.core import entry, tree
 from jaxsci.core.protocols import Solver
 from jaxsci.core.static import bind
-from jaxsci.core.types import as_scalar
+from jaxsci.core.types import Scalar, as_scalar
 from jaxsci.linear._system import Splitting, System, identity, over, trouble
 from jaxsci.linear._wavefront import Wavefront, bordered
 
@@ -53,7 +53,7 @@ class SplitState(NamedTuple):
     pull: Float[Array, "..."]
 
 
-def jacobi(omega: ArrayLike = 1.0) -> Solver:
+def jacobi(omega: Scalar = 1.0) -> Solver:
     r"""Damped Jacobi iteration $x \leftarrow x + \omega D^{-1}(b - Ax)$, for any operator that knows its diagonal.
 
     Args:
@@ -89,7 +89,7 @@ def gauss_seidel() -> Solver:
     return sor(1.0)
 
 
-def sor(omega: ArrayLike) -> Solver:
+def sor(omega: Scalar) -> Solver:
     r"""Successive over-relaxation in the operator's order: $x \leftarrow x + (D/\omega+L)^{-1}(b - Ax)$.
 
     Args:
@@ -108,7 +108,7 @@ def sor(omega: ArrayLike) -> Solver:
     return _stationary(Partial(_prepare_sor, as_scalar(omega, "sor", "omega")))
 
 
-def ssor(omega: ArrayLike) -> Solver:
+def ssor(omega: Scalar) -> Solver:
     r"""Symmetric SOR: a forward sweep, then a backward sweep; one step is both.
 
     Both together are $x \leftarrow x + \omega(2-\omega)(D+\omega U)^{-1}D(D+\omega L)^{-1}(b - Ax)$, one product and

@@ -9,7 +9,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float, Real
 
 from jaxsci.core import entry
-from jaxsci.core.types import as_scalar
+from jaxsci.core.types import Scalar, as_scalar
 from jaxsci.linear._checkerboard import checkerboard
 from jaxsci.linear._shift import shift
 from jaxsci.linear._system import as_operand, real_dtype
@@ -156,7 +156,7 @@ def stencil7(
     return _build("stencil7", diagonal, before, after, shape, symmetric, "(planes, rows, cols)")
 
 
-def shifted_laplacian(shape: tuple[int, ...], shift: ArrayLike = 0.0) -> Stencil:
+def shifted_laplacian(shape: tuple[int, ...], shift: Scalar = 0.0) -> Stencil:
     """Laplacian plus c I without the mesh-width factor: diagonal 2d + c in d = 2 or 3 dimensions, neighbours -1.
 
     Args:
@@ -186,7 +186,7 @@ def shifted_laplacian(shape: tuple[int, ...], shift: ArrayLike = 0.0) -> Stencil
 def diffusion(
     across_rows: Real[ArrayLike, "rows_minus_1 cols"] | Sequence,
     across_cols: Real[ArrayLike, "rows cols_minus_1"] | Sequence,
-    step: ArrayLike,
+    step: Scalar,
 ) -> Stencil:
     r"""Implicit diffusion $I - \tau\,\mathrm{div}(g\,\nabla)$ with no flux through the border.
 

@@ -14,14 +14,14 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float, Int, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 from jaxsci.core import status, tree
 from jaxsci.core.keys import as_typed_key
 from jaxsci.core.policies import round_key, select_among
 from jaxsci.core.protocols import Policy, Problem, Stream, StreamCarry
 from jaxsci.core.static import check_size, warn_of_new_objects
-from jaxsci.core.types import as_count
+from jaxsci.core.types import Scalar, as_count
 from jaxsci.linear._solve import solve
 
 
@@ -154,8 +154,8 @@ def tuned_step(
     arms: Any,
     *,
     cost=iterations,
-    tol: ArrayLike | None = None,
-    max_steps: ArrayLike = 10_000,
+    tol: Scalar | None = None,
+    max_steps: Scalar = 10_000,
     norm_ref: str = "b",
 ) -> tuple[TunedState, TunedRecord]:
     """One round: draw problem `state.round`, choose, solve, learn. Arguments as in `tuned_sequence`.
@@ -216,8 +216,8 @@ def tuned_sequence(
     *,
     num_rounds: int,
     cost=iterations,
-    tol: ArrayLike | None = None,
-    max_steps: ArrayLike = 10_000,
+    tol: Scalar | None = None,
+    max_steps: Scalar = 10_000,
     norm_ref: str = "b",
     state: TunedState | None = None,
 ) -> TunedResult:
@@ -290,8 +290,8 @@ def cost_table(
     *,
     num_rounds: int,
     cost=iterations,
-    tol: ArrayLike | None = None,
-    max_steps: ArrayLike = 10_000,
+    tol: Scalar | None = None,
+    max_steps: Scalar = 10_000,
     norm_ref: str = "b",
 ) -> tuple[Float[Array, "T K"], PyTree]:
     """Cost of every arm on every problem of the stream, and the contexts.

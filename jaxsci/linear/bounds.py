@@ -14,11 +14,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
-from jaxtyping import Array, ArrayLike, Float, Int
+from jaxtyping import Array, Float, Int
 
 from jaxsci.core import entry, status, tree
 from jaxsci.core.static import check_size
-from jaxsci.core.types import as_real
+from jaxsci.core.types import Scalar, as_real
 from jaxsci.linear._start import as_start, scaled
 
 
@@ -82,7 +82,7 @@ def _bounds(low, high, bad, code=0) -> Bounds:
     return Bounds(low, high, status.flag(bad, status.NONFINITE_INPUT) | code)
 
 
-def power(op, start: Float[Array, "..."], *, num_steps: int = 30, margin: ArrayLike = 0.0) -> Bounds:
+def power(op, start: Float[Array, "..."], *, num_steps: int = 30, margin: Scalar = 0.0) -> Bounds:
     r"""Bounds of the spectrum of a symmetric operator by two power iterations.
 
     Args:

@@ -13,12 +13,11 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jax.tree_util import Partial
-from jaxtyping import ArrayLike
 
 from jaxsci.core import entry, status, tree
 from jaxsci.core.extras import require
 from jaxsci.core.protocols import Solver
-from jaxsci.core.types import as_count
+from jaxsci.core.types import Scalar, as_count
 from jaxsci.linear import operators
 from jaxsci.linear._foreign import from_bcoo, from_scipy
 from jaxsci.linear._solve import solve
@@ -124,9 +123,7 @@ def _mv(operator, x):
     return ravel_pytree(operator.mv(unravel(x.reshape(-1))))[0].reshape(x.shape)
 
 
-def to_lineax(
-    method: Solver, *, tol: ArrayLike = 1e-6, max_steps: ArrayLike = 10_000, materialise: bool = False
-) -> Any:
+def to_lineax(method: Solver, *, tol: Scalar = 1e-6, max_steps: Scalar = 10_000, materialise: bool = False) -> Any:
     """One of `linear.methods` as a solver for `lineax.linear_solve`, and so for diffrax and optimistix.
 
     Args:

@@ -15,7 +15,7 @@ from jaxtyping import ArrayLike, Float
 from jaxsci.core import entry
 from jaxsci.core.protocols import Problem, Stream, StreamCarry
 from jaxsci.core.static import bind, check_size
-from jaxsci.core.types import as_float, float_dtype
+from jaxsci.core.types import Scalar, as_float, float_dtype
 from jaxsci.linear import operators, theory
 from jaxsci.linear._systems import from_systems
 
@@ -24,8 +24,8 @@ def shifted_laplacian(
     shape: tuple[int, int] = (10, 10),
     *,
     beta: tuple[ArrayLike, ArrayLike] = (0.5, 1.5),
-    low: ArrayLike = -0.15,
-    width: ArrayLike = 0.6,
+    low: Scalar = -0.15,
+    width: Scalar = 0.6,
 ) -> Stream:
     r"""Independent systems $(A + c_t I) x = b_t$: Laplacian with a random shift, $c_t = low + width \cdot B_t$.
 
@@ -102,7 +102,7 @@ def laplacian_omega(action, shift, *, shape: tuple[int, int]):
     return theory.young_omega(theory.laplacian_radius(shape, shift))
 
 
-def heat(num_cells: int = 25, *, step: ArrayLike = 1e-3) -> Stream:
+def heat(num_cells: int = 25, *, step: Scalar = 1e-3) -> Stream:
     r"""Crank-Nicolson steps of a heat equation whose conductivity swings by a factor of 100.
 
     $u_t = \kappa(t) \Delta u + f(t, x)$ on the unit square, u = 0 on the border, $\kappa(t) = \max(0.1 \sin 2\pi t,
@@ -170,9 +170,9 @@ def perona_malik(
     images: Float[ArrayLike, "num_images rows cols"],
     *,
     steps_per_image: int,
-    contrast: ArrayLike = 0.05,
-    first_step: ArrayLike = 0.1,
-    last_step: ArrayLike = 20.0,
+    contrast: Scalar = 0.05,
+    first_step: Scalar = 0.1,
+    last_step: Scalar = 20.0,
 ) -> Stream:
     r"""Implicit nonlinear (Perona-Malik) diffusion of pictures: variable-coefficient systems whose best omega drifts.
 

@@ -18,7 +18,7 @@ from jaxtyping import Array, ArrayLike, Float, Int
 
 from jaxsci.core import entry, keys, loops
 from jaxsci.core.static import as_partial, check_size
-from jaxsci.core.types import KeyArray
+from jaxsci.core.types import KeyArray, Scalar
 from jaxsci.gp import kernels
 from jaxsci.pfn import _network, _predict, bars, priors
 
@@ -45,7 +45,7 @@ def gp_gap(
     kernel: kernels.Kernel,
     num_context: Int[ArrayLike, ""],
     *,
-    noise: ArrayLike,
+    noise: Scalar,
     max_context: int = 20,
     num_queries: int = 20,
     num_sets: int = 1024,

@@ -15,7 +15,7 @@ import numpy as np
 import scipy.linalg
 from jaxtyping import ArrayLike
 
-from jaxsci.core.types import concrete
+from jaxsci.core.types import Scalar, Size, concrete
 from jaxsci.quadrature._rule import ConditioningWarning, Rule, checked_nodes, interval, size_and_interval
 from jaxsci.quadrature.embeddings import EmbeddedKernel, checked_kernel
 
@@ -25,13 +25,13 @@ _FEW_DIGITS = 1e-3
 
 
 def bayesian(
-    num_nodes: ArrayLike,
-    a: ArrayLike = 0.0,
-    b: ArrayLike = 1.0,
+    num_nodes: Size,
+    a: Scalar = 0.0,
+    b: Scalar = 1.0,
     *,
     kernel: EmbeddedKernel,
     nodes: ArrayLike | Sequence | None = None,
-    jitter: ArrayLike = 0.0,
+    jitter: Scalar = 0.0,
 ) -> Rule:
     """Bayesian quadrature weights K^-1 z; weights may be negative and need not sum to b - a.
 
@@ -69,7 +69,7 @@ def bayesian(
 
 
 def variance(
-    kernel: EmbeddedKernel, nodes: ArrayLike | Sequence, a: ArrayLike, b: ArrayLike, *, jitter: ArrayLike = 0.0
+    kernel: EmbeddedKernel, nodes: ArrayLike | Sequence, a: Scalar, b: Scalar, *, jitter: Scalar = 0.0
 ) -> np.float64:
     """Posterior variance of the integral given f at the nodes, for a kernel of unit amplitude; never negative.
 

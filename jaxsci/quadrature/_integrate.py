@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from jaxsci.core import precision
-from jaxsci.core.types import as_float, as_real, concrete, float_dtype, is_concrete
+from jaxsci.core.types import Scalar, as_float, as_real, concrete, float_dtype, is_concrete
 from jaxsci.quadrature._rule import ConditioningWarning, Rule, checked_nodes, interval
 
 # Condition of the Legendre-Vandermonde matrix above which interpolation through the nodes is noise.
@@ -26,8 +26,8 @@ _ILL = 1e8
 def integrate(
     f: Callable[[Float[Array, ""]], PyTree],
     rule: tuple[ArrayLike, ArrayLike],
-    a: ArrayLike | None = None,
-    b: ArrayLike | None = None,
+    a: Scalar | None = None,
+    b: Scalar | None = None,
     *,
     source: tuple[ArrayLike, ArrayLike] = (0.0, 1.0),
 ) -> PyTree:
@@ -182,7 +182,7 @@ def cumulative_trapezoid(samples: ArrayLike, nodes: Float[ArrayLike, " n"], axis
     return _accumulate((f[1:] + f[:-1]) * h / 2, axis)
 
 
-def cumulative_simpson(samples: ArrayLike, spacing: ArrayLike, axis: int = 0) -> Float[Array, "..."]:
+def cumulative_simpson(samples: ArrayLike, spacing: Scalar, axis: int = 0) -> Float[Array, "..."]:
     r"""$F_i = \int_{t_0}^{t_i} f$ on equispaced nodes, $F_0 = 0$, exact for quadratics; the shape of `samples`.
 
     Each interval integrates the parabola through its ends and a neighbour, $\frac{h}{12}(5f_0 + 8f_1 - f_2)$ or its
@@ -220,7 +220,7 @@ def cumulative_simpson(samples: ArrayLike, spacing: ArrayLike, axis: int = 0) ->
     return _accumulate(as_real(spacing, dtype) * pieces, axis)
 
 
-def integration_matrix(nodes: ArrayLike | Sequence, a: ArrayLike = 0.0, b: ArrayLike = 1.0) -> np.ndarray:
+def integration_matrix(nodes: ArrayLike | Sequence, a: Scalar = 0.0, b: Scalar = 1.0) -> np.ndarray:
     r"""S with $(S f)_i = \int_a^{t_i} p$, p the polynomial through $f_j$ at $t_j$: for Gauss and Chebyshev nodes.
 
     Args:

@@ -20,7 +20,7 @@ from jaxtyping import ArrayLike, Float
 
 from jaxsci.core import entry
 from jaxsci.core.static import bind
-from jaxsci.core.types import concrete
+from jaxsci.core.types import Scalar, concrete
 
 _POLYNOMIALS = {
     0.5: (1.0,),
@@ -50,7 +50,7 @@ class EmbeddedKernel(NamedTuple):
     variance: Callable[..., Float[ArrayLike, ""]]
 
 
-def rbf(length: ArrayLike) -> EmbeddedKernel:
+def rbf(length: Scalar) -> EmbeddedKernel:
     r"""Squared exponential $k = e^{-d^2/2\ell^2}$: infinitely smooth, and numerically singular beyond about 10 nodes.
 
     Args:
@@ -71,7 +71,7 @@ def rbf(length: ArrayLike) -> EmbeddedKernel:
     )
 
 
-def matern(nu: float, length: ArrayLike) -> EmbeddedKernel:
+def matern(nu: float, length: Scalar) -> EmbeddedKernel:
     r"""Matern: $k = c_\nu(s)\,e^{-s}$, $s = \sqrt{2\nu}\,|d|/\ell$; sample paths have $\nu - 1/2$ derivatives.
 
     With equispaced nodes that include the ends, smooth integrands converge as $n^{-(\nu + 3/2)}$.
@@ -102,7 +102,7 @@ def matern(nu: float, length: ArrayLike) -> EmbeddedKernel:
     )
 
 
-def wiener(offset: ArrayLike = 1.0) -> EmbeddedKernel:
+def wiener(offset: Scalar = 1.0) -> EmbeddedKernel:
     r"""Brownian motion from a random start: $k = \sigma_0^2 + \min(s, t) - a$, with a the left end of the interval.
 
     With both ends as nodes and a positive offset, its weights are those of the trapezoidal rule.

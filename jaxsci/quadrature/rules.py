@@ -9,14 +9,14 @@ quadrature better than Clenshaw-Curtis?, SIAM Review 50(1).
 """
 
 import numpy as np
-from jaxtyping import ArrayLike
 
 from jaxsci.core import entry
+from jaxsci.core.types import Scalar, Size
 from jaxsci.quadrature._bayesian import bayesian
 from jaxsci.quadrature._rule import Rule, size_and_interval
 
 
-def trapezoid(num_nodes: ArrayLike, a: ArrayLike = 0.0, b: ArrayLike = 1.0) -> Rule:
+def trapezoid(num_nodes: Size, a: Scalar = 0.0, b: Scalar = 1.0) -> Rule:
     """Composite trapezoidal rule on equispaced nodes including the ends; exact for linear functions.
 
     Args:
@@ -38,7 +38,7 @@ def trapezoid(num_nodes: ArrayLike, a: ArrayLike = 0.0, b: ArrayLike = 1.0) -> R
     return Rule(np.linspace(a, b, n), weights)
 
 
-def simpson(num_nodes: ArrayLike, a: ArrayLike = 0.0, b: ArrayLike = 1.0, *, tail: str | None = None) -> Rule:
+def simpson(num_nodes: Size, a: Scalar = 0.0, b: Scalar = 1.0, *, tail: str | None = None) -> Rule:
     """Composite Simpson rule on equispaced nodes including the ends; exact for cubics.
 
     Args:
@@ -71,7 +71,7 @@ def simpson(num_nodes: ArrayLike, a: ArrayLike = 0.0, b: ArrayLike = 1.0, *, tai
     return Rule(np.linspace(a, b, n), weights)
 
 
-def gauss_legendre(num_nodes: ArrayLike, a: ArrayLike = 0.0, b: ArrayLike = 1.0) -> Rule:
+def gauss_legendre(num_nodes: Size, a: Scalar = 0.0, b: Scalar = 1.0) -> Rule:
     """Gauss-Legendre rule: exact for polynomials of degree 2n - 1; the ends are no nodes; n = 1 is the midpoint rule.
 
     Args:
@@ -92,7 +92,7 @@ def gauss_legendre(num_nodes: ArrayLike, a: ArrayLike = 0.0, b: ArrayLike = 1.0)
     return Rule(a + (b - a) * (1 + x) / 2, (b - a) / 2 * w)
 
 
-def clenshaw_curtis(num_nodes: ArrayLike, a: ArrayLike = 0.0, b: ArrayLike = 1.0) -> Rule:
+def clenshaw_curtis(num_nodes: Size, a: Scalar = 0.0, b: Scalar = 1.0) -> Rule:
     r"""Clenshaw-Curtis rule on the Chebyshev points $\cos(j\pi/N)$, N = n - 1: exact for degree N, ends included.
 
     $w_j = \frac{c_j}{N} \sum_{m=0}^{\lfloor N/2\rfloor} \frac{b_m}{1 - 4m^2} \cos\frac{2mj\pi}{N}$, with $b_m = 1$ at

@@ -252,7 +252,7 @@ def dense(rules: Rules, *, execution: str = "float", names: Iterable[str] | None
     return Partial(bind(_dense, patterns=patterns, execution=execution), specs)
 
 
-def _dense(specs, name, x, kernel, bias, *, patterns, execution):
+def _dense(specs, name: str, x, kernel, bias, *, patterns, execution):
     spec = specs[find_rule("quantization.dense", name, patterns)]
     stored = isinstance(kernel, QuantizedArray)
     if spec is None and not stored:

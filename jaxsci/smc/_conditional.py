@@ -29,7 +29,7 @@ from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 from jaxsci.core import entry, status, tree
 from jaxsci.core.keys import as_typed_key, split, unrolled
 from jaxsci.core.static import as_partial, check_size
-from jaxsci.core.types import KeyArray, Size, as_real, as_scalar
+from jaxsci.core.types import KeyArray, Scalar, Size, as_real, as_scalar
 from jaxsci.smc import _filters, _laws, _run
 from jaxsci.smc._filters import StateSpace
 from jaxsci.smc._model import FeynmanKac, Model, each
@@ -115,7 +115,7 @@ def conditional(
     *,
     num_particles: Size,
     draw: str = "backward",
-    ess_threshold: ArrayLike = 1.0,
+    ess_threshold: Scalar = 1.0,
 ) -> PathDraw:
     """Draw a path given another one: a step of a Markov chain whose law is that of the model's paths.
 

@@ -8,13 +8,13 @@ from collections.abc import Callable
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import ArrayLike, PyTree
+from jaxtyping import PyTree
 
 from jaxsci.core import status, tree
 from jaxsci.core.keys import as_typed_key
 from jaxsci.core.protocols import Result
 from jaxsci.core.static import as_partial, check_size
-from jaxsci.core.types import KeyArray, Size, as_real, as_scalar
+from jaxsci.core.types import KeyArray, Scalar, Size, as_real, as_scalar
 from jaxsci.smc import _run
 from jaxsci.smc._conditional import draw_path, parts_of
 from jaxsci.smc._filters import StateSpace
@@ -32,7 +32,7 @@ def gibbs(
     update: Callable | None = None,
     path: PyTree | None = None,
     draw: str = "backward",
-    ess_threshold: ArrayLike = 1.0,
+    ess_threshold: Scalar = 1.0,
 ) -> Result:
     r"""Particle Gibbs: in turn a path given the parameters, by `conditional`, and parameters given the path.
 

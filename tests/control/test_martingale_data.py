@@ -184,6 +184,9 @@ def test_merge_takes_sums_alone(key):
     method = martingale.clstd(CONDITION, trace_decay=0.5)
     joined = martingale.merge(states[1], states[1])
     np.testing.assert_array_equal(joined.trace, 0.0)
+    far = states[1]._replace(vector=jnp.full_like(states[1].vector, 1e308))
+    assert int(martingale.merge(far).clock.status) == status.OK
+    assert int(martingale.merge(far, far).clock.status) == status.NONFINITE_RESULT
     on = martingale.run(method, jnp.zeros(2), steps._replace(first=jnp.zeros(40, bool)), state=joined).state
     np.testing.assert_allclose(on.matrix, 3 * states[1].matrix, rtol=1e-12)
     assert int(method.finish(on).status) == status.OK

@@ -1,6 +1,7 @@
 """Errors on the way into the library: who is blamed, who is not, and what the wrapper leaves as it was."""
 
 import functools
+import importlib
 import inspect
 import pickle
 import pydoc
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.tree_util import Partial
+from jaxtyping import install_import_hook
 
 import registry
 from jaxsci import bandits, core, gp, quadrature, smc
@@ -78,8 +80,11 @@ def loop(x: PyTree):
 def kept(x):
     yield x
 
+def set_up(x, y, *, kind):
+    return x + y if kind == "sum" else x - y
+
 __all__ = ["Pair", "add", "apply", "both", "branch", "jitted", "kept", "loop", "nested", "opens", "own", "repeat",
-           "scaled", "total", "words"]
+           "scaled", "set_up", "total", "words"]
 '''
 ours = types.ModuleType("jaxsci.made_up")
 exec(compile(_SOURCE, "made_up.py", "exec"), vars(ours))
@@ -136,6 +141,13 @@ def test_the_argument_is_named(call, words):
     error = refused(call)
     assert words in "\n".join([str(error), *getattr(error, "__notes__", ())]), (error, notes(error))
     assert isinstance(error, (TypeError, ValueError))
+
+
+def test_where_several_could_be_meant_none_is_blamed():
+    """Of two Nones neither is known to be wrong; text that sets a keyword is what the room calls its options."""
+    for call in (lambda: ours.set_up(None, None, kind="sum"), lambda: ours.set_up(X, Y, kind="sum")):
+        assert "made_up.set_up was called with x=" in notes(refused(call))[0]
+    assert "made_up.set_up: y must be arrays and numbers, got None" in str(refused(ours.set_up, X, None, kind="sum"))
 
 
 def test_the_first_error_is_the_cause():
@@ -340,3 +352,14 @@ def test_one_trace_and_the_jitted_objects_offers():
     assert len(traces) == 1 and counted.lower(X).compile() is not None and counted.eval_shape(X).shape == (3,)
     assert jax.jit(ours.branch, static_argnames="flag")(X, flag=True).shape == (3,)
     assert jax.vmap(ours.jitted)(BATCH).shape == (2,) and jax.grad(ours.jitted)(X).shape == (3,)
+
+
+def test_under_a_hook_that_checks_types(tmp_path, monkeypatch):
+    """The hook decorates the wrapper too, as every function of its module; wrapped functions answer as before."""
+    (tmp_path / "hooked_entry.py").write_text(inspect.getsource(entry))
+    monkeypatch.syspath_prepend(tmp_path)
+    with install_import_hook("hooked_entry", "beartype.beartype"):
+        hooked = importlib.import_module("hooked_entry")
+    assert hasattr(hooked.guarded, "__wrapped__"), "the hook did not run"
+    counted = hooked.guarded(jax.jit(lambda x: x + 1), "jaxsci.made_up", "hooked")
+    assert np.array_equal(counted(X), X + 1) and hooked.is_guarded(counted)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from jaxsci import bandits
 from jaxsci.core import policies
 
 
@@ -24,3 +25,18 @@ def test_static_misuse_raises(key):
         policies.round_key(key, "method")
     with pytest.raises(TypeError, match="typed key"):
         policies.round_key(0, "policy")
+
+
+@pytest.mark.bad_input
+def test_imaginary_parts_are_not_lost(key):
+    policy = bandits.policies.lin_ucb(2, 3)
+    state = policy.init(key)
+    decision = policy.select(key, state, jnp.ones(3))
+    for call, match in (
+        (lambda: policy.update(state, decision, 0.5 + 0.5j, jnp.ones(3)), "expected real numbers"),
+        (lambda: policy.update(state, decision, 0.5, jnp.ones(3), 1j), "expected real numbers"),
+        (lambda: policy.select(key, state, 1j * jnp.ones(3)), "context: expected real numbers"),
+        (lambda: policies.as_context("made", 1j, ()), "made: context: expected real numbers"),
+    ):
+        with pytest.raises(TypeError, match=match):
+            call()

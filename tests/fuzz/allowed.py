@@ -1,11 +1,24 @@
 """What a mutated call may answer although it is not finite and no status says so, each with its reason."""
 
+_NEVER_MEET = "bodies so far apart never meet: their collision time is inf"
+
 ALLOWED: tuple[tuple[str, str], ...] = (
     ("jaxsci.gp.append['gp'].chol", "the caller's own factor is handed on, with one more row"),
+    ("jaxsci.gp.append['gp'].x: ", "the caller's own inputs are handed on, with one more row"),
+    (
+        "jaxsci.diffusion.correctors.sample['beta']: tiny -> .variance_ratio",
+        "powers so small that the cloud's variance has no limit: variance_ratio is inf, as documented",
+    ),
     (
         "jaxsci.diffusion.step[",
         "the status of a state tells of the states before it; the next step or finish judges it",
     ),
-    ("jaxsci.rl.three_body.integrators.leapfrog['bodies'].position: huge", "bodies so far apart never meet: time inf"),
+    *(
+        (
+            f"jaxsci.rl.three_body.integrators.{rule}['bodies'].position: huge",
+            "bodies so far apart never meet: time inf",
+        )
+        for rule in ("hermite", "leapfrog", "runge_kutta", "yoshida")
+    ),
     ("jaxsci.pfn.bars.reflect['dist'].", "the caller's own numbers are handed on in another order"),
 )

@@ -29,6 +29,7 @@ def test_nothing_is_silent_hangs_or_crashes():
 # What was silent once: the function, the argument's place, the change.
 FOUND = (
     ("jaxsci.control.exact.running_maximum", "['path'].xs", "inf"),
+    ("jaxsci.control.martingale.merge", "['states'][1].vector", "inf"),
     ("jaxsci.control.exploratory.solution", "['problem'].D", "huge"),
     ("jaxsci.gp.leave_one_out", "['gp'].y", "inf"),
     ("jaxsci.gp.leave_one_out", "['gp'].chol", "nan"),
@@ -39,6 +40,7 @@ FOUND = (
     ("jaxsci.rl.three_body.start", "['corners']", "zero"),
     ("jaxsci.smc.log_z_variance", "['result'].value.log_weights", "huge"),
     ("jaxsci.pfn.bars.mixture", "['borders']", "nan"),
+    ("jaxsci.pfn.curves.evaluate", "['runs']", "inf"),
     ("jaxsci.pfn.curves.normalize", "['normalizer'].soft[1]", "inf"),
     ("jaxsci.pfn.curves.predict", "['model'].params['encoder_x']['bias']", "nan"),
     ("jaxsci.pfn.curves.stretch", "['start']", "-inf"),

@@ -216,6 +216,13 @@ def test_bad_runs_and_orders():
     runs = jnp.asarray([[0.1, 0.2], [0.3, jnp.nan]])
     found = curves.evaluate(runs, jnp.array([0, 0]), curves.no_stop(), budget=3)
     assert int(found.status) == status.NONFINITE_INPUT | status.OUT_OF_RANGE
+
+    def found_of(runs, best=None):
+        return curves.evaluate(jnp.asarray(runs, jnp.float32), jnp.arange(2), curves.no_stop(), budget=4, best=best)
+
+    infinite, far = found_of([[0.1, 0.2], [np.inf, 0.0]]), found_of([[-3e38, 0.0], [3e38, 0.0]])
+    assert int(infinite.status) == int(found_of(np.ones((2, 2)), np.inf).status) == status.NONFINITE_INPUT
+    assert int(far.status) == status.NONFINITE_RESULT and np.array_equal(far.regret[1:], np.float32([3e38, 0, 0]))
     assert int(curves.epochs_to_reach(jnp.array([0.5, 0.4]), 0.1)) == 3
     for call, match in (
         (lambda: curves.evaluate(runs, jnp.arange(3), curves.no_stop(), budget=3), "expected runs"),

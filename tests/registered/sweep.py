@@ -26,9 +26,10 @@ def _resume(folder):
         if done:
             raise KeyboardInterrupt
 
+    whole = _run(folder / "b", progress=False)
     with pytest.raises(KeyboardInterrupt):
         _run(folder / "a", progress=stop)
-    assert _run(folder / "a", progress=False).equals(_run(folder / "b", progress=False))
+    assert _run(folder / "a", progress=False).equals(whole)
 
 
 def _extended(folder):

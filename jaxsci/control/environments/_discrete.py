@@ -16,15 +16,15 @@ from jaxsci.control.environments._walled import WalledProblem, check_kind, step
 from jaxsci.core import entry, status
 from jaxsci.core.protocols import Environment, TimeStep
 from jaxsci.core.static import bind, check_size
-from jaxsci.core.types import as_count, as_real, float_dtype
+from jaxsci.core.types import Scalar, as_count, as_real, float_dtype
 
 
 def discrete(
     walled: WalledProblem,
-    dt: ArrayLike,
+    dt: Scalar,
     *,
     controls: Float[ArrayLike, " num_actions"] | None = None,
-    num_steps: ArrayLike | None = None,
+    num_steps: Scalar | None = None,
     num_substeps: int = 1,
 ) -> Environment:
     r"""The decision process of steps of length dt: reward and discount are those of `step`.

@@ -8,14 +8,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
-from jaxtyping import Array, ArrayLike
+from jaxtyping import Array
 
 from jaxsci.control.environments._walled import WalledProblem
 from jaxsci.control.problems import ode
 from jaxsci.core import entry, extras
+from jaxsci.core.types import Scalar
 
 
-def pendulum(params: Any = None, *, discount: ArrayLike = 0.0) -> WalledProblem:
+def pendulum(params: Any = None, *, discount: Scalar = 0.0) -> WalledProblem:
     r"""gymnax's Pendulum-v1: $\ddot\theta = \frac{3g}{2l}\sin\theta + \frac{3}{ml^2}u$.
 
     The reward rate is $-(\theta^2 + 0.1\dot\theta^2 + 0.001u^2)$ with theta in [-pi, pi); gymnax hands out the rate
@@ -49,7 +50,7 @@ def pendulum(params: Any = None, *, discount: ArrayLike = 0.0) -> WalledProblem:
     )
 
 
-def mountain_car(params: Any = None, *, discount: ArrayLike = 0.0) -> WalledProblem:
+def mountain_car(params: Any = None, *, discount: Scalar = 0.0) -> WalledProblem:
     r"""gymnax's MountainCarContinuous-v0 in continuous time: $\dot v = 0.0015u - 0.0025\cos 3x$; its step is dt = 1.
 
     The reward rate is -0.1 u^2 with u clipped, and 100 once at the goal. Two differences from gymnax, on purpose: the

@@ -18,7 +18,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree
 from jaxsci.control.problems import ODE
 from jaxsci.core import keys, status, tree
 from jaxsci.core.static import check_size
-from jaxsci.core.types import KeyArray, as_real, float_dtype
+from jaxsci.core.types import KeyArray, Scalar, as_real, float_dtype
 
 
 class WalledProblem(NamedTuple):
@@ -84,11 +84,11 @@ class Rollout(NamedTuple):
 def step(
     walled: WalledProblem,
     x: Float[ArrayLike, "2"],
-    u: ArrayLike,
+    u: Scalar,
     *,
-    dt: ArrayLike,
+    dt: Scalar,
     num_substeps: int = 1,
-    t: ArrayLike = 0.0,
+    t: Scalar = 0.0,
 ) -> Step:
     """One step of length dt under a constant control, in sub-steps.
 
@@ -162,7 +162,7 @@ def rollout(
     x0: Float[ArrayLike, "2"] | None = None,
     *,
     num_steps: int,
-    dt: ArrayLike,
+    dt: Scalar,
     num_substeps: int = 1,
 ) -> Rollout:
     """Play one episode of K steps.

@@ -9,14 +9,14 @@ from typing import NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, Float
 
 from jaxsci.control.exploratory._problem import ExploratoryLQ, GaussianPolicy, as_scalars, reward, trouble
 from jaxsci.core import status, tree
 from jaxsci.core.keys import as_typed_key, per_item, unrolled
 from jaxsci.core.protocols import Result
 from jaxsci.core.static import check_size
-from jaxsci.core.types import as_real, float_dtype
+from jaxsci.core.types import Scalar, as_real, float_dtype
 
 # A state or parameter of this size will not come back, and float32 still holds its square. Nor does a policy whose
 # standard deviation is that wide or that narrow: nothing that it does moves its parameters any more.
@@ -53,7 +53,7 @@ def normals(key, start, num: int, dtype):
 
 
 def simulate(
-    key, problem: ExploratoryLQ, policy: GaussianPolicy, *, num_steps: int, dt: ArrayLike, x0: ArrayLike = 0.0
+    key, problem: ExploratoryLQ, policy: GaussianPolicy, *, num_steps: int, dt: Scalar, x0: Scalar = 0.0
 ) -> Result:
     """Record a trajectory under a fixed Gaussian policy: data for `run_offline`.
 

@@ -30,7 +30,7 @@ from jaxtyping import ArrayLike, Float
 from jaxsci.control.exploratory._problem import _LOG_2PI, GaussianPolicy, as_scalars, entropy_of
 from jaxsci.core import entry
 from jaxsci.core.static import as_partial, bind
-from jaxsci.core.types import as_real, as_scalar, float_dtype
+from jaxsci.core.types import Scalar, as_real, as_scalar, float_dtype
 
 
 class Parameters(NamedTuple):
@@ -75,7 +75,7 @@ class Learner(eqx.Module):
     off_policy: bool = eqx.field(static=True)
 
 
-def power_decay(*, scale: ArrayLike = 10.0, power: ArrayLike = 0.67) -> Partial:
+def power_decay(*, scale: Scalar = 10.0, power: Scalar = 0.67) -> Partial:
     """Learning-rate schedule (1 + t / scale)^(-power) of elapsed time t.
 
     Args:
@@ -114,16 +114,16 @@ def _log_decay(t):
 
 def actor_critic(
     *,
-    critic_rate: ArrayLike = 0.1,
-    value_rate: ArrayLike = 0.1,
-    actor_rate: ArrayLike = 0.01,
-    scale_rate: ArrayLike = 0.3,
+    critic_rate: Scalar = 0.1,
+    value_rate: Scalar = 0.1,
+    actor_rate: Scalar = 0.01,
+    scale_rate: Scalar = 0.3,
     schedule: Callable[[Any], Any] | None = None,
     start: Parameters | None = None,
     low: Parameters | None = None,
     high: Parameters | None = None,
-    test_scale: ArrayLike = jnp.inf,
-    max_change: ArrayLike = jnp.inf,
+    test_scale: Scalar = jnp.inf,
+    max_change: Scalar = jnp.inf,
 ) -> Learner:
     r"""Online actor-critic with a TD(0) critic; learns from its own actions only.
 
@@ -169,16 +169,16 @@ def actor_critic(
 
 def q_learning(
     *,
-    critic_rate: ArrayLike = 0.1,
-    value_rate: ArrayLike = 0.1,
-    q_rate: ArrayLike = 0.1,
-    scale_rate: ArrayLike = 3.0,
+    critic_rate: Scalar = 0.1,
+    value_rate: Scalar = 0.1,
+    q_rate: Scalar = 0.1,
+    scale_rate: Scalar = 3.0,
     schedule: Callable[[Any], Any] | None = None,
     start: Parameters | None = None,
     low: Parameters | None = None,
     high: Parameters | None = None,
-    test_scale: ArrayLike = jnp.inf,
-    max_change: ArrayLike = jnp.inf,
+    test_scale: Scalar = jnp.inf,
+    max_change: Scalar = jnp.inf,
 ) -> Learner:
     r"""q-learning by martingale conditions, test functions $\partial_\theta J, 1, \partial_\psi q$; on or off policy.
 

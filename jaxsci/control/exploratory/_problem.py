@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from jaxsci.core import status, tree
-from jaxsci.core.types import as_real, as_scalar, float_dtype
+from jaxsci.core.types import Scalar, as_real, as_scalar, float_dtype
 
 _LOG_2PI = math.log(2 * math.pi)
 
@@ -128,7 +128,7 @@ def trouble(problem: ExploratoryLQ, dt, *others) -> Int[Array, ""]:
     )
 
 
-def solution(problem: ExploratoryLQ, *, dt: ArrayLike = 0.0) -> Solution:
+def solution(problem: ExploratoryLQ, *, dt: Scalar = 0.0) -> Solution:
     r"""Value and policy that maximise reward plus temperature times entropy.
 
     Args:
@@ -209,7 +209,7 @@ def reward(problem: ExploratoryLQ, x, a):
 
 
 def average_reward(
-    problem: ExploratoryLQ, policy: GaussianPolicy, *, dt: ArrayLike = 0.0, entropy: bool = True
+    problem: ExploratoryLQ, policy: GaussianPolicy, *, dt: Scalar = 0.0, entropy: bool = True
 ) -> Stationary:
     r"""Long-run average reward of a Gaussian policy, from the first two moments of the stationary state.
 

@@ -19,7 +19,7 @@ from jaxsci.core import status, tree
 from jaxsci.core.keys import as_typed_key, unrolled
 from jaxsci.core.protocols import Result
 from jaxsci.core.static import check_size
-from jaxsci.core.types import as_real, float_dtype
+from jaxsci.core.types import Scalar, as_real, float_dtype
 
 
 class OnlineState(NamedTuple):
@@ -52,7 +52,7 @@ class History(NamedTuple):
     reward: Float[Array, " num_records"]
 
 
-def init(problem: ExploratoryLQ, learner: Learner, *, x0: ArrayLike = 0.0) -> OnlineState:
+def init(problem: ExploratoryLQ, learner: Learner, *, x0: Scalar = 0.0) -> OnlineState:
     """The state before the first step.
 
     Args:
@@ -80,7 +80,7 @@ def _init(problem, learner, x0):
 
 
 def step(
-    key, state: OnlineState, problem: ExploratoryLQ, learner: Learner, *, dt: ArrayLike
+    key, state: OnlineState, problem: ExploratoryLQ, learner: Learner, *, dt: Scalar
 ) -> tuple[OnlineState, Experience]:
     """Act once and learn from it; `run` is the scan of this.
 
@@ -143,9 +143,9 @@ def run(
     learner: Learner,
     *,
     num_steps: int,
-    dt: ArrayLike,
+    dt: Scalar,
     record_every: int,
-    x0: ArrayLike = 0.0,
+    x0: Scalar = 0.0,
     state: OnlineState | None = None,
 ) -> Result:
     """Learn online along one trajectory, in one compiled scan.
@@ -218,12 +218,12 @@ def run_offline(
     learner: Learner,
     data: Experience,
     *,
-    temperature: ArrayLike,
+    temperature: Scalar,
     num_steps: int,
-    dt: ArrayLike,
+    dt: Scalar,
     batch_size: int,
     record_every: int,
-    discount: ArrayLike = 0.0,
+    discount: Scalar = 0.0,
     state: OnlineState | None = None,
 ) -> Result:
     """Learn from recorded transitions, whatever policy made them: each step averages increments over a random batch.

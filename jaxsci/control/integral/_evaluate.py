@@ -21,7 +21,7 @@ from jaxtyping import Array, ArrayLike, Float, Int
 from jaxsci.control.integral._problem import ControlAffine, cost_trouble, policy
 from jaxsci.core import precision, status, tree
 from jaxsci.core.extras import require
-from jaxsci.core.types import as_real, float_dtype, is_concrete, require_double
+from jaxsci.core.types import Scalar, as_real, float_dtype, is_concrete, require_double
 
 UNSTABLE = status.register(
     "control",
@@ -99,14 +99,14 @@ def evaluate(
     x: Float[ArrayLike, " d"],
     *,
     rule: tuple[ArrayLike, ArrayLike] | None,
-    interval: ArrayLike = 0.1,
+    interval: Scalar = 0.1,
     num_rows: int = 20,
     rank: int | None = None,
     scale_rows: bool = False,
-    cutoff: ArrayLike = 1e-13,
-    rtol: ArrayLike = 1e-10,
-    atol: ArrayLike = 1e-12,
-    max_growth: ArrayLike = 1e6,
+    cutoff: Scalar = 1e-13,
+    rtol: Scalar = 1e-10,
+    atol: Scalar = 1e-12,
+    max_growth: Scalar = 1e6,
     max_ode_steps: int = 4096,
     allow_float32: bool = False,
 ) -> Evaluation:
@@ -308,7 +308,7 @@ def evaluate_samples(
     ends: Float[ArrayLike, "num_rows d"],
     rank: int | None = None,
     scale_rows: bool = False,
-    cutoff: ArrayLike = 1e-13,
+    cutoff: Scalar = 1e-13,
     allow_float32: bool = False,
 ) -> Evaluation:
     r"""Value of the policy that is greedy for `weights`, from states measured under it: the drift is never used.

@@ -19,7 +19,7 @@ from jaxsci.control.integral._evaluate import RANK_LOST, UNSTABLE, evaluation, p
 from jaxsci.control.integral._problem import ControlAffine
 from jaxsci.core import loops, status
 from jaxsci.core.static import check_size
-from jaxsci.core.types import as_real, float_dtype
+from jaxsci.core.types import Scalar, as_real, float_dtype
 
 
 class Result(NamedTuple):
@@ -61,17 +61,17 @@ def policy_iteration(
     x: Float[ArrayLike, " d"],
     *,
     rule: tuple[ArrayLike, ArrayLike] | None,
-    interval: ArrayLike = 0.1,
+    interval: Scalar = 0.1,
     num_rows: int = 20,
     max_steps: int = 20,
-    tol: ArrayLike = 1e-3,
+    tol: Scalar = 1e-3,
     reset_state: bool = False,
     rank: int | None = None,
     scale_rows: bool = False,
-    cutoff: ArrayLike = 1e-13,
-    rtol: ArrayLike = 1e-10,
-    atol: ArrayLike = 1e-12,
-    max_growth: ArrayLike = 1e6,
+    cutoff: Scalar = 1e-13,
+    rtol: Scalar = 1e-10,
+    atol: Scalar = 1e-12,
+    max_growth: Scalar = 1e6,
     max_ode_steps: int = 4096,
     allow_float32: bool = False,
 ) -> Result:

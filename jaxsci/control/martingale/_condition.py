@@ -22,7 +22,7 @@ from jaxsci.control.martingale._value import Value, weighted
 from jaxsci.control.simulate import Path, Transition, transitions
 from jaxsci.core import precision
 from jaxsci.core.static import as_partial
-from jaxsci.core.types import as_float, float_dtype
+from jaxsci.core.types import Scalar, as_float, float_dtype
 
 _DISCOUNTINGS = ("additive", "multiplicative")
 _SCALES = ("dt", "unit")
@@ -77,7 +77,7 @@ class Residual(NamedTuple):
 def condition(
     value: Value,
     *,
-    discount: ArrayLike = 0.0,
+    discount: Scalar = 0.0,
     discounting: str = "additive",
     average: bool = False,
     test: Callable | None = None,
@@ -255,7 +255,7 @@ def moments(
     params: PyTree,
     path: Path,
     *,
-    trace_decay: ArrayLike | None = None,
+    trace_decay: Scalar | None = None,
     trace_scale: str = "dt",
 ) -> Float[Array, " m"]:
     r"""$\sum_k \xi_k\delta_k$ along one path: the value function makes its mean over paths zero.

@@ -14,22 +14,21 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jax.tree_util import Partial
-from jaxtyping import ArrayLike
 
 from jaxsci.control.martingale._condition import Condition, as_unknowns, checked_scale, residual, time_weight
 from jaxsci.control.martingale._method import Clock, Method, Result, Sums, clock, trouble
 from jaxsci.control.martingale._temporal_difference import decayed, out_of_range
 from jaxsci.core import entry, precision, status, tree
 from jaxsci.core.static import bind
-from jaxsci.core.types import as_float, require_double
+from jaxsci.core.types import Scalar, as_float, require_double
 
 
 def clstd(
     cond: Condition,
     *,
-    trace_decay: ArrayLike | None = None,
+    trace_decay: Scalar | None = None,
     trace_scale: str = "dt",
-    ridge: ArrayLike = 0.0,
+    ridge: Scalar = 0.0,
     allow_float32: bool = False,
 ) -> Method:
     r"""CLSTD(0), or CLSTD(lambda): the root of $\sum_k\xi_k\delta_k = 0$ over all that was seen.
@@ -62,7 +61,7 @@ def clstd(
     return _method("clstd", cond, decay, ridge, allow_float32, trace_scale, False)
 
 
-def least_squares_ml(cond: Condition, *, ridge: ArrayLike = 0.0, allow_float32: bool = False) -> Method:
+def least_squares_ml(cond: Condition, *, ridge: Scalar = 0.0, allow_float32: bool = False) -> Method:
     r"""Martingale loss by least squares: $\min_\theta\frac12\sum_k\Delta_k(G_k - J^\theta_k)^2$, in one forward pass.
 
     The discounted return is telescoped, $G_k - J_k = \sum_{j\ge k}e^{-\beta(t_j - t_k)}\delta_j$ with multiplicative
@@ -88,7 +87,7 @@ def least_squares_ml(cond: Condition, *, ridge: ArrayLike = 0.0, allow_float32: 
     return _method("least_squares_ml", cond, jnp.ones(()), ridge, allow_float32, "dt", False)
 
 
-def least_squares_mstde(cond: Condition, *, ridge: ArrayLike = 0.0, allow_float32: bool = False) -> Method:
+def least_squares_mstde(cond: Condition, *, ridge: Scalar = 0.0, allow_float32: bool = False) -> Method:
     r"""Mean-square TD error by least squares: $\min_\theta\frac12\sum_k\delta_k^2/\Delta_k$. A baseline: do not use it.
 
     Warning:

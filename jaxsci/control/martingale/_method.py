@@ -225,7 +225,8 @@ def _fit(method, params, paths):
 def merge(*states: PyTree) -> PyTree:
     """The sums of several batches as one state, from which ``method.finish`` gives the joint result.
 
-    The trace of CLSTD(lambda) starts afresh: batches are different episodes.
+    The trace of CLSTD(lambda) starts afresh: batches are different episodes. Sums that are not finite, or overflow
+    together, put `status.NONFINITE_RESULT` into the status of the joint clock.
 
     Raises:
         TypeError: a state that is not made of sums, such as that of `ctd`, or none at all.
@@ -251,7 +252,8 @@ def merge(*states: PyTree) -> PyTree:
 @eqx.filter_jit
 def _merged(states):
     total = jax.tree.map(lambda a: jnp.sum(a, axis=0, dtype=a.dtype), states)
-    codes = status.reduce(states.clock.status, axis=0)
+    finite = tree.all_finite((total.matrix, total.vector, total.clock))
+    codes = status.reduce(states.clock.status, axis=0) | status.flag(~finite, status.NONFINITE_RESULT)
     first = jax.tree.map(lambda a: a[0], states.unknowns)
     return total._replace(unknowns=first, trace=jnp.zeros_like(total.trace), clock=total.clock._replace(status=codes))
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jax.tree_util import Partial
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, Float
 
 from jaxsci.control.martingale._condition import (
     Condition,
@@ -28,7 +28,7 @@ from jaxsci.control.martingale._condition import (
 from jaxsci.control.martingale._method import Clock, Method, Result, as_rate, clock, rate_at, tick, trouble
 from jaxsci.core import entry, status
 from jaxsci.core.static import bind
-from jaxsci.core.types import as_float
+from jaxsci.core.types import Scalar, as_float
 
 
 class TDState(NamedTuple):
@@ -49,7 +49,7 @@ def ctd(
     cond: Condition,
     *,
     learning_rate,
-    trace_decay: ArrayLike | None = None,
+    trace_decay: Scalar | None = None,
     trace_scale: str = "dt",
 ) -> Method:
     r"""CTD(0), or CTD(lambda) with a trace.

@@ -9,12 +9,12 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax.tree_util import Partial
-from jaxtyping import Array, ArrayLike, Float, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from jaxsci import nn
 from jaxsci.core import entry, precision
 from jaxsci.core.static import as_partial, bind
-from jaxsci.core.types import as_float
+from jaxsci.core.types import Scalar, as_float
 
 
 class Value(NamedTuple):
@@ -36,7 +36,7 @@ def linear_value(
     fixed: Callable | None = None,
     *,
     terminal: Callable | None = None,
-    horizon: ArrayLike | None = None,
+    horizon: Scalar | None = None,
 ) -> Value:
     r"""Linear family $J^\theta = g + \theta\cdot\phi$, with $g = h(x)$ and $(T - t)\phi$ when h and T are given.
 
@@ -69,7 +69,7 @@ def linear_value(
     return Value(Partial(_linear, features, fixed), features, fixed)
 
 
-def mlp_value(cfg: nn.mlp.Config, *, terminal: Callable | None = None, horizon: ArrayLike | None = None) -> Value:
+def mlp_value(cfg: nn.mlp.Config, *, terminal: Callable | None = None, horizon: Scalar | None = None) -> Value:
     r"""Perceptron family: net(x), or $h(x) + (T - t)\,\mathrm{net}(t, x)$ when h and T are given.
 
     Args:

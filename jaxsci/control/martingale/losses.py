@@ -12,7 +12,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, ArrayLike, Float, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from jaxsci.control.martingale._condition import (
     Condition,
@@ -25,7 +25,7 @@ from jaxsci.control.martingale._condition import (
 )
 from jaxsci.control.simulate import Path, transitions
 from jaxsci.core import entry, precision
-from jaxsci.core.types import as_float
+from jaxsci.core.types import Scalar, as_float
 
 _METRICS = ("identity", "covariance")
 
@@ -80,7 +80,7 @@ def temporal_difference(
     params: PyTree,
     path: Path,
     *,
-    trace_decay: ArrayLike | None = None,
+    trace_decay: Scalar | None = None,
     trace_scale: str = "dt",
 ) -> Float[Array, ""]:
     r"""CTD(0) or CTD($\lambda$): a surrogate whose negative gradient is $\sum_k\xi_k\delta_k$; its value means nothing.

@@ -20,7 +20,7 @@ from jaxsci.control.simulate._brownian import drawn, normal, root
 from jaxsci.control.simulate._path import SNAP, Path, Transition, num_intervals, shaped
 from jaxsci.core import keys, precision, status, tree
 from jaxsci.core.static import check_size
-from jaxsci.core.types import KeyArray, as_real, float_dtype, is_concrete
+from jaxsci.core.types import KeyArray, Scalar, as_real, float_dtype, is_concrete
 
 
 class SimulationState(NamedTuple):
@@ -39,7 +39,7 @@ class SimulationState(NamedTuple):
     status: Int[Array, ""]
 
 
-def init(x0: Float[ArrayLike, "*d"], *, t: ArrayLike = 0.0) -> SimulationState:
+def init(x0: Float[ArrayLike, "*d"], *, t: Scalar = 0.0) -> SimulationState:
     """The state before step 0, at time t. A non-finite x0 is reported, and the simulation then stands still at 0.
 
     Example:
@@ -64,10 +64,10 @@ def step(
     problem: SDE,
     policy: Callable | None,
     state: SimulationState,
-    dt: ArrayLike,
+    dt: Scalar,
     increment: Float[ArrayLike, "..."] | None = None,
     *,
-    t_next: ArrayLike | None = None,
+    t_next: Scalar | None = None,
 ) -> tuple[SimulationState, Transition]:
     """One Euler-Maruyama step; `euler_maruyama` is its scan.
 
@@ -136,7 +136,7 @@ def euler_maruyama(
     x0: Float[ArrayLike, "*d"],
     *,
     num_steps: int | None = None,
-    dt: ArrayLike | None = None,
+    dt: Scalar | None = None,
     times: Float[ArrayLike, " num_times"] | None = None,
     increments: Float[ArrayLike, "K ..."] | None = None,
 ) -> Path:

@@ -14,7 +14,7 @@ from jaxtyping import ArrayLike, Float
 from jaxsci.control.problems import ODE
 from jaxsci.control.simulate._path import Path, num_intervals, rewarded, shaped
 from jaxsci.core import extras, status, tree
-from jaxsci.core.types import as_real, float_dtype
+from jaxsci.core.types import Scalar, as_real, float_dtype
 
 
 def rollout(
@@ -23,8 +23,8 @@ def rollout(
     x0: Float[ArrayLike, "*d"],
     *,
     times: Float[ArrayLike, " num_times"],
-    rtol: ArrayLike = 1e-6,
-    atol: ArrayLike = 1e-9,
+    rtol: Scalar = 1e-6,
+    atol: Scalar = 1e-9,
     max_steps: int = 16_384,
 ) -> Path:
     """Follow a deterministic problem to a tolerance; every sample time is the end of a step of the integrator.

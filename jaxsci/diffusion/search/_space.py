@@ -12,11 +12,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, Float
 
 from jaxsci.core import keys
 from jaxsci.core.keys import unrolled
-from jaxsci.core.types import KeyArray
+from jaxsci.core.types import KeyArray, Scalar
 from jaxsci.diffusion import _exponential
 from jaxsci.diffusion.unified import Decisions
 
@@ -63,8 +63,8 @@ class Space(eqx.Module):
 
 def space(
     num_calls: int,
-    lam_start: ArrayLike,
-    lam_end: ArrayLike,
+    lam_start: Scalar,
+    lam_end: Scalar,
     *,
     kinds: Sequence[float] = (0.3, 0.3, 0.4),
     orders: Sequence[float] = (0.2, 0.4, 0.3, 0.1),

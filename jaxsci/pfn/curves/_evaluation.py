@@ -16,7 +16,7 @@ from jaxtyping import Array, ArrayLike, Float, Int
 
 from jaxsci.core import status
 from jaxsci.core.static import as_partial, check_size
-from jaxsci.core.types import Size, as_float, as_real, float_dtype
+from jaxsci.core.types import Scalar, Size, as_float, as_real, float_dtype
 from jaxsci.pfn.curves._stopping import Rule
 
 
@@ -26,7 +26,8 @@ class Evaluation(NamedTuple):
     Attributes:
         regret: (budget,), best value of the task minus the best value seen after each epoch.
         epochs: (R,), epochs spent on the runs in their order, 0 for those that were not reached.
-        status: 0, non-finite input for runs that hold a NaN, out of range for an order that is no permutation.
+        status: 0, non-finite input for runs or a best value that are not finite, non-finite result for runs so far
+            apart that their difference overflows, out of range for an order that is no permutation.
     """
 
     regret: Float[Array, " budget"]
@@ -40,7 +41,7 @@ def evaluate(
     rule: Rule,
     *,
     budget: Size,
-    best: ArrayLike | None = None,
+    best: Scalar | None = None,
 ) -> Evaluation:
     """Replay recorded runs in an order under a rule that stops them early.
 
@@ -79,9 +80,10 @@ def evaluate(
 @eqx.filter_jit
 def _evaluate(runs, order, rule, budget, best):
     num_runs, num_epochs = runs.shape
-    code = status.flag(jnp.any(jnp.isnan(runs)), status.NONFINITE_INPUT)
-    code = code | status.flag(jnp.any(jnp.sort(order) != jnp.arange(num_runs)), status.OUT_OF_RANGE)
     best = jnp.max(runs) if best is None else as_real(best, runs.dtype)
+    known = jnp.all(jnp.isfinite(runs)) & jnp.isfinite(best)
+    code = status.flag(~known, status.NONFINITE_INPUT)
+    code = code | status.flag(jnp.any(jnp.sort(order) != jnp.arange(num_runs)), status.OUT_OF_RANGE)
 
     def epoch(state, _):
         place, seen, found, spent = state
@@ -97,10 +99,11 @@ def _evaluate(runs, order, rule, budget, best):
     zero = jnp.zeros((), jnp.int32)
     start = zero, zero, jnp.asarray(-jnp.inf, runs.dtype), jnp.zeros(num_runs, jnp.int32)
     (_, _, _, spent), regret = jax.lax.scan(epoch, start, None, length=budget)
+    code = code | status.flag(known & ~jnp.all(jnp.isfinite(regret)), status.NONFINITE_RESULT)
     return Evaluation(regret, spent, code)
 
 
-def epochs_to_reach(regret: Float[ArrayLike, " budget"], level: ArrayLike) -> Int[Array, ""]:
+def epochs_to_reach(regret: Float[ArrayLike, " budget"], level: Scalar) -> Int[Array, ""]:
     """Epochs until the regret is at most `level`: 1, ..., budget, or budget + 1 where it never is.
 
     Args:

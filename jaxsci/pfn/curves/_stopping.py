@@ -22,7 +22,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from jaxsci.core import entry
 from jaxsci.core.static import as_partial, check_size
-from jaxsci.core.types import Size, as_scalar, concrete, float_dtype
+from jaxsci.core.types import Scalar, Size, as_scalar, concrete, float_dtype
 from jaxsci.pfn import bars
 from jaxsci.pfn._predict import Model
 from jaxsci.pfn.curves import _predict
@@ -34,7 +34,7 @@ _SHARES = (1, 2, 4, 8)  # tenths of the run after which the coarse schedule deci
 
 
 def stop(
-    survival: Float[ArrayLike, " m"], num_observed: Int[ArrayLike, ""], y_best: ArrayLike, *, delta: ArrayLike = 0.05
+    survival: Float[ArrayLike, " m"], num_observed: Int[ArrayLike, ""], y_best: Scalar, *, delta: Scalar = 0.05
 ) -> Bool[Array, ""]:
     r"""Whether no epoch to come has a chance of more than $\delta$ to beat the best value so far.
 
@@ -115,7 +115,7 @@ def no_stop() -> Rule:
     return Partial(_no_stop)
 
 
-def patience(epochs: ArrayLike) -> Rule:
+def patience(epochs: Scalar) -> Rule:
     """The rule that stops a run when its own best value is so many epochs old; 0 trains every run for one epoch.
 
     Args:
@@ -133,7 +133,7 @@ def patience(epochs: ArrayLike) -> Rule:
     return Partial(_patience, as_scalar(epochs, "curves.patience", "epochs"))
 
 
-def predictive(survival: Callable, *, delta: ArrayLike = 0.05, schedule: Bool[ArrayLike, " m"] | None = None) -> Rule:
+def predictive(survival: Callable, *, delta: Scalar = 0.05, schedule: Bool[ArrayLike, " m"] | None = None) -> Rule:
     """The rule that asks `stop`, with what a model of learning curves predicts.
 
     Args:
@@ -210,7 +210,7 @@ def _predictive(survival, delta, schedule, y, num_observed, y_best):
         return ask()
     if schedule.shape != y.shape:
         raise ValueError(
-            f"curves.predictive: schedule must have an entry for each epoch {y.shape}, got {schedule.shape}"
+            f"curves.predictive: y must have an entry for each epoch of the schedule, {schedule.shape}, got {y.shape}"
         )
     return jax.lax.cond(schedule[num_observed - 1], ask, lambda: jnp.zeros((), bool))
 

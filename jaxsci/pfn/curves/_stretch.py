@@ -18,7 +18,7 @@ from jaxtyping import Array, ArrayLike, Float, Int
 from jaxsci.core import status
 from jaxsci.core.keys import as_typed_key, unrolled
 from jaxsci.core.static import as_partial, check_size
-from jaxsci.core.types import KeyArray, Size, as_float, as_scalar
+from jaxsci.core.types import KeyArray, Scalar, Size, as_float, as_scalar
 
 
 class Ensemble(NamedTuple):
@@ -46,7 +46,7 @@ def stretch(
     num_steps: Size,
     burn_in: Size = 0,
     thin: Size = 1,
-    scale: ArrayLike = 2.0,
+    scale: Scalar = 2.0,
 ) -> Ensemble:
     """Draw from a density by the stretch move.
 

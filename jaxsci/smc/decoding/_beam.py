@@ -20,7 +20,7 @@ from jaxsci.core import entry
 from jaxsci.core.keys import as_typed_key, unrolled
 from jaxsci.core.protocols import SequenceModel
 from jaxsci.core.static import bind, check_size
-from jaxsci.core.types import KeyArray, Size, as_scalar
+from jaxsci.core.types import KeyArray, Scalar, Size, as_scalar
 from jaxsci.smc import _run
 from jaxsci.smc._model import Model
 from jaxsci.smc.decoding import _particles
@@ -39,9 +39,9 @@ def beam_search(
     max_tokens: Size,
     stop: Size | None = None,
     weight: str = "odds",
-    temperature: ArrayLike = 1.0,
+    temperature: Scalar = 1.0,
     reward_temperature: ArrayLike = 1.0,
-    policy_weight: ArrayLike = 0.0,
+    policy_weight: Scalar = 0.0,
 ) -> Decoded:
     """Keep the best prefixes by a process reward.
 

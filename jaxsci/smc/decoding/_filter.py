@@ -21,7 +21,7 @@ from jaxsci.core import entry, status
 from jaxsci.core.keys import as_typed_key, unrolled
 from jaxsci.core.protocols import SequenceModel
 from jaxsci.core.static import as_partial, check_size
-from jaxsci.core.types import KeyArray, Size, as_scalar
+from jaxsci.core.types import KeyArray, Scalar, Size, as_scalar
 from jaxsci.smc import _run
 from jaxsci.smc._model import Model
 from jaxsci.smc.decoding import _particles
@@ -41,10 +41,10 @@ def particle_filter(
     stop: Size | None = None,
     weight: str = "odds",
     target: str = "product",
-    temperature: ArrayLike = 1.0,
+    temperature: Scalar = 1.0,
     reward_temperature: ArrayLike = 1.0,
     resampler: Callable = systematic,
-    ess_threshold: ArrayLike = 0.5,
+    ess_threshold: Scalar = 0.5,
 ) -> Decoded:
     """Draw sequences from a model tilted by a reward.
 
@@ -109,7 +109,7 @@ def best_of_n(
     stop: Size | None = None,
     weight: str = "odds",
     target: str = "outcome",
-    temperature: ArrayLike = 1.0,
+    temperature: Scalar = 1.0,
 ) -> Decoded:
     """Draw N independent sequences and name the one of the highest reward.
 
@@ -149,9 +149,9 @@ def particle_gibbs(
     stop: Size | None = None,
     weight: str = "odds",
     target: str = "product",
-    temperature: ArrayLike = 1.0,
+    temperature: Scalar = 1.0,
     reward_temperature: ArrayLike = 1.0,
-    ess_threshold: ArrayLike = 1.0,
+    ess_threshold: Scalar = 1.0,
 ) -> Decoded:
     """A Markov chain of sequences whose law is the tilted one: each step runs a cloud through the last sequence.
 

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from jaxsci.core.static import check_size
-from jaxsci.core.types import Size, as_scalar, float_dtype
+from jaxsci.core.types import Scalar, Size, as_scalar, float_dtype
 
 _SURVIVALS = ("exact", "published")
 
@@ -51,9 +51,9 @@ def resampling_law(
     prior: Float[ArrayLike, " types"] | Sequence[float],
     num_attempts: Size,
     *,
-    completeness: ArrayLike = 1.0,
-    soundness: ArrayLike,
-    cost: ArrayLike = 0.0,
+    completeness: Scalar = 1.0,
+    soundness: Scalar,
+    cost: Scalar = 0.0,
     survival: str = "exact",
 ) -> ResamplingLaw:
     """Answers accepted by an imperfect verifier within K attempts, in closed form.
