@@ -101,17 +101,6 @@ def test_all_are_named(key):
     assert counts["named"] > 0.75 * refused(counts)
 
 
-@pytest.mark.full
-def test_all_that_families_hold_is_named(key):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        counts, texts = count_held({n: ENTRIES[n] for n in CALLED}, key)
-    print(dict(counts))
-    assert refused(counts) > 1000
-    assert counts["bare"] <= 0.01 * refused(counts), "\n".join(texts)
-    assert counts["blamed"] <= 0.005 * refused(counts), "\n".join(texts)
-
-
 def test_the_verdicts_can_be_told_apart():
     """A function without a wrapper, errors of callbacks, a message that names another argument."""
 
