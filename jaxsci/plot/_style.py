@@ -157,9 +157,8 @@ def direct_labels(ax, entries: Sequence[tuple[Any, Any, str, str]]) -> None:
 
 def _lead(ax, end, shift, color):
     """A thin line from a point of the data to a place some points (1/72 inch) away from it."""
-    patches, transforms = (
-        extras.require(f"matplotlib.{module}", "plot", "plot.lines") for module in ("patches", "transforms")
-    )
+    patches = extras.require("matplotlib.patches", "plot", "plot.lines")
+    transforms = extras.require("matplotlib.transforms", "plot", "plot.lines")
     inches = transforms.ScaledTranslation((shift[0] - 1) / 72, shift[1] / 72, ax.figure.dpi_scale_trans)
     line = patches.ConnectionPatch(
         end, end, ax.transData, ax.transData + inches, arrowstyle="-", color=color, linewidth=0.7, clip_on=False
