@@ -10,7 +10,7 @@ import pytest
 from test_mistakes import CALLED, ENTRIES, count_held, refused
 
 
-@pytest.mark.full
+@pytest.mark.slow
 def test_all_that_families_hold_is_named(key):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
