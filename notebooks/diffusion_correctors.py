@@ -137,7 +137,7 @@ narrow = schedules.ve(0.01, 30.0)
 
 
 def iris_density(x, t):
-    each = norm.logpdf(x, fitted.means_, jnp.sqrt(fitted.covariances_ + t**2)).sum(axis=1)
+    each = norm.logpdf(x[None], fitted.means_, jnp.sqrt(fitted.covariances_ + t**2)).sum(axis=1)
     return logsumexp(each, b=fitted.weights_)
 
 
