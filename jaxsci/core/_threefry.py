@@ -43,11 +43,6 @@ def _counters(shape):
     return sum(parts, jnp.zeros(shape, np.uint32))
 
 
-def _is_large(shape):
-    """Whether the counters need more than 32 bits, which is left to JAX."""
-    return math.prod(shape) >= 2**32
-
-
 def _rolled(key):
     return jax.random.wrap_key_data(key, impl="threefry2x32")
 
@@ -56,24 +51,22 @@ def _seed(seed):
     return jax.random.key_data(jax.random.key(seed, impl="threefry2x32"))
 
 
-@functools.partial(jax.jit, static_argnums=1)
+# Keys and a few numbers are left to JAX's loop: of straight code XLA makes a copy for each reader, and two words that
+# depend on two words double it at every further key.
+
+
 def _split(key, shape):
-    if _is_large(shape):
-        return jax.random.key_data(jax.random.split(_rolled(key), shape))
-    return jnp.stack(_hash(key, _counters(shape)), axis=-1)
+    return jax.random.key_data(jax.random.split(_rolled(key), shape))
 
 
-@jax.jit
 def _fold_in(key, data):
-    return jnp.stack(_hash(key, jnp.asarray(data, np.uint32)))
+    return jax.random.key_data(jax.random.fold_in(_rolled(key), data))
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
 def _bits(key, width, shape):
-    if _is_large(shape):
+    if not _HALVED_FROM <= math.prod(shape) < 2**32:  # beyond, counters need more than 32 bits
         return jax.random.bits(_rolled(key), shape, _WORDS[width])
-    if math.prod(shape) < _HALVED_FROM:
-        return _words(key, width, _counters(shape))
     return lax.platform_dependent(
         key, cpu=lambda key: _by_halves(key, width, shape), default=lambda key: _words(key, width, _counters(shape))
     )

@@ -53,7 +53,7 @@ def per_item(key: KeyArray, num: int, *, start: Int[Array, ""] | int = 0) -> Key
 
 
 def split(key: KeyArray, num: int) -> Key[Array, " num"]:
-    """``jax.random.split(key, num)``, the same keys, made faster on a CPU; see `unrolled`.
+    """``jax.random.split(key, num)``, made of an `unrolled` key; the keys are of the caller's kind.
 
     Example:
         >>> import jax
@@ -66,11 +66,11 @@ def split(key: KeyArray, num: int) -> Key[Array, " num"]:
 
 
 def unrolled(key: Key[Array, "..."]) -> Key[Array, "..."]:
-    """A key (or an array of them) of the same stream, whose numbers come several times sooner on a CPU.
+    """A key (or an array of them) of the same stream, whose numbers come several times sooner on a CPU, 256 or more at once.
 
     JAX writes the rounds of its default generator as a loop on a CPU, which keeps the compiler from fusing and
     vectorising them. A key from here has them written out: every function of `jax.random` gives the same bits. What is
-    folded in or split off is as fast. jaxsci draws all its own numbers so; in a function that it calls with a key, for
+    folded in or split off is of its kind. jaxsci draws all its own numbers so; in a function that it calls with a key, for
     instance ``move(key, ...)`` of a model, ``jax.random.normal(unrolled(key), shape)`` is as fast (benchmark `draws`).
     Or pass an unrolled key to begin with. It has a dtype of its own, so that it cannot be stacked with, or chosen
     against, other keys: `like` turns it back.

@@ -24,7 +24,7 @@ class Model(NamedTuple):
     """A Feynman-Kac model as functions of a cloud of N particles: any pytree of arrays with N along the leading axis.
 
     Within one step a cloud draws with one key and a leading axis, several times cheaper than with a key for each
-    particle; `core.keys.unrolled` makes both several times cheaper on a CPU, with the same numbers.
+    particle; with `core.keys.unrolled` it is cheaper still on a CPU, with the same numbers.
 
     Attributes:
         init: ``init(key, num, input) -> (particles, log_weights)``: `num` draws from M_0 and log G_0 of each, given the
