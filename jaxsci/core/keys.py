@@ -66,14 +66,14 @@ def split(key: KeyArray, num: int) -> Key[Array, " num"]:
 
 
 def unrolled(key: Key[Array, "..."]) -> Key[Array, "..."]:
-    """A key (or an array of them) of the same stream, whose numbers come several times sooner on a CPU, 256 or more at once.
+    """A key (or an array of them) of the same stream; 256 numbers or more at once come several times sooner on a CPU.
 
-    JAX writes the rounds of its default generator as a loop on a CPU, which keeps the compiler from fusing and
-    vectorising them. A key from here has them written out: every function of `jax.random` gives the same bits. What is
-    folded in or split off is of its kind. jaxsci draws all its own numbers so; in a function that it calls with a key, for
-    instance ``move(key, ...)`` of a model, ``jax.random.normal(unrolled(key), shape)`` is as fast (benchmark `draws`).
-    Or pass an unrolled key to begin with. It has a dtype of its own, so that it cannot be stacked with, or chosen
-    against, other keys: `like` turns it back.
+    JAX writes the rounds of its default generator as a loop on a CPU, which keeps the compiler from vectorising them. A
+    key from here has them written out: every function of `jax.random` gives the same bits. What is folded in or split
+    off is of its kind. jaxsci draws all its own numbers so; in a function that it calls with a key, for instance
+    ``move(key, ...)`` of a model, ``jax.random.normal(unrolled(key), shape)`` is as fast (benchmark `draws`). Or pass
+    an unrolled key to begin with. It has a dtype of its own, so that it cannot be stacked with, or chosen against,
+    other keys: `like` turns it back.
 
     Args:
         key: typed keys. Those of another generator than JAX's default are returned as they are, and so are all under
