@@ -49,20 +49,7 @@ def per_item(key: KeyArray, num: int, *, start: Int[Array, ""] | int = 0) -> Key
     """
     key = as_typed_key(key, "keys.per_item")
     items = start + jnp.arange(num, dtype=jnp.int32)
-    return like(jax.vmap(jax.random.fold_in, in_axes=(None, 0))(unrolled(key), items), key)
-
-
-def split(key: KeyArray, num: int) -> Key[Array, " num"]:
-    """``jax.random.split(key, num)``, made of an `unrolled` key; the keys are of the caller's kind.
-
-    Example:
-        >>> import jax
-        >>> from jaxsci.core import keys
-        >>> key = jax.random.key(0)
-        >>> bool((keys.split(key, 3) == jax.random.split(key, 3)).all())
-        True
-    """
-    return like(jax.random.split(unrolled(key), num), key)
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, items)
 
 
 def unrolled(key: Key[Array, "..."]) -> Key[Array, "..."]:
@@ -137,6 +124,6 @@ def wrap(data: Int[ArrayLike, "..."], name: str) -> Key[Array, "..."]:
     return jax.random.wrap_key_data(jnp.asarray(data), impl=_threefry.SPEC if name == _threefry.NAME else name)
 
 
-__all__ = ["as_typed_key", "generator", "like", "per_item", "split", "unrolled", "wrap"]
+__all__ = ["as_typed_key", "generator", "like", "per_item", "unrolled", "wrap"]
 
 entry.guard(globals())

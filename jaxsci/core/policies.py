@@ -20,7 +20,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree, Real
 
 from jaxsci.core import entry, tree
-from jaxsci.core.keys import as_typed_key, like, unrolled
+from jaxsci.core.keys import as_typed_key, unrolled
 from jaxsci.core.protocols import Decision, Policy
 from jaxsci.core.static import as_partial, bind, check_size
 from jaxsci.core.types import COMPLEX, KeyArray, Size, as_real, float_dtype, is_complex
@@ -316,8 +316,8 @@ def round_key(key: KeyArray, purpose: str, index: Int[ArrayLike, ""] | None = No
         raise ValueError(f"round_key: purpose must be one of {sorted(_PURPOSES)}, got {purpose!r}")
     key, (start, inside) = as_typed_key(key, "round_key"), _PURPOSES[purpose]
     if index is None:
-        return like(jax.random.fold_in(unrolled(key), start), key)
-    return like(jax.random.fold_in(jax.random.fold_in(unrolled(key), index), inside), key)
+        return jax.random.fold_in(key, start)
+    return jax.random.fold_in(jax.random.fold_in(key, index), inside)
 
 
 def check_num_arms(function: str, num_arms: Size) -> int:

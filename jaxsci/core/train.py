@@ -261,8 +261,8 @@ def _scan(key, state, loss, batches, optimizer, num_steps, mesh):
 
 def _keys(key, i):
     """Keys of the batch and of the loss of global step i."""
-    mine = jax.random.fold_in(keys.unrolled(key), i)
-    return keys.like(jax.random.fold_in(mine, 0), key), keys.like(jax.random.fold_in(mine, 1), key)
+    mine = jax.random.fold_in(key, i)
+    return jax.random.fold_in(mine, 0), jax.random.fold_in(mine, 1)
 
 
 def _drawn_step(key, state, loss, batches, optimizer, mesh):

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
 from jaxsci.core import keys, status, tree
-from jaxsci.core.keys import like, unrolled
+from jaxsci.core.keys import unrolled
 from jaxsci.core.static import as_partial
 from jaxsci.core.types import KeyArray, as_real
 from jaxsci.diffusion.predictions import at_least_single, called, check_guided, convert
@@ -344,8 +344,8 @@ def _taken(key, denoiser, analytic, row, state, cond, denoised_hook=None, state_
         cloud = state.status.ndim == 1
         keys = (None,) * 3
         if key is not None:
-            mine = jax.random.fold_in(unrolled(key), row["i"])
-            keys = [like(jax.random.fold_in(mine, j), key) for j in range(3)]
+            mine = jax.random.fold_in(key, row["i"])
+            keys = [jax.random.fold_in(mine, j) for j in range(3)]
 
         def model(x):
             one = lambda x: called("diffusion.sample", denoiser, x, row["t"], cond, row["w"])  # noqa: E731

@@ -285,10 +285,12 @@ def log_marginal(gp: GP) -> Float[Array, ""]:
 
 
 def check_one(function: str, gp: GP, x) -> None:
+    """Refuse an x that is no single input of the process."""
     _check_inputs(function, gp, x, "one input", ())
 
 
 def check_several(function: str, gp: GP, xs) -> None:
+    """Refuse xs that are no inputs of the process along one leading axis."""
     lead = {jnp.shape(a)[:1] for a in jax.tree.leaves(xs)}
     _check_inputs(function, gp, xs, "m inputs", lead.pop() if len(lead) == 1 else (-1,))
 

@@ -27,7 +27,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
 from jaxsci.core import entry, status, tree
-from jaxsci.core.keys import as_typed_key, split, unrolled
+from jaxsci.core.keys import as_typed_key, unrolled
 from jaxsci.core.static import as_partial, check_size
 from jaxsci.core.types import KeyArray, Scalar, Size, as_real, as_scalar
 from jaxsci.smc import _filters, _laws, _run
@@ -286,11 +286,11 @@ def parts_of(name: str, model, draw: str) -> _Parts:
 
 
 def _single_init(init, key, num, input):
-    return each(lambda k: init(k, input), None, split(key, num))
+    return each(lambda k: init(k, input), None, jax.random.split(key, num))
 
 
 def _single_propagate(propagate, key, particles, input):
-    keys = split(key, jnp.shape(jax.tree.leaves(particles)[0])[0])
+    keys = jax.random.split(key, jnp.shape(jax.tree.leaves(particles)[0])[0])
     return each(lambda k, x: propagate(k, x, input), None, keys, particles)
 
 

@@ -18,7 +18,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, PyTree
 
 from jaxsci.core import entry
-from jaxsci.core.keys import as_typed_key, split
+from jaxsci.core.keys import as_typed_key
 from jaxsci.core.static import as_partial
 from jaxsci.core.types import KeyArray
 from jaxsci.smc import _laws
@@ -300,7 +300,7 @@ def _size(particles):
 def _draw(space, law, key, particles, input):
     if space.batched:
         return _laws.sample(law(particles, input), key)
-    keys = split(key, _size(particles))
+    keys = jax.random.split(key, _size(particles))
     return jax.vmap(lambda k, x: _laws.sample(law(x, input), k))(keys, particles)
 
 

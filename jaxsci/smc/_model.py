@@ -15,7 +15,6 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from jaxsci.core import entry
-from jaxsci.core.keys import split
 from jaxsci.core.static import as_partial, bind, check_size
 from jaxsci.core.types import Size
 
@@ -139,7 +138,7 @@ def _init(model, freeze, key, num, input, batch_size):
         x, extra = freeze(x, lambda x: model.log_init(x, input))
         return x, model.log_potential(None, x, input) + extra
 
-    return each(one, batch_size, split(key, check_size("smc.lift", "num", num)))
+    return each(one, batch_size, jax.random.split(key, check_size("smc.lift", "num", num)))
 
 
 def _move(model, freeze, key, particles, log_weights, input, batch_size):
@@ -148,7 +147,7 @@ def _move(model, freeze, key, particles, log_weights, input, batch_size):
         x, extra = freeze(x, lambda x: model.log_propagate(before, x, input))
         return x, model.log_potential(before, x, input) + extra
 
-    keys = split(key, jnp.shape(log_weights)[0])
+    keys = jax.random.split(key, jnp.shape(log_weights)[0])
     return *each(one, batch_size, keys, particles), None
 
 

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
-from jaxsci.core import keys, status
+from jaxsci.core import status
 from jaxsci.smc import _checks, _weights
 from jaxsci.smc._transport import Informed, Transport, transported
 from pallas_kernels.log_weight_stats import ALL_ZERO, ANY_INFINITE, log_weight_stats
@@ -116,7 +116,7 @@ class Options(NamedTuple):
 
 def first(options: Options, key, model, input, num_particles: int) -> tuple[State, Step]:
     """Draw the cloud and weigh it by the first input."""
-    key = keys.like(jax.random.fold_in(keys.unrolled(key), 0), key)
+    key = jax.random.fold_in(key, 0)
     particles, log_weights = _checks.pair("init of the model", model.init(key, num_particles, input), 2)
     log_weights = jnp.asarray(log_weights)
     _checks.check_vector("init of the model", "log_weights", log_weights, num_particles)
@@ -130,8 +130,7 @@ def first(options: Options, key, model, input, num_particles: int) -> tuple[Stat
 
 def following(options: Options, key, model, state: State, input) -> tuple[State, Step]:
     """Resample if need be, move, weigh by one more input."""
-    both = jax.random.split(jax.random.fold_in(keys.unrolled(key), state.num_steps))
-    key_resample, key_move = keys.like(both, key)  # what others are given is of the caller's kind
+    key_resample, key_move = jax.random.split(jax.random.fold_in(key, state.num_steps))
     num = state.cloud.log_weights.shape[0]
     cloud, eves, resampled, ancestors, code = _resampled(options, key_resample, model, state, input)
     moved = _checks.pair("move of the model", model.move(key_move, cloud.particles, cloud.log_weights, input), 3)

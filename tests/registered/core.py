@@ -462,7 +462,6 @@ ENTRIES = {
         )
     ),
     "jaxsci.core.keys.per_item": Compiled(lambda key, dtype: (lambda k: keys.per_item(k, 4), (key,))),
-    "jaxsci.core.keys.split": Compiled(lambda key, dtype: (lambda k: keys.split(k, 4), (key,))),
     "jaxsci.core.keys.unrolled": Compiled(lambda key, dtype: (_drawn_unrolled, (key,))),
     "jaxsci.core.keys.like": Compiled(lambda key, dtype: (lambda k: keys.like(keys.unrolled(k), k), (key,))),
     "jaxsci.core.keys.generator": Driver(
