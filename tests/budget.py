@@ -2,7 +2,8 @@
 
 Seconds are those of the test's process and of its finished children, all threads; programs are requests to the
 compiler, whether or not the persistent cache answers them, so a warm run counts the same. Contracts and examples count
-by room. Compiling is most of what the suite costs, so a file that asks for more than `MAX_PROGRAMS` fails the run.
+by room, and each notebook for itself: how many of them one worker happens to run says nothing of any. Compiling is most
+of what the suite costs, so a part that asks for more than `MAX_PROGRAMS` fails the run.
 """
 
 import os
@@ -32,8 +33,10 @@ def cpu_seconds() -> float:
 
 
 def part(nodeid: str) -> str:
-    """The file of a test; of a contract and of a module's examples also the room it belongs to."""
+    """The file of a test; of a contract and of a module's examples also the room, of a notebook its name."""
     file, _, case = nodeid.partition("::")
+    if case.startswith("test_notebook"):
+        return f"{file} {case.split('[')[1].rstrip(']')}"
     if file.endswith("test_contracts.py") and "[" in case or case.startswith("test_doctests["):
         return f"{file} {'.'.join(case.split('[')[1].rstrip(']').split('.')[:2])}"
     return file
