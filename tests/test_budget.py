@@ -2,8 +2,9 @@
 
 import types
 
-import budget
 import pytest
+
+import budget
 
 
 @pytest.mark.parametrize(
