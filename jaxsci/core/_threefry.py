@@ -19,7 +19,7 @@ from jax.extend.random import define_prng_impl
 _ROTATIONS = (13, 15, 26, 6), (17, 29, 16, 24)
 _PARITY = np.uint32(0x1BD11BDA)
 _WORDS = {8: np.uint8, 16: np.uint16, 32: np.uint32, 64: np.uint64}
-_HALVED_FROM = 256  # measured: for one key and for eight lanes, alone and within normal draws
+_WRITTEN_OUT_FROM = 256  # measured: for one key and for eight lanes, alone and within normal draws
 
 
 @jax.jit
@@ -65,24 +65,23 @@ def _fold_in(key, data):
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
 def _bits(key, width, shape):
-    if not _HALVED_FROM <= math.prod(shape) < 2**32:  # beyond, counters need more than 32 bits
+    if not _WRITTEN_OUT_FROM <= math.prod(shape) < 2**32:  # beyond, counters need more than 32 bits
         return jax.random.bits(_rolled(key), shape, _WORDS[width])
     return lax.platform_dependent(
-        key, cpu=lambda key: _by_halves(key, width, shape), default=lambda key: _words(key, width, _counters(shape))
+        key, cpu=lambda key: _computed_once(key, width, shape), default=lambda key: _words(key, width, _counters(shape))
     )
 
 
-def _by_halves(key, width, shape):
-    """A loop of two turns: XLA fuses nothing into or out of it, so that no word is computed once for each reader."""
+def _computed_once(key, width, shape):
+    """The words, handed out by a loop that writes the first two again: XLA fuses nothing through a loop, so that no
+    word is computed once for each reader, while the pass that makes them is one and may be shared by threads."""
     num = math.prod(shape)
-    half = -(-num // 2)
 
-    def fill(i, words):  # written in place: a stack of both would be turned around in lanes
-        start = i.astype(np.uint32) * np.uint32(half)
-        return lax.dynamic_update_index_in_dim(words, _words(key, width, start + lax.iota(np.uint32, half)), i, 0)
+    def again(i, words):
+        return lax.dynamic_update_index_in_dim(words, _words(key, width, i.astype(np.uint32)), i, 0)
 
-    words = lax.fori_loop(np.int32(0), np.int32(2), fill, jnp.zeros((2, half), _WORDS[width]))
-    return words.reshape(2 * half)[:num].reshape(shape)
+    words = _words(key, width, lax.iota(np.uint32, num))
+    return lax.fori_loop(np.int32(0), np.int32(2), again, words).reshape(shape)
 
 
 def _words(key, width, counters):
