@@ -52,7 +52,7 @@ def gibbs(
     Returns:
         A `core.protocols.Result`: `value` is ``(parameters, paths)`` after each step along a leading axis, `state`
         those after the last, to be handed on as `parameters` and `path`, `history` the log Z of each step. Status:
-        those of `conditional`.
+        those of `conditional`; NONFINITE_INPUT, NONFINITE_RESULT (parameters given, or drawn, that are not finite).
 
     Raises:
         TypeError, ValueError: as `conditional`; `update` without parameters.
@@ -95,10 +95,10 @@ def _gibbs(key, model, inputs, parameters, update, path, threshold, num_particle
         parts = parts_of("smc.gibbs", model if parameters is None else model(parameters), draw)
         return draw_path(key, parts, inputs, path, threshold, num_particles, draw)
 
-    code = jnp.int32(0)
+    code = status.flag(~tree.all_finite(parameters), status.NONFINITE_INPUT)
     if path is None:
         start = drawn(key_start, parameters, None)
-        path, code = start.value, start.status
+        path, code = start.value, code | start.status
 
     def step(carry, i):
         parameters, path = carry
@@ -108,7 +108,8 @@ def _gibbs(key, model, inputs, parameters, update, path, threshold, num_particle
             given = parameters
             parameters = update(second, parameters, new.value, inputs)
             parameters = jax.tree.map(lambda a, old: as_real(a, old.dtype), parameters, given)
-        return (parameters, new.value), ((parameters, new.value), new.log_z, new.status)
+        bits = new.status | status.flag(~tree.all_finite(parameters), status.NONFINITE_RESULT)
+        return (parameters, new.value), ((parameters, new.value), new.log_z, bits)
 
     steps = jnp.arange(num_steps, dtype=jnp.int32)
     state, (value, log_z, codes) = jax.lax.scan(step, (parameters, path), steps)

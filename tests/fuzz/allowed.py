@@ -1,7 +1,5 @@
 """What a mutated call may answer although it is not finite and no status says so, each with its reason."""
 
-_NEVER_MEET = "bodies so far apart never meet: their collision time is inf"
-
 ALLOWED: tuple[tuple[str, str], ...] = (
     ("jaxsci.gp.append['gp'].chol", "the caller's own factor is handed on, with one more row"),
     ("jaxsci.gp.append['gp'].x: ", "the caller's own inputs are handed on, with one more row"),
@@ -20,5 +18,6 @@ ALLOWED: tuple[tuple[str, str], ...] = (
         )
         for rule in ("hermite", "leapfrog", "runge_kutta", "yoshida")
     ),
+    ("jaxsci.diffusion.tables.stack[", "the caller's own tables are handed on, side by side"),
     ("jaxsci.pfn.bars.reflect['dist'].", "the caller's own numbers are handed on in another order"),
 )

@@ -38,6 +38,7 @@ FOUND = (
     ("jaxsci.pfn.priors.draw_curve", "['noise_law'][1]", "-inf"),
     ("jaxsci.rl.three_body.fixed_actions", "['cfg'].weights", "inf"),
     ("jaxsci.rl.three_body.start", "['corners']", "zero"),
+    ("jaxsci.smc.gibbs", "['parameters']", "inf"),
     ("jaxsci.smc.log_z_variance", "['result'].value.log_weights", "huge"),
     ("jaxsci.pfn.bars.mixture", "['borders']", "nan"),
     ("jaxsci.pfn.curves.evaluate", "['runs']", "inf"),

@@ -278,6 +278,17 @@ def test_parameters_and_path_are_drawn_from_their_joint_law(key):
         assert abs(per_chain.mean() - exact) <= STANDARD_ERRORS * per_chain.std(ddof=1) / np.sqrt(60)
 
 
+def test_parameters_that_are_not_finite_are_told(key):
+    options = dict(num_particles=3, num_steps=2)
+
+    def bits(start, update):
+        return int(smc.gibbs(key, _gaussian, jnp.zeros(3), parameters=start, update=update, **options).status)
+
+    assert bits(jnp.float32(0), None) == 0
+    assert bits(jnp.float32(jnp.inf), lambda *_: jnp.float32(0)) & status.NONFINITE_INPUT
+    assert bits(jnp.float32(0), lambda key, mean, path, inputs: mean + jnp.inf) & status.NONFINITE_RESULT
+
+
 def test_lineage_is_the_path_that_particles_remember(key):
     options = dict(num_particles=50, ess_threshold=0.7, store=("particles", "ancestors"))
     y = jnp.asarray(known.series()[:12])
