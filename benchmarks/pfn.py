@@ -85,9 +85,11 @@ def _training_rows(fast, peers):
     yield _share(
         "a Gaussian process", *_ours_step(prior, cfg, jnp.asarray(borders, jnp.float32), (0, 20), 40, 32), seconds
     )
-    cfg = pfn.config(16, 5, width=64, num_layers=3, x_range=None)
     prior = priors.tabular(num_classes=(2, 5))
-    yield _share("tables", *_ours_step(prior, cfg, None, (10, 130), 160, 8), seconds)
+    for width, layers in ((64, 3), (512, 6)):  # as shipped, and as the scripts of pfns have it
+        cfg = pfn.config(16, 5, width=width, num_layers=layers, x_range=None)
+        step = _ours_step(prior, cfg, None, (10, 130), 160, 8)
+        yield _share(f"tables, width {width}, {layers} layers", *step, seconds)
 
 
 def _losses_apart(mine, theirs):
