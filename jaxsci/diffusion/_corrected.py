@@ -174,9 +174,10 @@ def prepared(target, table, kappas, mean, std, options, share, interval, exact):
     if options.window is not None:
         wanted = wanted & _inside(options.window, lam[:-1])
     law = _start(jax.tree.map(lambda a: a[0], here), table.alpha[0], table.sigma[0], mean, std)
-    bits = status.flag(~(jnp.all(jnp.isfinite(law[1])) & jnp.isfinite(lam[0])), status.OUT_OF_RANGE)
     steps = jnp.where(weighs, lam[1:] - lam[:-1], 0)
     kappa, total = jnp.sum(kappas * steps) / jnp.sum(steps), jnp.sum(then.beta[-1])
+    usable = jnp.all(jnp.isfinite(law[1])) & jnp.isfinite(lam[0]) & jnp.isfinite(kappa)
+    bits = status.flag(~usable, status.OUT_OF_RANGE)
     limit = (1 + kappa) * total - 1
     ratio = jnp.where(limit > 0, total * kappa / jnp.where(limit > 0, limit, 1), jnp.inf)
     nfe = jnp.sum(active, dtype=jnp.int32) + int(exact)

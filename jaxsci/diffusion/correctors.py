@@ -47,8 +47,8 @@ class Result(NamedTuple):
         value: samples at the last node and their log-weights, of mean weight 1.
         state: of the `smc` run: particles with the histories of the solver.
         history: of the start and of every row: log-increment, effective sample size, whether it was resampled.
-        status: that of `smc.run`; OUT_OF_RANGE (powers that leave no normal law to start from, or a table that starts
-            without any signal); the notice BIASED.
+        status: that of `smc.run`; OUT_OF_RANGE (powers that leave no normal law to start from, a table that starts
+            without any signal or never gains any); the notice BIASED.
         log_z: log of the estimated Z, the law at node 0 included.
         nfe: calls of each model for each particle.
         kappa: noise of the solver, its mean over lambda.

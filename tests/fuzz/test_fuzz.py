@@ -28,6 +28,7 @@ def test_nothing_is_silent_hangs_or_crashes():
 
 # What was silent once: the function, the argument's place, the change.
 FOUND = (
+    ("jaxsci.diffusion.correctors.sample", "['table'].lam", "zero"),
     ("jaxsci.control.exact.running_maximum", "['path'].xs", "inf"),
     ("jaxsci.control.martingale.merge", "['states'][1].vector", "inf"),
     ("jaxsci.control.exploratory.solution", "['problem'].D", "huge"),
