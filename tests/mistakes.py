@@ -181,7 +181,7 @@ def _arrays_of(result):
 
 
 def _form(value):
-    return jax.tree.structure(value), [(jnp.shape(a), getattr(a, "dtype", type(a))) for a in jax.tree.leaves(value)]
+    return jax.tree.structure(value), [(getattr(a, "shape", ()), getattr(a, "dtype", type(a))) for a in jax.tree.leaves(value)]
 
 
 class _TooLong(BaseException):
