@@ -181,7 +181,8 @@ def _arrays_of(result):
 
 
 def _form(value):
-    return jax.tree.structure(value), [(getattr(a, "shape", ()), getattr(a, "dtype", type(a))) for a in jax.tree.leaves(value)]
+    leaves = jax.tree.leaves(value)
+    return jax.tree.structure(value), [(getattr(a, "shape", ()), getattr(a, "dtype", type(a))) for a in leaves]
 
 
 class _TooLong(BaseException):

@@ -161,8 +161,6 @@ def _rows(mesh: Mesh) -> PartitionSpec:
 
 
 def _check_mesh(mesh: Any, batch: PyTree) -> None:
-    if not isinstance(mesh, Mesh):
-        raise TypeError(f"train: mesh must be a jax.sharding.Mesh, got {type(mesh).__name__}")
     if any(kind != AxisType.Auto for kind in mesh.axis_types):
         raise ValueError(
             "train: the axes of mesh must be Auto; make it by jax.make_mesh(shape, names, "

@@ -114,8 +114,6 @@ def names() -> tuple[str, ...]:
 
 
 def _read(source, caller):
-    if not isinstance(source, (str, os.PathLike)):
-        raise TypeError(f"{caller}: expected a path or a name, got {type(source).__name__}")
     if os.fspath(source).endswith(".npz"):
         return _opened(source, caller)
     if source not in names():

@@ -66,8 +66,6 @@ def to_arviz(
     """
     function = "smc.interop.to_arviz"
     key = as_typed_key(key, function)
-    if not isinstance(result, Result):
-        raise TypeError(f"{function}: result must be an smc.Result, got {type(result).__name__}")
     concrete((result.log_z, result.value.log_weights), function, "result", "call it on what the compiled code returns")
     if result.log_z.ndim > 1:
         raise ValueError(f"{function}: result must have one batch axis at most, the chains, got {result.log_z.shape}")

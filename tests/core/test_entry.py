@@ -15,7 +15,7 @@ from jax.tree_util import Partial
 from jaxtyping import install_import_hook
 
 import registry
-from jaxsci import bandits, core, gp, quadrature, smc
+from jaxsci import bandits, core, gp, pfn, quadrature, smc
 from jaxsci.core import entry, provenance, tree
 
 pytestmark = pytest.mark.bad_input
@@ -148,6 +148,20 @@ def test_where_several_could_be_meant_none_is_blamed():
     for call in (lambda: ours.set_up(None, None, kind="sum"), lambda: ours.set_up(X, Y, kind="sum")):
         assert "made_up.set_up was called with x=" in notes(refused(call))[0]
     assert "made_up.set_up: y must be arrays and numbers, got None" in str(refused(ours.set_up, X, None, kind="sum"))
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: pfn.load(3), "pfn.load: source must be text or a PathLike, got 3"),
+        (lambda: pfn.curves.predict("lc-small", np.ones(5), 3), "pfn.curves.predict: model must be a Model"),
+        (lambda: smc.interop.to_arviz(jax.random.key(0), "r"), "smc.interop.to_arviz: result must be a Result"),
+    ],
+)
+def test_checks_that_were_needless_beside_it(call, words):
+    """Checks by hand of types, tried one by one: of 75 these said no more."""
+    with pytest.raises(TypeError, match=words):
+        call()
 
 
 def test_the_first_error_is_the_cause():

@@ -214,7 +214,7 @@ ENTRIES = {
     "jaxsci.smc.auxiliary": _entry(_auxiliary, grad=()),
     "jaxsci.smc.with_lag": _entry(lambda theta, y: _filter(smc.with_lag(smc.bootstrap(space(theta)), 2), y).value),
     "jaxsci.smc.interop.to_arviz": Driver(
-        bad=(Bad(lambda f: smc.interop.to_arviz(jax.random.key(0), 3), TypeError, "result must be an smc.Result"),),
+        bad=(Bad(lambda f: smc.interop.to_arviz(jax.random.key(0), 3), TypeError, "result must be a Result, got 3"),),
         works=_to_arviz,
     ),
     "jaxsci.smc.marginal": _entry(lambda theta, y: _filter(_marginal(theta, y), y)),

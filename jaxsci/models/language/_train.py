@@ -1,9 +1,9 @@
 r"""Training of the decoder: the mean of $-\log p(s_{t+1}\,|\,s_{\le t})$ over windows drawn anywhere in the text.
 
 AdamW with decoupled decay, gradients clipped to norm 1, a rate that rises linearly for a tenth of the steps and falls
-as a cosine to a tenth. Its means decay by .9 and .999: with .95 for the squares, as in runs of many more tokens a step,
-losses of all formats are higher. With a format the products of all blocks are quantised in training and out of it, and the
-optimiser moves weights of full precision.
+as a cosine to a tenth; its means decay by .9 and .999 (QuEST takes .95 for the squares, in runs of many more tokens a
+step). With a format the products of all blocks are quantised in training and out of it, and the optimiser moves weights
+of full precision.
 
 References: I. Loshchilov, F. Hutter, "Decoupled weight decay regularization", 2019, arXiv:1711.05101; A. Panferov et
 al., "QuEST", 2025, arXiv:2502.05003, appendix (the recipe).

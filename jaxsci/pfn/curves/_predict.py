@@ -51,10 +51,6 @@ def predict(
 
     References: Adriaensen et al. 2023, section 3.
     """
-    if not isinstance(model, Model):
-        raise TypeError(
-            f"curves.predict: model must be a Model, got {type(model).__name__}; pfn.load or pfn.train make one"
-        )
     if model.borders is None:
         raise ValueError("curves.predict: this model predicts classes, not values of a curve")
     y = as_float(y)
