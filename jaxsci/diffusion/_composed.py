@@ -77,8 +77,12 @@ def places(target: Target, lam: Float[Array, " n"], alpha: Float[Array, " n"]) -
 
 
 def _rows(x):
-    """Sums over all axes but the cloud's, in at least float32."""
-    return jnp.sum(x.astype(jnp.promote_types(x.dtype, jnp.float32)).reshape(x.shape[0], -1), axis=1)
+    """Sums over all axes but the cloud's, in at least float32.
+
+    A product with ones: for a sum XLA's CPU library first fills arrays of x's size with every scalar in it.
+    """
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32)).reshape(x.shape[0], -1)
+    return jnp.dot(x, jnp.ones(x.shape[1], x.dtype), precision="highest")
 
 
 def look(target: Target, x: Float[Array, "N *d"], t, here: Place, alpha, laws: bool) -> Seen:
