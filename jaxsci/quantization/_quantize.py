@@ -230,7 +230,7 @@ def _encode_in_one_pass(x, spec: QuantSpec, axis: int, output: str):
     # values that are transformed back must not be rounded to the array's dtype in between
     x = x.astype(wide) if output == "values" and spec.domain == "full" else x
     found = hadamard_quantize(
-        jnp.moveaxis(x, axis, -1),
+        x,
         step * top,
         bits=jnp.round(jnp.log2(count)).astype(jnp.int32),
         output=output,
@@ -238,9 +238,9 @@ def _encode_in_one_pass(x, spec: QuantSpec, axis: int, output: str):
         mask=output == "values",
         reach=clip + trust / top,
         eps=eps * top,
+        axis=axis,
     )
-    value, mask = (None if a is None else jnp.moveaxis(a, -1, axis) for a in (found.value, found.mask))
-    return value, mask, jnp.moveaxis(found.step[..., None], -1, axis), None
+    return found.value, found.mask, jnp.expand_dims(found.step, axis), None
 
 
 def encode(x: Float[Array, "..."], spec: QuantSpec, key: KeyArray | None, axis: int, output: str):

@@ -49,9 +49,10 @@ def hadamard_quantize(
     mask: bool = False,
     reach: Float[Array | np.ndarray, ""] | float | None = None,
     eps: Float[Array | np.ndarray, ""] | float = 1e-8,
+    axis: int = -1,
     implementation: str | None = None,
 ) -> HadamardQuantized:
-    r"""Transform, scale of every row, mid-rise quantisation and packing along the last axis.
+    r"""Transform, scale of every row, mid-rise quantisation and packing along the last axis, or another.
 
     The mask of the trust estimator is ``|y| <= reach * s``, with y after the transform and s = step · (N - 1) / 2. By
     default it reaches half a step beyond the last level.
@@ -76,17 +77,19 @@ def hadamard_quantize(
         mask: whether to return the mask; static.
         reach: half-width of the mask in units of s; None is N / (N - 1); traced.
         eps: added to the scale, so that a row of zeros has one; traced.
+        axis: along which a row runs, instead of the last; a CPU then turns nothing around; static.
         implementation: None picks by platform; "reference", "tpu", "gpu", "interpret" or "tpu_interpret"; static.
 
     Returns:
-        HadamardQuantized(value, step (...) at least float32, mask (..., n) or None). Sums are in at least float32.
+        HadamardQuantized(value, step (...) at least float32, mask (..., n) or None), rows along `axis`. Sums are in at
+        least float32.
         Nothing is hidden: a row with a NaN has step NaN, one with an infinity (or whose squares overflow) an infinite
         or NaN step, and so have its values; its codes are 0, for want of a code that says so. A row of zeros has codes
         0.
 
     Raises:
-        ValueError: sizes that do not divide, bits, block or output out of range, an array that should be a scalar,
-            implementation is unknown or cannot run.
+        ValueError: sizes that do not divide, bits, block or output out of range, an axis that x lacks, an array that
+            should be a scalar, implementation is unknown or cannot run.
         TypeError: x is not real floating, bits is no integer, or is traced and to be packed.
 
     With ``output="values"`` differentiable once, in reverse mode and in x alone, by the trust estimator:
@@ -105,7 +108,11 @@ def hadamard_quantize(
     References: Panferov et al. 2025, section 3 and appendix A.
     """
     x = jnp.asarray(x)
-    static = _check(x, bits, output, block, mask)
+    if x.ndim and not -x.ndim <= axis < x.ndim:
+        raise ValueError(f"hadamard_quantize: axis must lie within the {x.ndim} axes of x, got {axis}")
+    last = axis in (-1, x.ndim - 1)
+    x = x if last else jnp.moveaxis(x, axis, 0)
+    static = _check(x, bits, output, block, mask, not last)
     for name, value in (("clip_factor", clip_factor), ("reach", reach), ("eps", eps), ("bits", bits)):
         if value is not None and jnp.ndim(value) != 0:
             raise ValueError(
@@ -113,7 +120,11 @@ def hadamard_quantize(
             )
     # JAX 0.11 compiles anew what it traced while Pallas was first imported.
     _dispatch._module("_compat")
-    return _compiled(x, clip_factor, jnp.asarray(bits, jnp.int32), reach, eps, static, implementation)
+    found = _compiled(x, clip_factor, jnp.asarray(bits, jnp.int32), reach, eps, static, implementation)
+    if last:
+        return found
+    value, inside = (None if a is None else jnp.moveaxis(a, 0, axis) for a in (found.value, found.mask))
+    return HadamardQuantized(value, found.step, inside)
 
 
 def transform(x: Float[Array | np.ndarray, "... n"], block: int = 128) -> Float[Array, "... n"]:
@@ -153,15 +164,16 @@ def _check_floating(x, who: str) -> None:
         raise TypeError(f"{who}: x must have a real floating dtype, got {x.dtype}; cast it first")
 
 
-def _check_columns(x, multiple: int, who: str, why: str = "the block") -> None:
-    if x.ndim == 0 or x.size == 0 or x.shape[-1] % multiple:
+def _check_columns(x, multiple: int, who: str, why: str = "the block", axis: int = -1) -> None:
+    if x.ndim == 0 or x.size == 0 or x.shape[axis] % multiple:
+        which = "last axis of x" if axis else "axis of rows, moved to the front,"
         raise ValueError(
-            f"{who}: the last axis of x must be a multiple of {multiple} ({why}) and nothing of length 0, got shape "
+            f"{who}: the {which} must be a multiple of {multiple} ({why}) and nothing of length 0, got shape "
             f"{x.shape}; pad it, or take a block that divides it"
         )
 
 
-def _check(x, bits, output, block, mask) -> Static:
+def _check(x, bits, output, block, mask, columns) -> Static:
     _check_floating(x, "hadamard_quantize")
     if output not in _OUTPUTS:
         raise ValueError(f"hadamard_quantize: output must be one of {', '.join(_OUTPUTS)}, got {output!r}")
@@ -169,20 +181,21 @@ def _check(x, bits, output, block, mask) -> Static:
         raise ValueError(f"hadamard_quantize: block must be one of {', '.join(map(str, _BLOCKS))}, got {block!r}")
     if not jnp.issubdtype(jnp.result_type(bits), jnp.integer):
         raise TypeError(f"hadamard_quantize: bits must be an integer, got {jnp.result_type(bits)}")
-    _check_columns(x, block, "hadamard_quantize")
+    axis = 0 if columns else -1
+    _check_columns(x, block, "hadamard_quantize", axis=axis)
     concrete = None if isinstance(bits, jax.core.Tracer) or jnp.ndim(bits) else int(bits)
     if concrete is not None and not 1 <= concrete <= 8:
         raise ValueError(f"hadamard_quantize: bits must lie between 1 and 8, got {concrete}")
     if output != "packed":
-        return Static(output, 0, block, bool(mask))
+        return Static(output, 0, block, bool(mask), columns)
     if concrete is None:
         raise TypeError("hadamard_quantize: packed codes need bits as a Python integer, got a traced array")
     if concrete not in _PACKED:
         raise ValueError(f"hadamard_quantize: packed codes have 1, 2, 4 or 8 bits, got {concrete}; take codes instead")
     if concrete == 8:  # a code a byte
-        return Static("codes", 0, block, bool(mask))
-    _check_columns(x, PLANE * 8 // concrete, "hadamard_quantize", f"planes of {PLANE} columns, {concrete} bits")
-    return Static(output, concrete, block, bool(mask))
+        return Static("codes", 0, block, bool(mask), columns)
+    _check_columns(x, PLANE * 8 // concrete, "hadamard_quantize", f"planes of {PLANE} columns, {concrete} bits", axis)
+    return Static(output, concrete, block, bool(mask), columns)
 
 
 @functools.partial(jax.jit, static_argnums=(5, 6))
@@ -192,14 +205,15 @@ def _compiled(x, clip_factor, bits, reach, eps, static, implementation):
     reach = levels / (levels - 1) if reach is None else reach
     numbers = [jnp.asarray(v, wide) for v in (clip_factor, 2 / (levels - 1), levels / 2, reach, eps)]
     numbers = jax.lax.stop_gradient(jnp.stack(numbers).reshape(1, 5))
-    rows = x.reshape(-1, x.shape[-1])
+    rows = x.reshape(x.shape[0], -1) if static.columns else x.reshape(-1, x.shape[-1])
     if static.output == "values":
         value, step, *mask = _values(static, implementation, rows, numbers)
     else:
         value, step, *mask = _run(static, implementation, jax.lax.stop_gradient(rows), numbers)
-    shape = x.shape[:-1]
+    shape = x.shape[1:] if static.columns else x.shape[:-1]
     mask = mask[0].reshape(x.shape) if static.mask else None
-    return HadamardQuantized(value.reshape(*shape, value.shape[1]), step.reshape(shape), mask)
+    whole = (value.shape[0], *shape) if static.columns else (*shape, value.shape[1])
+    return HadamardQuantized(value.reshape(whole), step.reshape(shape), mask)
 
 
 def _run(static, implementation, x, numbers):
@@ -219,8 +233,9 @@ def _values_forward(static, implementation, x, numbers):
 def _values_backward(static, implementation, kept, cotangents):
     mask, numbers = kept
     slope = _dispatch.run(
-        "hadamard_quantize._backward", cotangents[0], mask, implementation=implementation, block=static.block
-    )
+        "hadamard_quantize._backward", cotangents[0], mask, implementation=implementation, block=static.block,
+        columns=static.columns,
+    )  # fmt: skip
     return slope, jnp.zeros_like(numbers)
 
 

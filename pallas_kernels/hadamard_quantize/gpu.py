@@ -13,7 +13,7 @@ from jax import lax
 
 from pallas_kernels._compat import call_gpu, gather, loop, pl, scatter
 from pallas_kernels.hadamard_quantize import reference
-from pallas_kernels.hadamard_quantize.reference import PLANE, Static
+from pallas_kernels.hadamard_quantize.reference import PLANE, Static, turned
 
 _DTYPES = ("float32", "bfloat16")
 _MAX_SIZE = 2**30
@@ -42,6 +42,8 @@ def refusal(x, numbers=None, *, static: Static) -> str | None:
 
 def call(x, numbers, *, static: Static, interpret: bool, config: Config | None = None):
     """As `reference.call`; `config` None takes `default_config`."""
+    if static.columns:
+        return turned(call, x, numbers, static=static, interpret=interpret, config=config)
     num, n = x.shape
     config = config or default_config()
     planes = 8 // static.bits if static.output == "packed" else 1

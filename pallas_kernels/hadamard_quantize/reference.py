@@ -25,21 +25,30 @@ class Static(NamedTuple):
         bits: of a packed code; 0 where nothing is packed.
         block: order of the Hadamard matrix; 1 for none.
         mask: whether the mask is returned.
+        columns: whether x is (n, rows), turned around; so is then all that is returned.
     """
 
     output: str
     bits: int
     block: int
     mask: bool
+    columns: bool = False
+
+
+def turned(call, x, numbers, *, static: Static, **options):
+    """A call for columns by one for rows."""
+    return tuple(a.T for a in call(x.T, numbers, static=static._replace(columns=False), **options))
 
 
 def call(x, numbers, *, static: Static):
     """(codes, packed codes or values, step of every row (rows, 1), mask) of x (rows, n); numbers (1, 5)."""
-    wide = jnp.promote_types(x.dtype, jnp.float32)
+    if static.columns and static.output == "packed":
+        return turned(call, x, numbers, static=static)
+    wide, axis = jnp.promote_types(x.dtype, jnp.float32), 0 if static.columns else 1
     numbers = tuple(numbers[0, i] for i in range(5))
-    squares = jnp.sum(jnp.square(x.astype(wide)), axis=1, keepdims=True)
-    reach, step, inverse = row(squares, x.shape[1], numbers, static.block)
-    raw = rotate(x.astype(wide), static.block)
+    squares = jnp.sum(jnp.square(x.astype(wide)), axis=axis, keepdims=True)
+    reach, step, inverse = row(squares, x.shape[axis], numbers, static.block)
+    raw = (rotate_columns if static.columns else rotate)(x.astype(wide), static.block)
     value = code(raw, inverse, numbers)
     mask = (is_inside(raw, reach, static.block),) if static.mask else ()
     if static.output == "values":
@@ -78,6 +87,16 @@ def rotate(x, block: int):
         return x
     split = x.reshape(-1, block)
     return jnp.dot(split, jnp.asarray(matrix(block), x.dtype), precision=jax.lax.Precision.HIGHEST).reshape(x.shape)
+
+
+def rotate_columns(x, block: int):
+    """The matrix times x, without turning x around: a product for each block."""
+    if block == 1:
+        return x
+    split = x.reshape(-1, block, x.shape[1])
+    each = jnp.broadcast_to(jnp.asarray(matrix(block), x.dtype), (split.shape[0], block, block))
+    product = jax.lax.dot_general(each, split, (((2,), (1,)), ((0,), (0,))), precision=jax.lax.Precision.HIGHEST)
+    return product.reshape(x.shape)
 
 
 def matrix(block: int, size: int | None = None) -> np.ndarray:

@@ -13,7 +13,7 @@ from jax import lax
 
 from pallas_kernels._compat import call_tpu, loop, pl, pltpu
 from pallas_kernels.hadamard_quantize import reference
-from pallas_kernels.hadamard_quantize.reference import PLANE, Static
+from pallas_kernels.hadamard_quantize.reference import PLANE, Static, turned
 
 _TILE = 32  # rows of one int8 tile
 _MAX_ROWS = 256
@@ -27,7 +27,7 @@ def refusal(x, numbers=None, *, static: Static) -> str | None:
     if x.dtype.name not in _DTYPES:
         why = "TPUs have no double precision" if x.dtype.name == "float64" else "no kernel for this dtype"
         return f"x is {x.dtype} and the TPU kernel takes {', '.join(_DTYPES)} ({why})"
-    need = 4 * _TILE * padded_columns(x.shape[1])
+    need = 4 * _TILE * padded_columns(x.shape[0 if static.columns else 1])
     if need > _MAX_BYTES:
         return f"{_TILE} rows of x need {need >> 20} MiB of on-chip memory and the TPU kernel takes {_MAX_BYTES >> 20}"
     return None
@@ -46,6 +46,8 @@ def default_rows(rows: int, columns: int) -> int:
 
 def call(x, numbers, *, static: Static, interpret, rows: int | None = None):
     """As `reference.call`; `interpret` is False, True or the parameters of the TPU interpreter."""
+    if static.columns:
+        return turned(call, x, numbers, static=static, interpret=interpret, rows=rows)
     (num, n), columns = x.shape, padded_columns(x.shape[1])
     rows = default_rows(num, columns) if rows is None else rows
     x = padded(x, rows, columns)

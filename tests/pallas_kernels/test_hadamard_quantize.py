@@ -252,6 +252,26 @@ def test_derivative_is_the_masked_one_transformed_back(implementation):
     assert to_factor == 0
 
 
+@pytest.mark.parametrize("implementation", ["reference", *INTERPRETED])
+def test_rows_along_any_axis(implementation):
+    """Sums of these numbers are exact in any order, so that nothing may differ from the array turned around."""
+    x = dyadic(3, rows=256, columns=6)
+    weights = dyadic(4, rows=256, columns=6)
+
+    def both(x, axis, output):
+        options = dict(bits=4, output=output, mask=True, implementation=implementation)
+        there = hadamard_quantize(jnp.moveaxis(x, axis, -1), FACTOR, **options)
+        back = [jnp.moveaxis(a, -1, axis) for a in (there.value, there.mask)]
+        return hadamard_quantize(x, FACTOR, axis=axis, **options), (back[0], there.step, back[1])
+
+    for given, axis in ((x, 0), (x.reshape(2, 256, 3), 1)):
+        for output in ("codes", "packed", "values"):
+            for mine, other in zip(*both(given, axis, output)):
+                np.testing.assert_array_equal(mine, other)
+    one, other = (jax.grad(lambda x, k=k: jnp.sum(weights * (both(x, 0, "values")[k][0])))(x) for k in (0, 1))
+    np.testing.assert_allclose(one, other, atol=1e-6)
+
+
 def test_hand_case_of_the_estimators():
     # Two bits, standard deviation 1: the last level is at 1.4935, and half a step beyond it at 1.9914.
     rest = np.full(98, np.sqrt((100 - 3.0**2 - 1.9**2) / 98))
@@ -381,6 +401,14 @@ def test_bad_input_raises(case):
     args, options, error, match = BAD[case]
     with pytest.raises(error, match=match):
         hadamard_quantize(*args, **options)
+
+
+@pytest.mark.bad_input
+def test_bad_input_of_the_axis():
+    with pytest.raises(ValueError, match="axis must lie within the 2 axes of x, got 2"):
+        hadamard_quantize(jnp.ones((128, 128)), FACTOR, bits=4, axis=2)
+    with pytest.raises(ValueError, match="axis of rows, moved to the front, must be a multiple of 128"):
+        hadamard_quantize(jnp.ones((100, 128)), FACTOR, bits=4, axis=0)
 
 
 @pytest.mark.bad_input

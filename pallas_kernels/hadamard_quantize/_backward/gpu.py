@@ -11,9 +11,9 @@ from pallas_kernels.hadamard_quantize.gpu import Config
 from pallas_kernels.hadamard_quantize.reference import PLANE, Static, norm
 
 
-def refusal(slope, mask, *, block: int) -> str | None:
+def refusal(slope, mask, *, block: int, columns: bool = False) -> str | None:
     """Why the kernel cannot take the arrays, or None."""
-    return forward.refusal(slope, static=Static("values", 0, block, True))
+    return forward.refusal(slope, static=Static("values", 0, block, True, columns))
 
 
 def default_config(dtype) -> Config:
@@ -21,8 +21,10 @@ def default_config(dtype) -> Config:
     return Config(rows=32 if dtype == jnp.bfloat16 else 16, num_warps=8)
 
 
-def call(slope, mask, *, block: int, interpret: bool, config: Config | None = None):
+def call(slope, mask, *, block: int, columns: bool = False, interpret: bool, config: Config | None = None):
     """As `reference.call`; `config` None takes `default_config`."""
+    if columns:
+        return call(slope.T, mask.T, block=block, interpret=interpret, config=config).T
     num, n = slope.shape
     config = config or default_config(slope.dtype)
     return forward.launch(

@@ -12,13 +12,15 @@ from pallas_kernels.hadamard_quantize.reference import PLANE, Static, norm
 _ROWS, _MOST_COLUMNS = 256, 1024
 
 
-def refusal(slope, mask, *, block: int) -> str | None:
+def refusal(slope, mask, *, block: int, columns: bool = False) -> str | None:
     """Why the kernel cannot take the arrays, or None."""
-    return forward.refusal(slope, static=Static("values", 0, block, True))
+    return forward.refusal(slope, static=Static("values", 0, block, True, columns))
 
 
-def call(slope, mask, *, block: int, interpret):
+def call(slope, mask, *, block: int, columns: bool = False, interpret):
     """As `reference.call`; `interpret` is False, True or the parameters of the TPU interpreter."""
+    if columns:
+        return call(slope.T, mask.T, block=block, interpret=interpret).T
     (num, n), columns = slope.shape, forward.padded_columns(slope.shape[1])
     wide = max(c for c in range(PLANE, min(columns, _MOST_COLUMNS) + 1, PLANE) if columns % c == 0)
     rows = min(_ROWS, -(-num // forward._TILE) * forward._TILE)
