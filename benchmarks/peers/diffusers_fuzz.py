@@ -19,23 +19,24 @@ def noises(seed, i):
 
 
 def run(cases):
-    """Final states of random configurations, and what failed."""
+    """Final states of random configurations, those of the same in double precision, and what failed."""
     import torch
 
     torch.set_num_threads(1)
     cases = json.loads(cases)
 
     def call():
-        finals, errors = np.full((len(cases), *SHAPE), np.nan), []
+        finals, errors = np.full((2, len(cases), *SHAPE), np.nan), []
         for n, case in enumerate(cases):
             try:
                 with warnings.catch_warnings(), torch.no_grad():
                     warnings.simplefilter("ignore")
-                    finals[n] = _final(case)
-                errors.append("")
+                    finals[0, n] = _final(case)
+                    errors.append("")
+                    finals[1, n] = _final(case, double=True)
             except Exception as error:  # whatever the library does not take
-                errors.append(f"{type(error).__name__}: {error}"[:120])
-        return {"final": finals, "error": np.asarray(errors)}
+                errors[n:] = errors[n:] or [f"{type(error).__name__}: {error}"[:120]]
+        return {"final": finals[0], "double": finals[1], "error": np.asarray(errors)}
 
     return call
 
@@ -46,7 +47,8 @@ def _shift(config, image_seq_len):
     return image_seq_len * slope + config.base_shift - slope * config.base_image_seq_len
 
 
-def _final(case):
+def _final(case, double=False):
+    """The final state; `double`: of states, levels and model outputs in double precision, as far as steps keep it."""
     import diffusers
     import torch
 
@@ -58,9 +60,14 @@ def _final(case):
     if "image_seq_len" in arguments:
         given["mu"] = _shift(scheduler.config, arguments.pop("image_seq_len"))
     scheduler.set_timesteps(**given if "sigmas" in given else given | {"num_inference_steps": case["num"]})
-    noise, image = (torch.from_numpy(noises(seed, i))[None] for i in (-1, -2))
+    dtype = torch.float64 if double else torch.float32
+    if double:
+        for name, value in vars(scheduler).items():
+            if torch.is_tensor(value) and value.is_floating_point() and name != "timesteps":
+                setattr(scheduler, name, value.double())
+    noise, image = (torch.from_numpy(noises(seed, i))[None].to(dtype) for i in (-1, -2))
     step = [0]
-    given = lambda *_, **__: torch.from_numpy(noises(seed, step[0]))[None]  # noqa: E731
+    given = lambda *_, **__: torch.from_numpy(noises(seed, step[0]))[None].to(dtype)  # noqa: E731
     times = scheduler.timesteps
     if begin:
         first = begin * getattr(scheduler, "order", 1)
@@ -78,7 +85,7 @@ def _final(case):
     try:
         for step[0], t in enumerate(times):
             scaled = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
-            output = torch.from_numpy(network(scaled.double().numpy(), float(t))).float()
+            output = torch.from_numpy(network(scaled.double().numpy(), float(t))).to(dtype)
             x = scheduler.step(output, t, x, return_dict=False, **arguments)[0]
     finally:
         torch.randn, torch.randn_like = kept

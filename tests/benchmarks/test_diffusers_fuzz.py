@@ -29,22 +29,32 @@ MIDDLE = np.array([
     [-10.230989, -13.079925, -0.52772266, -7.138774, -6.985715, -1.4960628, -0.2856853, 10.231113],
 ])  # fmt: skip
 
+NOWHERE = np.full_like(CHAIN, np.nan)  # where the library ends in double precision, when nobody looked
+
 PROOFS = [(FROM_A_CHAIN, CHAIN, "the trained chain in single"), (FROM_THE_MIDDLE, MIDDLE, "LMS begun in the middle")]
 
 
 def test_a_named_fault_explains_the_state_of_the_library_and_no_other():
     for case, theirs, name in PROOFS:
         assert fuzz.difference(case, theirs) > fuzz.TOLERANCE
-        kind, why = fuzz.sort(case, theirs, "")
+        kind, why = fuzz.sort(case, theirs, "", NOWHERE)
         assert kind == "explained" and why.startswith(name)
-        assert fuzz.sort(case, theirs * 1.001, "")[0] == "unexplained"
+        assert fuzz.sort(case, theirs * 1.001, "", NOWHERE)[0] == "unexplained"
 
 
 def test_our_own_state_is_equal_and_a_state_that_is_not_finite_is_the_librarys():
     for case, theirs, _ in PROOFS:
-        assert fuzz.sort(case, fuzz.ours(case), "") == ("equal", "")
-        assert fuzz.sort(case, np.nan * theirs, "")[0] == "the library gives NaN"
-        assert fuzz.sort(case, theirs, "IndexError: no")[0] == "the library fails"
+        assert fuzz.sort(case, fuzz.ours(case), "", NOWHERE) == ("equal", "")
+        assert fuzz.sort(case, np.nan * theirs, "", NOWHERE)[0] == "the library gives NaN"
+        assert fuzz.sort(case, theirs, "IndexError: no", NOWHERE)[0] == "the library fails"
+
+
+def test_what_double_precision_cures_is_the_librarys_single_precision():
+    case, theirs, _ = PROOFS[1]
+    mine = fuzz.ours(case)
+    assert fuzz.sort(case, 1.001 * theirs, "", mine * (1 + 1e-6)) == ("explained", fuzz.SINGLE)
+    assert fuzz.sort(case, 1.001 * theirs, "", mine * (1 + 1e-3))[0] == "unexplained"
+    assert fuzz.sort(case, mine * (1 + 3e-4), "", mine * (1 + 1e-4))[0] == "unexplained"  # no closer than a third
 
 
 def test_shipped_files_are_read_with_every_key():

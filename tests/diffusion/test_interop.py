@@ -62,6 +62,22 @@ def test_known_time_steps():
     assert interop.from_diffusers({"_class_name": "EDMEulerScheduler"}, 4).init_scale == np.hypot(80, 1)
 
 
+def test_levels_at_their_edges():
+    """One step of EDM between its ends; logarithmic levels in continuous time, where the library takes a step more."""
+    edm = {"sigma_max": 14.6, "final_sigmas_type": "sigma_min"}
+    one = interop.from_diffusers({"_class_name": "EDMDPMSolverMultistepScheduler"} | edm, 1).table
+    np.testing.assert_allclose(one.sigma / one.alpha, [14.6, 0.002], rtol=1e-12)
+    still = interop.from_diffusers({"_class_name": "EDMEulerScheduler"} | edm, 1).table
+    np.testing.assert_allclose(still.sigma / still.alpha, [14.6, 14.6], rtol=1e-12)  # ends at its last level
+    euler = {"_class_name": "EulerDiscreteScheduler", "interpolation_type": "log_linear"}
+    discrete = interop.from_diffusers(euler, 12).table
+    it = interop.from_diffusers(euler | {"timestep_type": "continuous", "prediction_type": "v_prediction"}, 12)
+    assert it.table.num_rows == 13 and it.table.sigma[-1] == 0 and discrete.num_rows == 12
+    levels = it.table.sigma / it.table.alpha
+    np.testing.assert_allclose(levels[:-1], discrete.sigma / discrete.alpha, rtol=1e-12)
+    np.testing.assert_allclose(it.timesteps, np.log(levels[:-1]) / 4, rtol=1e-12)
+
+
 def test_it_is_a_solver_of_ours():
     """On a chain's own grid the table is that of `solvers`, in the schedule's own time as well."""
     chain = schedules.vp_discrete(schedules.betas("scaled_linear"))

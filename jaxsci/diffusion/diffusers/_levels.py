@@ -210,7 +210,10 @@ def _sigma(o):
     if o["interpolation_type"] != "linear":
         if which:
             raise refuse("interpolation_type='log_linear'", f"use_{which} levels are set as well")
-        return Levels(np.exp(np.linspace(np.log(rho[-1]), np.log(rho[0]), o["num_steps"] + 1)), steps)
+        values = np.exp(np.linspace(np.log(rho[-1]), np.log(rho[0]), o["num_steps"] + 1))
+        if _continuous(o):  # every level has a time step then, and the library takes one step more, to the last node
+            return Levels(np.append(values, _last(o, rho, values)), np.log(values) / 4)
+        return Levels(values, steps)
     if which:
         values, steps = _on_curve(o, which, rho, values[0], values[-1])
     return Levels(np.append(values, _last(o, rho, values)), np.log(values) / 4 if _continuous(o) else steps)
@@ -248,7 +251,7 @@ def _edm(o):
     if o["timesteps"] is not None:
         raise refuse("timesteps", "this class takes sigmas")
     values = _curve(o["sigma_schedule"], o["sigma_max"], o["sigma_min"], o["num_steps"], power=o["rho"])
-    return Levels(np.append(values, _last(o, None, values, True)), np.log(values) / 4)
+    return Levels(np.append(values, _last(o, [o["sigma_min"]], values, o["ends_still"])), np.log(values) / 4)
 
 
 def _chain_steps(o):
