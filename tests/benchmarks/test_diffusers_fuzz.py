@@ -29,9 +29,24 @@ MIDDLE = np.array([
     [-10.230989, -13.079925, -0.52772266, -7.138774, -6.985715, -1.4960628, -0.2856853, 10.231113],
 ])  # fmt: skip
 
+FROM_THE_LAST_LEVEL = {
+    "config": {
+        "_class_name": "DPMSolverMultistepScheduler", "beta_start": 0.00085, "rescale_betas_zero_snr": True,
+        "use_lu_lambdas": True,
+    },
+    "num": 13, "begin": 0, "arguments": {}, "seed": 55540134,
+}  # fmt: skip
+LAST = np.array([
+    [-0.62272274, 638.20166, -1778.7538, 2602.7415, 2648.4756, -0.63214266, -25.59437, -752.1335],
+    [-2707.9238, 1300.6195, -688.43347, 961.1224, -0.28412861, -25.021286, 655.65265, 1300.4404],
+])  # fmt: skip
+
 NOWHERE = np.full_like(CHAIN, np.nan)  # where the library ends in double precision, when nobody looked
 
-PROOFS = [(FROM_A_CHAIN, CHAIN, "the trained chain in single"), (FROM_THE_MIDDLE, MIDDLE, "LMS begun in the middle")]
+PROOFS = [
+    (FROM_A_CHAIN, CHAIN, "the trained chain in single"), (FROM_THE_MIDDLE, MIDDLE, "LMS begun in the middle"),
+    (FROM_THE_LAST_LEVEL, LAST, "a rescaled chain has its last level twice"),
+]  # fmt: skip
 
 
 def test_a_named_fault_explains_the_state_of_the_library_and_no_other():
