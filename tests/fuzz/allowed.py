@@ -26,6 +26,5 @@ ALLOWED: tuple[tuple[str, str], ...] = (
     ),
     ("jaxsci.diffusion.tables.pad[", "the caller's own table is handed on, with more rows"),
     ("jaxsci.diffusion.tables.stack[", "the caller's own tables are handed on, side by side"),
-    ("jaxsci.diffusion.tables.unify[", "the caller's own tables are handed on, made equally long"),
     ("jaxsci.pfn.bars.reflect['dist'].", "the caller's own numbers are handed on in another order"),
 )

@@ -354,6 +354,13 @@ def test_lowers(platform):
     batch = [jax.ShapeDtypeStruct((3, *s.shape), s.dtype) for s in arg_specs.SPECS["ragged"]]
     ladder.check_lowers(jax.vmap(arg_specs.slopes), batch, platform)
 
+    def along_columns(x):
+        return jax.value_and_grad(lambda x: hadamard_quantize(x, FACTOR, bits=4, output="values", axis=0).value.sum())(
+            x
+        )
+
+    ladder.check_lowers(along_columns, [jax.ShapeDtypeStruct((256, 6), jnp.float32)], platform)
+
 
 @pytest.mark.parametrize("target", ladder.TARGETS)
 @pytest.mark.parametrize("name", arg_specs.SPECS)
