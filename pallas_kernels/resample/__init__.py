@@ -37,7 +37,7 @@ def resample(
     rounded is each weight by itself. The reference and the kernels give equal ancestors, except where their
     exponentials differ in the last bit and a slot lies within that of a border.
 
-    Roofline, float32, n = num_out: 28 bytes a particle (the log-weight read four times, the end of its share written
+    Roofline, float32, n = num_out: 24 bytes a particle (the log-weight read three times, the end of its share written
     and read, the ancestor written), about 60 operations: bound by memory bandwidth on GPU (with a binary search of
     log2(n) cached reads a slot). On TPU two kernels find the ends of the shares and spread the ancestors over
     their slots; between them XLA scatters one index for each particle, which is the bound.

@@ -3,10 +3,12 @@ r"""Exact sums of weights: a number of offspring as (whole: int32, fraction: int
 A float32 prefix sum of many weights is neither monotone nor exact, and depends on the order of addition. These sums are
 integers, so they are associative: every order, every block size and every implementation gives the same bits.
 
-Shares :math:`e_i = w_i s` with a crude scale :math:`s \approx M / \sum w`, M the number of offspring, are rounded to
-2^-31 each and added up exactly, to :math:`M + T`. With :math:`q = T / (M + T)` the corrected shares
-:math:`e'_i = e_i - q e_i`, rounded to 2^-31 again, sum to M up to their roundings. A product of q in float32 is exact
-to 2^-24 of something as small as T, which is why the correction is subtracted rather than put into the scale.
+Shares :math:`e_i = w_i s` with a crude scale s, a little below :math:`M / \sum w` for M offspring, are rounded to
+2^-31 each and added up exactly, to :math:`S_n`, which falls short of M by some millionths of it. The sums are then
+stretched, :math:`P_i = S_i + q S_i` with :math:`q = (M - S_n) / S_n`: by q rounded down to 2^-31, as a product of
+integers, and by what that leaves over, which is so little that float32 holds it to less than a unit. P never
+decreases, because what is added never does; taken away from sums too large it would. It is off by a few units, and
+rounded to 2^-24 in the end: it is M exactly from the last share that is not zero on, and what should be whole is.
 
 Everything here is elementwise and runs inside kernels too.
 """
@@ -17,6 +19,7 @@ from jax import lax
 
 MASK = np.int32(2**31 - 1)
 _UNITS = 2.0**31
+_MOST = 2**15 - 1
 
 
 def add(a, b):
@@ -45,29 +48,52 @@ def from_float(x):
 
 
 def shares(weights, scale):
-    """The pairs of weights · scale, before the correction."""
+    """The pairs of weights · scale; their sum is a little below the number of offspring."""
     return from_float(weights * scale)
 
 
-def corrected(weights, scale, excess):
-    """The pairs of e - excess · e for e = weights · scale; 0 for a weight of zero, never negative."""
-    e = weights * scale
-    pair, change = from_float(e), from_float(e * jnp.abs(excess))
-    more, less = add(pair, change), subtract(pair, change)
-    return tuple(jnp.where(excess < 0, m, l) for m, l in zip(more, less))
-
-
 def coarse_scale(total, num_out: int):
-    """num_out / total to 16 bits, as float32: sums of other implementations and orders give the same."""
+    """num_out / total, less 4 to 16 millionths of it, as float32: sums of other orders of addition give the same."""
     ratio = (num_out / total).astype(jnp.float32)
     bits = lax.bitcast_convert_type(ratio, jnp.int32)
-    return lax.bitcast_convert_type((bits + 128) & np.int32(-256), jnp.float32)
+    return lax.bitcast_convert_type((bits & np.int32(-64)) - np.int32(64), jnp.float32)
 
 
-def excess_of(total, num_out: int, dtype):
-    """q = T / (M + T) from the exact total M + T of the uncorrected shares."""
-    surplus = (total[0] - num_out).astype(dtype) + total[1].astype(dtype) * (1 / _UNITS)
-    return surplus / (num_out + surplus)
+def stretch(total, num_out: int, dtype):
+    """(int32, float) by which a sum must grow for each whole that it has: units, and what is wanting after that."""
+    size = total[0].astype(dtype) + total[1].astype(dtype) * (1 / _UNITS)
+    coarse = jnp.minimum(_missing(total, num_out, dtype) / size, _MOST).astype(jnp.int32)
+    grown = add(total, _growth(total, (coarse, dtype.type(0)), num_out))
+    # A little too much rather than too little: a sum beyond num_out is cut off.
+    return coarse, _missing(grown, num_out, dtype) / jnp.maximum(total[0], 1).astype(dtype) * (1 + 2.0**-20)
+
+
+def stretched(sums, by, num_out: int):
+    """Sums of shares as sums of offspring (whole, fraction in units of 2^-24): never decreasing, rounded half up."""
+    whole, fraction = add(sums, _growth(sums, by, num_out, 64))
+    return whole, fraction >> 7
+
+
+def offspring_before(position, offset, num_out: int):
+    """How many of the points k + offset, k = 0, 1, ..., lie before the position: ceil(position - offset)."""
+    whole, fraction = position
+    return jnp.minimum(whole + (fraction > jnp.floor(offset * 2.0**24).astype(jnp.int32)).astype(jnp.int32), num_out)
+
+
+def _missing(total, num_out, dtype):
+    """How far a total falls short of num_out, in units."""
+    whole, fraction = subtract((np.int32(num_out), np.int32(0)), total)
+    return jnp.maximum(whole.astype(dtype) * _UNITS + fraction.astype(dtype), 0)
+
+
+def _growth(sums, by, num_out, more=0):
+    (whole, fraction), (coarse, fine) = sums, by
+    units = (whole & np.int32(_MOST)) * coarse + (((fraction >> 16) * coarse) >> 15)
+    units = units + (whole.astype(fine.dtype) * fine).astype(jnp.int32) + np.int32(more)
+    if num_out <= _MOST:
+        return np.int32(0), units
+    upper = (whole >> 15) * coarse
+    return add((np.int32(0), units), (upper >> 16, (upper & np.int32(0xFFFF)) << 15))
 
 
 def total(pair, add_up):
@@ -84,22 +110,6 @@ def running(pair, cumsum):
     """Running sums of pairs by two of integers; `cumsum` wraps, and of the fractions its low 31 bits are right."""
     fraction = cumsum(pair[1]) & MASK
     return cumsum(pair[0] + (fraction < pair[1]).astype(jnp.int32)), fraction
-
-
-def rounded(pair):
-    """(whole, fraction in [0, 1)) of a pair rounded to 2^-24, half up: monotone, and what a float32 holds exactly.
-
-    Rounding makes shares that should be whole, whole: they come out with errors below 2^-25 (of 5000 offspring by two
-    equal weights, 2^-29).
-    """
-    whole, fraction = add(pair, (np.int32(0), np.int32(64)))
-    return whole, (fraction >> 7).astype(jnp.float32) * np.float32(2.0**-24)
-
-
-def offspring_before(pair, offset, num_out: int):
-    """How many of the points k + offset, k = 0, 1, ..., lie before the position: ceil(position - offset)."""
-    whole, fraction = rounded(pair)
-    return jnp.minimum(whole + (fraction > offset).astype(jnp.int32), num_out)
 
 
 __all__: list[str] = []

@@ -43,7 +43,7 @@ def as_many(log_weights, offset, *, implementation=None):
 def cost(name: str) -> tuple[int, int]:
     """(bytes moved, operations) that the spec `name` needs at least, as many slots as particles."""
     x, _ = SPECS[name]
-    return (4 * x.dtype.itemsize + 12) * x.size, 60 * x.size
+    return (3 * x.dtype.itemsize + 12) * x.size, 60 * x.size
 
 
 __all__: list[str] = []

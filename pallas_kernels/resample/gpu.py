@@ -1,9 +1,9 @@
-"""`resample` on GPU (Triton): six launches, none of which waits for another program.
+"""`resample` on GPU (Triton): five launches, none of which waits for another program.
 
-1. `log_weight_stats`; 2. each program adds up the uncorrected shares of its slab, from which follows the correction;
-3. the same of the corrected shares; 4. one program scans these totals; 5. each program scans its slab from there and
-writes the ends of the shares; 6. each slot finds its ancestor by binary search among them, and neighbouring slots read
-neighbouring ends. (An exponential is the same in 2, 3 and 5, so what the correction is made of is what it corrects.)
+1. `log_weight_stats`; 2. each program adds up the shares of its slab; 3. one program scans these totals; 4. each
+program scans its slab from there and writes the ends of the stretched shares; 5. each slot finds its ancestor by binary
+search among them, and neighbouring slots read neighbouring ends. (An exponential is the same in 2 and 4, so the total
+is that of the sums.)
 """
 
 import functools
@@ -50,17 +50,12 @@ def call(log_weights: jax.Array, offset: jax.Array, *, num_out: int, interpret: 
     largest, total, _, _ = stats_gpu.call(log_weights, interpret=interpret)
     usable = jnp.isfinite(largest)
     scale = _fixed.coarse_scale(jnp.where(usable, total, 1), num_out).astype(largest.dtype)
-    numbers = [jnp.where(usable, stats.shift(largest), 0), scale, jnp.zeros_like(scale)]
-
-    def totals():
-        return launch(_totals_body, slabs, (log_weights, jnp.stack(numbers)), [slabs] * 3, "resample_totals")
-
-    whole, fraction, last = totals()
-    exact = lax.reduce((whole, fraction), (np.int32(0), np.int32(0)), _fixed.add, (0,))
-    numbers[2] = _fixed.excess_of(exact, num_out, scale.dtype)
-    whole, fraction, _ = totals()
-    before = launch(_before_body, 1, (whole, fraction), [slabs] * 2, "resample_before", width=_power(slabs))
-    arrays = (log_weights, jnp.stack(numbers), offset.reshape(1), jnp.max(last).reshape(1), *before)
+    numbers = [jnp.where(usable, stats.shift(largest), 0), scale]
+    pairs = launch(_totals_body, slabs, (log_weights, jnp.stack(numbers)), [slabs] * 2, "resample_totals")
+    exact = lax.reduce(tuple(pairs), (np.int32(0), np.int32(0)), _fixed.add, (0,))
+    before = launch(_before_body, 1, pairs, [slabs] * 2, "resample_before", width=_power(slabs))
+    coarse, fine = _fixed.stretch(exact, num_out, scale.dtype)
+    arrays = (log_weights, jnp.stack([*numbers, fine]), offset.reshape(1), coarse.reshape(1), *before)
     (ends,) = launch(_ends_body, slabs, arrays, [n], "resample_ends", num_out=num_out)
     slots = math.ceil(num_out / config.block)
     (drawn,) = launch(_search_body, slots, (ends,), [num_out], "resample_search")
@@ -104,18 +99,14 @@ def _add_up(x):
     return jnp.sum(x, dtype=jnp.int32)  # also in double precision
 
 
-def _totals_body(x_ref, numbers_ref, whole_ref, fraction_ref, last_ref, *, block, steps):
+def _totals_body(x_ref, numbers_ref, whole_ref, fraction_ref, *, block, steps):
     slab = pl.program_id(0)
 
-    def step(j, carry):
-        total, last = carry
-        weights, at = _weights(x_ref, numbers_ref, (slab * steps + j) * block, block)
-        pair = _fixed.corrected(weights, numbers_ref[1], numbers_ref[2])
-        last = jnp.maximum(last, jnp.max(jnp.where((pair[0] > 0) | (pair[1] > 0), at, 0)))
-        return _fixed.add(total, _fixed.total(pair, _add_up)), last
+    def step(j, total):
+        weights, _ = _weights(x_ref, numbers_ref, (slab * steps + j) * block, block)
+        return _fixed.add(total, _fixed.total(_fixed.shares(weights, numbers_ref[1]), _add_up))
 
-    (whole, fraction), last = loop(steps, step, (_fixed.zeros(), jnp.zeros((), jnp.int32)))
-    whole_ref[slab], fraction_ref[slab], last_ref[slab] = whole, fraction, last
+    whole_ref[slab], fraction_ref[slab] = loop(steps, step, _fixed.zeros())
 
 
 def _before_body(whole_ref, fraction_ref, whole_before_ref, fraction_before_ref, *, width):
@@ -126,15 +117,16 @@ def _before_body(whole_ref, fraction_ref, whole_before_ref, fraction_before_ref,
         scatter(ref, at, value)
 
 
-def _ends_body(x_ref, numbers_ref, offset_ref, last_ref, whole_ref, fraction_ref, end_ref, *, block, steps, num_out):
+def _ends_body(x_ref, numbers_ref, offset_ref, coarse_ref, whole_ref, fraction_ref, end_ref, *, block, steps, num_out):
     slab = pl.program_id(0)
+    by = coarse_ref[0], numbers_ref[2]
 
     def step(j, before):
         weights, at = _weights(x_ref, numbers_ref, (slab * steps + j) * block, block)
-        pair = _fixed.corrected(weights, numbers_ref[1], numbers_ref[2])
+        pair = _fixed.shares(weights, numbers_ref[1])
         sums = _fixed.add(_fixed.running(pair, lax.cumsum), before)
-        end = _fixed.offspring_before(sums, offset_ref[0], num_out)
-        scatter(end_ref, at, jnp.where(at >= last_ref[0], num_out, end))
+        offspring = _fixed.stretched(sums, by, num_out)
+        scatter(end_ref, at, _fixed.offspring_before(offspring, offset_ref[0], num_out))
         return _fixed.add(before, _fixed.total(pair, _add_up))
 
     loop(steps, step, (whole_ref[slab], fraction_ref[slab]))

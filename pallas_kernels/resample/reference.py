@@ -1,13 +1,14 @@
 r"""The meaning of `resample`, and what runs on a CPU; its parts `prefix` and `ancestors` serve other schemes.
 
-With corrected shares e' (`_fixed`) and :math:`P_i = \sum_{j \le i} e'_j`, particle i owns the slots k with
-:math:`P_{i-1} \le k + u < P_i`, so its offspring end at :math:`C_i = \lceil P_i - u \rceil`. From the last particle
-with a weight on, P is M exactly. A particle without weight has P unchanged, hence no offspring.
+With the stretched sums of shares P (`_fixed`), particle i owns the slots k with :math:`P_{i-1} \le k + u < P_i`, so
+its offspring end at :math:`C_i = \lceil P_i - u \rceil`. From the last particle with a weight on, P is M exactly. A
+particle without weight has P unchanged, hence no offspring.
 
-A CPU scans element after element: of five forms (blocks of four, `lax.associative_scan`, rows of 128 side by side, two
-`jnp.cumsum`) the fastest from 1e4 to 1e7 elements and for 64 x 1e3 under vmap. Elsewhere it is two `lax.cumsum` and a
-`lax.cummax`; sums are exact, so the bits are the same. (A tree of pairs takes minutes to compile for TPU at 2^24.)
-Ancestors come by scatter and running maximum, many times faster there than by binary search.
+A CPU adds up element after element, in one loop for all lanes of a batch: a loop small enough for XLA to compile as a
+whole takes one or two nanoseconds a turn, one that carries an axis of lanes over a hundred. (The sums of a lane are
+then differences, and ancestors are numbered over all lanes.) Elsewhere it is two `lax.cumsum` and a `lax.cummax`; sums
+are exact, so the bits are the same. (A tree of pairs takes minutes to compile for TPU at 2^24.) Ancestors come by
+scatter and running maximum, many times faster there than by binary search.
 """
 
 import functools
@@ -19,8 +20,6 @@ from jax import lax
 
 from pallas_kernels.resample import _fixed
 
-_MOST_BY_HALVES = 2**15
-
 
 @functools.partial(jax.jit, static_argnums=1)
 def prefix(weights: jax.Array, num_out: int) -> tuple[jax.Array, jax.Array]:
@@ -29,7 +28,7 @@ def prefix(weights: jax.Array, num_out: int) -> tuple[jax.Array, jax.Array]:
     Each share is rounded by itself, as a float of the weights' dtype and then to 2^-31; their sums are exact. So
     whole + fraction never decreases, stays the same where a weight is zero, and is `num_out` from the last positive
     weight on (one below 2^-32 offspring counts as zero). Floor and ceiling of differences are those of the shares.
-    Measured against float64 for float32 weights of seven laws: off by at most 2.4e-4 offspring at n = 1e6, 1e-3 at 1e7.
+    Measured against float64 for float32 weights of seven laws: off by at most 2e-4 offspring at n = 1e6, 7e-4 at 1e7.
 
     Args:
         weights: (n,), not negative, in sum between 1e-30 and 1e30. Where all are zero the first gets all offspring.
@@ -46,12 +45,11 @@ def prefix(weights: jax.Array, num_out: int) -> tuple[jax.Array, jax.Array]:
         [1 1 4] [0. 0. 0.]
     """
     weights = weights.astype(jnp.promote_types(weights.dtype, jnp.float32))
-
-    def at_most(pair):
-        whole, fraction = _fixed.rounded(pair)
-        return jnp.minimum(whole, num_out), jnp.where(whole < num_out, fraction, 0)
-
-    return _scan(weights, *_plan(weights, num_out), num_out, at_most)
+    weights = jnp.where(jnp.any(weights > 0), weights, jnp.zeros_like(weights).at[0].set(1))
+    before, pairs, by = _sums(weights, num_out)
+    whole, fraction = _fixed.stretched(_fixed.add(before, pairs), by, num_out)
+    fraction = jnp.where(whole < num_out, fraction, 0).astype(jnp.float32) * np.float32(2.0**-24)
+    return jnp.minimum(whole, num_out), fraction
 
 
 @functools.partial(jax.jit, static_argnums=1)
@@ -71,24 +69,15 @@ def ancestors(ends: jax.Array, num_out: int) -> jax.Array:
         >>> print(ancestors(jnp.array([1, 1, 4]), 4))
         [0 2 2 2]
     """
-    return _by_platform(_running_max, lax.cummax, first_slots(ends, num_out))
-
-
-def first_slots(ends, num_out: int):
-    """(num_out,) int32: the index of each particle with offspring at the first of its slots, 0 elsewhere."""
-    n = ends.shape[0]
-    starts = jnp.concatenate([jnp.zeros(1, ends.dtype), ends[:-1]])
-    # Of the particles that start at one slot the last alone has offspring; those that start at num_out are dropped.
-    return jnp.zeros(num_out, jnp.int32).at[starts].max(jnp.arange(n, dtype=jnp.int32), mode="drop")
+    return _spread(starts_of(ends), num_out)
 
 
 def call(log_weights: jax.Array, offset: jax.Array, *, num_out: int) -> jax.Array:
     """Ancestors (num_out,) int32 of log-weights (n,)."""
     x, largest, usable = prepare(log_weights)
-    weights = lax.optimization_barrier(jnp.exp(x - largest))  # kept, or each of its readers would compute it anew
-    plan = _plan(weights, num_out)
-    ends = _scan(weights, *plan, num_out, lambda pair: _fixed.offspring_before(pair, offset, num_out))
-    return choose(ancestors(ends, num_out), usable, log_weights.shape[0], num_out)
+    before, _, by = _sums(jnp.exp(x - largest), num_out)
+    starts = _fixed.offspring_before(_fixed.stretched(before, by, num_out), offset, num_out)
+    return choose(_spread(starts, num_out), usable, log_weights.shape[0], num_out)
 
 
 def prepare(log_weights):
@@ -106,52 +95,91 @@ def choose(drawn, usable, n: int, num_out: int):
     return jnp.where(usable, drawn, in_turn % np.int32(n) if num_out > n else in_turn)  # divisions are slow
 
 
-def _plan(weights, num_out):
-    """(scale, excess, index of the last share that is not zero): what makes the shares sum to num_out."""
-    scale = _fixed.coarse_scale(jnp.sum(weights), num_out).astype(weights.dtype)
-    pairs = _fixed.shares(weights, scale)
-    index = jnp.arange(weights.shape[0], dtype=jnp.int32)
-    index = jnp.where((pairs[0] > 0) | (pairs[1] > 0), index, 0)
-    if weights.shape[0] <= _MOST_BY_HALVES:  # plain sums, which a CPU vectorises
-        total, last = _fixed.total(pairs, jnp.sum), jnp.max(index)
-    else:  # one pass over memory
-        *total, last = lax.reduce((*pairs, index), (np.int32(0),) * 3, _add_and_last, (0,))
-    return scale, _fixed.excess_of(total, num_out, weights.dtype), last
+def first_slots(starts, num_out: int):
+    """(num_out,) int32: the index of each particle with offspring at the first of its slots, 0 elsewhere."""
+    index = jnp.arange(starts.shape[0], dtype=jnp.int32)
+    # Of the particles that start at one slot the last alone has offspring; those that start at num_out are dropped.
+    return jnp.zeros(num_out, jnp.int32).at[starts].max(index, mode="drop")
 
 
-def _add_and_last(a, b):
-    return *_fixed.add(a[:2], b[:2]), lax.max(a[2], b[2])
+def starts_of(ends):
+    """Where the slots of each particle start, of where they end."""
+    return jnp.concatenate([jnp.zeros(1, ends.dtype), ends[:-1]])
 
 
-def _scan(weights, scale, excess, last, num_out: int, finish):
-    """finish(pair) of the running sums of corrected shares, whose end is (num_out, 0) from `last` on."""
-
-    def in_order(*pairs):
-        def step(pair, x):
-            pair = _fixed.add(pair, x)
-            return pair, finish(pair)
-
-        return lax.scan(step, _fixed.zeros(), pairs)[1]
+def _sums(weights, num_out: int):
+    """Sums of the shares before each particle, the shares, and by how much the sums must be stretched."""
+    pairs = _fixed.shares(weights, _fixed.coarse_scale(jnp.sum(weights), num_out).astype(weights.dtype))
 
     def as_tree(*pairs):
-        return finish(_fixed.running(pairs, lax.cumsum))
+        after = _fixed.running(pairs, lax.cumsum)
+        return _fixed.subtract(after, pairs), tuple(a[-1] for a in after)
 
-    running = _by_platform(in_order, as_tree, *_fixed.corrected(weights, scale, excess))
-    at_end = finish((np.int32(num_out), np.int32(0)))
-    ended = jnp.arange(weights.shape[0], dtype=jnp.int32) >= last
-    return jax.tree.map(lambda r, e: jnp.where(ended, e, r), running, at_end)
-
-
-def _running_max(x):
-    def step(largest, x):
-        largest = jnp.maximum(largest, x)
-        return largest, largest
-
-    return lax.scan(step, np.int32(0), x, unroll=4)[1]
+    before, total = lax.platform_dependent(*pairs, cpu=_vectors(_before), default=as_tree)
+    return before, pairs, _fixed.stretch(total, num_out, weights.dtype)
 
 
-def _by_platform(on_cpu, elsewhere, *arrays):
-    return lax.platform_dependent(*arrays, cpu=on_cpu, default=elsewhere)
+def _spread(starts, num_out: int):
+    """The particle that owns each slot, by where the slots of each start."""
+
+    def by_rows(starts):
+        num, n = starts.shape
+        lane = jnp.arange(num, dtype=jnp.int32)[:, None]
+
+        def write(carry, start):
+            index, first = carry
+            return (
+                index + 1,
+                lax.dynamic_update_slice(first, index[None], (start,), allow_negative_indices=False),
+            ), None
+
+        # As `first_slots`, in order; where nothing is left in a row it is the next that starts, or the place too many.
+        first = jnp.zeros(num * num_out + 1, jnp.int32)
+        (_, first), _ = lax.scan(write, (np.int32(0), first), (starts + lane * num_out).ravel(), unroll=4)
+        return lax.scan(_larger, np.int32(0), first[:-1], unroll=4)[1].reshape(num, num_out) - lane * n
+
+    def elsewhere(starts):
+        return lax.cummax(first_slots(starts, num_out))
+
+    return lax.platform_dependent(starts, cpu=_vectors(_row_by_row(by_rows)), default=elsewhere)
+
+
+def _larger(largest, x):
+    largest = jnp.maximum(largest, x)
+    return largest, largest
+
+
+def _vectors(by_rows):
+    """A function of matrices, row by row, as one of vectors."""
+    return lambda *vectors: jax.tree.map(lambda a: a[0], by_rows(*(v[None] for v in vectors)))
+
+
+def _row_by_row(function):
+    """`function` of matrices, row by row: under `jax.vmap` the lanes are further rows, however deep."""
+    batched = jax.custom_batching.custom_vmap(function)
+
+    @batched.def_vmap
+    def _merge(num, in_batched, *arrays):
+        lanes = [a if b else jnp.broadcast_to(a, (num, *a.shape)) for a, b in zip(arrays, in_batched)]
+        out = batched(*(a.reshape(-1, *a.shape[2:]) for a in lanes))
+        out = jax.tree.map(lambda a: a.reshape(num, -1, *a.shape[1:]), out)
+        return out, jax.tree.map(lambda _: True, out)
+
+    return batched
+
+
+@_row_by_row
+def _before(whole, fraction):
+    """Sums of the pairs before each, row by row, and of all of a row."""
+
+    def step(pair, x):
+        return _fixed.add(pair, x), pair
+
+    last, flat = lax.scan(step, _fixed.zeros(), (whole.ravel(), fraction.ravel()), unroll=2)
+    sums = tuple(a.reshape(whole.shape) for a in flat)
+    start = tuple(a[:, 0] for a in sums)
+    end = tuple(jnp.append(a[1:], b) for a, b in zip(start, last))
+    return _fixed.subtract(sums, tuple(a[:, None] for a in start)), _fixed.subtract(end, start)
 
 
 __all__: list[str] = []

@@ -1,9 +1,8 @@
 """`resample` on TPU: the ends of the shares by one launch over blocks of rows of 128 lanes, and then the ancestors.
 
-That launch runs in order, twice over the blocks: first it adds up the uncorrected shares and notes the last one that
-is not zero, then it corrects them, scans each strip of rows (lanes, then rows, by rolls in log2 steps) and carries the
-sum from strip to strip and from block to block in scalar memory. Both rounds use the exponential of this kernel, so
-what the correction is made of is what it corrects.
+That launch runs in order, twice over the blocks: first it adds up the shares, then it scans each strip of rows (lanes,
+then rows, by rolls in log2 steps), stretches the sums, and carries them from strip to strip and from block to block in
+scalar memory. Both rounds use the exponential of this kernel, so the total is that of the sums.
 XLA scatters each particle's index to the first of its slots, because a TPU kernel has neither a scatter nor a gather by
 index; a second launch, in order as well, takes the running maximum of these, which are the ancestors.
 """
@@ -45,7 +44,9 @@ def call(log_weights: jax.Array, offset: jax.Array, *, num_out: int, interpret, 
     scale = _fixed.coarse_scale(jnp.where(usable, total, 1), num_out)
     numbers = jnp.stack([jnp.where(usable, stats.shift(largest), 0), scale, offset]).reshape(1, 3)
     ends = _ends(log_weights, numbers, num_out, rows or default_rows(n), interpret)
-    drawn = _running_max(reference.first_slots(ends, num_out), rows or default_rows(num_out), interpret)
+    drawn = _running_max(
+        reference.first_slots(reference.starts_of(ends), num_out), rows or default_rows(num_out), interpret
+    )
     return reference.choose(drawn, usable, n, num_out)
 
 
@@ -63,7 +64,7 @@ def _ends(x, numbers, num_out, block, interpret):
         # The first round writes nothing: it stays on the block that the second one starts with.
         out_specs=pl.BlockSpec((block, _LANES), lambda r, i: (r * i, 0)),
         out_shape=jax.ShapeDtypeStruct(padded.shape, jnp.int32),
-        # The running sum (whole, fraction), the index of the last share that is not zero; the excess.
+        # The running sum (whole, fraction) and how far the sums must be stretched, in two parts.
         scratch=[pltpu.SMEM((1, 3), jnp.int32), pltpu.SMEM((1, 1), jnp.float32)],
         interpret=interpret,
         name="resample",
@@ -102,54 +103,40 @@ def _positions(strip):
     return tuple(jax.lax.broadcasted_iota(jnp.int32, (strip, _LANES), axis) for axis in (0, 1))
 
 
-def _body(numbers_ref, x_ref, end_ref, carry_ref, excess_ref, *, num_out: int, strip: int, num_strips: int):
+def _body(numbers_ref, x_ref, end_ref, carry_ref, fine_ref, *, num_out: int, strip: int, num_strips: int):
     first_round, i = pl.program_id(0) == 0, pl.program_id(1)
     largest, scale, offset = (numbers_ref[0, k] for k in range(3))
     shape = (strip, _LANES)
     row, lane = _positions(strip)
 
-    def weights(j):
+    def shares(j):
         x = x_ref[_rows(j, strip), :].astype(jnp.float32)
-        return jnp.exp(jnp.where(x != x, -jnp.inf, x) - largest)
-
-    def index(j):
-        return (i * num_strips + j) * (strip * _LANES) + row * _LANES + lane
+        return _fixed.shares(jnp.exp(jnp.where(x != x, -jnp.inf, x) - largest), scale)
 
     @pl.when(i == 0)
     def _():
-        @pl.when(first_round)
-        def _():
-            carry_ref[0, 2] = np.int32(0)
-
         @pl.when(jnp.logical_not(first_round))
         def _():
-            excess_ref[0, 0] = _fixed.excess_of((carry_ref[0, 0], carry_ref[0, 1]), num_out, jnp.float32)
+            total = carry_ref[0, 0], carry_ref[0, 1]
+            carry_ref[0, 2], fine_ref[0, 0] = _fixed.stretch(total, num_out, fine_ref.dtype)
 
         carry_ref[0, 0] = np.int32(0)
         carry_ref[0, 1] = np.int32(0)
 
     @pl.when(first_round)
     def _():
-        def step(j, carry):
-            total, last = carry
-            pair = _fixed.shares(weights(j), scale)
-            last = jnp.maximum(last, jnp.where((pair[0] > 0) | (pair[1] > 0), index(j), 0))
-            return _fixed.add(total, pair), last
-
-        total, last = loop(num_strips, step, (_fixed.zeros(shape), jnp.zeros(shape, jnp.int32)))
+        total = loop(num_strips, lambda j, total: _fixed.add(total, shares(j)), _fixed.zeros(shape))
         whole, fraction = _fixed.add((carry_ref[0, 0], carry_ref[0, 1]), _fixed.total(total, _add_up))
         carry_ref[0, 0], carry_ref[0, 1] = whole, fraction
-        carry_ref[0, 2] = jnp.maximum(carry_ref[0, 2], jnp.max(last))
 
     @pl.when(jnp.logical_not(first_round))
     def _():
-        excess, last = excess_ref[0, 0], carry_ref[0, 2]
+        by = carry_ref[0, 2], fine_ref[0, 0]
 
         def step(j, before):
-            sums = _scan(_fixed.corrected(weights(j), scale, excess), row, lane)
-            sums = _fixed.add(sums, before)
-            end = _fixed.offspring_before(sums, offset, num_out)
-            end_ref[_rows(j, strip), :] = jnp.where(index(j) >= last, num_out, end)
+            sums = _fixed.add(_scan(shares(j), row, lane), before)
+            offspring = _fixed.stretched(sums, by, num_out)
+            end_ref[_rows(j, strip), :] = _fixed.offspring_before(offspring, offset, num_out)
             return tuple(_pick(s, (row == strip - 1) & (lane == _LANES - 1)) for s in sums)
 
         whole, fraction = loop(num_strips, step, (carry_ref[0, 0], carry_ref[0, 1]))
