@@ -1,13 +1,18 @@
 """Particle filters: one run, seeds as lanes, large clouds, resampling alone, and what float32 does to offspring."""
 
+import os
+import statistics
+import subprocess
 import sys
+import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import AxisType, PartitionSpec
 
 from benchmarks._harness import compare, compiled, main, row
-from benchmarks._peers import Outside, PeerError
+from benchmarks._peers import Outside, PeerError, without_paths
 from jaxsci import smc
 from jaxsci.core.keys import unrolled
 
@@ -53,6 +58,49 @@ def _spread_apart(mine, theirs):
     return abs(np.log(np.std(mine) / np.std(theirs))) / error
 
 
+def on_cores(repeats):
+    """Print seconds of 64 seeds as lanes over all devices, and how far they lie from those of one device."""
+    mesh = jax.make_mesh((jax.device_count(),), ("lanes",), axis_types=(AxisType.Auto,))
+    lanes = jax.vmap(lambda key, y: _filter(key, y, 1000), (0, None))
+    split, whole = PartitionSpec("lanes"), PartitionSpec()
+    spread = jax.shard_map(lanes, mesh=mesh, in_specs=(split, whole), out_specs=split, check_vma=False)
+    keys, y = jax.random.split(jax.random.key(0), 64), jnp.asarray(series(), jnp.float32)
+    ours = compiled(spread, *(jax.device_put(a, jax.NamedSharding(mesh, s)) for a, s in ((keys, split), (y, whole))))
+    apart = np.max(np.abs(np.asarray(ours.call()) - np.asarray(jax.jit(lanes)(keys, y))))
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        jax.block_until_ready(ours.call())
+        times.append(time.perf_counter() - start)
+    print(statistics.median(times), apart)
+
+
+def _on_cores(peer, repeats):
+    """In a process of its own, because JAX must be told of its devices before it starts; the peer before and after."""
+    cores = min(64, 1 << (os.cpu_count().bit_length() - 1))  # as many as divide the lanes
+    program = f"from benchmarks import smc; smc.on_cores({repeats})"
+    asked = isinstance(peer, Outside)
+    theirs = [peer.sample(1) for _ in range(3)] if asked else []
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True,
+        env=os.environ
+        | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"--xla_force_host_platform_device_count={cores}"},
+    )  # fmt: skip
+    name = f"bootstrap filter, 1000 particles, 100 steps, 64 seeds over {cores} cores"
+    if done.returncode:
+        print(done.stderr, file=sys.stderr)
+        return row(name, None, unit="runs/s", ok=False, note=without_paths(done.stderr[-300:]))
+    seconds, apart = map(float, done.stdout.split())
+    theirs = 64 / statistics.median(theirs + [peer.sample(1) for _ in range(3)]) if asked else None
+    return row(
+        name, 64 / seconds, unit="runs/s", peer_name="particles", peer=theirs,
+        ratio=64 / seconds / theirs if asked else None, accuracy=apart, target=20.0, within=1e-3,
+        trouble=None if asked else peer,
+        note="shard_map(vmap) over one device a core, the peer on one core; accuracy: largest difference of log Z from "
+        "that of lanes on one device",
+    )  # fmt: skip
+
+
 def _filters(fast, peers):
     y, seconds = series(), 0.5 if fast else 3.0
     given = {"y": y, "rho": RHO, "scale_x": SCALE_X, "scale_y": SCALE_Y}
@@ -67,6 +115,7 @@ def _filters(fast, peers):
             peer_name="particles", amount=runs, unit="runs/s", accuracy=_spread_apart, target=target, within=5.0,
             seconds=seconds, note="accuracy: log of the ratio of the spreads of log Z, in standard errors",
         )  # fmt: skip
+    yield _on_cores(peer, 9 if fast else 31)
     for num, runs in ((10_000, 16), (100_000, 8), (1_000_000, 1))[: 2 if fast else 3]:
         ours = compiled(lambda k, y, num=num: lanes(k, y, num), keys[:runs], observed)
         for package in ("smcx", "cuthbert"):

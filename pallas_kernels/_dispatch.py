@@ -6,7 +6,8 @@ An op is a folder ``pallas_kernels/<op>/`` whose modules keep to these names:
 * ``tpu.py`` and ``gpu.py``: ``call(*arrays, interpret, **static)``, the same by a kernel, and
   ``refusal(*arrays, **static)``, which tells from shapes and dtypes why the kernel cannot run, or None.
 
-The op wraps `run` in its own ``custom_vjp`` and in ``jit``; it then composes with jit, vmap, grad, scan and checkpoint.
+The op gives `run` a derivative (`_tangent`, or a ``custom_vjp``) and wraps it in ``jit``; it then composes with jit,
+vmap, grad, scan and checkpoint.
 
 ===============  ==========================================================================================
 implementation   what runs

@@ -4,14 +4,13 @@ From these three follow the log of the total weight, :math:`m + \log s_1`, and t
 :math:`s_1^2 / s_2`.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
 from pallas_kernels import _dispatch
+from pallas_kernels._tangent import with_tangent
 from pallas_kernels.log_weight_stats.reference import ALL_ZERO, ANY_INFINITE, ANY_NAN
 
 
@@ -69,29 +68,25 @@ def log_weight_stats(
         )
     # JAX 0.11 compiles anew what it traced while Pallas was first imported.
     _dispatch._module("_compat")
-    return _compiled(x, implementation)
+    return _compiled(x, implementation=implementation)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
-def _stats(x, implementation):
-    return _dispatch.run("log_weight_stats", x, implementation=implementation)
-
-
-@_stats.defjvp
-def _tangent(implementation, primals, tangents):
-    # custom_jvp, not custom_vjp: the rule is linear and plain jax.numpy, so both modes and all orders come from it.
-    (x,), (slope,) = primals, tangents
-    largest, total, squares, trouble = out = _stats(x, implementation)
-    largest = jax.lax.stop_gradient(largest)
+def _tangent(primals, slopes, *, implementation):
+    (x,), (slope,) = primals, slopes
+    largest = jax.lax.stop_gradient(_stats(x, implementation=implementation)[0])
     wide, slope = x.astype(largest.dtype), slope.astype(largest.dtype)
     positive = wide > -jnp.inf  # False for NaN
     weight = jnp.exp(jnp.where(positive, wide - largest, -jnp.inf))
     change = weight * jnp.where(positive, slope, 0)
-    none = np.zeros((), jax.dtypes.float0)
-    return out, (jnp.zeros_like(largest), jnp.sum(change), 2 * jnp.sum(weight * change), none)
+    return None, jnp.sum(change), 2 * jnp.sum(weight * change), None
+
+
+@with_tangent(_tangent)
+def _stats(x, *, implementation):
+    return _dispatch.run("log_weight_stats", x, implementation=implementation)
 
 
 # jit inside: an eager call would otherwise trace every implementation anew.
-_compiled = jax.jit(_stats, static_argnums=1)
+_compiled = jax.jit(_stats, static_argnames="implementation")
 
 __all__ = ["ALL_ZERO", "ANY_INFINITE", "ANY_NAN", "log_weight_stats"]

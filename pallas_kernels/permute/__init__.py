@@ -4,14 +4,13 @@ Reference: Murray, Lee and Jacob 2016, Parallel Resampling in the Particle Filte
 places, so that only the rows of the others are written).
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, Shaped
 
 from pallas_kernels import _dispatch
+from pallas_kernels._tangent import with_tangent
 from pallas_kernels.permute import reference
 from pallas_kernels.permute.reference import settle
 
@@ -74,23 +73,20 @@ def permute(
         return reference.rows(x, ancestors)  # all implementations would do just that
     # JAX 0.11 compiles anew what it traced while Pallas was first imported.
     _dispatch._module("_compat")
-    return _compiled(x, ancestors.astype(jnp.int32), bool(in_place), implementation)
+    return _compiled(x, ancestors.astype(jnp.int32), in_place=bool(in_place), implementation=implementation)[0]
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
-def _permute(x, ancestors, in_place, implementation):
+def _tangent(primals, slopes, **_):
+    return (None if slopes[0] is None else reference.rows(slopes[0], primals[1]),)
+
+
+@with_tangent(_tangent)
+def _permute(x, ancestors, *, in_place, implementation):
     ancestors = jnp.clip(ancestors, 0, x.shape[0] - 1)
-    return _dispatch.run("permute", x, ancestors, implementation=implementation, in_place=in_place)
-
-
-@_permute.defjvp
-def _tangent(in_place, implementation, primals, tangents):
-    # Linear and plain jax.numpy, so that it is transposed by a scatter and differentiated again.
-    x, ancestors = primals
-    return _permute(x, ancestors, in_place, implementation), reference.rows(tangents[0], ancestors)
+    return (_dispatch.run("permute", x, ancestors, implementation=implementation, in_place=in_place),)
 
 
 # jit inside: an eager call would otherwise trace every implementation anew.
-_compiled = jax.jit(_permute, static_argnums=(2, 3))
+_compiled = jax.jit(_permute, static_argnames=("in_place", "implementation"))
 
 __all__ = ["permute", "settle"]
