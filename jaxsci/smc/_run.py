@@ -282,7 +282,7 @@ def run(
         TypeError: `model` is no `Model`, or its functions return other shapes or dtypes than they must.
         ValueError: no inputs, inputs of different lengths, or a wrong static argument.
 
-    Differentiable in the model's leaves and the inputs, see `gradient`.
+    Differentiable, any number of times, in the model's leaves and the inputs, see `gradient`.
 
     Example:
         >>> import jax, jax.numpy as jnp

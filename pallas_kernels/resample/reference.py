@@ -4,11 +4,11 @@ With the stretched sums of shares P (`_fixed`), particle i owns the slots k with
 its offspring end at :math:`C_i = \lceil P_i - u \rceil`. From the last particle with a weight on, P is M exactly. A
 particle without weight has P unchanged, hence no offspring.
 
-A CPU adds up element after element, in one loop for all lanes of a batch: a loop small enough for XLA to compile as a
-whole takes one or two nanoseconds a turn, one that carries an axis of lanes over a hundred. (The sums of a lane are
-then differences, and ancestors are numbered over all lanes.) Elsewhere it is two `lax.cumsum` and a `lax.cummax`; sums
-are exact, so the bits are the same. (A tree of pairs takes minutes to compile for TPU at 2^24.) Ancestors come by
-scatter and running maximum, many times faster there than by binary search.
+A CPU adds up element after element, in one loop for all lanes of a batch: XLA compiles a loop with a small carry as a
+whole, while one that carries an axis of lanes makes some ten calls a turn. (The sums of a lane are then differences,
+and ancestors are numbered over all lanes.) Elsewhere it is two `lax.cumsum` and a `lax.cummax`; sums are exact, so the
+bits are the same. (A tree of pairs takes minutes to compile for TPU at 2^24.) Ancestors come by scatter and running
+maximum, many times faster there than by binary search.
 """
 
 import functools
