@@ -20,6 +20,8 @@ from jax import lax
 
 from pallas_kernels.resample import _fixed
 
+_MOST_TOGETHER = 2**31 - 1  # places over all lanes, counted in int32
+
 
 @functools.partial(jax.jit, static_argnums=1)
 def prefix(weights: jax.Array, num_out: int) -> tuple[jax.Array, jax.Array]:
@@ -128,10 +130,8 @@ def _spread(starts, num_out: int):
 
         def write(carry, start):
             index, first = carry
-            return (
-                index + 1,
-                lax.dynamic_update_slice(first, index[None], (start,), allow_negative_indices=False),
-            ), None
+            first = lax.dynamic_update_slice(first, index[None], (start,), allow_negative_indices=False)
+            return (index + 1, first), None
 
         # As `first_slots`, in order; where nothing is left in a row it is the next that starts, or the place too many.
         first = jnp.zeros(num * num_out + 1, jnp.int32)
@@ -161,9 +161,18 @@ def _row_by_row(function):
     @batched.def_vmap
     def _merge(num, in_batched, *arrays):
         lanes = [a if b else jnp.broadcast_to(a, (num, *a.shape)) for a, b in zip(arrays, in_batched)]
-        out = batched(*(a.reshape(-1, *a.shape[2:]) for a in lanes))
-        out = jax.tree.map(lambda a: a.reshape(num, -1, *a.shape[1:]), out)
+        out = jax.eval_shape(function, *arrays_of(lanes))
+        if num == 0:
+            out = jax.tree.map(lambda a: jnp.zeros((0, *a.shape), a.dtype), out)
+        elif num * max(a.size for a in (*arrays_of(lanes), *jax.tree.leaves(out))) >= _MOST_TOGETHER:
+            out = lax.map(lambda lane: batched(*lane), tuple(lanes))
+        else:
+            rows = batched(*(a.reshape(-1, *a.shape[2:]) for a in lanes))
+            out = jax.tree.map(lambda a, row: row.reshape(num, *a.shape), out, rows)
         return out, jax.tree.map(lambda _: True, out)
+
+    def arrays_of(lanes):
+        return [jax.ShapeDtypeStruct(a.shape[1:], a.dtype) for a in lanes]
 
     return batched
 

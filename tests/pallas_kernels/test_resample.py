@@ -9,7 +9,7 @@ import pytest
 
 import ladder
 from pallas_kernels import resample
-from pallas_kernels.resample import ancestors, arg_specs, gpu, prefix, tpu
+from pallas_kernels.resample import ancestors, arg_specs, gpu, prefix, reference, tpu
 
 INTERPRETED = ("interpret", "tpu_interpret")
 OFFSETS = (0.0, 0.3, 0.5, 0.7310585, 1 - 2.0**-24)
@@ -230,6 +230,30 @@ def test_tpu_kernel_is_free_of_races():
     x = jnp.asarray(np.random.default_rng(4).standard_normal(2 * 2048 + 3), jnp.float32)
     call = functools.partial(tpu.call, x, num_out=2049, rows=16)
     ladder.check_races(call, (jnp.float32(0.3),))
+
+
+@pytest.mark.parametrize("most", [None, 500])
+def test_lanes_are_drawn_as_if_alone(most, monkeypatch):
+    """On a CPU they are one loop; too many for int32 go one after the other; none at all is a batch too."""
+    if most is not None:
+        monkeypatch.setattr(reference, "_MOST_TOGETHER", most)
+    rng = np.random.default_rng(5)
+    size = 101 if most is None else 103  # of its own, or JAX would answer with the other trace
+    x = jnp.asarray(6 * rng.standard_normal((2, 3, size)), jnp.float32)
+    x = x.at[0, 1].set(-jnp.inf).at[1, 2, 50:].set(-jnp.inf)
+    offsets = jnp.asarray(rng.uniform(size=(2, 3)), jnp.float32)
+
+    def op(x, offset):
+        return resample(x, offset, 77), prefix(jnp.exp(x - 20), 77), ancestors(prefix(jnp.exp(x - 20), 77)[0], 77)
+
+    alone = [op(row, u) for row, u in zip(x.reshape(6, -1), offsets.ravel())]
+    alone = jax.tree.map(lambda *a: np.stack(a).reshape(2, 3, -1), *alone)
+    ladder.assert_same(jax.jit(jax.vmap(jax.vmap(op)))(x, offsets), alone)
+    swapped = jax.jit(jax.vmap(jax.vmap(op), (1, 1), 1))(x, offsets)
+    ladder.assert_same(swapped, alone)
+    one = jax.jit(jax.vmap(op, (None, 0)))(x[0, 0], offsets[0])[0]
+    np.testing.assert_array_equal(one[0], alone[0][0, 0])
+    assert jax.vmap(op)(x[0, :0], offsets[0, :0])[0].shape == (0, 77)
 
 
 # --- lowering, compiling, derivatives ----------------------------------------------------------------------
