@@ -1,6 +1,7 @@
 """`resample`: exact offspring for large float32 clouds, kernels equal to the reference bit for bit, corner cases."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ import pytest
 
 import ladder
 from pallas_kernels import resample
-from pallas_kernels.resample import ancestors, arg_specs, gpu, prefix, reference, tpu
+from pallas_kernels.resample import _fixed, ancestors, arg_specs, gpu, prefix, reference, tpu
 
 INTERPRETED = ("interpret", "tpu_interpret")
 OFFSETS = (0.0, 0.3, 0.5, 0.7310585, 1 - 2.0**-24)
@@ -117,6 +118,27 @@ def test_prefix_takes_weights_of_any_scale():
     ends = np.asarray(whole) + np.asarray(fraction)
     np.testing.assert_allclose(ends[:3], 3 * [[0, 4.5, 6, 6, 12, 12]], rtol=1e-6)
     np.testing.assert_array_equal(ends[3], 6 * [12])
+
+
+@pytest.mark.parametrize("num_out", [1, 2, 2**15 - 1, 2**15, 2**24 + 1, 2**30])
+def test_prefix_of_few_and_of_very_many_slots(num_out):
+    """Scales of every size of mantissa, sums of weights that are off either way, and equal shares that are whole."""
+    scales = np.float32(1 + np.arange(64) / 64)[:, None]
+    weights = np.random.default_rng(6).gamma(0.3, size=500).astype(np.float32) * scales
+    whole, fraction = jax.jit(jax.vmap(lambda w: prefix(w, num_out)))(weights)
+    ends = np.asarray(whole) + np.asarray(fraction, np.float64)
+    exact = num_out * np.cumsum(weights.astype(np.float64), 1) / weights.astype(np.float64).sum(1, keepdims=True)
+    assert (np.diff(ends) >= 0).all() and (ends[:, -1] == num_out).all()
+    np.testing.assert_allclose(ends, exact, atol=2e-7 * num_out + 1e-6)
+    # Ratios just above a power of two, of which most is cut off, by sums that another order may have off either way.
+    for last_bits, off in itertools.product((0, 14, 17, 31, 48, 80), (1 - 2e-6, 1 + 2e-6)):
+        share = jnp.full(500, num_out / 500 / (1 + last_bits / 2**23), jnp.float32)
+        pairs = _fixed.shares(share, _fixed.coarse_scale(jnp.float32(500 * off) * share[0], num_out))
+        sums = _fixed.running(pairs, jnp.cumsum)
+        by = _fixed.stretch(tuple(a[-1] for a in sums), num_out, share.dtype)
+        whole, fraction = _fixed.stretched(sums, by, num_out)
+        got = np.minimum(np.asarray(whole, np.float64) + np.asarray(fraction) / 2**24, num_out)
+        np.testing.assert_allclose(got, num_out * np.arange(1, 501) / 500, atol=2**-24 + 2e-9 * num_out)
 
 
 @pytest.mark.x64
