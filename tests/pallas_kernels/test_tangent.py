@@ -10,7 +10,6 @@ from pallas_kernels import log_weight_stats, permute
 ORDERS = {
     "forward over reverse": lambda f: jax.jacfwd(jax.grad(f)),
     "reverse over reverse": lambda f: jax.grad(jax.grad(f)),
-    "reverse over forward": lambda f: jax.grad(jax.jacfwd(f)),
 }
 ANCESTORS = np.array([2, 0, 0, 1])
 WIDE = np.ones((1, 600), np.float32)  # rows of 2 KiB and more go through the op; smaller ones are indexed
