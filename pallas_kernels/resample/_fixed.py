@@ -4,11 +4,12 @@ A float32 prefix sum of many weights is neither monotone nor exact, and depends 
 integers, so they are associative: every order, every block size and every implementation gives the same bits.
 
 Shares :math:`e_i = w_i s` with a crude scale s, a little below :math:`M / \sum w` for M offspring, are rounded to
-2^-31 each and added up exactly, to :math:`S_n`, which falls short of M by some millionths of it. The sums are then
-stretched, :math:`P_i = S_i + q S_i` with :math:`q = (M - S_n) / S_n`: by q rounded down to 2^-31, as a product of
-integers, and by what that leaves over, which is so little that float32 holds it to less than a unit. P never
-decreases, because what is added never does; taken away from sums too large it would. It is off by a few units, and
-rounded to 2^-24 in the end: it is M exactly from the last share that is not zero on, and what should be whole is.
+2^-31 each and added up exactly, to :math:`S_n`, which falls short of M by some millionths of it and by what rounding
+took off n shares (up to 2^-32 each, which is the error of a position too: much for few slots of a vast cloud). The sums
+are then stretched, :math:`P_i = S_i + q S_i` with :math:`q = (M - S_n) / S_n`: by q rounded down to 2^-31, as a product
+of integers, and by what that leaves over, in floating point. P never decreases, because what is added never does; taken
+away from sums too large it would. It is rounded to 2^-24 in the end: it is M exactly from the last share that is not
+zero on, and what should be whole is.
 
 Everything here is elementwise and runs inside kernels too.
 """
@@ -63,12 +64,12 @@ def coarse_scale(total, num_out: int):
 
 
 def stretch(total, num_out: int, dtype):
-    """(int32, float) by which a sum must grow for each whole that it has: units, and what is wanting after that."""
-    size = total[0].astype(dtype) + total[1].astype(dtype) * (1 / _UNITS)
+    """(int32, float) by which a sum must grow for each 1 that it has: units, and what is wanting after that."""
+    size = _size(total, dtype)
     coarse = jnp.minimum(_missing(total, num_out, dtype) / size, _MOST).astype(jnp.int32)
     grown = add(total, _growth(total, (coarse, dtype.type(0)), num_out))
     # A little too much rather than too little: a sum beyond num_out is cut off.
-    return coarse, _missing(grown, num_out, dtype) / jnp.maximum(total[0], 1).astype(dtype) * (1 + 2.0**-20)
+    return coarse, _missing(grown, num_out, dtype) / jnp.where(size > 0, size, 1) * (1 + 2.0**-20)
 
 
 def stretched(sums, by, num_out: int):
@@ -83,6 +84,11 @@ def offspring_before(position, offset, num_out: int):
     return jnp.minimum(whole + (fraction > jnp.floor(offset * 2.0**24).astype(jnp.int32)).astype(jnp.int32), num_out)
 
 
+def _size(pair, dtype):
+    """A pair as a float: rounded, and never less for a larger pair."""
+    return pair[0].astype(dtype) + pair[1].astype(dtype) * (1 / _UNITS)
+
+
 def _missing(total, num_out, dtype):
     """How far a total falls short of num_out, in units."""
     whole, fraction = subtract((np.int32(num_out), np.int32(0)), total)
@@ -92,7 +98,7 @@ def _missing(total, num_out, dtype):
 def _growth(sums, by, num_out, more=0):
     (whole, fraction), (coarse, fine) = sums, by
     units = (whole & np.int32(_MOST)) * coarse + (((fraction >> 16) * coarse) >> 15)
-    units = units + (whole.astype(fine.dtype) * fine).astype(jnp.int32) + np.int32(more)
+    units = units + jnp.minimum(_size(sums, fine.dtype) * fine, 2.0**30 + 2**12).astype(jnp.int32) + np.int32(more)
     if num_out <= _MOST:
         return np.int32(0), units
     upper = (whole >> 15) * coarse

@@ -136,7 +136,8 @@ def _spread(starts, num_out: int):
         # As `first_slots`, in order; where nothing is left in a row it is the next that starts, or the place too many.
         first = jnp.zeros(num * num_out + 1, jnp.int32)
         (_, first), _ = lax.scan(write, (np.int32(0), first), (starts + lane * num_out).ravel(), unroll=4)
-        return lax.scan(_larger, np.int32(0), first[:-1], unroll=4)[1].reshape(num, num_out) - lane * n
+        owners = lax.scan(_larger, np.int32(0), first[:-1], unroll=4)[1].reshape(num, num_out) - lane * n
+        return jnp.maximum(owners, 0)  # of a row before it where no particle starts at slot 0: an offset below zero
 
     def elsewhere(starts):
         return lax.cummax(first_slots(starts, num_out))

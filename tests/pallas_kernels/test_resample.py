@@ -143,6 +143,21 @@ def test_prefix_of_few_and_of_very_many_slots(num_out):
         np.testing.assert_allclose(got, num_out * np.arange(1, 501) / 500, atol=2**-24 + 2e-9 * num_out)
 
 
+@pytest.mark.parametrize("num_out", [1, 2, 3])
+def test_few_slots_of_a_large_cloud(num_out):
+    """Roundings of three hundred thousand shares of 3e-6 add up to far more than the scale leaves room for."""
+    n, live = 300_000, 299_990
+    x = jnp.zeros(n).at[live:].set(-jnp.inf)
+    whole, fraction = prefix(jnp.exp(x), num_out)
+    ends = np.asarray(whole) + np.asarray(fraction, np.float64)
+    assert (np.diff(ends) >= 0).all() and (ends[live - 1 :] == num_out).all()
+    np.testing.assert_allclose(ends[:live], num_out * np.arange(1, live + 1) / live, atol=n * 2.0**-32)
+    for offset in (0.0, 0.5, 1 - 2.0**-24):
+        drawn = np.asarray(resample(x, offset, num_out))
+        assert drawn.max() < live
+        np.testing.assert_allclose(drawn, live * (np.arange(num_out) + offset) / num_out, atol=n * n * 2.0**-32 + 1)
+
+
 @pytest.mark.x64
 def test_prefix_in_double_precision_and_kernels_under_x64():
     rng = np.random.default_rng(1)
